@@ -1,0 +1,63 @@
+"""Autoencoder attractors for uncertainty estimation."""
+
+from importlib import import_module
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from attractor_ae.config import ExperimentConfig
+    from attractor_ae.data import CATALOGUE, Augmentation, ImageSet, load
+    from attractor_ae.dynamics import Trajectory, iterate
+    from attractor_ae.errors import AttractorError
+    from attractor_ae.estimators import AttractorEstimator, UncertaintyEstimator
+    from attractor_ae.evaluation import EvaluationResult, evaluate
+    from attractor_ae.models import Autoencoder, ConvClassifier, DropoutMasks
+    from attractor_ae.runs import Run
+    from attractor_ae.training import train
+    from attractor_ae.workflows import run_demo, run_evaluation, run_training
+
+__version__ = version("attractor-ae")
+
+# Imported when asked for: PyTorch takes seconds, and `attractor-ae --help` should not.
+_HOMES = {
+    "config": ("ExperimentConfig",),
+    "data": ("CATALOGUE", "Augmentation", "ImageSet", "load"),
+    "dynamics": ("Trajectory", "iterate"),
+    "errors": ("AttractorError",),
+    "estimators": ("AttractorEstimator", "UncertaintyEstimator"),
+    "evaluation": ("EvaluationResult", "evaluate"),
+    "models": ("Autoencoder", "ConvClassifier", "DropoutMasks"),
+    "runs": ("Run",),
+    "training": ("train",),
+    "workflows": ("run_demo", "run_evaluation", "run_training"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [
+    "CATALOGUE",
+    "AttractorError",
+    "AttractorEstimator",
+    "Augmentation",
+    "Autoencoder",
+    "ConvClassifier",
+    "DropoutMasks",
+    "EvaluationResult",
+    "ExperimentConfig",
+    "ImageSet",
+    "Run",
+    "Trajectory",
+    "UncertaintyEstimator",
+    "evaluate",
+    "iterate",
+    "load",
+    "run_demo",
+    "run_evaluation",
+    "run_training",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:  # noqa: ANN401
+    if name in _HOME_OF:
+        return getattr(import_module(f"attractor_ae.{_HOME_OF[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
