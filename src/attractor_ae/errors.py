@@ -1,0 +1,35 @@
+"""The error that a user can repair, and the sentence that tells how."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class AttractorError(Exception):
+    """What a user can repair, said in one line: what is wrong, where, and what to do.
+
+    The command line prints the line and exits with code 2.
+    """
+
+
+def unknown_name(kind: str, name: str, known: Iterable[str]) -> AttractorError:
+    """Return the error for a name that is not one of ``known``, with the nearest one.
+
+    Parameters
+    ----------
+    kind
+        What the name should name, e.g. ``"data set"``.
+    name
+        The name that was given.
+    known
+        The names that would have been right.
+
+    Examples
+    --------
+    >>> print(unknown_name("loss", "sim", ["ssim", "mse"]))
+    unknown loss 'sim'; did you mean 'ssim'? Known: ssim, mse
+    """
+    spelled = {candidate.lower(): candidate for candidate in known}
+    nearest = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
+    guess = f"; did you mean {spelled[nearest[0]]!r}? Known" if nearest else "; known"
+    names = ", ".join(candidate or '""' for candidate in spelled.values())
+    return AttractorError(f"unknown {kind} {name!r}{guess}: {names}")

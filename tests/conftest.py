@@ -1,0 +1,43 @@
+"""What several test files share."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+
+from attractor_ae import AttractorEstimator, Autoencoder, ImageSet, load
+from attractor_ae.models import initialised_from
+
+# A deadline would be a timing inside a test.
+settings.register_profile("default", deadline=None)
+settings.load_profile("default")
+
+
+@pytest.fixture(scope="session")
+def digits() -> ImageSet:
+    """Forty real handwritten digits, four of each class."""
+    return load("mnist5k", "train", per_class=4)
+
+
+@pytest.fixture
+def autoencoder() -> Autoencoder:
+    """An untrained autoencoder with the published widths."""
+    with initialised_from(0):
+        return Autoencoder()
+
+
+@pytest.fixture
+def estimator(autoencoder: Autoencoder, digits: ImageSet) -> AttractorEstimator:
+    """An estimator of few members, fitted on real digits."""
+    return AttractorEstimator(autoencoder, recursions=3, recursion=1, trials=3).fit(
+        digits.images, digits.labels
+    )
+
+
+@pytest.fixture
+def unchanged_random_state():
+    """Fail the test if it moves the global random state of NumPy or PyTorch."""
+    before = torch.random.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    yield
+    assert torch.equal(torch.random.get_rng_state(), before[0])
+    assert np.array_equal(np.random.get_state()[1], before[1])  # noqa: NPY002
