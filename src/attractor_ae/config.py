@@ -1,0 +1,310 @@
+"""What a TOML file may say: the original's keys as they are, and new ones beside them.
+
+Every new key has a default that reproduces the original. A mistake is answered in one line: file,
+key, value, what is allowed, and the nearest name.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tomli_w
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from attractor_ae.errors import AttractorError, unknown_name
+
+ReconstructionLossName = Literal["ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
+MetricLossName = Literal["", "triplet", "angular", "npair", "ntxent", "contrastive"]
+OptimizerName = Literal["Adam", "AdamW", "SGD"]
+ModelType = Literal["dropout-cae", "conv"]
+HeadName = Literal["mlp", "knn"]
+MaskScope = Literal["trial", "sample"]
+
+_LOSS_SPELLINGS = {"msssim": "ms-ssim", "mssim": "ms-ssim"}
+
+
+def _known_spelling(value: object, allowed: Sequence[str]) -> object:
+    """Return ``value`` as ``allowed`` spells it; upper and lower case are the same."""
+    if not isinstance(value, str):
+        return value
+    return {name.lower(): name for name in allowed}.get(value.strip().lower(), value)
+
+
+def _loss(value: object) -> object:
+    if isinstance(value, str):
+        value = _LOSS_SPELLINGS.get(re.sub(r"[-_ ]", "", value).lower(), value)
+    return _known_spelling(value, get_args(ReconstructionLossName))
+
+
+def _spelled(names: object) -> BeforeValidator:
+    return BeforeValidator(lambda value: _known_spelling(value, get_args(names)))
+
+
+def _activation(name: str) -> str:
+    from attractor_ae.models.autoencoder import ACTIVATIONS  # torch is slow to import
+
+    spelled = _known_spelling(name, ACTIVATIONS)
+    if spelled not in ACTIVATIONS:
+        raise ValueError(str(unknown_name("activation", name, ACTIVATIONS)))
+    return str(spelled)
+
+
+class _Section(BaseModel):
+    # Strict: true is no number and "3" no integer. Lists become tuples all the same.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DatasetConfig(_Section):
+    """``[dataset]``: what is trained on."""
+
+    name: str = Field(description="name in the catalogue")
+    factor: str = Field(default="", description="variation of the set, e.g. the car of a SVIRO set")
+    split: str = Field(default="train", description="split that is trained on")
+    nbr_of_samples_per_class: int = Field(
+        default=250, ge=-1, description="first n images of each class; -1 keeps all"
+    )
+
+
+class ModelConfig(_Section):
+    """``[model]``: which network."""
+
+    type: Annotated[ModelType, _spelled(ModelType)] = "dropout-cae"
+    metric: Annotated[MetricLossName, _spelled(MetricLossName)] = Field(
+        default="", description="metric loss on the latent codes, added to the reconstruction loss"
+    )
+    dimension: int = Field(default=64, ge=1, description="length of the latent code")
+    activation: Annotated[str, AfterValidator(_activation)] = "ReLU"
+    dropout: float = Field(default=0.33, ge=0, lt=1, allow_inf_nan=False)
+
+
+class TrainingConfig(_Section):
+    """``[training]``: how it is trained."""
+
+    gpu: str = Field(
+        default="0", description='number of the GPU that device "auto" takes where there is one'
+    )
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: Annotated[OptimizerName, _spelled(OptimizerName)] = "Adam"
+    learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    epochs: int = Field(default=25_000, ge=1)
+    frequency: int = Field(
+        default=1,
+        ge=1,
+        description="epochs between two lines of the log (the original: between plots)",
+    )
+    loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
+    make_scene_impossible: bool = False
+    make_instance_impossible: bool = False
+    augment: bool = True
+    # New keys.
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    schedule: Literal["constant", "onecycle"] = "constant"
+    device: str = Field(default="auto", description='"auto", or a device of PyTorch by name')
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        default="auto",
+        description='"auto" is mixed precision where the device has the instructions',
+    )
+    checkpoint_interval: int = Field(default=20, ge=1, description="epochs between two checkpoints")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gpu_number_as_text(cls, values: Any) -> Any:  # noqa: ANN401
+        # The original writes gpu = "0"; a plain number means the same.
+        if isinstance(values, Mapping) and isinstance(values.get("gpu"), int):
+            return {**values, "gpu": str(values["gpu"])}
+        return values
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "TrainingConfig":
+        if self.make_scene_impossible and self.make_instance_impossible:
+            raise ValueError(
+                "make_scene_impossible and make_instance_impossible exclude each other; "
+                "set one of them to false"
+            )
+        return self
+
+
+class EvaluationConfig(_Section):
+    """``[evaluation]``: how uncertainty is measured. The published values are the defaults."""
+
+    recursions: int = Field(
+        default=6, ge=1, description="how many recursions are evaluated, from 0 on"
+    )
+    recursion: int = Field(default=2, ge=0, description="the recursion that is reported")
+    trials: int = Field(default=20, ge=1)
+    nbr_of_samples_per_class: int = Field(
+        default=250, ge=-1, description="first n test images of each known class; -1 keeps all"
+    )
+    head: Annotated[HeadName, _spelled(HeadName)] = "mlp"
+    head_masks: int = Field(
+        default=1, ge=1, description="masks a training image that a head is fitted on"
+    )
+    mask_scope: MaskScope = Field(
+        default="trial", description="whether the images of a trial share a mask"
+    )
+    out_datasets: tuple[str, ...] = Field(default=(), strict=False, description="the D_outs")
+    shift_datasets: tuple[str, ...] = Field(
+        default=(), strict=False, description="sets that show the known classes in another guise"
+    )
+
+    @model_validator(mode="after")
+    def _reported_recursion_is_evaluated(self) -> "EvaluationConfig":
+        if self.recursion >= self.recursions:
+            raise ValueError(
+                f"recursion {self.recursion} is not evaluated; "
+                f"it must be less than recursions ({self.recursions})"
+            )
+        return self
+
+
+class ExperimentConfig(_Section):
+    """One experiment: the whole of a TOML file.
+
+    Examples
+    --------
+    >>> config = ExperimentConfig.from_dict({"dataset": {"name": "mnist5k"}})
+    >>> config.training.learning_rate
+    0.0001
+    """
+
+    dataset: DatasetConfig
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "ExperimentConfig":
+        """Validate nested tables of values.
+
+        Parameters
+        ----------
+        values
+            As read from TOML: a table a section.
+        source
+            What an error names as the place of the mistake.
+
+        Raises
+        ------
+        AttractorError
+            On an unknown key, a wrong type or an impossible value.
+        """
+        try:
+            return cls.model_validate(dict(values))
+        except ValidationError as error:
+            raise AttractorError(f"{source}: {_explain(error)}") from None
+
+    @classmethod
+    def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "ExperimentConfig":
+        """Read a TOML file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        overrides
+            Any number of ``"section.key=value"``, which win over the file. The value is written as
+            in TOML; text needs no quotes.
+
+        Raises
+        ------
+        AttractorError
+            If the file is missing or no TOML, or on an unknown key or an impossible value.
+        """
+        path = Path(path)
+        try:
+            values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise AttractorError(f"{path}: no such file; give the path of a TOML config") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise AttractorError(
+                f"{path}: cannot be read ({error}); give a TOML text file"
+            ) from None
+        except tomllib.TOMLDecodeError as error:
+            raise AttractorError(f"{path}: is no valid TOML: {error}") from None
+        return cls.from_dict(override(values, overrides), str(path))
+
+    def to_toml(self) -> str:
+        """Return the experiment as TOML text; `from_toml` reads the same experiment back."""
+        return tomli_w.dumps(self.model_dump())
+
+
+def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``values`` with every ``"section.key=value"`` of ``overrides`` set.
+
+    Raises
+    ------
+    AttractorError
+        If an override has another form.
+
+    Examples
+    --------
+    >>> override({"training": {"epochs": 9}}, ["training.epochs=200", "model.activation=SiLU"])
+    {'training': {'epochs': 200}, 'model': {'activation': 'SiLU'}}
+    """
+    result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for text in overrides:
+        path, equals, raw = text.partition("=")
+        section, dot, key = path.strip().partition(".")
+        if not (equals and dot and section and key):
+            raise AttractorError(
+                f"--set {text!r}: must read section.key=value, e.g. training.epochs=200"
+            )
+        table = result.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise AttractorError(f"--set {text!r}: {section!r} is no section")
+        table[key] = _parse_value(raw.strip())
+    return result
+
+
+def _parse_value(raw: str) -> Any:  # noqa: ANN401
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw  # text without quotes
+
+
+def _explain(error: ValidationError) -> str:
+    """Return the first mistake of ``error`` in one line: key, value, what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "extra_forbidden":
+            *sections, name = first["loc"]
+            table = ".".join(str(section) for section in sections)
+            kind = f"key in [{table}]:" if table else "section"
+            return str(unknown_name(kind, str(name), _known_keys(sections)))
+        case "missing":
+            return f"{key} is missing; it must be given"
+        case "value_error":
+            reason = first["msg"].removeprefix("Value error, ")
+            return f"{key}: {reason}"
+        case "literal_error":
+            allowed = (
+                first.get("ctx", {})["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            )
+            return f"{key}: {unknown_name('value', str(first['input']), allowed)}"
+        case "tuple_type":
+            return f"{key} = {first['input']!r}: must be a list of names, e.g. ['faces', 'photos']"
+        case _:
+            reason = first["msg"].removeprefix("Input ")
+            return f"{key} = {first['input']!r}: {reason}"
+
+
+def _known_keys(sections: Sequence[int | str]) -> list[str]:
+    model: type[BaseModel] = ExperimentConfig
+    for section in sections:
+        annotation = model.model_fields[str(section)].annotation
+        assert isinstance(annotation, type)
+        model = annotation
+    return list(model.model_fields)

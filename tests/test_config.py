@@ -1,0 +1,190 @@
+import tomllib
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from attractor_ae.config import (
+    DatasetConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ModelConfig,
+    TrainingConfig,
+)
+from attractor_ae.errors import AttractorError
+
+# A file as the original's authors wrote it: every key that it knows, and no other.
+ORIGINAL = """
+[dataset]
+name = "sviro_uncertainty"
+factor = "sharan"
+split = "train-adults"
+nbr_of_samples_per_class = 250
+
+[model]
+type = "dropout-cae"
+metric = ""
+dimension = 64
+activation = "ReLU"
+dropout = 0.33
+
+[training]
+gpu = "0"
+batch_size = 64
+optimizer = "Adam"
+learning_rate = 1e-4
+weight_decay = 0
+epochs = 25000
+frequency = 500
+loss = "SSIM"
+make_scene_impossible = false
+make_instance_impossible = false
+augment = true
+"""
+
+
+@pytest.fixture
+def original(tmp_path):
+    path = tmp_path / "cae.toml"
+    path.write_text(ORIGINAL)
+    return path
+
+
+def error_of(path, *overrides):
+    with pytest.raises(AttractorError) as caught:
+        ExperimentConfig.from_toml(path, overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_reads_the_original_as_it_is(original):
+    config = ExperimentConfig.from_toml(original)
+    written = tomllib.loads(ORIGINAL)
+    for section in ("dataset", "model"):
+        assert getattr(config, section).model_dump() == written[section]
+    training = config.training.model_dump()
+    assert {k: training[k] for k in written["training"]} == written["training"] | {"loss": "ssim"}
+
+
+def test_new_keys_default_to_the_published_values(original):
+    config = ExperimentConfig.from_toml(original)
+    assert config.training.schedule == "constant"
+    assert config.training.seed == 0
+    evaluation = config.evaluation
+    assert (evaluation.recursions, evaluation.recursion, evaluation.trials) == (6, 2, 20)
+    assert (evaluation.head, evaluation.head_masks) == ("mlp", 1)
+
+
+@pytest.mark.parametrize(
+    ("spelled", "canonical"),
+    [("SSIM", "ssim"), ("MSSIM", "ms-ssim"), ("MS-SSIM", "ms-ssim"), ("Huber", "huber")],
+)
+def test_losses_are_read_in_any_spelling(original, spelled, canonical):
+    config = ExperimentConfig.from_toml(original, [f"training.loss={spelled}"])
+    assert config.training.loss == canonical
+
+
+def test_a_gpu_number_means_the_same_as_its_text(original):
+    assert ExperimentConfig.from_toml(original, ["training.gpu=1"]).training.gpu == "1"
+
+
+def test_overrides_win_over_the_file(original):
+    config = ExperimentConfig.from_toml(
+        original, ["training.epochs=200", "model.activation=silu", "evaluation.trials=3"]
+    )
+    assert config.training.epochs == 200
+    assert config.model.activation == "SiLU"
+    assert config.evaluation.trials == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "parts"),
+    [
+        ("training.epoch=3", ["[training]", "'epoch'", "did you mean 'epochs'"]),
+        ("trainin.epochs=3", ["section", "'trainin'", "did you mean 'training'"]),
+        ("training.epochs=0", ["training.epochs = 0", "greater than or equal to 1"]),
+        ("training.epochs=1.5", ["training.epochs = 1.5", "integer"]),
+        ("training.epochs=true", ["training.epochs = True", "integer"]),
+        ("training.learning_rate=nan", ["training.learning_rate", "finite"]),
+        ("training.loss=sim", ["training.loss", "'sim'", "did you mean 'ssim'", "huber"]),
+        ("training.augment=maybe", ["training.augment = 'maybe'", "boolean"]),
+        ("training.make_scene_impossible=true", []),
+        ("model.type=vae", ["model.type", "'vae'", "dropout-cae"]),
+        ("model.metric=tripplet", ["model.metric", "did you mean 'triplet'"]),
+        ("model.activation=Rel", ["model.activation", "did you mean 'ReLU'"]),
+        ("model.dropout=1", ["model.dropout = 1", "less than 1"]),
+        ("evaluation.recursion=6", ["recursion 6 is not evaluated"]),
+        ("evaluation.out_datasets=faces", ["evaluation.out_datasets = 'faces'", "list"]),
+        ("training=3", ["section.key=value"]),
+        ("training.epochs", ["section.key=value"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_file_key_value_and_what_is_allowed(original, override, parts):
+    if not parts:  # impossible only together with another key
+        message = error_of(original, override, "training.make_instance_impossible=true")
+        parts = ["make_scene_impossible and make_instance_impossible exclude each other"]
+    else:
+        message = error_of(original, override)
+    assert str(original) in message or "--set" in message
+    for part in parts:
+        assert part in message
+
+
+def test_a_missing_name_is_said(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[dataset]\nsplit = 'train'\n")
+    assert error_of(path) == f"{path}: dataset.name is missing; it must be given"
+
+
+@pytest.mark.parametrize(
+    ("content", "part"),
+    [(b"[dataset\n", "no valid TOML"), (b"\xff\xfe", "cannot be read")],
+)
+def test_a_file_that_is_no_toml(tmp_path, content, part):
+    path = tmp_path / "c.toml"
+    path.write_bytes(content)
+    message = error_of(path)
+    assert str(path) in message
+    assert part in message
+
+
+def test_a_missing_file(tmp_path):
+    assert "no such file" in error_of(tmp_path / "none.toml")
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+
+
+@given(
+    st.builds(
+        ExperimentConfig,
+        dataset=st.builds(
+            DatasetConfig, name=text, factor=text, split=text, nbr_of_samples_per_class=st.just(-1)
+        ),
+        model=st.builds(
+            ModelConfig,
+            type=st.sampled_from(["conv", "dropout-cae"]),
+            metric=st.sampled_from(["", "npair"]),
+            dimension=st.integers(1, 10**6),
+            activation=st.sampled_from(["ReLU", "Mish"]),
+            dropout=st.floats(0, 0.99),
+        ),
+        training=st.builds(
+            TrainingConfig,
+            gpu=text,
+            learning_rate=st.floats(1e-300, 1e300),
+            seed=st.integers(0, 2**63 - 1),
+            augment=st.booleans(),
+            loss=st.sampled_from(["ssim", "bce"]),
+        ),
+        evaluation=st.builds(
+            EvaluationConfig,
+            out_datasets=st.lists(text, max_size=3).map(tuple),
+            trials=st.integers(1, 99),
+        ),
+    )
+)
+def test_what_is_written_is_read_back(config):
+    text = config.to_toml()
+    assert ExperimentConfig.from_dict(tomllib.loads(text)) == config
