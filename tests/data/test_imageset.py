@@ -1,0 +1,96 @@
+import jaxtyping
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from attractor_ae.data import ImageSet
+from attractor_ae.errors import AttractorError
+
+
+def image_set(numbers, classes=("a", "b", "c"), **changed):
+    """Make images whose first pixel tells their place, so that their order can be checked."""
+    images = np.zeros((len(numbers), 1, 3, 2), dtype=np.uint8)
+    images[:, 0, 0, 0] = np.arange(len(numbers))
+    values = {
+        "name": "toy",
+        "split": "train",
+        "images": images,
+        "labels": np.asarray(numbers, dtype=np.int64),
+        "classes": classes,
+    }
+    return ImageSet(**(values | changed))
+
+
+def places(chosen):
+    return chosen.images[:, 0, 0, 0].tolist()
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(-1, 2), max_size=60), st.integers(0, 8))
+def test_first_per_class_is_the_plain_loop(labels, n):
+    seen, expected = {}, []
+    for place, label in enumerate(labels):
+        seen[label] = seen.get(label, 0) + 1
+        if seen[label] <= n:
+            expected.append(place)
+
+    chosen = image_set(labels).first_per_class(n)
+
+    assert places(chosen) == expected
+    assert chosen.labels.tolist() == [labels[place] for place in expected]
+    assert (chosen.name, chosen.split, chosen.classes) == ("toy", "train", ("a", "b", "c"))
+
+
+def test_first_per_class_of_minus_one_is_everything():
+    assert places(image_set([2, 0, 2, 1]).first_per_class(-1)) == [0, 1, 2, 3]
+
+
+def test_first_per_class_counts_a_set_without_labels_as_one_class():
+    assert places(image_set([-1] * 5, classes=()).first_per_class(3)) == [0, 1, 2]
+
+
+def test_take_keeps_the_given_order_and_repeats():
+    chosen = image_set([0, 1, 2]).take([2, 0, 2])
+    assert places(chosen) == [2, 0, 2]
+    assert chosen.labels.tolist() == [2, 0, 2]
+    assert chosen.images.flags.c_contiguous
+
+
+def test_take_copies():
+    whole = image_set([0, 1, 2])
+    whole.take([1]).images[:] = 99
+    assert places(whole) == [0, 1, 2]
+
+
+def test_take_nothing():
+    chosen = image_set([0, 1]).take([])
+    assert chosen.images.shape == (0, 1, 3, 2)
+    assert len(chosen) == 0
+
+
+@pytest.fixture
+def _as_users_run_it():
+    """Switch the annotation checks of the test suite off: they come before the class's own."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.mark.usefixtures("_as_users_run_it")
+@pytest.mark.parametrize(
+    ("labels", "changed", "message"),
+    [
+        ([0], {"images": np.zeros((1, 1, 3, 2))}, "uint8 array of shape .* got float64"),
+        ([0], {"images": np.zeros((1, 3, 2), np.uint8)}, r"got uint8 \(1, 3, 2\)"),
+        ([0], {"images": np.zeros((1, 1, 3, 4), np.uint8)[..., ::2]}, "C-contiguous"),
+        ([0], {"labels": np.zeros(1, np.int32)}, r"int64 array of shape \(1,\), got int32"),
+        ([0], {"labels": np.zeros(2, np.int64)}, r"got int64 \(2,\)"),
+        ([0, 3], {}, r"labels must lie in -1\.\.2, got 0\.\.3"),
+        ([-2, 0], {}, r"labels must lie in -1\.\.2, got -2\.\.0"),
+        ([0], {"classes": ()}, r"labels must lie in -1\.\.-1, got 0\.\.0"),
+    ],
+)
+def test_refuses_what_is_no_image_set(labels, changed, message):
+    with pytest.raises(AttractorError, match=rf"image set 'toy' \(train\): .*{message}"):
+        image_set(labels, **changed)
