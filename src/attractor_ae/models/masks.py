@@ -1,0 +1,128 @@
+"""Dropout masks as values: what is drawn once can be applied again and again."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from attractor_ae.errors import AttractorError
+from attractor_ae.randomness import Stream, generator
+
+SiteShape = tuple[int, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class DropoutMasks:
+    """One mask for every dropout site of a network.
+
+    Attributes
+    ----------
+    sites
+        One float tensor a site, in the order in which the network meets them. Shape (m, features)
+        or (m, channels, height, width), where m is the number of images, or 1 if all images share
+        the mask. An entry is 0 with probability ``rate`` and 1 / (1 - rate) otherwise.
+    """
+
+    sites: tuple[Float[Tensor, "m ..."], ...]
+
+    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "DropoutMasks":
+        """Return the masks on another device, and in another type if one is named."""
+        return DropoutMasks(tuple(site.to(device=device, dtype=dtype) for site in self.sites))
+
+
+def check_masks(masks: DropoutMasks, shapes: Sequence[SiteShape]) -> None:
+    """Raise an AttractorError unless ``masks`` have the site shapes that a network wants."""
+    given = tuple(tuple(site.shape[1:]) for site in masks.sites)
+    if given != tuple(shapes):
+        raise AttractorError(
+            f"masks of shapes {given} do not fit the model's sites {tuple(shapes)}; "
+            "draw them with the model's site_shapes"
+        )
+
+
+def draw_masks(
+    shapes: Sequence[SiteShape], rate: float, count: int, rng: np.random.Generator
+) -> DropoutMasks:
+    """Draw fresh masks for ``count`` images, every element on its own (PROTOCOL section 2).
+
+    Parameters
+    ----------
+    shapes
+        Shape of one image's activations at each site: (features,) or (channels, height, width).
+    rate
+        Probability that an element is dropped, in [0, 1). It is met to within 2**-17.
+    count
+        Number of images; 1 makes masks that any number of images can share.
+    rng
+        Source of the random numbers.
+
+    Returns
+    -------
+    DropoutMasks
+        float32, on the CPU; masks of images lie in memory channels last, as the convolutions want.
+    """
+    if not 0 <= rate < 1:
+        raise AttractorError(f"dropout rate must lie in [0, 1), got {rate}")
+    # Sixteen random bits an element instead of a float: a fifth of the time. The rate that they
+    # can express is used for the scale as well, so that the mean of a mask is exactly one.
+    threshold = round(rate * 65536)
+    scale = 65536 / (65536 - threshold)
+    sites = []
+    for shape in shapes:
+        *space, features = (*shape[1:], shape[0])  # (h, w, c) or (f,)
+        size = count * int(np.prod(shape))
+        bits = np.frombuffer(rng.bytes(2 * size), dtype="<u2")
+        kept = torch.from_numpy(bits >= threshold).reshape(count, *space, features)
+        mask = kept.to(torch.float32).mul_(scale)
+        sites.append(mask.movedim(-1, 1))  # (count, c, h, w), channels last in memory
+    return DropoutMasks(tuple(sites))
+
+
+def trial_masks(
+    shapes: Sequence[SiteShape],
+    rate: float,
+    seed: int,
+    trial: int,
+    stream: Stream = Stream.TRIAL_MASKS,
+) -> DropoutMasks:
+    """Draw the masks of one trial that all images share (scope "trial").
+
+    Every image meets the same member of the family of dynamical systems, and the masks of a trial
+    cost one image's worth of random numbers.
+
+    Parameters
+    ----------
+    shapes, rate
+        As for `draw_masks`.
+    seed, trial, stream
+        What the masks are derived from.
+    """
+    return draw_masks(shapes, rate, 1, generator(seed, stream, trial))
+
+
+def sample_masks(
+    shapes: Sequence[SiteShape],
+    rate: float,
+    seed: int,
+    trial: int,
+    indices: Sequence[int],
+    stream: Stream = Stream.TRIAL_MASKS,
+) -> DropoutMasks:
+    """Draw the masks of one trial, own ones for each image (scope "sample").
+
+    Parameters
+    ----------
+    shapes, rate
+        As for `draw_masks`.
+    seed, trial, stream
+        What the masks are derived from, together with
+    indices
+        the index of each image, so that an image's masks do not depend on its batch.
+    """
+    drawn = [draw_masks(shapes, rate, 1, generator(seed, stream, trial, i)) for i in indices]
+    return DropoutMasks(
+        tuple(torch.cat(site) for site in zip(*(m.sites for m in drawn), strict=True))
+    )
