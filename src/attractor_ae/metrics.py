@@ -1,0 +1,364 @@
+"""Scores of an uncertainty: pure functions on arrays, nothing is coerced (PROTOCOL section 8).
+
+One convention holds everywhere: an image is *accepted* ("certain") if its uncertainty is strictly
+below the threshold. Curves come on one of two grids of thresholds: ``"exact"``, all distinct
+scores, or ``"paper"``, the fifty thresholds 0, 0.02, ..., 0.98 of the released code.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float64
+from numpy.typing import ArrayLike
+from scipy.integrate import trapezoid
+from scipy.special import entr
+from scipy.stats import wasserstein_distance
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
+
+from attractor_ae.errors import AttractorError, unknown_name
+
+Grid = Literal["exact", "paper"]
+
+PAPER_THRESHOLDS = tuple(step / 50 for step in range(50))
+"""The thresholds of the released code: 0, 0.02, ..., 0.98."""
+
+TPR_PERCENTS = (30, 50, 80, 90, 95)
+"""True positive rates, in percent, at which a false positive rate is given."""
+
+DETECTION_RATES = (
+    "auroc",
+    "aupr_in",
+    "aupr_out",
+    *(f"fpr{q}_{side}" for side in ("in", "out") for q in TPR_PERCENTS),
+)
+"""Names of the rates and areas of `DetectionMetrics`."""
+
+
+@dataclass(frozen=True)
+class DetectionMetrics:
+    """How well uncertainty tells D_in from D_out; every rate and area lies in [0, 1].
+
+    A name ends in ``_in`` where D_in is the positive class (accepted: uncertainty below a
+    threshold), and in ``_out`` where D_out is (flagged: uncertainty not below a threshold).
+
+    Attributes
+    ----------
+    auroc
+        Area under the receiver operating characteristic, D_in positive. On the exact grid it is
+        the same for both orientations; on the paper grid only this one is given.
+    aupr_in, aupr_out
+        Area under the precision-recall curve.
+    fpr30_in, ..., fpr95_in
+        False positive rate (D_out accepted) where 30, 50, 80, 90, 95 % of D_in is accepted.
+    fpr30_out, ..., fpr95_out
+        False positive rate (D_in flagged) where 30, 50, 80, 90, 95 % of D_out is flagged.
+    n_in, n_out
+        Number of images on either side.
+    """
+
+    auroc: float
+    aupr_in: float
+    aupr_out: float
+    fpr30_in: float
+    fpr50_in: float
+    fpr80_in: float
+    fpr90_in: float
+    fpr95_in: float
+    fpr30_out: float
+    fpr50_out: float
+    fpr80_out: float
+    fpr90_out: float
+    fpr95_out: float
+    n_in: int
+    n_out: int
+
+
+@dataclass(frozen=True)
+class WassersteinSums:
+    """Two sums of Wasserstein distances between samples of uncertainty.
+
+    Attributes
+    ----------
+    in_to_out
+        From D_in to every D_out; large is good.
+    reference_to_out
+        From the reference D_out to every other D_out; small is good, since unknown data should
+        look alike. NaN if the reference is not among the D_out or is the only one.
+    """
+
+    in_to_out: float
+    reference_to_out: float
+
+
+def entropy(probabilities: ArrayLike) -> Float64[np.ndarray, "..."]:
+    """Return the entropy of distributions, as a fraction of that of the uniform distribution.
+
+    It is the sum of -p ln p, with 0 ln 0 = 0, divided by ln(classes) (PROTOCOL section 1). Each
+    distribution is divided by its sum first, so that rounding in float32 leaves no trace.
+
+    Parameters
+    ----------
+    probabilities
+        Real, shape (..., classes), classes >= 2; in [0, 1], each row sums to 1 within 1e-4.
+
+    Returns
+    -------
+    ndarray
+        float64, shape (...), in [0, 1].
+
+    Raises
+    ------
+    AttractorError
+        If the last axis does not hold probability distributions.
+
+    Examples
+    --------
+    >>> entropy([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25]])
+    array([0. , 0.5, 1. ])
+    """
+    p = _floats("probabilities", probabilities)
+    classes = p.shape[-1] if p.ndim else 0
+    if classes < 2:
+        raise AttractorError(
+            f"probabilities of shape {p.shape} hold {classes} classes; "
+            "give one probability for each of at least 2 classes along the last axis"
+        )
+    _check_all(
+        "probabilities",
+        p,
+        (p >= 0) & (p <= 1),
+        "must lie in [0, 1]; give softmax outputs, not logits",
+    )
+    totals = np.asarray(p.sum(axis=-1))
+    _check_all(
+        "sum of probabilities",
+        totals,
+        np.abs(totals - 1) <= 1e-4,
+        "must be 1 within 1e-4; normalise",
+    )
+    nats = entr(p / totals[..., None]).sum(axis=-1)
+    # After the division only rounding of the sum of a near uniform row, ~1e-16, can exceed 1.
+    return np.asarray(np.minimum(nats / np.log(classes), 1.0))
+
+
+def detection_metrics(
+    in_uncertainty: ArrayLike, out_uncertainty: ArrayLike, *, grid: Grid = "exact"
+) -> DetectionMetrics:
+    """Score how well uncertainty tells D_in (low) from D_out (high), PROTOCOL section 8.
+
+    Exact grid: curves over all distinct scores; AUPR is average precision (recall steps times
+    precision, no interpolation); FPR is taken at the first point, from the strict end of the
+    curve, whose TPR reaches the level.
+
+    Paper grid: the 50 thresholds of the released code, integrated by the trapezoid rule over
+    the points that there are. The D_in curves start at (0, 0), and at recall 0 and precision 1
+    since the precision of an empty set counts as 1; what lies above 0.98 is never accepted, and
+    missing area is not made up for. FPR is taken at the point of nearest TPR, of equally near ones
+    the first from the strict end (which is the lowest threshold for D_in, the highest for D_out).
+
+    Parameters
+    ----------
+    in_uncertainty, out_uncertainty
+        Real, shapes (n_in,) and (n_out,), not empty, finite; on the paper grid in [0, 1].
+    grid
+        ``"exact"`` or ``"paper"``.
+
+    Raises
+    ------
+    AttractorError
+        If a side is empty, not one-dimensional, not finite or, on the paper grid, outside [0, 1].
+
+    Examples
+    --------
+    >>> scores = detection_metrics([0.1, 0.2, 0.3, 0.6], [0.4, 0.7, 0.8, 0.9])
+    >>> scores.auroc, scores.fpr95_in, scores.fpr95_out
+    (0.9375, 0.25, 0.25)
+    """
+    check_grid(grid)
+    inside = checked_scores("in_uncertainty", in_uncertainty, bounded=grid == "paper")
+    outside = checked_scores("out_uncertainty", out_uncertainty, bounded=grid == "paper")
+    rates = (_exact_rates if grid == "exact" else _paper_rates)(inside, outside)
+    return DetectionMetrics(**rates, n_in=len(inside), n_out=len(outside))
+
+
+def wasserstein_sums(
+    in_uncertainty: ArrayLike, out: Mapping[str, ArrayLike], *, reference: str = "cifar10"
+) -> WassersteinSums:
+    """Sum the Wasserstein distances from D_in to all D_out and from one D_out to all others.
+
+    The numbers under the entropy plot (PROTOCOL section 8).
+
+    Parameters
+    ----------
+    in_uncertainty
+        Real, shape (n_in,), not empty, finite.
+    out
+        The same for every D_out, by name; sizes may differ.
+    reference
+        Name of the D_out that the others are compared with.
+
+    Raises
+    ------
+    AttractorError
+        If there is no D_out, or a sample is empty, not one-dimensional or not finite.
+
+    Examples
+    --------
+    >>> wasserstein_sums([0.0, 0.5], {"cifar10": [0.75, 1.0], "svhn": [1.0]})
+    WassersteinSums(in_to_out=1.375, reference_to_out=0.125)
+    """
+    if not out:
+        raise AttractorError("out holds no D_out; give the uncertainty of at least one")
+    inside = checked_scores("in_uncertainty", in_uncertainty)
+    samples = {
+        name: checked_scores(f"uncertainty of {name}", values) for name, values in out.items()
+    }
+    others = [sample for name, sample in samples.items() if name != reference]
+    return WassersteinSums(
+        in_to_out=_sum_of_distances(inside, list(samples.values())),
+        reference_to_out=(
+            _sum_of_distances(samples[reference], others)
+            if reference in samples and others
+            else np.nan
+        ),
+    )
+
+
+def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
+    """Return the share of predicted classes that equal their labels, in [0, 1].
+
+    Parameters
+    ----------
+    predicted, labels
+        Classes (integers, or names), shape (n,), n >= 1.
+
+    Raises
+    ------
+    AttractorError
+        If shapes or kinds differ, or there is nothing to compare.
+
+    Examples
+    --------
+    >>> accuracy([0, 1, 1, 2], [0, 1, 2, 2])
+    0.75
+    """
+    given, wanted = np.asarray(predicted), np.asarray(labels)
+    if given.shape != wanted.shape or given.ndim != 1 or not given.size:
+        raise AttractorError(
+            f"predicted and labels have shapes {given.shape} and {wanted.shape}; "
+            "give one predicted class and one label an image, for at least one image"
+        )
+    if (given.dtype.kind in "US") != (wanted.dtype.kind in "US"):
+        raise AttractorError(
+            f"predicted are {given.dtype} and labels {wanted.dtype}, which are never equal; "
+            "give both as class names or both as class numbers"
+        )
+    return float(np.mean(given == wanted))
+
+
+# ---- the two grids -----------------------------------------------------------------------------
+
+
+def _exact_rates(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+    scores = np.concatenate((inside, outside))
+    is_in = np.arange(len(scores)) < len(inside)
+    rates = {
+        "auroc": float(roc_auc_score(is_in, -scores)),
+        "aupr_in": float(average_precision_score(is_in, -scores)),
+        "aupr_out": float(average_precision_score(~is_in, scores)),
+    }
+    for suffix, positive, ranking in (("in", is_in, -scores), ("out", ~is_in, scores)):
+        fpr, tpr, _ = roc_curve(positive, ranking, drop_intermediate=False)
+        for q in TPR_PERCENTS:
+            rates[f"fpr{q}_{suffix}"] = float(fpr[np.searchsorted(tpr, q / 100)])
+    return rates
+
+
+def _paper_rates(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+    accepted_in = count_below(inside, np.array(PAPER_THRESHOLDS))
+    accepted_out = count_below(outside, np.array(PAPER_THRESHOLDS))
+    n_in, n_out = len(inside), len(outside)
+    rates = {"auroc": float(trapezoid(accepted_in / n_in, accepted_out / n_out))}
+    for suffix, tp, fp, positives, negatives in (
+        ("in", accepted_in, accepted_out, n_in, n_out),
+        # Nothing flagged is the strict end here: from the highest threshold to the lowest.
+        ("out", (n_out - accepted_out)[::-1], (n_in - accepted_in)[::-1], n_out, n_in),
+    ):
+        precision = ratio(tp, tp + fp, empty=1.0)
+        rates[f"aupr_{suffix}"] = float(trapezoid(precision, tp / positives))
+        for q in TPR_PERCENTS:
+            # In integers, so that rounding does not decide between two equally near rates.
+            nearest = np.argmin(np.abs(100 * tp - q * positives))
+            rates[f"fpr{q}_{suffix}"] = float(fp[nearest] / negatives)
+    return rates
+
+
+def count_below(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """Return how many of ``scores`` (n,) lie strictly below each of ``thresholds`` (m,): int64."""
+    return np.searchsorted(np.sort(scores), thresholds, side="left").astype(np.int64)
+
+
+def ratio(part: np.ndarray, whole: np.ndarray, *, empty: float) -> np.ndarray:
+    """Return ``part / whole``, elementwise, and ``empty`` where ``whole`` is 0."""
+    return np.divide(part, whole, out=np.full(part.shape, empty, np.float64), where=whole > 0)
+
+
+def _sum_of_distances(sample: np.ndarray, others: list[np.ndarray]) -> float:
+    return float(sum(wasserstein_distance(sample, other) for other in others))
+
+
+# ---- checks ------------------------------------------------------------------------------------
+
+
+def check_grid(grid: str) -> None:
+    """Raise an AttractorError unless ``grid`` is the name of a grid of thresholds."""
+    if grid not in get_args(Grid):
+        raise unknown_name("grid", grid, get_args(Grid))
+
+
+def _floats(name: str, values: object) -> Float64[np.ndarray, "..."]:
+    try:
+        array = np.asarray(values)
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged, or a tensor NumPy cannot read
+        raise AttractorError(
+            f"{name} cannot be read as an array ({error}); give real numbers on the CPU"
+        ) from error
+    if array.dtype.kind not in "biuf":
+        raise AttractorError(f"{name} are {array.dtype}; give an array of real numbers")
+    return array.astype(np.float64)
+
+
+def checked_scores(
+    name: str, values: object, *, bounded: bool = False
+) -> Float64[np.ndarray, " n"]:
+    """Return scores as float64, shape (n,), or raise an AttractorError that calls them ``name``.
+
+    They must be finite, at least one and, if ``bounded``, in [0, 1].
+    """
+    scores = _floats(name, values)
+    if scores.ndim != 1 or not scores.size:
+        raise AttractorError(
+            f"{name} has shape {scores.shape}; "
+            "give one uncertainty an image, for at least one image"
+        )
+    _check_all(
+        name, scores, np.isfinite(scores), "must be finite; look for NaN in the model's output"
+    )
+    if bounded:
+        _check_all(
+            name,
+            scores,
+            (scores >= 0) & (scores <= 1),
+            "must lie in [0, 1]; give normalised entropies, or use detection_metrics on the exact "
+            "grid for other scores",
+        )
+    return scores
+
+
+def _check_all(name: str, values: np.ndarray, good: np.ndarray | np.bool_, remedy: str) -> None:
+    if not good.all():
+        index = tuple(int(i) for i in np.argwhere(~good)[0])
+        where = f" at index {index[0] if len(index) == 1 else index}" if index else ""
+        raise AttractorError(f"{name}{where} is {values[index]}, but {remedy}")

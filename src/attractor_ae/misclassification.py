@@ -1,0 +1,187 @@
+"""Is this prediction right? Scores of an uncertainty as a judge of it (PROTOCOL section 8).
+
+Every prediction is accurate or not and, at each threshold, certain (uncertainty strictly below the
+threshold) or not. The grids of thresholds are those of `attractor_ae.metrics`.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float64, Int64
+from numpy.typing import ArrayLike
+from scipy.integrate import trapezoid
+
+from attractor_ae.errors import AttractorError
+from attractor_ae.metrics import (
+    DETECTION_RATES,
+    PAPER_THRESHOLDS,
+    DetectionMetrics,
+    Grid,
+    check_grid,
+    checked_scores,
+    count_below,
+    detection_metrics,
+    ratio,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class CertaintyCurves:
+    """Counts and rates of accurate/inaccurate x certain/uncertain predictions by threshold.
+
+    Attributes
+    ----------
+    thresholds
+        float64, shape (m,), ascending in [0, 1]. Exact grid: 0, all distinct uncertainties, 1.
+    ac, au, ic, iu
+        int64, shape (m,): accurate and certain, accurate and uncertain, inaccurate and certain,
+        inaccurate and uncertain predictions. Certain: uncertainty strictly below the threshold.
+    u_sen, p_uncertain_inaccurate
+        iu / (iu + ic). NaN if no prediction is inaccurate. Like all rates float64, shape (m,).
+    u_spec
+        ac / (ac + au). NaN if no prediction is accurate.
+    u_pre
+        iu / (iu + au). 1 where no prediction is uncertain.
+    u_acc, pavpu
+        (ac + iu) / all.
+    p_accurate_certain
+        ac / (ac + ic). 1 where no prediction is certain.
+    remaining_error_rate, remaining_accuracy_rate
+        ic / all and ac / all.
+    """
+
+    thresholds: Float64[np.ndarray, " m"]
+    ac: Int64[np.ndarray, " m"]
+    au: Int64[np.ndarray, " m"]
+    ic: Int64[np.ndarray, " m"]
+    iu: Int64[np.ndarray, " m"]
+    u_sen: Float64[np.ndarray, " m"]
+    u_spec: Float64[np.ndarray, " m"]
+    u_pre: Float64[np.ndarray, " m"]
+    u_acc: Float64[np.ndarray, " m"]
+    p_accurate_certain: Float64[np.ndarray, " m"]
+    p_uncertain_inaccurate: Float64[np.ndarray, " m"]
+    pavpu: Float64[np.ndarray, " m"]
+    remaining_error_rate: Float64[np.ndarray, " m"]
+    remaining_accuracy_rate: Float64[np.ndarray, " m"]
+
+
+@dataclass(frozen=True)
+class CertaintyAreas:
+    """Area over the thresholds of each rate of `CertaintyCurves`, under the same name.
+
+    In [0, 1] on the exact grid, where it is the mean of the rate over all thresholds in [0, 1]; in
+    [0, 0.98] on the paper grid, which ends there. NaN where the curve is NaN.
+    """
+
+    u_sen: float
+    u_spec: float
+    u_pre: float
+    u_acc: float
+    p_accurate_certain: float
+    p_uncertain_inaccurate: float
+    pavpu: float
+    remaining_error_rate: float
+    remaining_accuracy_rate: float
+
+
+@dataclass(frozen=True, eq=False)
+class MisclassificationMetrics:
+    """How well uncertainty tells correct predictions from wrong ones.
+
+    Attributes
+    ----------
+    detection
+        Correct predictions in the role of D_in, wrong ones in that of D_out. All its rates and
+        areas are NaN if the predictions are all correct or all wrong.
+    curves
+        Counts and rates at every threshold.
+    areas
+        Areas under the rates.
+    """
+
+    detection: DetectionMetrics
+    curves: CertaintyCurves
+    areas: CertaintyAreas
+
+
+def misclassification_metrics(
+    uncertainty: ArrayLike, correct: ArrayLike, *, grid: Grid = "exact"
+) -> MisclassificationMetrics:
+    """Score how well uncertainty tells correct predictions from wrong ones, PROTOCOL section 8.
+
+    Areas over the thresholds: on the exact grid the integral over [0, 1] of what is a step function
+    of the threshold; on the paper grid the trapezoid rule over the 50 thresholds.
+
+    A share of predictions that the threshold selects is 1 where it selects none. A share of all
+    correct, or of all wrong, predictions is NaN if there are none, and so is everything in
+    ``detection``: perfect accuracy is no error, but says nothing about the uncertainty.
+
+    Parameters
+    ----------
+    uncertainty
+        Real, shape (n,), n >= 1, in [0, 1].
+    correct
+        Boolean, shape (n,): whether the prediction is right.
+    grid
+        ``"exact"`` or ``"paper"``.
+
+    Raises
+    ------
+    AttractorError
+        If the shapes differ, an uncertainty is outside [0, 1] or ``correct`` is not boolean.
+
+    Examples
+    --------
+    >>> scores = misclassification_metrics([0.0, 0.5, 0.75], [True, True, False])
+    >>> scores.detection.auroc, scores.areas.u_spec, scores.areas.u_sen
+    (1.0, 0.75, 0.75)
+    >>> scores.curves.thresholds, scores.curves.ac, scores.curves.ic
+    (array([0.  , 0.5 , 0.75, 1.  ]), array([0, 1, 2, 2]), array([0, 0, 0, 1]))
+    """
+    check_grid(grid)
+    scores = checked_scores("uncertainty", uncertainty, bounded=True)
+    right = np.asarray(correct)
+    if right.dtype != np.bool_ or right.shape != scores.shape:
+        raise AttractorError(
+            f"correct must be boolean of shape {scores.shape} like uncertainty, got {right.dtype} "
+            f"of shape {right.shape}; compare one predicted class an image with its label"
+        )
+    accurate, inaccurate = scores[right], scores[~right]
+    if len(accurate) and len(inaccurate):
+        detection = detection_metrics(accurate, inaccurate, grid=grid)
+    else:
+        undefined = dict.fromkeys(DETECTION_RATES, np.nan)
+        detection = DetectionMetrics(**undefined, n_in=len(accurate), n_out=len(inaccurate))
+
+    if grid == "exact":
+        thresholds = np.unique(np.concatenate(([0.0], scores, [1.0])))
+    else:
+        thresholds = np.array(PAPER_THRESHOLDS)
+    ac, ic = count_below(accurate, thresholds), count_below(inaccurate, thresholds)
+    au, iu = len(accurate) - ac, len(inaccurate) - ic
+    u_sen = ratio(iu, iu + ic, empty=np.nan)
+    u_acc = (ac + iu) / len(scores)
+    rates = {
+        "u_sen": u_sen,
+        "u_spec": ratio(ac, ac + au, empty=np.nan),
+        "u_pre": ratio(iu, iu + au, empty=1.0),
+        "u_acc": u_acc,
+        "p_accurate_certain": ratio(ac, ac + ic, empty=1.0),
+        "p_uncertain_inaccurate": u_sen,
+        "pavpu": u_acc,
+        "remaining_error_rate": ic / len(scores),
+        "remaining_accuracy_rate": ac / len(scores),
+    }
+    # A count below t is constant for t in (t[k-1], t[k]], so the step has the value at its right.
+    areas = {
+        name: float(
+            rate[1:] @ np.diff(thresholds) if grid == "exact" else trapezoid(rate, thresholds)
+        )
+        for name, rate in rates.items()
+    }
+    return MisclassificationMetrics(
+        detection=detection,
+        curves=CertaintyCurves(thresholds=thresholds, ac=ac, au=au, ic=ic, iu=iu, **rates),
+        areas=CertaintyAreas(**areas),
+    )
