@@ -1,0 +1,311 @@
+"""The paper's own method: attractors of a dropout autoencoder, read by a classifier (MC-AE)."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attractor_ae.data.augmentation import Augmentation
+from attractor_ae.dynamics import Trajectory, iterate, iterate_latents
+from attractor_ae.errors import AttractorError, unknown_name
+from attractor_ae.estimators.base import (
+    Batches,
+    Images,
+    UncertaintyEstimator,
+    check_images,
+    gather,
+    to_unit_range,
+)
+from attractor_ae.estimators.heads import head_class
+from attractor_ae.models.autoencoder import Autoencoder, initialised_from
+from attractor_ae.models.masks import DropoutMasks, sample_masks, trial_masks
+from attractor_ae.randomness import Stream, generator
+from attractor_ae.storage import load_weights, read_tensors, write_tensors
+
+MASK_SCOPES = ("trial", "sample")
+
+# Codes beyond this are those of a trajectory that left the images for good; the bound keeps what
+# is computed from them finite.
+_LARGEST_CODE = 1e6
+
+
+class AttractorEstimator(UncertaintyEstimator):
+    """Uncertainty of a dropout autoencoder's attractors (PROTOCOL section 1).
+
+    Each trial keeps one dropout mask for all recursions: one dynamical system. A head reads a class
+    distribution off the latent code of each recursion; the mean over the trials gives the class
+    probabilities, and its normalised entropy the uncertainty.
+
+    Parameters
+    ----------
+    model
+        A trained autoencoder. It is copied: the given module is left as it is.
+    recursions
+        How many recursions are evaluated: 0 .. recursions - 1.
+    recursion
+        The one that `predict` reports.
+    trials
+        Number of masks.
+    head
+        ``"mlp"`` or ``"knn"``.
+    head_masks
+        Number of masks for each training image that the heads are fitted on; the original uses 1.
+    mask_scope
+        ``"trial"``: the images of a trial share its mask. ``"sample"``: each image has its own,
+        derived from its index in what `predict` is given. Either way an image's score does not
+        depend on its batch.
+    augmentation
+        How training images are augmented for the fit of the heads; none fits on clean images.
+    seed
+        What masks and fit are derived from.
+    batch_size
+        Images computed at once.
+
+    Attributes
+    ----------
+    classes_
+        The distinct labels that were fitted, ascending, int64 of shape (classes,).
+    head_
+        The fitted head.
+
+    Raises
+    ------
+    AttractorError
+        If a setting is out of range or unknown.
+
+    Examples
+    --------
+    >>> import torch
+    >>> images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
+    >>> estimator = AttractorEstimator(Autoencoder(), trials=2, recursions=1, recursion=0)
+    >>> estimator.fit(images, labels).predict(images).shape
+    torch.Size([8])
+    """
+
+    method: ClassVar[str] = "MC-AE"
+    reference: ClassVar[str] = (
+        "S. Dias Da Cruz, B. Taetz, T. Stifter, D. Stricker: Autoencoder Attractors for "
+        "Uncertainty Estimation. ICPR 2022, arXiv 2204.00382"
+    )
+
+    def __init__(
+        self,
+        model: Autoencoder,
+        *,
+        recursions: int = 6,
+        recursion: int = 2,
+        trials: int = 20,
+        head: str = "mlp",
+        head_masks: int = 1,
+        mask_scope: str = "trial",
+        augmentation: Augmentation | None = None,
+        seed: int = 0,
+        batch_size: int = 128,
+    ) -> None:
+        for name, value in {
+            "recursions": recursions,
+            "trials": trials,
+            "head_masks": head_masks,
+            "batch_size": batch_size,
+        }.items():
+            if value < 1:
+                raise AttractorError(f"{name} must be at least 1, got {value}")
+        if not 0 <= recursion < recursions:
+            raise AttractorError(
+                f"recursion must be one of the {recursions} evaluated (0..{recursions - 1}), "
+                f"got {recursion}"
+            )
+        if mask_scope not in MASK_SCOPES:
+            raise unknown_name("mask scope", mask_scope, MASK_SCOPES)
+        head_class(head)
+        self.model = copy.deepcopy(model).requires_grad_(False).eval()
+        self.model.to(memory_format=torch.channels_last)
+        self.recursions = recursions
+        self.recursion = recursion
+        self.trials = trials
+        self.head = head
+        self.head_masks = head_masks
+        self.mask_scope = mask_scope
+        self.augmentation = augmentation
+        self.seed = seed
+        self.batch_size = batch_size
+        self._trial_masks: list[DropoutMasks] | None = None
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the model's images."""
+        return (self.model.channels, self.model.image_size, self.model.image_size)
+
+    @property
+    def device(self) -> torch.device:
+        """The device that is computed on."""
+        return self.model.latent.weight.device
+
+    def to(self, device: torch.device | str) -> "AttractorEstimator":
+        """Compute on another device from now on, and return self."""
+        self.model.to(device)
+        self._trial_masks = None
+        if hasattr(self, "head_"):
+            self.head_.to(torch.device(device))
+        return self
+
+    def fit(
+        self, data: Images | Batches, labels: Tensor | NDArray[Any] | None = None
+    ) -> "AttractorEstimator":
+        """Fit the heads on the latent codes of labelled images (PROTOCOL section 4).
+
+        Parameters
+        ----------
+        data
+            Images, or a loader that yields batches of (images, labels).
+        labels
+            Integer labels of shape (n,) if ``data`` is images; rows below zero are ignored.
+
+        Raises
+        ------
+        AttractorError
+            If images or labels have another form, or show fewer than two classes.
+        """
+        images, targets = gather(data, labels, self.image_shape)
+        self.classes_, targets = torch.unique(targets, return_inverse=True)
+        codes = []
+        with torch.no_grad():
+            for mask in range(self.head_masks):
+                rng = generator(self.seed, Stream.HEAD_TRAINING, mask + 1)
+                for start in range(0, len(images), self.batch_size):
+                    x = to_unit_range(images[start : start + self.batch_size], self.device)
+                    if self.augmentation is not None:
+                        x = self.augmentation(x, rng)
+                    # As in training, every image has its own mask, whatever the scope.
+                    masks = sample_masks(
+                        self.model.site_shapes,
+                        self.model.dropout,
+                        self.seed,
+                        mask,
+                        range(start, start + len(x)),
+                        Stream.HEAD_MASKS,
+                    )
+                    codes.append(self._codes(x, masks.to(self.device)))
+        self.head_ = head_class(self.head)().fit(
+            torch.cat(codes, dim=1),  # (recursions, head_masks * n, latent)
+            targets.repeat(self.head_masks).to(self.device),
+            len(self.classes_),
+            self.seed,
+        )
+        return self
+
+    def trajectory(self, x: Images, recursions: int | None = None) -> list[Trajectory]:
+        """Return what each trial's dynamical system does to images; needs no fit.
+
+        Parameters
+        ----------
+        x
+            A few images: all reconstructions are kept.
+        recursions
+            How often the model is applied; as often as is evaluated by default.
+
+        Returns
+        -------
+        list of Trajectory
+            One a trial.
+        """
+        images = check_images(x, self.image_shape)
+        batch = to_unit_range(images, self.device)
+        count = recursions or self.recursions
+        with torch.no_grad():
+            return [
+                iterate(self.model, batch, self._masks(trial, 0, len(batch)), count)
+                for trial in range(self.trials)
+            ]
+
+    def _sample(self, x: Tensor, first_index: int) -> Tensor:
+        codes = torch.stack(
+            [
+                self._codes(x, self._masks(trial, first_index, len(x)))
+                for trial in range(self.trials)
+            ],
+            dim=1,
+        )  # (recursions, trials, n, latent)
+        return self.head_.predict_proba(codes.flatten(1, 2)).unflatten(1, (self.trials, len(x)))
+
+    def _codes(self, x: Tensor, masks: DropoutMasks) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        codes = iterate_latents(self.model, x, masks, self.recursions)
+        return codes.nan_to_num_(0).clamp_(-_LARGEST_CODE, _LARGEST_CODE)
+
+    def _masks(self, trial: int, first_index: int, count: int) -> DropoutMasks:
+        shapes, rate = self.model.site_shapes, self.model.dropout
+        if self.mask_scope == "sample":
+            indices = range(first_index, first_index + count)
+            return sample_masks(shapes, rate, self.seed, trial, indices).to(self.device)
+        if self._trial_masks is None:
+            self._trial_masks = [
+                trial_masks(shapes, rate, self.seed, t).to(self.device) for t in range(self.trials)
+            ]
+        return self._trial_masks[trial]
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted estimator to one safetensors file, atomically.
+
+        Raises
+        ------
+        AttractorError
+            If nothing was fitted, or the file cannot be written.
+        """
+        self._check_fitted()
+        settings = {
+            "recursions": self.recursions,
+            "recursion": self.recursion,
+            "trials": self.trials,
+            "head": self.head,
+            "head_masks": self.head_masks,
+            "mask_scope": self.mask_scope,
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+        }
+        model = {
+            "latent_dim": self.model.latent_dim,
+            "dropout": self.model.dropout,
+            "activation": self.model.activation_name,
+            "image_size": self.model.image_size,
+            "channels": self.model.channels,
+        }
+        metadata = {
+            "method": self.method,
+            "settings": json.dumps(settings),
+            "model": json.dumps(model),
+        }
+        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
+        tensors |= {f"head.{name}": t for name, t in self.head_.state().items()}
+        write_tensors(Path(path), {**tensors, "classes": self.classes_}, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> "AttractorEstimator":
+        """Read an estimator that `save` wrote.
+
+        The augmentation, which only `fit` needs, is not stored.
+
+        Raises
+        ------
+        AttractorError
+            If the file is missing, damaged, or holds something else.
+        """
+        path = Path(path)
+        tensors, metadata = read_tensors(path)
+        if metadata.get("method") != cls.method:
+            raise AttractorError(f"{path}: holds no estimator of method {cls.method}")
+        with initialised_from(0):  # the weights follow; the global random state stays
+            model = Autoencoder(**json.loads(metadata["model"]))
+        load_weights(model, _part(tensors, "model."), path)
+        estimator = cls(model, **json.loads(metadata["settings"]))
+        estimator.classes_ = tensors["classes"]
+        estimator.head_ = head_class(estimator.head).from_state(_part(tensors, "head."))
+        return estimator
+
+
+def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

@@ -1,0 +1,243 @@
+"""Classifiers that read the latent codes, one for each recursion (PROTOCOL section 4)."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
+
+from attractor_ae.errors import unknown_name
+from attractor_ae.randomness import Stream, generator
+
+
+class Head(ABC):
+    """A classifier for each recursion, fitted on latent codes.
+
+    Fitted state is tensors alone, so that it can be stored without code.
+    """
+
+    @abstractmethod
+    def fit(
+        self,
+        latents: Float[Tensor, "recursions m latent"],
+        labels: Int[Tensor, " m"],
+        classes: int,
+        seed: int,
+    ) -> "Head":
+        """Fit the classifier of every recursion on the codes of that recursion.
+
+        Parameters
+        ----------
+        latents
+            z_r of the training images, finite.
+        labels
+            int64 in 0 .. classes - 1.
+        classes
+            Number of classes.
+        seed
+            What the fit's random numbers are derived from.
+        """
+
+    @abstractmethod
+    def predict_proba(
+        self, latents: Float[Tensor, "recursions m latent"]
+    ) -> Float[Tensor, "recursions m classes"]:
+        """Return class probabilities, float32, on the device of ``latents``."""
+
+    @abstractmethod
+    def state(self) -> dict[str, Tensor]:
+        """Return the fitted state; `from_state` restores it."""
+
+    @classmethod
+    @abstractmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "Head":
+        """Return the head with that fitted state."""
+
+    @abstractmethod
+    def to(self, device: torch.device) -> "Head":
+        """Move the fitted state to a device, and return self."""
+
+
+class MLPHead(Head):
+    """A multilayer perceptron with one hidden layer, as wide as the latent code.
+
+    All recursions' perceptrons are trained at once, as one batched matrix product, which takes
+    seconds where training them one by one takes minutes.
+
+    Parameters
+    ----------
+    epochs, batch_size, learning_rate, weight_decay
+        Settings of the AdamW optimiser; the learning rate falls to zero along half a cosine.
+    """
+
+    def __init__(
+        self,
+        epochs: int = 60,
+        batch_size: int = 256,
+        learning_rate: float = 3e-3,
+        weight_decay: float = 1e-2,
+    ) -> None:
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.learning_rate = learning_rate
+        self.weight_decay = weight_decay
+
+    def fit(
+        self,
+        latents: Float[Tensor, "recursions m latent"],
+        labels: Int[Tensor, " m"],
+        classes: int,
+        seed: int,
+    ) -> "MLPHead":
+        """Fit the perceptrons (arguments as for `Head.fit`)."""
+        recursions, count, width = latents.shape
+        device = latents.device
+        rng = generator(seed, Stream.HEAD_TRAINING)
+        # Codes of different recursions differ in scale: standardise each feature of each.
+        self.mean_ = latents.mean(1, keepdim=True)  # (recursions, 1, latent)
+        self.scale_ = latents.std(1, keepdim=True).clamp_min(1e-6)
+        x = self._standardise(latents)
+
+        def uniform(fan_in: int, *shape: int) -> Tensor:
+            # As torch.nn.Linear initialises, the same draw for every recursion.
+            bound = fan_in**-0.5
+            values = torch.from_numpy(rng.uniform(-bound, bound, shape)).to(device, torch.float32)
+            return values.expand(recursions, *shape).clone().requires_grad_()
+
+        weights = [
+            uniform(width, width, width),
+            uniform(width, 1, width),
+            uniform(width, width, classes),
+            uniform(width, 1, classes),
+        ]
+        optimizer = torch.optim.AdamW(
+            weights, lr=self.learning_rate, weight_decay=self.weight_decay
+        )
+        steps = self.epochs * -(-count // self.batch_size)
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+        with torch.enable_grad():
+            for _ in range(self.epochs):
+                order = torch.from_numpy(rng.permutation(count)).to(device)
+                for rows in order.split(self.batch_size):
+                    optimizer.zero_grad()
+                    logits = _perceptrons(x[:, rows], weights)  # (recursions, rows, classes)
+                    target = labels[rows].expand(recursions, -1)
+                    # The sum over recursions: they are separate problems.
+                    loss = F.cross_entropy(logits.flatten(0, 1), target.flatten()) * recursions
+                    loss.backward()
+                    optimizer.step()
+                    schedule.step()
+        self.weights_ = [w.detach() for w in weights]
+        return self
+
+    def predict_proba(
+        self, latents: Float[Tensor, "recursions m latent"]
+    ) -> Float[Tensor, "recursions m classes"]:
+        """Return the softmax of the perceptrons' outputs."""
+        return _perceptrons(self._standardise(latents), self.weights_).softmax(-1)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return means, scales, weights and biases."""
+        return {
+            "mean": self.mean_,
+            "scale": self.scale_,
+            **{f"weights.{i}": w for i, w in enumerate(self.weights_)},
+        }
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "MLPHead":
+        """Return the head with that fitted state."""
+        head = cls()
+        head.mean_, head.scale_ = state["mean"], state["scale"]
+        head.weights_ = [state[f"weights.{i}"] for i in range(4)]
+        return head
+
+    def to(self, device: torch.device) -> "MLPHead":
+        """Move the fitted state to a device, and return self."""
+        self.mean_, self.scale_ = self.mean_.to(device), self.scale_.to(device)
+        self.weights_ = [w.to(device) for w in self.weights_]
+        return self
+
+    def _standardise(self, latents: Tensor) -> Tensor:
+        return (latents - self.mean_) / self.scale_
+
+
+def _perceptrons(x: Tensor, weights: list[Tensor]) -> Tensor:
+    """Apply one perceptron a recursion: (recursions, m, latent) -> (recursions, m, classes)."""
+    w1, b1, w2, b2 = weights
+    return torch.baddbmm(b2, torch.baddbmm(b1, x, w1).relu(), w2)
+
+
+class KNNHead(Head):
+    """k nearest neighbours, weighted by the inverse of their distance.
+
+    Parameters
+    ----------
+    k
+        Number of neighbours; all training codes where there are fewer.
+    """
+
+    def __init__(self, k: int = 50) -> None:
+        self.k = k
+
+    def fit(
+        self,
+        latents: Float[Tensor, "recursions m latent"],
+        labels: Int[Tensor, " m"],
+        classes: int,
+        seed: int,
+    ) -> "KNNHead":
+        """Keep the codes (arguments as for `Head.fit`; nothing is random)."""
+        self.latents_, self.labels_, self.classes_ = latents.cpu(), labels.cpu(), classes
+        self._neighbours = [
+            KNeighborsClassifier(min(self.k, len(labels)), weights="distance").fit(
+                codes.numpy(), self.labels_.numpy()
+            )
+            for codes in self.latents_
+        ]
+        return self
+
+    def predict_proba(
+        self, latents: Float[Tensor, "recursions m latent"]
+    ) -> Float[Tensor, "recursions m classes"]:
+        """Return the neighbours' votes; a code that was trained on votes alone."""
+        # scikit-learn has columns for the classes that it saw alone, in order.
+        seen = torch.unique(self.labels_)
+        votes = torch.zeros(*latents.shape[:2], self.classes_)
+        for r, (model, codes) in enumerate(zip(self._neighbours, latents.cpu(), strict=True)):
+            votes[r, :, seen] = torch.from_numpy(model.predict_proba(codes.numpy())).float()
+        return votes.to(latents.device)
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the training codes and their labels."""
+        numbers = torch.tensor([self.k, self.classes_])
+        return {"latents": self.latents_, "labels": self.labels_, "numbers": numbers}
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Tensor]) -> "KNNHead":
+        """Return the head with that fitted state."""
+        k, classes = state["numbers"].tolist()
+        return cls(k).fit(state["latents"], state["labels"], classes, seed=0)
+
+    def to(self, device: torch.device) -> "KNNHead":
+        """Return self: scikit-learn computes on the CPU."""
+        return self
+
+
+HEADS: dict[str, type[Head]] = {"mlp": MLPHead, "knn": KNNHead}
+
+
+def head_class(name: str) -> type[Head]:
+    """Return the class of a head by its name in the config.
+
+    Raises
+    ------
+    AttractorError
+        If there is no head of that name.
+    """
+    if name not in HEADS:
+        raise unknown_name("head", name, HEADS)
+    return HEADS[name]

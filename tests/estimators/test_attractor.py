@@ -1,0 +1,244 @@
+import copy
+import inspect
+
+import numpy as np
+import pytest
+import torch
+from pytorch_ood.metrics import OODMetrics
+from scipy.stats import entropy as scipy_entropy
+from torch.utils.data import DataLoader, TensorDataset
+
+from attractor_ae import AttractorEstimator, Autoencoder
+from attractor_ae.data import Augmentation
+from attractor_ae.dynamics import iterate
+from attractor_ae.errors import AttractorError
+from attractor_ae.estimators.base import check_images
+from attractor_ae.models import sample_masks, trial_masks
+
+SCOPES = ["trial", "sample"]
+
+
+def make(model, digits, **settings):
+    settings = {"recursions": 3, "recursion": 1, "trials": 3} | settings
+    return AttractorEstimator(model, **settings).fit(digits.images, digits.labels)
+
+
+def test_the_interface(estimator, digits):
+    n = len(digits)
+    u = estimator.predict(digits.images)
+    assert isinstance(u, torch.Tensor)
+    assert u.shape == (n,)
+    assert ((u >= 0) & (u <= 1)).all()
+    p = estimator.predict_proba(digits.images)
+    assert p.shape == (n, 10)
+    assert estimator.sample_proba(digits.images).shape == (3, n, 10)
+    assert estimator.predict_proba_recursions(digits.images).shape == (3, n, 10)
+    assert not u.requires_grad
+    assert torch.equal(estimator.classes_, torch.arange(10))
+    trajectories = estimator.trajectory(digits.images[:2])
+    assert len(trajectories) == 3
+    assert trajectories[0].latents.shape == (3, 2, 64)
+    assert trajectories[0].reconstructions.shape == (3, 2, 1, 64, 64)
+
+
+def test_uncertainty_is_the_normalised_entropy_of_the_mean(estimator, digits):
+    """PROTOCOL section 1, with SciPy's entropy; not the mean of the members' entropies."""
+    members = estimator.sample_proba(digits.images).double()
+    mean = members.mean(0)
+    torch.testing.assert_close(estimator.predict_proba(digits.images).double(), mean)
+    expected = scipy_entropy(mean.numpy(), axis=-1) / np.log(10)
+    np.testing.assert_allclose(estimator.predict(digits.images), expected, atol=1e-6)
+    of_each = scipy_entropy(members.numpy(), axis=-1).mean(0) / np.log(10)
+    assert np.abs(of_each - expected).max() > 1e-3
+    assert torch.equal(estimator.predict_label(digits.images), mean.argmax(-1))
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_members_are_the_iterated_model_under_each_trials_mask(autoencoder, digits, scope):
+    estimator = make(autoencoder, digits, mask_scope=scope, seed=5)
+    x = torch.from_numpy(digits.images[:4]).float() / 255
+    shapes = autoencoder.site_shapes
+    for trial in range(3):
+        if scope == "trial":
+            masks = trial_masks(shapes, 0.33, 5, trial)
+        else:
+            masks = sample_masks(shapes, 0.33, 5, trial, range(4))
+        with torch.no_grad():
+            latents = iterate(autoencoder, x, masks, 3).latents
+        expected = estimator.head_.predict_proba(latents)[1]
+        torch.testing.assert_close(
+            estimator.sample_proba(digits.images[:4])[trial], expected, rtol=1e-4, atol=1e-5
+        )
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_a_score_does_not_depend_on_the_batch(autoencoder, digits, scope):
+    whole = make(autoencoder, digits, mask_scope=scope, batch_size=40)
+    pieces = make(autoencoder, digits, mask_scope=scope, batch_size=7)
+    pieces.head_ = whole.head_
+    a, b = (e.predict_proba_recursions(digits.images) for e in (whole, pieces))
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+def test_in_trial_scope_a_score_does_not_depend_on_the_other_images(estimator, digits):
+    whole = estimator.predict(digits.images)
+    alone = torch.cat([estimator.predict(digits.images[i : i + 1]) for i in (0, 17, 39)])
+    torch.testing.assert_close(whole[[0, 17, 39]], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_the_scopes_differ(autoencoder, digits):
+    a, b = (make(autoencoder, digits, mask_scope=scope) for scope in SCOPES)
+    assert not torch.allclose(a.predict(digits.images), b.predict(digits.images))
+
+
+def test_uint8_and_float_mean_the_same(estimator, digits):
+    as_bytes = estimator.predict(digits.images)
+    for floats in (
+        digits.images.astype(np.float32) / 255,
+        digits.images.astype(np.float64) / 255,
+        torch.from_numpy(digits.images).float() / 255,
+    ):
+        torch.testing.assert_close(estimator.predict(floats), as_bytes, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((2, 1, 64, 64), np.int64), "dtype int64; give uint8 in 0..255 or float"),
+        (np.zeros((2, 1, 64, 64), bool), "dtype bool"),
+        (np.array([["a"]]), "dtype <U1"),
+        (torch.zeros(2, 1, 64, 64, dtype=torch.int32), "dtype torch.int32"),
+        (np.full((2, 1, 64, 64), 2.0), r"must lie in \[0, 1\], got 2..2"),
+        (np.full((2, 1, 64, 64), -0.1), "got -0.1..-0.1"),
+        (np.full((2, 1, 64, 64), np.nan), "got nan..nan"),
+        (np.zeros((2, 64, 64), np.uint8), r"shape \(2, 64, 64\); give \(n, 1, 64, 64\)"),
+        (np.zeros((2, 3, 64, 64), np.uint8), r"shape \(2, 3, 64, 64\)"),
+    ],
+)
+def test_other_input_is_refused_by_name(estimator, images, message):
+    with pytest.raises(AttractorError, match=message):
+        estimator.predict(images)
+
+
+def test_a_list_is_refused_by_name():
+    # Without the run-time checks of types that the tests install.
+    with pytest.raises(AttractorError, match="a NumPy array or a tensor, got list"):
+        inspect.unwrap(check_images)([[0.0]], (1, 64, 64))
+
+
+def test_no_images_give_no_scores(estimator):
+    empty = np.zeros((0, 1, 64, 64), np.uint8)
+    assert estimator.predict(empty).shape == (0,)
+    assert estimator.sample_proba(empty).shape == (3, 0, 10)
+
+
+def test_the_given_module_and_the_random_state_are_left(
+    autoencoder, digits, unchanged_random_state
+):
+    model = autoencoder.train()
+    before = copy.deepcopy(model.state_dict())
+    make(model, digits, augmentation=Augmentation()).predict(digits.images)
+    assert model.training
+    assert all(p.requires_grad and p.grad is None for p in model.parameters())
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+    assert model.encoder[1].weight.is_contiguous()
+
+
+def test_the_same_seed_gives_the_same_numbers_and_another_others(autoencoder, digits):
+    a, b, c = (make(autoencoder, digits, seed=s).predict(digits.images) for s in (1, 1, 2))
+    assert torch.equal(a, b)
+    assert not torch.allclose(a, c)
+
+
+def test_fit_takes_a_loader_and_ignores_unknown_rows(autoencoder, digits):
+    x, y = torch.from_numpy(digits.images), torch.from_numpy(digits.labels)
+    expected = make(autoencoder, digits).predict(digits.images)
+    unknown = torch.full((5,), -1)
+    loader = DataLoader(
+        TensorDataset(torch.cat([x[:5], x]), torch.cat([unknown, y])), batch_size=16
+    )
+    estimator = AttractorEstimator(autoencoder, recursions=3, recursion=1, trials=3).fit(loader)
+    assert torch.equal(estimator.predict(digits.images), expected)
+
+
+def test_labels_may_be_any_numbers(autoencoder, digits):
+    labels = digits.labels * 3 + 7
+    estimator = AttractorEstimator(autoencoder, recursions=1, recursion=0, trials=2)
+    estimator.fit(digits.images, labels)
+    assert torch.equal(estimator.classes_, torch.arange(10) * 3 + 7)
+    assert set(estimator.predict_label(digits.images).tolist()) <= set(labels.tolist())
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        (np.zeros(40, np.int64), "at least 2 classes"),
+        (np.zeros(39, np.int64), r"integers of shape \(40,\)"),
+        (np.zeros(40), "got torch.float64"),
+        (None, "fit needs labels"),
+    ],
+)
+def test_labels_of_another_form_are_refused(autoencoder, digits, labels, message):
+    estimator = AttractorEstimator(autoencoder)
+    with pytest.raises(AttractorError, match=message):
+        estimator.fit(digits.images, labels)
+
+
+def test_scoring_before_the_fit_is_refused(autoencoder, digits):
+    with pytest.raises(AttractorError, match="not fitted; call fit"):
+        AttractorEstimator(autoencoder).predict(digits.images)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"trials": 0}, "trials must be at least 1"),
+        ({"recursion": 6}, r"one of the 6 evaluated \(0..5\)"),
+        ({"head": "forest"}, "unknown head"),
+        ({"mask_scope": "batch"}, "unknown mask scope 'batch'"),
+    ],
+)
+def test_impossible_settings_are_refused(autoencoder, settings, message):
+    with pytest.raises(AttractorError, match=message):
+        AttractorEstimator(autoencoder, **settings)
+
+
+@pytest.mark.parametrize("head", ["mlp", "knn"])
+def test_save_and_load(autoencoder, digits, head, tmp_path):
+    estimator = make(autoencoder, digits, head=head, head_masks=2)
+    path = tmp_path / "attractor.safetensors"
+    estimator.save(path)
+    again = AttractorEstimator.load(path)
+    assert torch.equal(again.predict(digits.images), estimator.predict(digits.images))
+    assert again.head_masks == 2
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(AttractorError, match="truncated or damaged"):
+        AttractorEstimator.load(path)
+
+
+def test_more_head_masks_mean_more_codes(autoencoder, digits):
+    estimator = make(autoencoder, digits, head="knn", head_masks=3)
+    assert estimator.head_.latents_.shape == (3, 120, 64)
+    # Different masks: the same image has another code under each.
+    first, second = estimator.head_.latents_[:, :40], estimator.head_.latents_[:, 40:80]
+    assert not torch.allclose(first, second)
+
+
+def test_a_trajectory_that_diverges_still_has_a_score(digits):
+    model = Autoencoder()
+    with torch.no_grad():
+        model.output.weight.mul_(1e20)
+    u = make(model, digits).predict(digits.images)
+    assert torch.isfinite(u).all()
+
+
+def test_larger_means_more_out_of_distribution_in_pytorch_ood(estimator, digits):
+    """pytorch-ood's metrics take the scores and labels below zero as they are."""
+    noise = np.random.default_rng(0).integers(0, 256, (40, 1, 64, 64), dtype=np.uint8)
+    metrics = OODMetrics()
+    metrics.update(estimator.predict(digits.images), torch.from_numpy(digits.labels))
+    metrics.update(estimator.predict(noise), torch.full((40,), -1))
+    from attractor_ae.metrics import detection_metrics
+
+    ours = detection_metrics(estimator.predict(digits.images), estimator.predict(noise)).auroc
+    assert float(metrics.compute()["AUROC"]) == pytest.approx(ours, abs=1e-4)
