@@ -1,0 +1,100 @@
+"""The state of an unfinished training in one file, whole or not there."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from attractor_ae.errors import AttractorError
+from attractor_ae.storage import load_weights, read_tensors, write_tensors
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """Weights and optimiser after a number of finished epochs.
+
+    Random numbers need no place here: they are derived from the seed and the epoch.
+
+    Attributes
+    ----------
+    epoch
+        Number of finished epochs.
+    tensors
+        Weights as ``weights.NAME`` and optimiser state as ``optimizer.PARAMETER.NAME``.
+    scaler
+        State of the gradient scaler; empty where there is none.
+    """
+
+    epoch: int
+    tensors: dict[str, Tensor]
+    scaler: dict[str, float]
+
+    @classmethod
+    def take(
+        cls,
+        epoch: int,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+    ) -> "Checkpoint":
+        """Copy the state of a training."""
+        tensors = {f"weights.{name}": t for name, t in network.state_dict().items()}
+        for index, state in optimizer.state_dict()["state"].items():
+            tensors |= {
+                f"optimizer.{index}.{name}": value
+                for name, value in state.items()
+                if isinstance(value, Tensor)
+            }
+        copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
+        return cls(epoch, copies, scaler.state_dict())
+
+    def restore(
+        self,
+        network: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        scaler: torch.amp.GradScaler,
+        path: Path,
+    ) -> None:
+        """Put the state back; ``path`` is named where it does not fit."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        weights, states = {}, {}
+        for name, tensor in self.tensors.items():
+            kind, _, rest = name.partition(".")
+            if kind == "weights":
+                weights[rest] = tensor
+            else:
+                index, _, key = rest.partition(".")
+                parameter = parameters[int(index)]
+                if tensor.shape == parameter.shape:
+                    # Fused optimisers read state and parameter in the order of memory, so both must
+                    # lie in it alike; the file holds everything row by row.
+                    tensor = torch.empty_like(parameter).copy_(tensor)
+                states.setdefault(int(index), {})[key] = tensor
+        load_weights(network, weights, path)
+        optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
+        if self.scaler:
+            scaler.load_state_dict(self.scaler)
+
+    def write(self, path: Path) -> None:
+        """Write the checkpoint atomically."""
+        metadata = {"epoch": str(self.epoch), "scaler": json.dumps(self.scaler)}
+        write_tensors(path, self.tensors, metadata)
+
+    @classmethod
+    def read(cls, path: Path) -> "Checkpoint":
+        """Read a checkpoint.
+
+        Raises
+        ------
+        AttractorError
+            If the file is missing, damaged or no checkpoint.
+        """
+        tensors, metadata = read_tensors(path)
+        try:
+            return cls(int(metadata["epoch"]), tensors, json.loads(metadata["scaler"]))
+        except (KeyError, ValueError):
+            raise AttractorError(
+                f"{path}: is no checkpoint; remove it and train without --resume"
+            ) from None

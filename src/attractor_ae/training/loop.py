@@ -1,0 +1,391 @@
+"""The training loop: read it from `train` downwards."""
+
+import csv
+import io
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from attractor_ae.config import ExperimentConfig, TrainingConfig
+from attractor_ae.data import ImageSet
+from attractor_ae.data.augmentation import Augmentation
+from attractor_ae.devices import mixed_precision, resolve_device
+from attractor_ae.errors import AttractorError
+from attractor_ae.models.masks import draw_masks
+from attractor_ae.randomness import Stream, generator
+from attractor_ae.runs import Run, environment
+from attractor_ae.storage import write_json, write_tensors, write_text
+from attractor_ae.training.checkpoint import Checkpoint
+from attractor_ae.training.objectives import Targets, build_network, build_objective
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One row of the history.
+
+    Attributes
+    ----------
+    epoch
+        Number of the epoch, from 1 on.
+    loss, reconstruction, metric, cross_entropy
+        Mean over the epoch's images of the loss and its parts; NaN where the network has no such
+        part.
+    learning_rate
+        Learning rate of the last step.
+    seconds
+        Time that the epoch took.
+    images_per_second
+        Images trained on a second.
+    """
+
+    epoch: int
+    loss: float
+    reconstruction: float
+    metric: float
+    cross_entropy: float
+    learning_rate: float
+    seconds: float
+    images_per_second: float
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a training stands, told after every step.
+
+    Attributes
+    ----------
+    step, steps
+        Finished steps, and all of them.
+    epoch, epochs
+        The current epoch, from 1 on, and all of them.
+    loss
+        Loss of the last step.
+    images_per_second
+        Speed since the training was started or resumed.
+    seconds_left
+        Estimated time to the end.
+    report
+        The epoch's row of the history if this step ended an epoch.
+    """
+
+    step: int
+    steps: int
+    epoch: int
+    epochs: int
+    loss: float
+    images_per_second: float
+    seconds_left: float
+    report: EpochReport | None = None
+
+
+def train(
+    config: ExperimentConfig,
+    images: ImageSet,
+    folder: str | Path,
+    *,
+    augmentation: Augmentation | None = None,
+    resume: bool = False,
+    on_progress: Callable[[Progress], None] = lambda _: None,
+) -> Run:
+    """Train the network of an experiment and leave a run folder (PROTOCOL section 3).
+
+    Parameters
+    ----------
+    config
+        The experiment.
+    images
+        What is trained on. Images without a label (-1) are left out.
+    folder
+        The run folder; made if it does not exist.
+    augmentation
+        How inputs are augmented; none trains on clean images.
+    resume
+        Continue an interrupted run in ``folder`` from its last checkpoint, to the same weights as
+        if it had not been interrupted: bitwise on a CPU with as many threads. A run that has no
+        checkpoint starts, and a finished one is returned as it is.
+    on_progress
+        Called after every step.
+
+    Returns
+    -------
+    Run
+        The finished run.
+
+    Raises
+    ------
+    AttractorError
+        If the folder holds a run and ``resume`` is false, or one of another experiment; if there is
+        nothing to train on; if the loss ceases to be finite.
+    KeyboardInterrupt
+        As it comes, after the last finished epoch has been written as a checkpoint.
+    """
+    run = Run(Path(folder))
+    images = images.take(np.flatnonzero(images.labels >= 0))
+    _check_trainable(config, images)
+    _claim(run, config, resume)
+    if run.finished:
+        return run
+
+    device = resolve_device(config.training.device, config.training.gpu)
+    precision = mixed_precision(device, config.training.precision)
+    if not run.config_file.exists():
+        write_text(run.config_file, config.to_toml())
+    write_json(run.environment_file, environment(str(device), str(precision).split(".")[1]))
+
+    loop = _Loop(config, images, augmentation, device, precision)
+    history: list[EpochReport] = []
+    if run.checkpoint_file.exists():
+        checkpoint = Checkpoint.read(run.checkpoint_file)
+        loop.restore(checkpoint, run.checkpoint_file)
+        history = _read_history(run.history_file)[: checkpoint.epoch]
+    run.log(f"training from epoch {len(history) + 1} to {config.training.epochs} on {device}")
+
+    def save() -> None:
+        # The history first: rows beyond the checkpoint's epoch are dropped on resuming.
+        write_text(run.history_file, _history_text(history))
+        checkpoint.write(run.checkpoint_file)
+
+    checkpoint = loop.checkpoint(len(history))
+    try:
+        for progress in loop.run(first_epoch=len(history) + 1):
+            if progress.report is not None:
+                history.append(progress.report)
+                checkpoint = loop.checkpoint(len(history))
+                _log_epoch(run, config.training, progress.report)
+                if len(history) % config.training.checkpoint_interval == 0:
+                    save()
+            on_progress(progress)
+    except KeyboardInterrupt:
+        if history:
+            save()
+        run.log(f"interrupted after epoch {len(history)}")
+        raise
+    write_text(run.history_file, _history_text(history))
+    write_tensors(run.weights_file, loop.network.state_dict(), {"epoch": str(len(history))})
+    run.checkpoint_file.unlink(missing_ok=True)
+    run.log("training is finished")
+    return run
+
+
+class _Loop:
+    """Network, optimiser and data of one training, and the loop over epochs."""
+
+    def __init__(
+        self,
+        config: ExperimentConfig,
+        images: ImageSet,
+        augmentation: Augmentation | None,
+        device: torch.device,
+        precision: torch.dtype,
+    ) -> None:
+        self._settings = settings = config.training
+        self._augmentation = augmentation
+        self._device = device
+        self._precision = precision
+        self.network = build_network(config, len(images.classes))
+        # The convolutions of every device are fastest with the channels last.
+        self.network.to(device).to(memory_format=torch.channels_last)
+        self._objective = build_objective(config, self.network)
+        self._optimizer = build_optimizer(self.network, settings)
+        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
+        self._images = torch.from_numpy(images.images).to(device)  # uint8 (n, c, h, w)
+        self._labels = torch.from_numpy(images.labels).to(device)  # int64 (n,)
+        self._targets = Targets(images, settings.make_instance_impossible)
+        self._steps_per_epoch = math.ceil(len(images) / settings.batch_size)
+
+    def checkpoint(self, epoch: int) -> Checkpoint:
+        return Checkpoint.take(epoch, self.network, self._optimizer, self._scaler)
+
+    def restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        checkpoint.restore(self.network, self._optimizer, self._scaler, path)
+
+    def run(self, first_epoch: int) -> Iterator[Progress]:
+        settings = self._settings
+        count = len(self._labels)
+        steps = settings.epochs * self._steps_per_epoch
+        began, trained = time.perf_counter(), 0
+        for epoch in range(first_epoch, settings.epochs + 1):
+            # One stream an epoch: resuming at an epoch needs no state of any generator.
+            rng = generator(settings.seed, Stream.TRAINING, epoch)
+            order = rng.permutation(count)
+            epoch_began, sums = time.perf_counter(), {}
+            for start in range(0, count, settings.batch_size):
+                rows = order[start : start + settings.batch_size]
+                step = (epoch - 1) * self._steps_per_epoch + start // settings.batch_size
+                rate = learning_rate(settings, step, steps)
+                parts = self._step(rows, rate, rng)
+                for name, value in parts.items():
+                    sums[name] = sums.get(name, 0.0) + value * len(rows)
+                if not math.isfinite(parts["loss"]):
+                    raise AttractorError(
+                        f"the loss is {parts['loss']} in epoch {epoch}; lower "
+                        f"training.learning_rate (now {settings.learning_rate:g})"
+                    )
+                trained += len(rows)
+                now = time.perf_counter()
+                speed = trained / (now - began)
+                ended = start + len(rows) == count
+                report = None
+                if ended:
+                    report = _report(epoch, sums, count, rate, now - epoch_began)
+                left = (settings.epochs - epoch) * count + count - start - len(rows)
+                yield Progress(
+                    step + 1,
+                    steps,
+                    epoch,
+                    settings.epochs,
+                    parts["loss"],
+                    speed,
+                    left / speed,
+                    report,
+                )
+
+    def _step(self, rows: np.ndarray, rate: float, rng: np.random.Generator) -> dict[str, float]:
+        network, optimizer = self.network, self._optimizer
+        clean = self._batch(rows)
+        target = self._batch(self._targets.draw(rows, rng))
+        x = clean if self._augmentation is None else self._augmentation(clean, rng)
+        masks = None
+        if network.dropout > 0:
+            masks = draw_masks(network.site_shapes, network.dropout, len(rows), rng)
+            masks = masks.to(self._device)
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        optimizer.zero_grad()
+        with torch.autocast(
+            self._device.type, self._precision, enabled=self._precision != torch.float32
+        ):
+            x = x.contiguous(memory_format=torch.channels_last)
+            losses = self._objective(x, target, self._labels[rows], masks)
+        self._scaler.scale(losses.total).backward()
+        self._scaler.step(optimizer)
+        self._scaler.update()
+        return {
+            "loss": losses.total.item(),
+            **{name: part.item() for name, part in losses.parts.items()},
+        }
+
+    def _batch(self, rows: np.ndarray) -> Tensor:
+        return self._images[torch.from_numpy(rows).to(self._device)].float().div_(255)
+
+
+def build_optimizer(network: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimiser of PROTOCOL section 3 for a network's parameters."""
+    builders = {
+        "Adam": lambda p, **kw: torch.optim.Adam(p, fused=True, **kw),
+        "AdamW": lambda p, **kw: torch.optim.AdamW(p, fused=True, **kw),
+        "SGD": lambda p, **kw: torch.optim.SGD(p, momentum=0.9, nesterov=True, fused=True, **kw),
+    }
+    return builders[settings.optimizer](
+        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
+    )
+
+
+def learning_rate(settings: TrainingConfig, step: int, steps: int) -> float:
+    """Return the learning rate of a step.
+
+    A function of the step alone, so that a schedule has no state to save.
+
+    Parameters
+    ----------
+    settings
+        ``schedule`` is "constant" (the original) or "onecycle": a linear rise to
+        ``learning_rate`` over the first tenth of the steps, then half a cosine down to a
+        thousandth of it (after Smith and Topin, "Super-convergence", 2018).
+    step, steps
+        The step, from 0 on, and the number of all steps.
+    """
+    peak = settings.learning_rate
+    if settings.schedule == "constant":
+        return peak
+    rise = max(1, round(0.1 * steps))
+    if step < rise:
+        return peak * (step + 1) / rise
+    through = (step - rise) / max(1, steps - rise - 1)
+    return peak * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * through)))
+
+
+def _check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
+    where = f"data set {images.name!r} ({images.split})"
+    if config.training.make_scene_impossible:
+        raise AttractorError(
+            f"{where} does not show the same scene in variations; "
+            "set training.make_scene_impossible to false"
+        )
+    if len(np.unique(images.labels)) < 2:
+        raise AttractorError(f"{where} must hold labelled images of at least 2 classes to train on")
+
+
+# What may change between the start of a run and its resumption: nothing that the weights depend on.
+_FREE_ON_RESUME = {"training": {"gpu", "device", "frequency", "checkpoint_interval"}}
+
+
+def _claim(run: Run, config: ExperimentConfig, resume: bool) -> None:
+    if not run.config_file.exists():
+        return
+    if not resume:
+        raise AttractorError(
+            f"{run.path}: holds a run already; "
+            "continue it with --resume, or choose another folder with --out"
+        )
+    old = run.config().model_dump(exclude={"evaluation"})
+    new = config.model_dump(exclude={"evaluation"})
+    for section, values in old.items():
+        for key, value in values.items():
+            if key not in _FREE_ON_RESUME.get(section, ()) and value != new[section][key]:
+                raise AttractorError(
+                    f"{run.path}: was begun with {section}.{key} = {value!r}, not "
+                    f"{new[section][key]!r}; resume with the same value, or choose another --out"
+                )
+
+
+def _report(
+    epoch: int, sums: dict[str, float], count: int, rate: float, seconds: float
+) -> EpochReport:
+    means = {name: total / count for name, total in sums.items()}
+    part = {name: means.get(name, math.nan) for name in ("reconstruction", "metric")}
+    return EpochReport(
+        epoch=epoch,
+        loss=means["loss"],
+        **part,
+        cross_entropy=means.get("cross_entropy", math.nan),
+        learning_rate=rate,
+        seconds=seconds,
+        images_per_second=count / seconds,
+    )
+
+
+def _log_epoch(run: Run, settings: TrainingConfig, report: EpochReport) -> None:
+    if report.epoch % settings.frequency == 0 or report.epoch == settings.epochs:
+        run.log(
+            f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.6g}, "
+            f"{report.images_per_second:.0f} images a second"
+        )
+
+
+def _history_text(history: list[EpochReport]) -> str:
+    names = [field.name for field in fields(EpochReport)]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    writer.writerows([[getattr(report, name) for name in names] for report in history])
+    return text.getvalue()
+
+
+def _read_history(path: Path) -> list[EpochReport]:
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            return [
+                EpochReport(int(row.pop("epoch")), **{k: float(v) for k, v in row.items()})
+                for row in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise AttractorError(
+            f"{path}: is damaged ({error}); remove the run folder and train again"
+        ) from None

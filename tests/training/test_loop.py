@@ -1,0 +1,300 @@
+import csv
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from attractor_ae import ExperimentConfig, train
+from attractor_ae.data import Augmentation
+from attractor_ae.errors import AttractorError
+from attractor_ae.models import Autoencoder
+from attractor_ae.training.loop import build_optimizer, learning_rate
+
+SETTINGS = {
+    "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},
+    "training": {
+        "epochs": 4,
+        "batch_size": 16,
+        "loss": "mse",
+        "learning_rate": 1e-3,
+        "checkpoint_interval": 2,
+    },
+}
+
+
+def config(**training):
+    settings = {**SETTINGS, "training": {**SETTINGS["training"], **training}}
+    return ExperimentConfig.from_dict(settings)
+
+
+def weights(run):
+    return load_file(run.weights_file)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+class StopAfter:
+    """Interrupts as Ctrl-C does, after a number of steps."""
+
+    def __init__(self, steps):
+        self.steps = steps
+
+    def __call__(self, progress):
+        if progress.step == self.steps:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
+def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(digits, tmp_path, optimizer):
+    # SGD's momentum and the schedule are state too; SGD needs a small rate for summed pixels.
+    settings = config(
+        optimizer=optimizer,
+        schedule="onecycle",
+        learning_rate=1e-5 if optimizer == "SGD" else 1e-3,
+    )
+    augmentation = Augmentation()
+    whole = train(settings, digits, tmp_path / "whole", augmentation=augmentation)
+    # Step 8 of 3 an epoch is in the middle of epoch 3; a checkpoint of epoch 2 is written.
+    with pytest.raises(KeyboardInterrupt):
+        train(
+            settings,
+            digits,
+            tmp_path / "cut",
+            augmentation=augmentation,
+            on_progress=StopAfter(8),
+        )
+    assert not (tmp_path / "cut" / "weights.safetensors").exists()
+    steps = []
+    resumed = train(
+        settings,
+        digits,
+        tmp_path / "cut",
+        augmentation=augmentation,
+        resume=True,
+        on_progress=lambda at: steps.append(at.step),
+    )
+    assert steps == list(range(7, 13))
+    assert same(weights(whole), weights(resumed))
+    for a, b in zip(rows_of(whole), rows_of(resumed), strict=True):
+        assert a["loss"] == b["loss"]
+    assert not resumed.checkpoint_file.exists()
+
+
+def rows_of(run):
+    with run.history_file.open() as file:
+        return list(csv.DictReader(file))
+
+
+SCRIPT = """
+import sys
+from attractor_ae import ExperimentConfig, load, train
+
+config = ExperimentConfig.from_toml(sys.argv[1])
+images = load("mnist5k", "train", per_class=4)
+train(config, images, sys.argv[2], resume=True, on_progress=lambda at: print(at.step, flush=True))
+"""
+
+
+def test_a_killed_run_resumes_to_bitwise_the_same_weights(digits, tmp_path):
+    """SIGKILL: no handler runs, and the file of the last checkpoint is what there is."""
+    settings = config(epochs=12)
+    whole = train(settings, digits, tmp_path / "whole")
+    toml = tmp_path / "config.toml"
+    toml.write_text(settings.to_toml())
+    process = subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(toml), str(tmp_path / "cut")],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        for line in process.stdout:
+            if int(line) == 20:  # in epoch 7; the checkpoint of epoch 6 is there
+                process.kill()
+                break
+    assert process.returncode == -signal.SIGKILL
+    assert (tmp_path / "cut" / "checkpoint.safetensors").exists()
+    steps = []
+    resumed = train(
+        settings,
+        digits,
+        tmp_path / "cut",
+        resume=True,
+        on_progress=lambda at: steps.append(at.step),
+    )
+    assert steps[0] > 1
+    assert same(weights(whole), weights(resumed))
+
+
+def test_the_seed_decides_everything(digits, tmp_path, unchanged_random_state):
+    a, b, c = (
+        train(config(seed=seed, epochs=1), digits, tmp_path / name)
+        for name, seed in (("a", 1), ("b", 1), ("c", 2))
+    )
+    assert same(weights(a), weights(b))
+    assert not same(weights(a), weights(c))
+
+
+def test_training_learns_real_digits(digits, tmp_path):
+    run = train(config(epochs=16, learning_rate=2e-3), digits, tmp_path)
+    losses = [float(row["loss"]) for row in rows_of(run)]
+    # Better than the best constant image, which knows nothing of the input.
+    pixels = digits.images.astype(float) / 255
+    constant = ((pixels - pixels.mean(0)) ** 2).sum((1, 2, 3)).mean()
+    assert losses[-1] < 0.9 * constant < losses[0]
+
+
+def test_the_run_folder_tells_how_it_was_made(digits, tmp_path):
+    run = train(config(), digits, tmp_path / "run")
+    assert ExperimentConfig.from_toml(run.config_file) == config()
+    assert tomllib.loads(run.config_file.read_text())["evaluation"]["trials"] == 20
+    environment = json.loads(run.environment_file.read_text())
+    assert environment["packages"]["torch"] == torch.__version__
+    assert environment["device"] == "cpu"
+    assert environment["precision"] in {"float32", "bfloat16"}
+    history = rows_of(run)
+    assert [int(row["epoch"]) for row in history] == [1, 2, 3, 4]
+    assert all(float(row["images_per_second"]) > 0 for row in history)
+    assert "training is finished" in run.log_file.read_text()
+    model = Autoencoder()
+    model.load_state_dict(weights(run))
+    assert sorted(p.name for p in run.path.iterdir()) == [
+        "config.toml",
+        "environment.json",
+        "history.csv",
+        "log.txt",
+        "weights.safetensors",
+    ]
+
+
+def test_a_classifier_trains_in_the_same_loop(digits, tmp_path):
+    settings = ExperimentConfig.from_dict({**SETTINGS, "model": {"type": "conv", "dropout": 0.0}})
+    run = train(settings, digits, tmp_path)
+    history = rows_of(run)
+    assert float(history[-1]["cross_entropy"]) < math.log(10) < float(history[0]["loss"]) + 0.1
+    assert math.isnan(float(history[0]["reconstruction"]))
+
+
+def test_progress_counts_every_step_and_estimates_the_end(digits, tmp_path):
+    seen = []
+    train(config(), digits, tmp_path, on_progress=seen.append)
+    assert [at.step for at in seen] == list(range(1, 13))
+    assert {at.steps for at in seen} == {12}
+    assert seen[-1].seconds_left == 0
+    assert seen[0].seconds_left > 0
+    assert [at.report is not None for at in seen] == [at.step % 3 == 0 for at in seen]
+
+
+def test_a_run_is_not_overwritten(digits, tmp_path):
+    run = train(config(epochs=1), digits, tmp_path)
+    before = run.weights_file.read_bytes()
+    with pytest.raises(AttractorError, match="holds a run already; continue it with --resume"):
+        train(config(epochs=1), digits, tmp_path)
+    assert train(config(epochs=1), digits, tmp_path, resume=True).finished
+    assert run.weights_file.read_bytes() == before
+
+
+def test_another_experiment_is_not_resumed(digits, tmp_path):
+    train(config(epochs=1), digits, tmp_path)
+    with pytest.raises(AttractorError, match=r"begun with training.learning_rate = 0.001, not 0.5"):
+        train(config(epochs=1, learning_rate=0.5), digits, tmp_path, resume=True)
+
+
+def test_a_damaged_checkpoint_is_named(digits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), digits, tmp_path, on_progress=StopAfter(8))
+    path = tmp_path / "checkpoint.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(AttractorError, match="checkpoint.safetensors: is truncated or damaged"):
+        train(config(), digits, tmp_path, resume=True)
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(digits, tmp_path):
+    with pytest.raises(AttractorError, match=r"the loss is .* lower training.learning_rate"):
+        train(config(optimizer="SGD", learning_rate=1e6), digits, tmp_path)
+
+
+def test_what_cannot_be_trained_on_is_refused(digits, tmp_path):
+    with pytest.raises(AttractorError, match="does not show the same scene in variations"):
+        train(config(make_scene_impossible=True), digits, tmp_path)
+    with pytest.raises(AttractorError, match="at least 2 classes"):
+        train(config(), digits.take(np.arange(4)), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_unknown_device_is_refused(digits, tmp_path):
+    with pytest.raises(AttractorError, match=r"device 'cuda:99' cannot be used"):
+        train(config(device="cuda:99"), digits, tmp_path)
+
+
+def test_mixed_precision_trains_too(digits, tmp_path):
+    run = train(config(precision="bfloat16", loss="ssim", epochs=1), digits, tmp_path)
+    assert json.loads(run.environment_file.read_text())["precision"] == "bfloat16"
+    assert all(t.dtype == torch.float32 for t in weights(run).values())
+
+
+def test_the_constant_schedule_is_constant():
+    settings = config().training
+    assert {learning_rate(settings, step, 100) for step in range(100)} == {1e-3}
+
+
+def test_one_cycle_rises_in_a_line_and_falls_as_pytorchs_cosine():
+    settings = config(schedule="onecycle").training
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    np.testing.assert_allclose(rates[:10], 1e-3 * np.arange(1, 11) / 10)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    cosine = CosineAnnealingLR(optimizer, T_max=89, eta_min=1e-6)
+    expected = []
+    for _ in range(90):
+        expected.append(cosine.get_last_lr()[0])
+        optimizer.step()
+        cosine.step()
+    np.testing.assert_allclose(rates[10:], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_optimizers_are_those_of_the_protocol(name):
+    optimizer = build_optimizer(
+        torch.nn.Linear(2, 2), config(optimizer=name, weight_decay=0.25).training
+    )
+    assert type(optimizer).__name__ == name
+    assert optimizer.defaults["lr"] == 1e-3
+    assert optimizer.defaults["weight_decay"] == 0.25
+    if name == "SGD":
+        assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
+
+
+def test_ctrl_c_on_the_command_line(tmp_path):
+    """A real signal to a real process: one line, exit code 130, and the run resumes."""
+    toml = tmp_path / "c.toml"
+    toml.write_text(config(epochs=500).to_toml())
+    command = [sys.executable, "-c", "from attractor_ae.cli import main; main()"]
+    arguments = ["train", str(toml), "--out", str(tmp_path / "run")]
+    process = subprocess.Popen(
+        [*command, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+    checkpoint = tmp_path / "run" / "checkpoint.safetensors"
+    while not checkpoint.exists() and process.poll() is None:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate()
+    assert process.returncode == 130
+    assert errors.count("\n") == 1
+    assert "interrupted; nothing is lost, go on with: attractor-ae train" in errors
+    assert errors.rstrip().endswith("--resume")
+    assert not list((tmp_path / "run").glob(".*"))

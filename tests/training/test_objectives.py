@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from attractor_ae import ExperimentConfig
+from attractor_ae.errors import AttractorError
+from attractor_ae.models import Autoencoder, ConvClassifier, initialised_from
+from attractor_ae.training.objectives import Targets, build_network, build_objective
+
+
+def config(**sections):
+    return ExperimentConfig.from_dict({"dataset": {"name": "mnist5k"}, **sections})
+
+
+def test_targets_are_the_images_themselves_by_default(digits):
+    rows = np.array([3, 1, 2])
+    targets = Targets(digits, instance=False).draw(rows, np.random.default_rng(0))
+    assert np.array_equal(targets, rows)
+
+
+def test_instance_targets_are_every_other_image_of_the_class_equally_often(digits):
+    shuffled = digits.take(np.random.default_rng(1).permutation(len(digits)))
+    targets = Targets(shuffled, instance=True)
+    rng = np.random.default_rng(0)
+    rows = np.arange(40)
+    counts = np.zeros((40, 40))
+    for _ in range(900):
+        counts[rows, targets.draw(rows, rng)] += 1
+    same = shuffled.labels[:, None] == shuffled.labels[None]
+    others = same & ~np.eye(40, dtype=bool)
+    assert (counts[~others] == 0).all()
+    # 900 draws among 3 others: 300 each, standard deviation 14.
+    assert (np.abs(counts[others] - 300) < 6 * 14.2).all()
+
+
+def test_a_class_of_one_image_has_no_other(digits):
+    with pytest.raises(AttractorError, match="class '0' of 'mnist5k' has a single image"):
+        Targets(digits.first_per_class(1), instance=True)
+
+
+def test_a_classifier_has_the_cross_entropy():
+    network = ConvClassifier(4)
+    x, y = torch.rand(5, 1, 64, 64), torch.tensor([0, 1, 2, 3, 0])
+    losses = build_objective(config(model={"type": "conv"}), network)(x, x, y, None)
+    p = network(x).softmax(-1)[torch.arange(5), y]
+    torch.testing.assert_close(losses.total, -p.log().mean())
+
+
+def test_the_metric_loss_is_added_with_weight_one():
+    with initialised_from(0):
+        network = Autoencoder()
+    x, y = torch.rand(6, 1, 64, 64), torch.tensor([0, 0, 1, 1, 2, 2])
+    target = torch.rand(6, 1, 64, 64)
+    settings = config(model={"metric": "npair"}, training={"loss": "mse"})
+    losses = build_objective(settings, network)(x, target, y, None)
+    expected = ((network(x).reconstruction - target) ** 2).sum() / 6
+    torch.testing.assert_close(losses.parts["reconstruction"], expected)
+    assert losses.parts["metric"] > 0
+    torch.testing.assert_close(losses.total, expected + losses.parts["metric"])
+
+
+def test_the_network_is_the_configs():
+    model = {"dimension": 16, "dropout": 0.5, "activation": "SiLU"}
+    network = build_network(config(model=model), classes=10)
+    assert isinstance(network, Autoencoder)
+    assert (network.latent_dim, network.dropout) == (16, 0.5)
+    assert isinstance(network.activation, torch.nn.SiLU)
+    classifier = build_network(config(model={"type": "conv", "dropout": 0.0}), classes=7)
+    assert isinstance(classifier, ConvClassifier)
+    assert F.relu(classifier(torch.zeros(1, 1, 64, 64))).shape == (1, 7)
