@@ -1,0 +1,126 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import entropy as scipy_entropy
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from attractor_ae import EvaluationResult, ImageSet, evaluate, load
+from attractor_ae.errors import AttractorError
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return {
+        "in": load("mnist5k", "test", per_class=3),
+        "shift": load("digits8", "test", per_class=2),
+        "faces": load("faces", "test", per_class=10),
+        "photos": load("photos", "test", per_class=2),
+    }
+
+
+@pytest.fixture
+def result(estimator, sets):
+    return evaluate(
+        estimator,
+        sets["in"],
+        [sets["faces"], sets["photos"]],
+        [sets["shift"]],
+        provenance={"seed": 0},
+    )
+
+
+def test_each_data_set_is_scored_once(sets, estimator, monkeypatch):
+    seen = []
+    original = type(estimator).predict_proba_recursions
+
+    def counting(self, images, on_progress):
+        seen.append(len(images))
+        return original(self, images, on_progress)
+
+    monkeypatch.setattr(type(estimator), "predict_proba_recursions", counting)
+    told = []
+    evaluate(
+        estimator,
+        sets["in"],
+        [sets["faces"], sets["photos"]],
+        [sets["shift"]],
+        on_progress=lambda name, done, count: told.append((name, done, count)),
+    )
+    assert sorted(seen) == sorted(len(images) for images in sets.values())
+    assert {name for name, _, _ in told} == {images.name for images in sets.values()}
+    assert all(done <= count for _, done, count in told)
+
+
+def test_metrics_are_scikit_learns_on_the_stored_scores(result):
+    """The whole way from stored probabilities to a number, recomputed by scikit-learn."""
+    for r in range(result.recursions):
+        metrics = result.metrics(r)
+        known = result.in_scores
+
+        def u(scores, r=r):
+            return scipy_entropy(scores.probabilities[r].astype(float), base=10, axis=-1)
+
+        predicted = known.probabilities[r].argmax(-1)
+        assert metrics["accuracy"] == pytest.approx((predicted == known.labels).mean())
+        for scores in result.out_scores:
+            row = metrics["out"][scores.name]
+            y = np.r_[np.ones(len(known.labels)), np.zeros(len(scores.labels))]
+            s = np.r_[u(known), u(scores)]
+            assert row["auroc"] == pytest.approx(roc_auc_score(y, -s))
+            assert row["aupr_in"] == pytest.approx(average_precision_score(y, -s))
+            assert row["aupr_out"] == pytest.approx(average_precision_score(1 - y, s))
+    assert result.metrics() == result.metrics(result.recursion)
+
+
+def test_roles_and_labels(result, sets):
+    assert (result.in_scores.labels == sets["in"].labels).all()
+    assert [s.role for s in result.shift_scores] == ["shift"]
+    assert (result.shift_scores[0].labels == sets["shift"].labels).all()
+    assert all((s.labels == -1).all() for s in result.out_scores)
+    assert set(result.metrics()["out"]) == {"faces", "photos"}
+    assert set(result.metrics()["shift"]) == {"digits8"}
+
+
+def test_a_shift_is_scored_by_the_name_of_its_classes(estimator, sets):
+    """The shifted set lists its classes in another order; the accuracy stays the same."""
+    shift = sets["shift"]
+    turned = ImageSet(
+        "turned", "test", shift.images, 9 - shift.labels, tuple(reversed(shift.classes))
+    )
+    a = evaluate(estimator, sets["in"], [], [shift]).metrics()["shift"]["digits8"]
+    b = evaluate(estimator, sets["in"], [], [turned]).metrics()["shift"]["turned"]
+    assert a == b
+
+
+def test_a_result_is_read_back_as_it_was(result, tmp_path):
+    result.save(tmp_path)
+    again = EvaluationResult.load(tmp_path)
+    assert again.metrics(0) == result.metrics(0)
+    assert again.classes == result.classes == tuple("0123456789")
+    assert again.provenance == {"seed": 0}
+    assert np.array_equal(again.out_scores[1].probabilities, result.out_scores[1].probabilities)
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["in_dataset"] == "mnist5k"
+    assert stored["recursions"][1]["out"]["faces"]["auroc"] == pytest.approx(
+        result.metrics(1)["out"]["faces"]["auroc"]
+    )
+
+
+def test_a_damaged_result_is_named(result, tmp_path):
+    result.save(tmp_path)
+    path = tmp_path / "scores.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(AttractorError, match=r"scores.safetensors: is truncated or damaged"):
+        EvaluationResult.load(tmp_path)
+    with pytest.raises(AttractorError, match="no such file"):
+        EvaluationResult.load(tmp_path / "none")
+
+
+def test_impossible_requests_are_refused(estimator, sets):
+    with pytest.raises(AttractorError, match="'faces' is named twice"):
+        evaluate(estimator, sets["in"], [sets["faces"], sets["faces"]])
+    with pytest.raises(AttractorError, match="'faces' has the class .* so it is no shift"):
+        evaluate(estimator, sets["in"], [], [sets["faces"]])
+    with pytest.raises(AttractorError, match="'photos'.* has no images"):
+        evaluate(estimator, sets["in"], [sets["photos"].take([])])
