@@ -1,0 +1,18 @@
+"""Figures and tables of results."""
+
+from attractor_ae.reporting.figures import (
+    auroc_by_recursion,
+    entropy_histogram,
+    reconstruction_figure,
+)
+from attractor_ae.reporting.style import save_figure
+from attractor_ae.reporting.tables import detection_table, recursion_table
+
+__all__ = [
+    "auroc_by_recursion",
+    "detection_table",
+    "entropy_histogram",
+    "reconstruction_figure",
+    "recursion_table",
+    "save_figure",
+]

@@ -1,0 +1,69 @@
+"""Tables for the terminal."""
+
+from rich.table import Table
+
+from attractor_ae.evaluation import EvaluationResult
+from attractor_ae.metrics import Grid
+
+
+def detection_table(result: EvaluationResult, *, grid: Grid = "exact") -> Table:
+    """Return AUROC, AUPR and FPR95 of each D_out at the reported recursion, in percent.
+
+    Parameters
+    ----------
+    result
+        What to show.
+    grid
+        Thresholds that the curves are computed on.
+    """
+    metrics = result.metrics(grid=grid)
+    known = result.in_scores
+    table = Table(
+        title=f"{result.method} on {known.name}, recursion {result.recursion} "
+        f"(percent; D_in is the positive class)",
+        title_justify="left",
+        caption=f"accuracy on {known.name} ({known.split}, {len(known.labels)} images): "
+        f"{100 * metrics['accuracy']:.1f}",
+        caption_justify="left",
+    )
+    table.add_column("data set")
+    table.add_column("role")
+    for heading in ("images", "AUROC", "AUPR", "FPR95", "mean uncertainty", "accuracy"):
+        table.add_column(heading, justify="right")
+    table.add_row(
+        known.name,
+        "known",
+        f"{len(known.labels)}",
+        *("", "", ""),
+        f"{100 * metrics['mean_uncertainty']:.1f}",
+        f"{100 * metrics['accuracy']:.1f}",
+    )
+    for role in ("shift", "out"):
+        for name, row in metrics[role].items():
+            table.add_row(
+                name,
+                {"shift": "shift of the known", "out": "unknown"}[role],
+                f"{row['n_out']}",
+                *(f"{100 * row[key]:.1f}" for key in ("auroc", "aupr_in", "fpr95_in")),
+                f"{100 * row['mean_uncertainty']:.1f}",
+                f"{100 * row['accuracy']:.1f}" if "accuracy" in row else "",
+            )
+    return table
+
+
+def recursion_table(result: EvaluationResult, *, grid: Grid = "exact") -> Table:
+    """Return accuracy on D_in and AUROC of each D_out at every recursion, in percent."""
+    table = Table(title="every recursion (AUROC; percent)", title_justify="left")
+    table.add_column("recursion", justify="right")
+    table.add_column(f"accuracy on {result.in_scores.name}", justify="right")
+    for scores in result.out_scores:
+        table.add_column(scores.name, justify="right")
+    for r in range(result.recursions):
+        metrics = result.metrics(r, grid=grid)
+        table.add_row(
+            f"{r}",
+            f"{100 * metrics['accuracy']:.1f}",
+            *(f"{100 * row['auroc']:.1f}" for row in metrics["out"].values()),
+            style="bold" if r == result.recursion else None,
+        )
+    return table

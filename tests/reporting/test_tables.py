@@ -1,0 +1,57 @@
+import io
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from attractor_ae import EvaluationResult
+from attractor_ae.evaluation import DatasetScores
+from attractor_ae.reporting import detection_table, recursion_table
+
+
+def constant(name, role, p, n):
+    """Scores of images that all have the same distribution (p, 1 - p)."""
+    probabilities = np.tile(np.array([p, 1 - p], np.float32), (2, n, 1))
+    return DatasetScores(name, "test", role, np.full(n, -1 if role == "out" else 0), probabilities)
+
+
+@pytest.fixture
+def result():
+    return EvaluationResult(
+        "MC-AE",
+        ("a", "b"),
+        1,
+        constant("sure", "in", 1.0, 6),
+        (constant("moved", "shift", 0.25, 4),),
+        (constant("unsure", "out", 0.5, 3),),
+    )
+
+
+def text_of(table):
+    console = Console(width=200, file=io.StringIO())
+    console.print(table)
+    return console.file.getvalue()
+
+
+def rows(text):
+    return [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+
+
+def test_the_detection_table_by_hand(result):
+    text = text_of(detection_table(result))
+    # Entropy 0 for the known, ln 2 / ln 2 = 1 for the unknown: told apart without error.
+    # H(1/4, 3/4) = 0.5623 / 0.6931 = 0.811, and none of the shifted is taken for class a.
+    assert rows(text) == [
+        ["sure", "known", "6", "", "", "", "0.0", "100.0"],
+        ["moved", "shift of the known", "4", "100.0", "100.0", "0.0", "81.1", "0.0"],
+        ["unsure", "unknown", "3", "100.0", "100.0", "0.0", "100.0", ""],
+    ]
+    assert "accuracy on sure (test, 6 images): 100.0" in text
+    assert "recursion 1" in text
+
+
+def test_the_recursion_table_has_every_recursion(result):
+    assert rows(text_of(recursion_table(result))) == [
+        ["0", "100.0", "100.0"],
+        ["1", "100.0", "100.0"],
+    ]
