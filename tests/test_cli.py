@@ -1,0 +1,164 @@
+"""The terminal, tried as a new user would."""
+
+import os
+import subprocess
+import sys
+from importlib.metadata import version
+
+import pytest
+from typer.testing import CliRunner
+
+from attractor_ae.cli import app
+
+TINY = [
+    "dataset.nbr_of_samples_per_class=3",
+    "training.epochs=2",
+    "training.batch_size=16",
+    "training.loss=mse",
+    "evaluation.trials=2",
+    "evaluation.recursions=2",
+    "evaluation.recursion=1",
+    "evaluation.nbr_of_samples_per_class=2",
+    "evaluation.out_datasets=['faces']",
+]
+
+
+def options(settings):
+    return [part for text in settings for part in ("--set", text)]
+
+
+def invoke(*arguments):
+    """Run a command; what it prints is not wrapped to a narrow terminal."""
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
+
+
+def error_line(result):
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    return result.stderr
+
+
+@pytest.fixture
+def config(tmp_path):
+    path = tmp_path / "digits.toml"
+    path.write_text("[dataset]\nname = 'mnist5k'\n")
+    return path
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory):
+    """The folder of a tiny demo, and what it printed."""
+    folder = tmp_path_factory.mktemp("demo") / "demo"
+    return folder, invoke("demo", "--out", folder, *options(TINY))
+
+
+def test_the_demo_leaves_a_table_and_pictures(demo):
+    folder, result = demo
+    assert result.exit_code == 0, result.output
+    for part in ("mnist5k", "digits8", "faces", "shift of the known", "AUROC", "every recursion"):
+        assert part in result.stdout
+    evaluation = folder / "evaluation"
+    for name in ("entropy", "recursions", "reconstructions", "reconstructions-faces"):
+        assert (evaluation / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert (evaluation / f"{name}.pdf").read_bytes().startswith(b"%PDF")
+        assert str(evaluation / f"{name}.png") in result.stdout
+    assert (folder / "estimator.safetensors").exists()
+
+
+def test_a_finished_demo_is_evaluated_again_to_the_same_table(demo):
+    folder, first = demo
+    again = invoke("demo", "--out", folder, *options(TINY))
+
+    def table(text):
+        return [line for line in text.splitlines() if "│" in line or "accuracy on" in line]
+
+    assert again.exit_code == 0
+    assert table(again.stdout) == table(first.stdout) != []
+
+
+def test_train_then_evaluate(config, tmp_path):
+    run = tmp_path / "run"
+    trained = invoke("train", config, "--out", run, *options(TINY))
+    assert trained.exit_code == 0, trained.output
+    assert f"Next: attractor-ae evaluate {run}" in trained.stdout
+    evaluated = invoke("evaluate", run, "--set", "evaluation.head=knn")
+    assert evaluated.exit_code == 0, evaluated.output
+    assert "faces" in evaluated.stdout
+
+
+def test_runs_have_a_place_by_default(config, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    settings = [*TINY, "training.epochs=1", "training.seed=3"]
+    assert invoke("train", config, *options(settings)).exit_code == 0
+    assert (tmp_path / "runs" / "digits-seed3" / "weights.safetensors").exists()
+
+
+def test_an_unknown_data_set(config, tmp_path):
+    result = invoke("train", config, "--out", tmp_path / "r", "--set", "dataset.name=mnist5")
+    assert "unknown data set 'mnist5'; did you mean 'mnist5k'" in error_line(result)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_typo_in_a_key(config, tmp_path):
+    config.write_text("[dataset]\nname = 'mnist5k'\n[training]\nepoch = 3\n")
+    line = error_line(invoke("train", config, "--out", tmp_path / "r"))
+    assert f"{config}: unknown key in [training]: 'epoch'; did you mean 'epochs'" in line
+
+
+def test_a_run_folder_that_does_not_exist(tmp_path):
+    line = error_line(invoke("evaluate", tmp_path / "none"))
+    assert "none: no such run folder; make one with: attractor-ae train" in line
+
+
+def test_a_run_with_truncated_weights(config, tmp_path):
+    run = tmp_path / "run"
+    invoke("train", config, "--out", run, *options(TINY))
+    weights = run / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    assert "weights.safetensors: is truncated or damaged" in error_line(invoke("evaluate", run))
+    assert not (run / "evaluation").exists()
+
+
+def test_a_folder_that_cannot_be_written_to(config, tmp_path):
+    # A file where the folder should be: no permission bit stops the superuser.
+    (tmp_path / "file").write_text("")
+    line = error_line(invoke("train", config, "--out", tmp_path / "file" / "run", *options(TINY)))
+    assert "cannot be written" in line
+    assert "choose another folder with --out" in line
+
+
+def test_only_the_evaluation_of_a_run_can_be_set(demo):
+    folder, _ = demo
+    line = error_line(invoke("evaluate", folder, "--set", "training.epochs=3"))
+    assert "only keys of [evaluation] can be set" in line
+
+
+def test_an_unknown_option_is_the_usual_error():
+    result = invoke("train", "--epochs", "3")
+    assert result.exit_code == 2
+    assert "No such option" in result.stderr
+
+
+def test_data_list_names_every_set_and_how_to_get_it(tmp_path):
+    result = invoke("data", "list", "--data-root", tmp_path)
+    assert result.exit_code == 0
+    for name in ("mnist5k", "digits8", "faces", "textures", "photos", "mnist", "fashion"):
+        assert f"│ {name} " in result.stdout
+    assert f"mnist: needs {tmp_path}" in result.stdout.replace("\n", "")
+
+
+def test_version_and_help():
+    assert invoke("--version").stdout == f"attractor-ae {version('attractor-ae')}\n"
+    text = invoke("--help").stdout
+    for command in ("demo", "train", "evaluate", "data"):
+        assert command in text
+
+
+def test_help_does_not_wait_for_pytorch():
+    code = (
+        "import sys\nfrom typer.testing import CliRunner\nfrom attractor_ae.cli import app\n"
+        "assert CliRunner().invoke(app, ['--help']).exit_code == 0\n"
+        "assert 'torch' not in sys.modules and 'sklearn' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env=dict(os.environ))
