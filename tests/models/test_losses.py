@@ -153,7 +153,7 @@ def test_ms_ssim_of_large_images_is_that_of_pytorch_msssim(side):
     target = photographs(side)
     x, y = (torch.from_numpy(i).float() for i in (degraded(target), target))
     expected = 1 - pytorch_msssim.ms_ssim(x, y, data_range=1, win_size=7)
-    assert reconstruction_loss("ms-ssim")(x, y).item() == pytest.approx(expected.item(), abs=1e-6)
+    assert reconstruction_loss("ms-ssim")(x, y).item() == pytest.approx(expected.item(), abs=4e-6)
 
 
 def test_ms_ssim_has_a_gradient_where_there_is_no_similarity(pair):

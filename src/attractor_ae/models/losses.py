@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from pytorch_msssim import ssim
+
+# Private, because the public ms_ssim refuses images of 64 pixels.
 from pytorch_msssim.ssim import _fspecial_gauss_1d, _ssim
 from torch import Tensor
 
@@ -90,7 +92,7 @@ def _one_minus_ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
 
     The coarsest of five scales has the window's 7 pixels in images of 97 pixels and more. There
     the value is that of ``pytorch_msssim.ms_ssim``, which refuses smaller images. An image of 64
-    pixels has four scales, whose weights are scaled to the sum of the five, which is one.
+    pixels has four scales, and their weights are scaled up to the sum of all five.
     """
     _check_window_fits("ms-ssim", MS_SSIM_WINDOW, target)
     window = _fspecial_gauss_1d(MS_SSIM_WINDOW, SSIM_SIGMA).repeat(target.shape[1], 1, 1, 1)
