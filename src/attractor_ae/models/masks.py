@@ -66,15 +66,15 @@ def draw_masks(
     """
     if not 0 <= rate < 1:
         raise AttractorError(f"dropout rate must lie in [0, 1), got {rate}")
-    # Sixteen random bits an element instead of a float: a fifth of the time. The rate that they
-    # can express is used for the scale as well, so that the mean of a mask is exactly one.
+    # Sixteen random bits an element, four elements from one draw, instead of a float each. The
+    # rate that they can express is used for the scale as well, so that a mask's mean is one.
     threshold = round(rate * 65536)
     scale = 65536 / (65536 - threshold)
     sites = []
     for shape in shapes:
         *space, features = (*shape[1:], shape[0])  # (h, w, c) or (f,)
         size = count * int(np.prod(shape))
-        bits = np.frombuffer(rng.bytes(2 * size), dtype="<u2")
+        bits = rng.integers(2**64, size=-(-size // 4), dtype=np.uint64).view(np.uint16)[:size]
         kept = torch.from_numpy(bits >= threshold).reshape(count, *space, features)
         mask = kept.to(torch.float32).mul_(scale)
         sites.append(mask.movedim(-1, 1))  # (count, c, h, w), channels last in memory
