@@ -77,6 +77,16 @@ def test_a_finished_demo_is_evaluated_again_to_the_same_table(demo):
     assert table(again.stdout) == table(first.stdout) != []
 
 
+def test_a_finished_demo_can_be_evaluated_differently(demo):
+    folder, _ = demo
+    again = invoke("demo", "--out", folder, *options([*TINY, "evaluation.out_datasets=['photos']"]))
+    assert again.exit_code == 0
+    assert "photos" in again.stdout
+    # What an earlier evaluation drew of other sets is no result of this one.
+    assert "reconstructions-faces" not in again.stdout
+    assert (folder / "evaluation" / "reconstructions-photos.png").exists()
+
+
 def test_train_then_evaluate(config, tmp_path):
     run = tmp_path / "run"
     trained = invoke("train", config, "--out", run, *options(TINY))
@@ -98,6 +108,27 @@ def test_an_unknown_data_set(config, tmp_path):
     result = invoke("train", config, "--out", tmp_path / "r", "--set", "dataset.name=mnist5")
     assert "unknown data set 'mnist5'; did you mean 'mnist5k'" in error_line(result)
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("evaluation.out_datasets=['facse']", "unknown data set 'facse'; did you mean 'faces'"),
+        ("evaluation.out_datasets=['mnist5k']", "'mnist5k' is named twice"),
+        ("dataset.split=test", "is what the trained network is measured on"),
+        ("dataset.split=trian", "has no split 'trian'; available: train, test"),
+        ("dataset.factor=sharan", "'mnist5k' has no variations"),
+    ],
+)
+def test_names_are_checked_before_training(config, tmp_path, setting, message):
+    result = invoke("train", config, "--out", tmp_path / "r", *options([*TINY, setting]))
+    assert message in error_line(result)
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_path_that_is_too_long(config, tmp_path):
+    result = invoke("train", config, "--out", tmp_path / ("x" * 300), *options(TINY))
+    assert "ame too long" in error_line(result)
 
 
 def test_a_typo_in_a_key(config, tmp_path):
@@ -125,7 +156,7 @@ def test_a_folder_that_cannot_be_written_to(config, tmp_path):
     (tmp_path / "file").write_text("")
     line = error_line(invoke("train", config, "--out", tmp_path / "file" / "run", *options(TINY)))
     assert "cannot be written" in line
-    assert "choose another folder with --out" in line
+    assert "choose another folder" in line
 
 
 def test_only_the_evaluation_of_a_run_can_be_set(demo):

@@ -124,3 +124,7 @@ def test_impossible_requests_are_refused(estimator, sets):
         evaluate(estimator, sets["in"], [], [sets["faces"]])
     with pytest.raises(AttractorError, match="'photos'.* has no images"):
         evaluate(estimator, sets["in"], [sets["photos"].take([])])
+    few = sets["in"].take(np.flatnonzero(sets["in"].labels < 5))
+    few = ImageSet("few", "test", few.images, few.labels, few.classes[:5])
+    with pytest.raises(AttractorError, match="'few' has 5 classes, but the .* the label 9"):
+        evaluate(estimator, few, [])

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from attractor_ae.models import Autoencoder, ConvClassifier, DropoutMasks
     from attractor_ae.runs import Run
     from attractor_ae.training import train
-    from attractor_ae.workflows import run_demo, run_evaluation, run_training
+    from attractor_ae.workflows import fit_estimator, run_demo, run_evaluation, run_training
 
 __version__ = version("attractor-ae")
 
@@ -29,7 +29,7 @@ _HOMES = {
     "models": ("Autoencoder", "ConvClassifier", "DropoutMasks"),
     "runs": ("Run",),
     "training": ("train",),
-    "workflows": ("run_demo", "run_evaluation", "run_training"),
+    "workflows": ("fit_estimator", "run_demo", "run_evaluation", "run_training"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -48,6 +48,7 @@ __all__ = [
     "Trajectory",
     "UncertaintyEstimator",
     "evaluate",
+    "fit_estimator",
     "iterate",
     "load",
     "run_demo",

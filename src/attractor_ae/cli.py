@@ -1,5 +1,6 @@
 """The command line: thin, one call of the public Python API a command."""
 
+import shlex
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -80,7 +81,7 @@ def demo(
 
     Takes some minutes on two CPU cores, needs no download, and leaves a table and pictures.
     """
-    with _one_line_errors(again=f"attractor-ae demo --out {folder}"):
+    with _one_line_errors(_again("demo", "--out", folder, *_sets(settings))):
         from attractor_ae.workflows import run_demo
 
         began = time.monotonic()
@@ -114,8 +115,8 @@ def train(
 
         experiment = ExperimentConfig.from_toml(config, settings or ())
         target = folder or Path("runs") / f"{config.stem}-seed{experiment.training.seed}"
-    changes = "".join(f" --set {text}" for text in settings or ())
-    with _one_line_errors(again=f"attractor-ae train {config} --out {target}{changes} --resume"):
+    options = [*_sets(settings), *_root(data_root), "--resume"]
+    with _one_line_errors(_again("train", config, "--out", target, *options)):
         from attractor_ae.workflows import run_training
 
         with _progress() as display:
@@ -140,7 +141,7 @@ def evaluate(
 
     Writes scores, metrics, figures and the fitted estimator into the run folder.
     """
-    with _one_line_errors(again=f"attractor-ae evaluate {run}"):
+    with _one_line_errors(_again("evaluate", run, *_sets(settings), *_root(data_root))):
         from attractor_ae.workflows import run_evaluation
 
         with _progress() as display:
@@ -191,6 +192,19 @@ def _options(
         raise typer.Exit
 
 
+def _again(*words: str | Path) -> str:
+    """Return the command that goes on where an interrupted one stopped, ready to be pasted."""
+    return shlex.join(["attractor-ae", *(str(word) for word in words)])
+
+
+def _sets(settings: list[str] | None) -> list[str]:
+    return [word for text in settings or () for word in ("--set", text)]
+
+
+def _root(data_root: Path | None) -> list[str]:
+    return [] if data_root is None else ["--data-root", str(data_root)]
+
+
 @contextmanager
 def _one_line_errors(again: str = "") -> Iterator[None]:
     """Turn what a user can repair into one line and exit code 2, and Ctrl-C into 130."""
@@ -198,6 +212,17 @@ def _one_line_errors(again: str = "") -> Iterator[None]:
         yield
     except AttractorError as error:
         err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except OSError as error:  # e.g. a path that is too long or may not be looked at
+        what = f"{error.filename}: " if error.filename else ""
+        reason = error.strerror or error
+        err.print(
+            f"error: {what}{reason}; check the path and its permissions",
+            style="red",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
         sys.exit(2)
     except KeyboardInterrupt:
         hint = f"; nothing is lost, go on with: {again}" if again else ""

@@ -82,16 +82,18 @@ class ModelConfig(_Section):
     metric: Annotated[MetricLossName, _spelled(MetricLossName)] = Field(
         default="", description="metric loss on the latent codes, added to the reconstruction loss"
     )
-    dimension: int = Field(default=64, ge=1, description="length of the latent code")
+    dimension: int = Field(default=64, ge=1, le=65_536, description="length of the latent code")
     activation: Annotated[str, AfterValidator(_activation)] = "ReLU"
-    dropout: float = Field(default=0.33, ge=0, lt=1, allow_inf_nan=False)
+    dropout: float = Field(default=0.33, ge=0, le=0.99, allow_inf_nan=False)
 
 
 class TrainingConfig(_Section):
     """``[training]``: how it is trained."""
 
     gpu: str = Field(
-        default="0", description='number of the GPU that device "auto" takes where there is one'
+        default="0",
+        pattern=r"^\d+$",
+        description='number of the GPU that device "auto" takes where there is one',
     )
     batch_size: int = Field(default=64, ge=1)
     optimizer: Annotated[OptimizerName, _spelled(OptimizerName)] = "Adam"
@@ -121,7 +123,7 @@ class TrainingConfig(_Section):
     @classmethod
     def _gpu_number_as_text(cls, values: Any) -> Any:  # noqa: ANN401
         # The original writes gpu = "0"; a plain number means the same.
-        if isinstance(values, Mapping) and isinstance(values.get("gpu"), int):
+        if isinstance(values, Mapping) and type(values.get("gpu")) is int:
             return {**values, "gpu": str(values["gpu"])}
         return values
 
@@ -153,7 +155,9 @@ class EvaluationConfig(_Section):
     mask_scope: MaskScope = Field(
         default="trial", description="whether the images of a trial share a mask"
     )
-    out_datasets: tuple[str, ...] = Field(default=(), strict=False, description="the D_outs")
+    out_datasets: tuple[str, ...] = Field(
+        default=(), strict=False, description="the D_outs; none names faces, textures and photos"
+    )
     shift_datasets: tuple[str, ...] = Field(
         default=(), strict=False, description="sets that show the known classes in another guise"
     )
@@ -182,6 +186,17 @@ class ExperimentConfig(_Section):
     model: ModelConfig = ModelConfig()
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _a_classifier_reconstructs_nothing(self) -> "ExperimentConfig":
+        training = self.training
+        impossible = training.make_scene_impossible or training.make_instance_impossible
+        if self.model.type == "conv" and (self.model.metric or impossible):
+            raise ValueError(
+                'model.type "conv" has no latent code and no reconstruction; set model.metric to '
+                '"", and make_scene_impossible and make_instance_impossible to false'
+            )
+        return self
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "ExperimentConfig":
@@ -288,7 +303,7 @@ def _explain(error: ValidationError) -> str:
             return f"{key} is missing; it must be given"
         case "value_error":
             reason = first["msg"].removeprefix("Value error, ")
-            return f"{key}: {reason}"
+            return f"{key}: {reason}" if key else reason
         case "literal_error":
             allowed = (
                 first.get("ctx", {})["expected"].replace(" or ", ", ").replace("'", "").split(", ")

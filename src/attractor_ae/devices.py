@@ -26,7 +26,7 @@ def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).add_(1).item()
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
         reason = str(error).splitlines()[0]
         raise AttractorError(
             f"device {name!r} cannot be used ({reason}); use auto, cpu, or a device of this machine"

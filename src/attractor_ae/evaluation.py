@@ -205,7 +205,7 @@ class EvaluationResult:
                 out_scores=tuple(s for s in every if s.role == "out"),
                 provenance=json.loads(metadata["provenance"]),
             )
-        except (KeyError, ValueError, IndexError):
+        except (KeyError, ValueError, IndexError, TypeError):
             raise AttractorError(f"{path}: holds no evaluation; evaluate the run again") from None
 
 
@@ -238,8 +238,15 @@ def evaluate(
     Raises
     ------
     AttractorError
-        If a set is empty, a name comes twice, or a shifted set has an unknown class.
+        If a set is empty, a name comes twice, a shifted set has an unknown class, or D_in has fewer
+        classes than were fitted.
     """
+    largest = int(estimator.classes_.max())
+    if largest >= len(in_dataset.classes):
+        raise AttractorError(
+            f"data set {in_dataset.name!r} has {len(in_dataset.classes)} classes, but the "
+            f"estimator knows the label {largest}; evaluate on the classes that it was fitted on"
+        )
     names = [images.name for images in (in_dataset, *shift_datasets, *out_datasets)]
     for name in names:
         if names.count(name) > 1:

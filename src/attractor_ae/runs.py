@@ -128,7 +128,15 @@ def environment(device: str, precision: str) -> dict[str, Any]:
     """
     import torch
 
-    packages = ("attractor-ae", "torch", "torchvision", "numpy", "scikit-learn")
+    packages = (
+        "attractor-ae",
+        "torch",
+        "torchvision",
+        "numpy",
+        "scikit-learn",
+        "pytorch-msssim",
+        "pytorch-metric-learning",
+    )
     versions = {name: metadata.version(name) for name in packages}
     versions["torch"] = torch.__version__  # says the build as well, e.g. +cu130
     is_gpu = device.startswith("cuda")

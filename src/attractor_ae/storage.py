@@ -51,7 +51,7 @@ def cannot_write(path: Path, error: OSError) -> AttractorError:
     """Return the error for a path that the system refuses to write."""
     return AttractorError(
         f"{error.filename or path}: cannot be written ({error.strerror or error}); "
-        "free space or choose another folder with --out"
+        "free space, or choose another folder"
     )
 
 
@@ -72,25 +72,6 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON file that holds an object.
-
-    Raises
-    ------
-    AttractorError
-        If the file is missing, damaged, or holds something else.
-    """
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise AttractorError(f"{path}: no such file; it is made by attractor-ae") from None
-    except (OSError, ValueError) as error:
-        raise AttractorError(f"{path}: is damaged ({error}); make it again") from None
-    if not isinstance(values, dict):
-        raise AttractorError(f"{path}: must hold a JSON object; make it again")
-    return values
-
-
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors with metadata to a safetensors file, atomically."""
     from safetensors.torch import save
@@ -108,16 +89,14 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     AttractorError
         If the file is missing, truncated or damaged.
     """
-    if not path.is_file():
-        raise AttractorError(f"{path}: no such file; train the run again to make it")
+    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, where access is denied
+        raise AttractorError(f"{path}: no such file; make it again")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise AttractorError(
-            f"{path}: is truncated or damaged ({error}); train the run again to make it anew"
-        ) from None
+        raise AttractorError(f"{path}: is truncated or damaged ({error}); make it again") from None
 
 
 def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:

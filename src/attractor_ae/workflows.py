@@ -9,9 +9,8 @@ import torch
 
 from attractor_ae.config import ExperimentConfig
 from attractor_ae.data import CATALOGUE, ImageSet, load
-from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.devices import resolve_device
-from attractor_ae.errors import AttractorError
+from attractor_ae.errors import AttractorError, unknown_name
 from attractor_ae.estimators import AttractorEstimator
 from attractor_ae.evaluation import EvaluationResult, evaluate
 from attractor_ae.models import Autoencoder
@@ -23,12 +22,23 @@ from attractor_ae.reporting import (
 )
 from attractor_ae.runs import Run, environment
 from attractor_ae.storage import load_weights, read_tensors
-from attractor_ae.training import Progress, build_network, train
+from attractor_ae.training import (
+    Progress,
+    build_network,
+    train,
+    trained_on,
+    training_augmentation,
+)
 
 TestProgress = Callable[[str, int, int], None]
+"""Called with the name of a data set, and its images that are done and of all."""
 
-_BUILT_IN_OUT = ("faces", "textures", "photos")
+BUILT_IN_OUT = ("faces", "textures", "photos")
+"""The D_outs of an experiment that names none."""
+
 _OUT_PER_CLASS = 250
+_TEST_SPLIT = "test"
+_EVALUATION = "evaluation."
 
 
 def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -71,42 +81,89 @@ def run_training(
     AttractorError
         On everything that a user can repair.
     """
+    # Names are checked now: nobody should learn of a typo after a day of training.
+    _evaluation_names(config)
     return train(
         config,
-        _training_images(config, data_root),
+        training_images(config, data_root=data_root),
         folder,
-        augmentation=_augmentation(config),
+        natural=CATALOGUE[config.dataset.name].natural,
         resume=resume,
         on_progress=on_progress,
     )
 
 
-def fit_estimator(
-    run: Run, config: ExperimentConfig, *, data_root: str | Path | None = None
-) -> AttractorEstimator:
-    """Return an estimator of a finished run, fitted on the images that the run was trained on.
+def training_images(config: ExperimentConfig, *, data_root: str | Path | None = None) -> ImageSet:
+    """Return the images that an experiment trains on.
 
     Parameters
     ----------
-    run
-        The run.
     config
-        Its experiment; the section ``[evaluation]`` may differ from the stored one.
+        The experiment.
     data_root
         Where the data sets' files are.
 
     Raises
     ------
     AttractorError
-        If weights or data are missing or damaged, or the run is no autoencoder.
+        If the set is unknown, has no such split or variation, or is missing; if the split is the
+        one that held-out scores are measured on.
     """
-    images = _training_images(config, data_root)
+    dataset = config.dataset
+    if dataset.split == _TEST_SPLIT:
+        raise AttractorError(
+            f"dataset.split {dataset.split!r} is what the trained network is measured on; "
+            "train on another split"
+        )
+    if dataset.factor:
+        raise AttractorError(
+            f"dataset.factor {dataset.factor!r}: {dataset.name!r} has no variations; set it to ''"
+        )
+    return load(
+        dataset.name, dataset.split, per_class=dataset.nbr_of_samples_per_class, root=data_root
+    )
+
+
+def fit_estimator(
+    folder: str | Path,
+    images: ImageSet,
+    *,
+    overrides: Sequence[str] = (),
+    natural: bool = False,
+) -> AttractorEstimator:
+    """Return an estimator of a finished run, fitted on the images that the run was trained on.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    images
+        The labelled images of its training.
+    overrides
+        Any number of ``"evaluation.key=value"``, which win over the stored config.
+    natural
+        As for `attractor_ae.train`.
+
+    Raises
+    ------
+    AttractorError
+        If the weights are missing or damaged, the run is no autoencoder, or it was trained on
+        another set.
+    """
+    run = Run.open(folder)
+    config = _evaluation_config(run, overrides)
+    tensors, metadata = read_tensors(run.weights_file)
+    for key, value in trained_on(images).items():
+        if metadata.get(key, value) != value:
+            raise AttractorError(
+                f"{run.path}: was trained on {key} {metadata[key]}, not {value}; "
+                "fit on the images that it was trained on"
+            )
     network = build_network(config, len(images.classes))
     if not isinstance(network, Autoencoder):
         raise AttractorError(
             f"{run.path}: holds a classifier, which has no attractors; evaluate an autoencoder"
         )
-    tensors, _ = read_tensors(run.weights_file)
     load_weights(network, tensors, run.weights_file)
     settings = config.evaluation
     estimator = AttractorEstimator(
@@ -117,7 +174,7 @@ def fit_estimator(
         head=settings.head,
         head_masks=settings.head_masks,
         mask_scope=settings.mask_scope,
-        augmentation=_augmentation(config),
+        augmentation=training_augmentation(config.training, natural),
         seed=config.training.seed,
     )
     estimator.to(resolve_device(config.training.device, config.training.gpu))
@@ -153,31 +210,32 @@ def run_evaluation(
         On everything that a user can repair.
     """
     run = Run.open(folder)
-    config = ExperimentConfig.from_toml(run.config_file, overrides)
-    if foreign := [text for text in overrides if not text.startswith("evaluation.")]:
-        raise AttractorError(
-            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation] can be set"
-        )
+    config = _evaluation_config(run, overrides)
     settings = config.evaluation
+    outs, shifts = _evaluation_names(config)
     # Everything is loaded before anything is computed, so that a missing set is told at once.
-    in_dataset = load(
+    known = load(
         config.dataset.name,
-        "test",
+        _TEST_SPLIT,
         per_class=settings.nbr_of_samples_per_class,
         root=data_root,
     )
-    names = settings.out_datasets or tuple(n for n in _BUILT_IN_OUT if n != in_dataset.name)
-    outs = [load(n, "test", per_class=_OUT_PER_CLASS, root=data_root) for n in names]
-    shifts = [
-        load(n, "test", per_class=settings.nbr_of_samples_per_class, root=data_root)
-        for n in settings.shift_datasets
+    unknown = [load(n, _TEST_SPLIT, per_class=_OUT_PER_CLASS, root=data_root) for n in outs]
+    shifted = [
+        load(n, _TEST_SPLIT, per_class=settings.nbr_of_samples_per_class, root=data_root)
+        for n in shifts
     ]
-    estimator = fit_estimator(run, config, data_root=data_root)
+    estimator = fit_estimator(
+        folder,
+        training_images(config, data_root=data_root),
+        overrides=overrides,
+        natural=CATALOGUE[config.dataset.name].natural,
+    )
     result = evaluate(
         estimator,
-        in_dataset,
-        outs,
-        shifts,
+        known,
+        unknown,
+        shifted,
         provenance={
             **environment(str(estimator.device), "float32"),
             "experiment": config.model_dump(mode="json"),
@@ -186,8 +244,9 @@ def run_evaluation(
     )
     estimator.save(run.estimator_file)
     result.save(run.evaluation_folder)
-    _write_figures(run.evaluation_folder, result, estimator, [in_dataset, *shifts, *outs])
-    run.log(f"evaluated on {', '.join(s.name for s in [in_dataset, *shifts, *outs])}")
+    sets = [known, *shifted, *unknown]
+    _write_figures(run.evaluation_folder, result, estimator, sets)
+    run.log(f"evaluated on {', '.join(images.name for images in sets)}")
     return result
 
 
@@ -218,21 +277,34 @@ def run_demo(
     """
     config = preset("quick", overrides)
     run = run_training(config, folder, resume=True, on_progress=on_training)
-    return run_evaluation(run.path, on_progress=on_testing)
+    # A resumed run keeps the config that it was begun with, so these are said again.
+    again = [text for text in overrides if text.startswith(_EVALUATION)]
+    return run_evaluation(run.path, overrides=again, on_progress=on_testing)
 
 
-def _training_images(config: ExperimentConfig, data_root: str | Path | None) -> ImageSet:
-    dataset = config.dataset
-    return load(
-        dataset.name, dataset.split, per_class=dataset.nbr_of_samples_per_class, root=data_root
-    )
+def _evaluation_config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
+    """Return the experiment of a run with another evaluation."""
+    if foreign := [text for text in overrides if not text.startswith(_EVALUATION)]:
+        raise AttractorError(
+            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation] can be set"
+        )
+    return ExperimentConfig.from_toml(run.config_file, overrides)
 
 
-def _augmentation(config: ExperimentConfig) -> Augmentation | None:
-    if not config.training.augment:
-        return None
-    natural = CATALOGUE[config.dataset.name].natural
-    return Augmentation(brightness_contrast=0.33 if natural else 0.0)
+def _evaluation_names(config: ExperimentConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the names of the D_outs and of the shifted sets, checked without loading them."""
+    known = config.dataset.name
+    outs = config.evaluation.out_datasets or tuple(n for n in BUILT_IN_OUT if n != known)
+    shifts = config.evaluation.shift_datasets
+    names = [known, *outs, *shifts]
+    for name in names:
+        if name not in CATALOGUE:
+            raise unknown_name("data set", name, CATALOGUE)
+        if names.count(name) > 1:
+            raise AttractorError(f"data set {name!r} is named twice; name each set once")
+        if _TEST_SPLIT not in CATALOGUE[name].splits:
+            raise AttractorError(f"data set {name!r} has no split {_TEST_SPLIT!r} to measure on")
+    return outs, shifts
 
 
 def _write_figures(
@@ -241,6 +313,9 @@ def _write_figures(
     estimator: AttractorEstimator,
     sets: Sequence[ImageSet],
 ) -> None:
+    # Those of sets that an earlier evaluation looked at would be taken for results of this one.
+    for stale in folder.glob("reconstructions-*"):
+        stale.unlink()
     save_figure(entropy_histogram(result), folder / "entropy")
     save_figure(auroc_by_recursion(result), folder / "recursions")
     # The middle image of each set: neither chosen for its looks nor by its score.

@@ -8,12 +8,13 @@ from pytorch_ood.metrics import OODMetrics
 from scipy.stats import entropy as scipy_entropy
 from torch.utils.data import DataLoader, TensorDataset
 
-from attractor_ae import AttractorEstimator, Autoencoder
+from attractor_ae import AttractorEstimator
 from attractor_ae.data import Augmentation
 from attractor_ae.dynamics import iterate
 from attractor_ae.errors import AttractorError
-from attractor_ae.estimators.base import check_images
+from attractor_ae.estimators.base import check_images, gather
 from attractor_ae.models import sample_masks, trial_masks
+from attractor_ae.storage import read_tensors, write_tensors
 
 SCOPES = ["trial", "sample"]
 
@@ -126,7 +127,10 @@ def test_a_list_is_refused_by_name():
         inspect.unwrap(check_images)([[0.0]], (1, 64, 64))
 
 
-def test_no_images_give_no_scores(estimator):
+@pytest.mark.parametrize("scope", SCOPES)
+@pytest.mark.parametrize("head", ["mlp", "knn"])
+def test_no_images_give_no_scores(autoencoder, digits, scope, head):
+    estimator = make(autoencoder, digits, mask_scope=scope, head=head)
     empty = np.zeros((0, 1, 64, 64), np.uint8)
     assert estimator.predict(empty).shape == (0,)
     assert estimator.sample_proba(empty).shape == (3, 0, 10)
@@ -161,6 +165,11 @@ def test_fit_takes_a_loader_and_ignores_unknown_rows(autoencoder, digits):
     assert torch.equal(estimator.predict(digits.images), expected)
 
 
+def test_a_loader_without_labels_is_refused(digits):
+    with pytest.raises(AttractorError, match=r"pairs \(images, labels\), got a Tensor"):
+        inspect.unwrap(gather)([torch.from_numpy(digits.images)], None, (1, 64, 64))
+
+
 def test_labels_may_be_any_numbers(autoencoder, digits):
     labels = digits.labels * 3 + 7
     estimator = AttractorEstimator(autoencoder, recursions=1, recursion=0, trials=2)
@@ -174,7 +183,8 @@ def test_labels_may_be_any_numbers(autoencoder, digits):
     [
         (np.zeros(40, np.int64), "at least 2 classes"),
         (np.zeros(39, np.int64), r"integers of shape \(40,\)"),
-        (np.zeros(40), "got torch.float64"),
+        (np.zeros(40), "got float64"),
+        (np.array(["a", "b"] * 20), "got <U1"),
         (None, "fit needs labels"),
     ],
 )
@@ -224,12 +234,51 @@ def test_more_head_masks_mean_more_codes(autoencoder, digits):
     assert not torch.allclose(first, second)
 
 
-def test_a_trajectory_that_diverges_still_has_a_score(digits):
-    model = Autoencoder()
+def test_members_that_diverge_know_nothing(estimator, digits):
+    """Uniform: every member of an image that leaves for infinity; its uncertainty is 1."""
+    before = estimator.predict(digits.images)
     with torch.no_grad():
-        model.output.weight.mul_(1e20)
-    u = make(model, digits).predict(digits.images)
-    assert torch.isfinite(u).all()
+        estimator.model.output.weight.mul_(1e20)
+    assert (before < 1).all()
+    torch.testing.assert_close(estimator.sample_proba(digits.images), torch.full((3, 40, 10), 0.1))
+    torch.testing.assert_close(estimator.predict(digits.images), torch.ones(40).double())
+
+
+def test_a_model_that_diverges_on_what_it_is_fitted_on_is_refused(autoencoder, digits):
+    with torch.no_grad():
+        autoencoder.output.weight.mul_(1e20)
+    with pytest.raises(AttractorError, match="the model diverges on the images"):
+        make(autoencoder, digits)
+
+
+def test_a_model_with_weights_that_are_no_numbers_is_refused(autoencoder):
+    with torch.no_grad():
+        autoencoder.latent.bias[3] = float("nan")
+    with pytest.raises(AttractorError, match="no finite numbers"):
+        AttractorEstimator(autoencoder)
+
+
+def test_arrays_in_any_memory_order(estimator, digits):
+    expected = estimator.predict(digits.images[:4])
+    floats = (digits.images[:4] / 255).astype(np.float32)
+    read_only = digits.images[:4].copy()
+    read_only.flags.writeable = False
+    reversed_twice = np.ascontiguousarray(floats[..., ::-1])[..., ::-1]
+    for images in (read_only, reversed_twice, floats.astype(">f4"), np.asfortranarray(floats)):
+        torch.testing.assert_close(estimator.predict(images), expected, rtol=1e-4, atol=1e-5)
+    with pytest.raises(AttractorError, match="dtype float128"):
+        estimator.predict(floats.astype(np.longdouble))
+
+
+@pytest.mark.parametrize("missing", ["classes", "head.mean", "model.latent.bias"])
+def test_a_file_that_is_no_whole_estimator_is_named(estimator, tmp_path, missing):
+    path = tmp_path / "attractor.safetensors"
+    estimator.save(path)
+    tensors, metadata = read_tensors(path)
+    del tensors[missing]
+    write_tensors(path, tensors, metadata)
+    with pytest.raises(AttractorError, match=r"attractor\.safetensors: "):
+        AttractorEstimator.load(path)
 
 
 def test_larger_means_more_out_of_distribution_in_pytorch_ood(estimator, digits):

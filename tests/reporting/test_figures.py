@@ -60,6 +60,11 @@ def test_the_histogram_says_the_sum_of_wasserstein_distances(result):
     assert labels == ["known (known)", "one", "two", "shifted (shift)"]
 
 
+def test_a_result_without_unknown_sets_is_drawn(result):
+    alone = EvaluationResult("MC-AE", result.classes, 1, result.in_scores)
+    assert "Wasserstein" not in entropy_histogram(alone).axes[0].get_title(loc="left")
+
+
 def test_auroc_by_recursion_draws_scikit_learns_values(result):
     lines = {line.get_label(): line for line in auroc_by_recursion(result).axes[0].lines}
     u = [result.in_scores.uncertainty(r) for r in range(3)]

@@ -11,14 +11,14 @@ import tomllib
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from attractor_ae import ExperimentConfig, train
-from attractor_ae.data import Augmentation
+from attractor_ae import Augmentation, ExperimentConfig, ImageSet, train
 from attractor_ae.errors import AttractorError
 from attractor_ae.models import Autoencoder
-from attractor_ae.training.loop import build_optimizer, learning_rate
+from attractor_ae.training.loop import build_optimizer, learning_rate, training_augmentation
 
 SETTINGS = {
     "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},
@@ -64,15 +64,13 @@ def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(digits, tmp_path
         schedule="onecycle",
         learning_rate=1e-5 if optimizer == "SGD" else 1e-3,
     )
-    augmentation = Augmentation()
-    whole = train(settings, digits, tmp_path / "whole", augmentation=augmentation)
+    whole = train(settings, digits, tmp_path / "whole")
     # Step 8 of 3 an epoch is in the middle of epoch 3; a checkpoint of epoch 2 is written.
     with pytest.raises(KeyboardInterrupt):
         train(
             settings,
             digits,
             tmp_path / "cut",
-            augmentation=augmentation,
             on_progress=StopAfter(8),
         )
     assert not (tmp_path / "cut" / "weights.safetensors").exists()
@@ -81,7 +79,6 @@ def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(digits, tmp_path
         settings,
         digits,
         tmp_path / "cut",
-        augmentation=augmentation,
         resume=True,
         on_progress=lambda at: steps.append(at.step),
     )
@@ -147,7 +144,7 @@ def test_the_seed_decides_everything(digits, tmp_path, unchanged_random_state):
 
 
 def test_training_learns_real_digits(digits, tmp_path):
-    run = train(config(epochs=16, learning_rate=2e-3), digits, tmp_path)
+    run = train(config(epochs=40, learning_rate=2e-3), digits, tmp_path)
     losses = [float(row["loss"]) for row in rows_of(run)]
     # Better than the best constant image, which knows nothing of the input.
     pixels = digits.images.astype(float) / 255
@@ -209,6 +206,65 @@ def test_another_experiment_is_not_resumed(digits, tmp_path):
     train(config(epochs=1), digits, tmp_path)
     with pytest.raises(AttractorError, match=r"begun with training.learning_rate = 0.001, not 0.5"):
         train(config(epochs=1, learning_rate=0.5), digits, tmp_path, resume=True)
+
+
+def test_a_run_that_failed_before_its_first_checkpoint_starts_over(digits, tmp_path):
+    """The advice of the error can be followed: no folder has to be deleted by hand."""
+    with pytest.raises(AttractorError, match="the loss is"):
+        train(config(optimizer="SGD", learning_rate=1e6), digits, tmp_path)
+    run = train(config(epochs=1), digits, tmp_path)
+    assert run.config() == config(epochs=1)
+
+
+def test_what_is_refused_leaves_no_folder(digits, tmp_path):
+    for settings in (config(device="cuda:99"), config(make_instance_impossible=True)):
+        with pytest.raises(AttractorError):
+            train(settings, digits.first_per_class(1), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("keep", [0, 1, 2])
+def test_a_history_that_does_not_reach_the_checkpoint_is_named(digits, tmp_path, keep):
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), digits, tmp_path, on_progress=StopAfter(8))
+    history = tmp_path / "history.csv"
+    lines = history.read_text().splitlines(keepends=True)
+    assert len(lines) == 3  # the heading and two epochs
+    history.write_text("".join(lines[:keep]))
+    with pytest.raises(AttractorError, match="a row for each of the epochs 1 to 2"):
+        train(config(), digits, tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("drop", ["optimizer.0.exp_avg", "optimizer.3.step", "optimizer"])
+def test_a_checkpoint_without_all_of_the_optimiser_is_refused(digits, tmp_path, drop):
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), digits, tmp_path, on_progress=StopAfter(8))
+    path = tmp_path / "checkpoint.safetensors"
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    kept = {k: t for k, t in load_file(path).items() if not k.startswith(drop)}
+    save_file(kept, path, metadata)
+    with pytest.raises(AttractorError, match="does not fit this network"):
+        train(config(), digits, tmp_path, resume=True)
+
+
+def test_images_of_another_shape_are_refused(digits, tmp_path):
+    small = ImageSet(
+        "small",
+        "train",
+        np.ascontiguousarray(digits.images[..., :32, :32]),
+        digits.labels,
+        digits.classes,
+    )
+    with pytest.raises(AttractorError, match=r"make them grey, of shape \(1, 64, 64\)"):
+        train(config(), small, tmp_path)
+
+
+def test_the_config_decides_the_augmentation():
+    assert training_augmentation(config(augment=False).training, natural=True) is None
+    assert training_augmentation(config().training, natural=False) == Augmentation()
+    natural = training_augmentation(config().training, natural=True)
+    assert natural.brightness_contrast == 0.33
 
 
 def test_a_damaged_checkpoint_is_named(digits, tmp_path):

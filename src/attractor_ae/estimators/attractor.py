@@ -28,8 +28,7 @@ from attractor_ae.storage import load_weights, read_tensors, write_tensors
 
 MASK_SCOPES = ("trial", "sample")
 
-# Codes beyond this are those of a trajectory that left the images for good; the bound keeps what
-# is computed from them finite.
+# A code beyond this belongs to a trajectory that has left the images for good.
 _LARGEST_CODE = 1e6
 
 
@@ -38,7 +37,8 @@ class AttractorEstimator(UncertaintyEstimator):
 
     Each trial keeps one dropout mask for all recursions: one dynamical system. A head reads a class
     distribution off the latent code of each recursion; the mean over the trials gives the class
-    probabilities, and its normalised entropy the uncertainty.
+    probabilities, and its normalised entropy the uncertainty. A member under which an image
+    diverges says nothing about it: its distribution is uniform.
 
     Parameters
     ----------
@@ -122,6 +122,8 @@ class AttractorEstimator(UncertaintyEstimator):
         if mask_scope not in MASK_SCOPES:
             raise unknown_name("mask scope", mask_scope, MASK_SCOPES)
         head_class(head)
+        if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
+            raise AttractorError("the model has weights that are no finite numbers; train it again")
         self.model = copy.deepcopy(model).requires_grad_(False).eval()
         self.model.to(memory_format=torch.channels_last)
         self.recursions = recursions
@@ -190,8 +192,14 @@ class AttractorEstimator(UncertaintyEstimator):
                         Stream.HEAD_MASKS,
                     )
                     codes.append(self._codes(x, masks.to(self.device)))
+        latents = torch.cat(codes, dim=1)  # (recursions, head_masks * n, latent)
+        if not bool((latents.abs() <= _LARGEST_CODE).all()):
+            raise AttractorError(
+                "the model diverges on the images that it is fitted on; train it longer, or "
+                "evaluate fewer recursions"
+            )
         self.head_ = head_class(self.head)().fit(
-            torch.cat(codes, dim=1),  # (recursions, head_masks * n, latent)
+            latents,
             targets.repeat(self.head_masks).to(self.device),
             len(self.classes_),
             self.seed,
@@ -215,7 +223,7 @@ class AttractorEstimator(UncertaintyEstimator):
         """
         images = check_images(x, self.image_shape)
         batch = to_unit_range(images, self.device)
-        count = recursions or self.recursions
+        count = self.recursions if recursions is None else recursions
         with torch.no_grad():
             return [
                 iterate(self.model, batch, self._masks(trial, 0, len(batch)), count)
@@ -230,12 +238,15 @@ class AttractorEstimator(UncertaintyEstimator):
             ],
             dim=1,
         )  # (recursions, trials, n, latent)
-        return self.head_.predict_proba(codes.flatten(1, 2)).unflatten(1, (self.trials, len(x)))
+        diverged = ~(codes.abs() <= _LARGEST_CODE).all(-1)  # also where a code is NaN
+        codes[diverged] = 0
+        p = self.head_.predict_proba(codes.flatten(1, 2)).unflatten(1, (self.trials, len(x)))
+        p[diverged] = 1 / p.shape[-1]
+        return p
 
     def _codes(self, x: Tensor, masks: DropoutMasks) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        codes = iterate_latents(self.model, x, masks, self.recursions)
-        return codes.nan_to_num_(0).clamp_(-_LARGEST_CODE, _LARGEST_CODE)
+        return iterate_latents(self.model, x, masks, self.recursions)
 
     def _masks(self, trial: int, first_index: int, count: int) -> DropoutMasks:
         shapes, rate = self.model.site_shapes, self.model.dropout
@@ -298,12 +309,17 @@ class AttractorEstimator(UncertaintyEstimator):
         tensors, metadata = read_tensors(path)
         if metadata.get("method") != cls.method:
             raise AttractorError(f"{path}: holds no estimator of method {cls.method}")
-        with initialised_from(0):  # the weights follow; the global random state stays
-            model = Autoencoder(**json.loads(metadata["model"]))
-        load_weights(model, _part(tensors, "model."), path)
-        estimator = cls(model, **json.loads(metadata["settings"]))
-        estimator.classes_ = tensors["classes"]
-        estimator.head_ = head_class(estimator.head).from_state(_part(tensors, "head."))
+        try:
+            with initialised_from(0):  # the weights follow; the global random state stays
+                model = Autoencoder(**json.loads(metadata["model"]))
+            load_weights(model, _part(tensors, "model."), path)
+            estimator = cls(model, **json.loads(metadata["settings"]))
+            estimator.classes_ = tensors["classes"]
+            estimator.head_ = head_class(estimator.head).from_state(_part(tensors, "head."))
+        except (KeyError, TypeError, ValueError) as error:
+            raise AttractorError(
+                f"{path}: is no complete estimator ({error}); save it again"
+            ) from None
         return estimator
 
 

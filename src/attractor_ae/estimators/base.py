@@ -39,8 +39,12 @@ class UncertaintyEstimator(ABC):
 
     classes_: Tensor
     batch_size: int = 128
+    recursions: int = 1
+    """How many recursions are evaluated."""
     recursion: int = 0
-    """Which recursion `predict` and its kin report."""
+    """Which of them `predict` and its kin report."""
+    trials: int = 1
+    """How many members there are."""
 
     @property
     @abstractmethod
@@ -129,10 +133,11 @@ class UncertaintyEstimator(ABC):
         """Return ``reduce`` of the samples of each batch, joined along the images."""
         self._check_fitted()
         images = check_images(x, self.image_shape)
+        if not len(images):
+            return reduce(torch.zeros(self.recursions, self.trials, 0, len(self.classes_)))
         results = []
         with torch.no_grad():
-            # An empty input still makes one (empty) batch, which has the right shape.
-            for start in range(0, max(1, len(images)), self.batch_size):
+            for start in range(0, len(images), self.batch_size):
                 batch = to_unit_range(images[start : start + self.batch_size], self.device)
                 results.append(reduce(self._sample(batch, start)).cpu())
                 on_progress(start + len(batch), len(images))
@@ -165,11 +170,16 @@ def check_images(x: Images, image_shape: tuple[int, int, int]) -> Tensor:
             f"images must be a NumPy array or a tensor, got {type(x).__name__}; "
             "uint8 in 0..255 or float in 0..1"
         )
-    images = torch.from_numpy(x) if isinstance(x, np.ndarray) and x.dtype.kind in "fui" else x
-    if not isinstance(images, Tensor) or not (
-        images.dtype == torch.uint8 or images.is_floating_point()
-    ):
-        raise AttractorError(f"images have dtype {x.dtype}; give uint8 in 0..255 or float in 0..1")
+    if isinstance(x, np.ndarray):
+        if x.dtype.kind not in "fu" or x.dtype.itemsize > 8:
+            raise _wrong_dtype(x.dtype)
+        # PyTorch takes no reversed, byte-swapped or read-only arrays: those are copied.
+        native = np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("="))
+        images = torch.from_numpy(native if native.flags.writeable else native.copy())
+    else:
+        images = x
+    if images.dtype != torch.uint8 and not images.is_floating_point():
+        raise _wrong_dtype(x.dtype)
     if images.ndim != 4 or tuple(images.shape[1:]) != image_shape:
         wanted = ", ".join(str(side) for side in image_shape)
         raise AttractorError(f"images have shape {tuple(images.shape)}; give (n, {wanted})")
@@ -181,6 +191,10 @@ def check_images(x: Images, image_shape: tuple[int, int, int]) -> Tensor:
                 "divide by 255, or give uint8"
             )
     return images
+
+
+def _wrong_dtype(dtype: object) -> AttractorError:
+    return AttractorError(f"images have dtype {dtype}; give uint8 in 0..255 or float in 0..1")
 
 
 def to_unit_range(images: Tensor, device: torch.device) -> Tensor:
@@ -206,21 +220,31 @@ def gather(
     if labels is None:
         if isinstance(data, np.ndarray | Tensor):
             raise AttractorError("fit needs labels: fit(images, labels), or a loader of both")
-        batches = [(check_images(x, image_shape), torch.as_tensor(y)) for x, y in data]
-        if not batches:
+        images, targets = [], []
+        for batch in data:
+            if not isinstance(batch, tuple | list) or len(batch) != 2:
+                raise AttractorError(
+                    f"fit needs a loader of pairs (images, labels), got a {type(batch).__name__}"
+                )
+            images.append(check_images(batch[0], image_shape))
+            targets.append(_check_labels(batch[1], len(images[-1])))
+        if not images:
             raise AttractorError("fit was given a loader without batches; give labelled images")
-        images = torch.cat([x for x, _ in batches])
-        targets = torch.cat([y for _, y in batches])
+        images, targets = torch.cat(images), torch.cat(targets)
     else:
         images = check_images(data, image_shape)  # type: ignore[arg-type]
-        targets = torch.as_tensor(labels)
-    if targets.shape != (len(images),) or targets.is_floating_point() or targets.is_complex():
-        raise AttractorError(
-            f"labels must be integers of shape ({len(images)},), "
-            f"got {targets.dtype} {tuple(targets.shape)}"
-        )
-    targets = targets.to("cpu", torch.int64)
+        targets = _check_labels(labels, len(images))
     known = targets >= 0
     if len(torch.unique(targets[known])) < 2:
         raise AttractorError("fit needs images of at least 2 classes with labels of 0 or more")
     return images[known], targets[known]
+
+
+def _check_labels(labels: Tensor | NDArray[Any], count: int) -> Tensor:
+    """Return labels as int64 on the CPU, after a check of type and number."""
+    values = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.dtype.kind not in "iu" or values.shape != (count,):
+        raise AttractorError(
+            f"labels must be integers of shape ({count},), got {values.dtype} {values.shape}"
+        )
+    return torch.from_numpy(values.astype(np.int64))

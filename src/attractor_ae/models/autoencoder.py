@@ -4,7 +4,7 @@ import itertools
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -116,12 +116,14 @@ class Autoencoder(nn.Module):
     torch.Size([2, 64])
     """
 
+    DEFAULT_IMAGE_SIZE: ClassVar[int] = 64
+
     def __init__(
         self,
         latent_dim: int = 64,
         dropout: float = 0.33,
         activation: str = "ReLU",
-        image_size: int = 64,
+        image_size: int = DEFAULT_IMAGE_SIZE,
         channels: int = 1,
     ) -> None:
         super().__init__()

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Float
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
@@ -39,7 +40,7 @@ def entropy_histogram(result: EvaluationResult, recursion: int | None = None) ->
     r = result.recursion if recursion is None else recursion
     known = result.in_scores
     with styled():
-        figure = Figure(figsize=(COLUMN_WIDTH, 2.4))
+        figure = Figure(figsize=(COLUMN_WIDTH, 2.7))
         axes = figure.add_subplot()
 
         def draw(values: np.ndarray, **look: object) -> None:
@@ -60,17 +61,15 @@ def entropy_histogram(result: EvaluationResult, recursion: int | None = None) ->
                 linestyle=":",
                 label=f"{scores.name} (shift)",
             )
-        # The sum belongs to the picture: it says how far apart the histograms are.
-        sums = wasserstein_sums(
-            known.uncertainty(r), {s.name: s.uncertainty(r) for s in result.out_scores}
-        )
-        axes.set_title(
-            f"{result.method}, recursion {r}; "
-            f"Wasserstein distances to D_out sum to {sums.in_to_out:.2f}",
-            loc="left",
-        )
+        title = f"{result.method}, recursion {r}"
+        outs = {s.name: s.uncertainty(r) for s in result.out_scores}
+        if outs:
+            # The sum belongs to the picture: it says how far apart the histograms are.
+            sums = wasserstein_sums(known.uncertainty(r), outs)
+            title += f"; $\\Sigma$ Wasserstein to unknown: {sums.in_to_out:.2f}"
+        axes.set_title(title, loc="left")
         axes.set(xlim=(0, 1), xlabel="uncertainty (normalised entropy)", ylabel="share of images")
-        axes.legend(loc="upper right")
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.12), ncols=3, columnspacing=1.2)
     return figure
 
 
@@ -152,6 +151,9 @@ def reconstruction_figure(
     rows = -(-len(images) // per_row)
     with styled():
         figure = Figure(figsize=(width * per_row, height * rows))
+        layout = figure.get_layout_engine()
+        assert isinstance(layout, ConstrainedLayoutEngine)  # what the style asks for
+        layout.set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
         blocks = figure.subfigures(rows, per_row, squeeze=False).flat
         for i, (block, name) in enumerate(zip(blocks, names, strict=False)):
             grid = np.stack([t.reconstructions[:, i].cpu().numpy() for t in trajectories])
@@ -162,7 +164,7 @@ def reconstruction_figure(
 def _draw_block(block: SubFigure, image: np.ndarray, grid: np.ndarray, name: str) -> None:
     """Draw one image's grid of shape (trials, recursions, channels, height, width)."""
     trials, recursions = grid.shape[:2]
-    axes = block.subplots(trials, recursions + 1, squeeze=False, gridspec_kw={"wspace": 0.04})
+    axes = block.subplots(trials, recursions + 1, squeeze=False)
     block.suptitle(name, fontsize=8)
     for trial in range(trials):
         for column in range(recursions + 1):

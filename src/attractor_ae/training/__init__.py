@@ -1,6 +1,19 @@
 """Training: the loop, its objectives, checkpoints and resumption."""
 
-from attractor_ae.training.loop import EpochReport, Progress, train
+from attractor_ae.training.loop import (
+    EpochReport,
+    Progress,
+    train,
+    trained_on,
+    training_augmentation,
+)
 from attractor_ae.training.objectives import build_network
 
-__all__ = ["EpochReport", "Progress", "build_network", "train"]
+__all__ = [
+    "EpochReport",
+    "Progress",
+    "build_network",
+    "train",
+    "trained_on",
+    "training_augmentation",
+]

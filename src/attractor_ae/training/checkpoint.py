@@ -10,6 +10,13 @@ from torch import Tensor, nn
 from attractor_ae.errors import AttractorError
 from attractor_ae.storage import load_weights, read_tensors, write_tensors
 
+_STATE = {
+    torch.optim.Adam: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
+    torch.optim.SGD: frozenset({"momentum_buffer"}),
+}
+"""What each optimiser keeps for a parameter."""
+
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
@@ -58,6 +65,9 @@ class Checkpoint:
         path: Path,
     ) -> None:
         """Put the state back; ``path`` is named where it does not fit."""
+        damaged = AttractorError(
+            f"{path}: does not fit this network; remove the run folder and train again"
+        )
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         weights, states = {}, {}
         for name, tensor in self.tensors.items():
@@ -66,12 +76,18 @@ class Checkpoint:
                 weights[rest] = tensor
             else:
                 index, _, key = rest.partition(".")
+                if not (index.isdigit() and int(index) < len(parameters)):
+                    raise damaged
                 parameter = parameters[int(index)]
                 if tensor.shape == parameter.shape:
                     # Fused optimisers read state and parameter in the order of memory, so both must
                     # lie in it alike; the file holds everything row by row.
                     tensor = torch.empty_like(parameter).copy_(tensor)
                 states.setdefault(int(index), {})[key] = tensor
+        # An optimiser keeps the same tensors for each parameter.
+        kept = {frozenset(state) for state in states.values()}
+        if len(states) != len(parameters) or kept != {_STATE[type(optimizer)]}:
+            raise damaged
         load_weights(network, weights, path)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
         if self.scaler:

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.devices import mixed_precision, resolve_device
 from attractor_ae.errors import AttractorError
+from attractor_ae.models.autoencoder import Autoencoder
 from attractor_ae.models.masks import draw_masks
 from attractor_ae.randomness import Stream, generator
 from attractor_ae.runs import Run, environment
@@ -89,7 +91,7 @@ def train(
     images: ImageSet,
     folder: str | Path,
     *,
-    augmentation: Augmentation | None = None,
+    natural: bool = False,
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
 ) -> Run:
@@ -103,8 +105,9 @@ def train(
         What is trained on. Images without a label (-1) are left out.
     folder
         The run folder; made if it does not exist.
-    augmentation
-        How inputs are augmented; none trains on clean images.
+    natural
+        Whether they are natural images or vehicle interiors, which are also augmented in brightness
+        and contrast (if the config says ``augment``).
     resume
         Continue an interrupted run in ``folder`` from its last checkpoint, to the same weights as
         if it had not been interrupted: bitwise on a CPU with as many threads. A run that has no
@@ -121,29 +124,30 @@ def train(
     ------
     AttractorError
         If the folder holds a run and ``resume`` is false, or one of another experiment; if there is
-        nothing to train on; if the loss ceases to be finite.
+        nothing to train on, or images of another shape than the network's; if the loss ceases to be
+        finite.
     KeyboardInterrupt
         As it comes, after the last finished epoch has been written as a checkpoint.
     """
     run = Run(Path(folder))
     images = images.take(np.flatnonzero(images.labels >= 0))
     _check_trainable(config, images)
-    _claim(run, config, resume)
+    begun = _check_claim(run, config, resume)
     if run.finished:
         return run
 
+    # Everything that can be refused is built before anything is written.
     device = resolve_device(config.training.device, config.training.gpu)
     precision = mixed_precision(device, config.training.precision)
-    if not run.config_file.exists():
-        write_text(run.config_file, config.to_toml())
-    write_json(run.environment_file, environment(str(device), str(precision).split(".")[1]))
-
-    loop = _Loop(config, images, augmentation, device, precision)
+    loop = _Loop(config, images, training_augmentation(config.training, natural), device, precision)
     history: list[EpochReport] = []
-    if run.checkpoint_file.exists():
+    if begun:
         checkpoint = Checkpoint.read(run.checkpoint_file)
         loop.restore(checkpoint, run.checkpoint_file)
-        history = _read_history(run.history_file)[: checkpoint.epoch]
+        history = _read_history(run.history_file, checkpoint.epoch)
+    else:
+        write_text(run.config_file, config.to_toml())
+        write_json(run.environment_file, environment(str(device), str(precision).split(".")[1]))
     run.log(f"training from epoch {len(history) + 1} to {config.training.epochs} on {device}")
 
     def save() -> None:
@@ -167,10 +171,22 @@ def train(
         run.log(f"interrupted after epoch {len(history)}")
         raise
     write_text(run.history_file, _history_text(history))
-    write_tensors(run.weights_file, loop.network.state_dict(), {"epoch": str(len(history))})
+    write_tensors(run.weights_file, loop.network.state_dict(), trained_on(images))
     run.checkpoint_file.unlink(missing_ok=True)
     run.log("training is finished")
     return run
+
+
+def training_augmentation(settings: TrainingConfig, natural: bool) -> Augmentation | None:
+    """Return how a config augments images; natural ones in brightness and contrast as well."""
+    if not settings.augment:
+        return None
+    return Augmentation(brightness_contrast=0.33 if natural else 0.0)
+
+
+def trained_on(images: ImageSet) -> dict[str, str]:
+    """Return what weights are stored with, to be known again: the trained set and its classes."""
+    return {"dataset": images.name, "classes": json.dumps(images.classes)}
 
 
 class _Loop:
@@ -318,6 +334,12 @@ def _check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
             f"{where} does not show the same scene in variations; "
             "set training.make_scene_impossible to false"
         )
+    side = Autoencoder.DEFAULT_IMAGE_SIZE
+    if images.images.shape[1:] != (1, side, side):
+        raise AttractorError(
+            f"{where} has images of shape {images.images.shape[1:]}; "
+            f"make them grey, of shape (1, {side}, {side})"
+        )
     if len(np.unique(images.labels)) < 2:
         raise AttractorError(f"{where} must hold labelled images of at least 2 classes to train on")
 
@@ -326,9 +348,13 @@ def _check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
 _FREE_ON_RESUME = {"training": {"gpu", "device", "frequency", "checkpoint_interval"}}
 
 
-def _claim(run: Run, config: ExperimentConfig, resume: bool) -> None:
-    if not run.config_file.exists():
-        return
+def _check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
+    """Return whether there is a training to continue; raise if the folder must not be written to.
+
+    A training that ended before its first checkpoint has left nothing to lose: it starts over.
+    """
+    if not (run.finished or run.checkpoint_file.exists()):
+        return False
     if not resume:
         raise AttractorError(
             f"{run.path}: holds a run already; "
@@ -343,6 +369,7 @@ def _claim(run: Run, config: ExperimentConfig, resume: bool) -> None:
                     f"{run.path}: was begun with {section}.{key} = {value!r}, not "
                     f"{new[section][key]!r}; resume with the same value, or choose another --out"
                 )
+    return True
 
 
 def _report(
@@ -378,14 +405,18 @@ def _history_text(history: list[EpochReport]) -> str:
     return text.getvalue()
 
 
-def _read_history(path: Path) -> list[EpochReport]:
+def _read_history(path: Path, epochs: int) -> list[EpochReport]:
+    """Read the first rows, one for each epoch that the checkpoint has behind it."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            return [
+            rows = [
                 EpochReport(int(row.pop("epoch")), **{k: float(v) for k, v in row.items()})
                 for row in csv.DictReader(file)
             ]
+        if [row.epoch for row in rows[:epochs]] != list(range(1, epochs + 1)):
+            raise ValueError(f"it must have a row for each of the epochs 1 to {epochs}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AttractorError(
             f"{path}: is damaged ({error}); remove the run folder and train again"
         ) from None
+    return rows[:epochs]
