@@ -323,7 +323,7 @@ def _write_figures(
     trajectories = estimator.trajectory(middle)[:4]
     inputs = torch.from_numpy(middle).float() / 255
     names = [images.name for images in sets]
-    figure = reconstruction_figure(inputs, trajectories, names, per_row=2)
+    figure = reconstruction_figure(inputs, trajectories, names, per_row=3)
     save_figure(figure, folder / "reconstructions")
     for i, name in enumerate(names):
         save_figure(
