@@ -1,7 +1,7 @@
 """Training: the loop, its objectives, checkpoints and resumption."""
 
+from attractor_ae.training.history import EpochReport
 from attractor_ae.training.loop import (
-    EpochReport,
     Progress,
     train,
     trained_on,

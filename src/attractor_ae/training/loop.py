@@ -1,12 +1,10 @@
 """The training loop: read it from `train` downwards."""
 
-import csv
-import io
 import json
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -24,36 +22,13 @@ from attractor_ae.randomness import Stream, generator
 from attractor_ae.runs import Run, environment
 from attractor_ae.storage import write_json, write_tensors, write_text
 from attractor_ae.training.checkpoint import Checkpoint
+from attractor_ae.training.history import (
+    EpochReport,
+    epoch_report,
+    history_text,
+    read_history,
+)
 from attractor_ae.training.objectives import Targets, build_network, build_objective
-
-
-@dataclass(frozen=True)
-class EpochReport:
-    """One row of the history.
-
-    Attributes
-    ----------
-    epoch
-        Number of the epoch, from 1 on.
-    loss, reconstruction, metric, cross_entropy
-        Mean over the epoch's images of the loss and its parts; NaN where the network has no such
-        part.
-    learning_rate
-        Learning rate of the last step.
-    seconds
-        Time that the epoch took.
-    images_per_second
-        Images trained on a second.
-    """
-
-    epoch: int
-    loss: float
-    reconstruction: float
-    metric: float
-    cross_entropy: float
-    learning_rate: float
-    seconds: float
-    images_per_second: float
 
 
 @dataclass(frozen=True)
@@ -144,7 +119,7 @@ def train(
     if begun:
         checkpoint = Checkpoint.read(run.checkpoint_file)
         loop.restore(checkpoint, run.checkpoint_file)
-        history = _read_history(run.history_file, checkpoint.epoch)
+        history = read_history(run.history_file, checkpoint.epoch)
     else:
         write_text(run.config_file, config.to_toml())
         write_json(run.environment_file, environment(str(device), str(precision).split(".")[1]))
@@ -152,7 +127,7 @@ def train(
 
     def save() -> None:
         # The history first: rows beyond the checkpoint's epoch are dropped on resuming.
-        write_text(run.history_file, _history_text(history))
+        write_text(run.history_file, history_text(history))
         checkpoint.write(run.checkpoint_file)
 
     checkpoint = loop.checkpoint(len(history))
@@ -170,7 +145,7 @@ def train(
             save()
         run.log(f"interrupted after epoch {len(history)}")
         raise
-    write_text(run.history_file, _history_text(history))
+    write_text(run.history_file, history_text(history))
     write_tensors(run.weights_file, loop.network.state_dict(), trained_on(images))
     run.checkpoint_file.unlink(missing_ok=True)
     run.log("training is finished")
@@ -249,7 +224,7 @@ class _Loop:
                 ended = start + len(rows) == count
                 report = None
                 if ended:
-                    report = _report(epoch, sums, count, rate, now - epoch_began)
+                    report = epoch_report(epoch, sums, count, rate, now - epoch_began)
                 left = (settings.epochs - epoch) * count + count - start - len(rows)
                 yield Progress(
                     step + 1,
@@ -372,51 +347,9 @@ def _check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
     return True
 
 
-def _report(
-    epoch: int, sums: dict[str, float], count: int, rate: float, seconds: float
-) -> EpochReport:
-    means = {name: total / count for name, total in sums.items()}
-    part = {name: means.get(name, math.nan) for name in ("reconstruction", "metric")}
-    return EpochReport(
-        epoch=epoch,
-        loss=means["loss"],
-        **part,
-        cross_entropy=means.get("cross_entropy", math.nan),
-        learning_rate=rate,
-        seconds=seconds,
-        images_per_second=count / seconds,
-    )
-
-
 def _log_epoch(run: Run, settings: TrainingConfig, report: EpochReport) -> None:
     if report.epoch % settings.frequency == 0 or report.epoch == settings.epochs:
         run.log(
             f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.6g}, "
             f"{report.images_per_second:.0f} images a second"
         )
-
-
-def _history_text(history: list[EpochReport]) -> str:
-    names = [field.name for field in fields(EpochReport)]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([[getattr(report, name) for name in names] for report in history])
-    return text.getvalue()
-
-
-def _read_history(path: Path, epochs: int) -> list[EpochReport]:
-    """Read the first rows, one for each epoch that the checkpoint has behind it."""
-    try:
-        with path.open(newline="", encoding="utf-8") as file:
-            rows = [
-                EpochReport(int(row.pop("epoch")), **{k: float(v) for k, v in row.items()})
-                for row in csv.DictReader(file)
-            ]
-        if [row.epoch for row in rows[:epochs]] != list(range(1, epochs + 1)):
-            raise ValueError(f"it must have a row for each of the epochs 1 to {epochs}")
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise AttractorError(
-            f"{path}: is damaged ({error}); remove the run folder and train again"
-        ) from None
-    return rows[:epochs]
