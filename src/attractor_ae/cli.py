@@ -296,5 +296,6 @@ def _progress() -> Iterator[_Display]:
         TimeRemainingColumn(elapsed_when_finished=True),
         TextColumn("{task.fields[detail]}"),
         console=out,
+        disable=not out.is_terminal,  # lines are printed instead
     ) as bars:
         yield _Display(bars)
