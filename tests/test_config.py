@@ -1,12 +1,21 @@
 import tomllib
+from typing import get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from attractor_ae.config import ExperimentConfig
+from attractor_ae.config import (
+    ExperimentConfig,
+    HeadName,
+    MetricLossName,
+    ReconstructionLossName,
+)
 from attractor_ae.errors import AttractorError
+from attractor_ae.estimators import HEADS
 from attractor_ae.models import ACTIVATIONS
+from attractor_ae.models.losses import RECONSTRUCTION_LOSSES
+from attractor_ae.models.metric_losses import METRIC_LOSSES
 
 # A file as the original's authors wrote it: every key that it knows, and no other.
 ORIGINAL = """
@@ -69,6 +78,12 @@ def test_new_keys_default_to_the_published_values(original):
     evaluation = config.evaluation
     assert (evaluation.recursions, evaluation.recursion, evaluation.trials) == (6, 2, 20)
     assert (evaluation.head, evaluation.head_masks) == ("mlp", 1)
+
+
+def test_names_in_a_config_are_those_that_the_rooms_know():
+    assert set(get_args(ReconstructionLossName)) == set(RECONSTRUCTION_LOSSES)
+    assert set(get_args(MetricLossName)) == {"", *METRIC_LOSSES}
+    assert set(get_args(HeadName)) == set(HEADS)
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ import numpy as np
 class Stream(IntEnum):
     """What a stream is for; the first part of its key, so that no two purposes share numbers."""
 
-    INITIALISATION = 0
     TRAINING = 1
     TRIAL_MASKS = 2
     HEAD_MASKS = 3

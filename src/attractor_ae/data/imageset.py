@@ -54,8 +54,8 @@ class ImageSet:
                 f"{where}: labels must be an int64 array of shape ({len(self.images)},), "
                 f"got {self.labels.dtype} {self.labels.shape}"
             )
-        if len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() < max(
-            len(self.classes), 0
+        if len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() < len(
+            self.classes
         ):
             raise AttractorError(
                 f"{where}: labels must lie in -1..{len(self.classes) - 1}, "

@@ -3,12 +3,13 @@
 import copy
 import json
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attractor_ae.config import MaskScope
 from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.dynamics import Trajectory, iterate, iterate_latents
 from attractor_ae.errors import AttractorError, unknown_name
@@ -26,7 +27,7 @@ from attractor_ae.models.masks import DropoutMasks, sample_masks, trial_masks
 from attractor_ae.randomness import Stream, generator
 from attractor_ae.storage import load_weights, read_tensors, write_tensors
 
-MASK_SCOPES = ("trial", "sample")
+MASK_SCOPES: tuple[str, ...] = get_args(MaskScope)
 
 # A code beyond this belongs to a trajectory that has left the images for good.
 _LARGEST_CODE = 1e6

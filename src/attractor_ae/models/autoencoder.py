@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attractor_ae.errors import AttractorError, unknown_name
-from attractor_ae.models.masks import DropoutMasks, SiteShape, check_masks
+from attractor_ae.models.masks import DropoutMasks, SiteShape, check_masks, check_rate
 
 
 class AutoencoderOutput(NamedTuple):
@@ -129,8 +129,7 @@ class Autoencoder(nn.Module):
         super().__init__()
         if latent_dim < 1:
             raise AttractorError(f"latent dimension must be at least 1, got {latent_dim}")
-        if not 0 <= dropout < 1:
-            raise AttractorError(f"dropout rate must lie in [0, 1), got {dropout}")
+        check_rate(dropout)
         check_image_size(image_size)
         w, f = scaled_widths(dropout)
         side = image_size // 16

@@ -11,7 +11,7 @@ from attractor_ae.models.autoencoder import (
     encoder_site_shapes,
     scaled_widths,
 )
-from attractor_ae.models.masks import DropoutMasks, SiteShape, check_masks
+from attractor_ae.models.masks import DropoutMasks, SiteShape, check_masks, check_rate
 
 
 class ConvClassifier(nn.Module):
@@ -47,8 +47,7 @@ class ConvClassifier(nn.Module):
         super().__init__()
         if classes < 2:
             raise AttractorError(f"a classifier needs at least 2 classes, got {classes}")
-        if not 0 <= dropout < 1:
-            raise AttractorError(f"dropout rate must lie in [0, 1), got {dropout}")
+        check_rate(dropout)
         check_image_size(image_size)
         w, f = scaled_widths(dropout)
         side = image_size // 16

@@ -28,9 +28,15 @@ class DropoutMasks:
 
     sites: tuple[Float[Tensor, "m ..."], ...]
 
-    def to(self, device: torch.device | str, dtype: torch.dtype | None = None) -> "DropoutMasks":
-        """Return the masks on another device, and in another type if one is named."""
-        return DropoutMasks(tuple(site.to(device=device, dtype=dtype) for site in self.sites))
+    def to(self, device: torch.device | str) -> "DropoutMasks":
+        """Return the masks on another device."""
+        return DropoutMasks(tuple(site.to(device) for site in self.sites))
+
+
+def check_rate(rate: float) -> None:
+    """Raise an AttractorError unless ``rate`` is a dropout rate."""
+    if not 0 <= rate < 1:
+        raise AttractorError(f"dropout rate must lie in [0, 1), got {rate}")
 
 
 def check_masks(masks: DropoutMasks, shapes: Sequence[SiteShape]) -> None:
@@ -64,8 +70,7 @@ def draw_masks(
     DropoutMasks
         float32, on the CPU; masks of images lie in memory channels last, as the convolutions want.
     """
-    if not 0 <= rate < 1:
-        raise AttractorError(f"dropout rate must lie in [0, 1), got {rate}")
+    check_rate(rate)
     # Sixteen random bits an element, four elements from one draw, instead of a float each. The
     # rate that they can express is used for the scale as well, so that a mask's mean is one.
     threshold = round(rate * 65536)
