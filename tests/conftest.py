@@ -13,6 +13,14 @@ settings.register_profile("default", deadline=None)
 settings.load_profile("default")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory):
+    """Keep prepared images of the tests out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ATTRACTOR_AE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def digits() -> ImageSet:
     """Forty real handwritten digits, four of each class."""

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from importlib.metadata import version
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from attractor_ae.cli import app
+from attractor_ae.data import CATALOGUE
 
 TINY = [
     "dataset.nbr_of_samples_per_class=3",
@@ -172,11 +175,130 @@ def test_an_unknown_option_is_the_usual_error():
 
 
 def test_data_list_names_every_set_and_how_to_get_it(tmp_path):
-    result = invoke("data", "list", "--data-root", tmp_path)
+    result = CliRunner(env={"COLUMNS": "500"}).invoke(
+        app, ["data", "list", "--data-root", str(tmp_path)]
+    )
     assert result.exit_code == 0
-    for name in ("mnist5k", "digits8", "faces", "textures", "photos", "mnist", "fashion"):
-        assert f"│ {name} " in result.stdout
-    assert f"mnist: needs {tmp_path}" in result.stdout.replace("\n", "")
+    lines = result.stdout.splitlines()
+    for name, info in CATALOGUE.items():
+        row = next(line for line in lines if line.startswith(f"{name} "))
+        assert info.title in row
+        assert ("there" if info.kind == "built-in" else "missing") in row or name == "fashion"
+        assert info.licence in result.stdout
+        assert info.kind == "built-in" or info.obtain in result.stdout or name == "fashion"
+    assert f"where: {tmp_path}/MNIST/raw" in result.stdout
+    assert "attractor-ae[lsun]" in result.stdout  # the brackets are no style
+    assert "Own images: give a path" in result.stdout
+
+
+def test_data_list_can_be_read_in_100_columns(tmp_path):
+    result = CliRunner(env={"COLUMNS": "100"}).invoke(
+        app, ["data", "list", "--data-root", str(tmp_path)]
+    )
+    table = result.stdout.split("Data root:")[0]
+    assert max(len(line.rstrip()) for line in table.splitlines()) <= 100
+    for name in CATALOGUE:
+        assert f"\n{name} " in f"\n{table}"
+
+
+def test_data_list_of_one_set_tells_all(tmp_path):
+    result = invoke("data", "list", "sviro", "--data-root", tmp_path)
+    assert result.exit_code == 0
+    for text in ("train: 2000 images, 8 classes, is not there", "tesla, aclass", "cited: S. Dias"):
+        assert text in result.stdout
+    for line in CATALOGUE["sviro"].layout.splitlines():
+        assert line in result.stdout
+    assert "did you mean 'sviro'" in error_line(invoke("data", "list", "svir"))
+
+
+def test_data_download_without_a_way_says_what_to_do(tmp_path):
+    line = error_line(invoke("data", "download", "lsun", "--data-root", tmp_path))
+    assert "'lsun' cannot be downloaded; get and unpack" in line
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    """A folder of own images, of two classes; a cache of its own, which is empty."""
+    monkeypatch.setenv("ATTRACTOR_AE_CACHE", str(tmp_path / "cache"))
+    for split in ("train", "test"):
+        for label in ("cat", "dog"):
+            place = tmp_path / "pets" / split / label
+            place.mkdir(parents=True)
+            for i in range(3):
+                Image.new("L", (80, 60), 20 * i).save(place / f"{i}.png")
+    return tmp_path / "pets"
+
+
+def test_own_images_are_prepared_shown_and_cleared(folder, tmp_path):
+    result = invoke("data", "prepare", folder)
+    assert result.exit_code == 0, result.output
+    for split in ("train", "test"):
+        assert f"{folder} {split}: 6 images, 2 classes" in result.stdout
+    assert "preparing" in result.stdout
+    assert "preparing" not in invoke("data", "prepare", folder).stdout  # it is there
+
+    result = invoke("data", "show", folder, "--out", tmp_path / "pets.png")
+    assert result.exit_code == 0, result.output
+    assert f"{tmp_path}/pets.png" in result.stdout
+    with Image.open(tmp_path / "pets.png") as picture:
+        assert picture.width > 300
+
+    result = invoke("data", "clear")
+    assert result.stdout.endswith("MB freed\n")
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+    assert len(list(folder.rglob("*.png"))) == 12
+
+
+def test_a_flat_folder_is_shown_and_cleared_by_its_path(folder, tmp_path):
+    flat = folder / "train" / "cat"
+    result = invoke("data", "show", flat, "--out", tmp_path / "flat")
+    assert result.exit_code == 0, result.output
+    assert invoke("data", "clear", "mnist").stdout == "0.0 MB freed\n"
+    assert list((tmp_path / "cache").rglob("*.npy"))
+    assert invoke("data", "clear", flat).exit_code == 0
+    assert not list((tmp_path / "cache").rglob("*.npy"))
+    assert "unknown data set 'mnits'" in error_line(invoke("data", "clear", "mnits"))
+
+
+def test_broken_files_are_told_and_counted(folder):
+    for i in range(3, 203):
+        Image.new("L", (8, 8), i).save(folder / f"train/cat/{i}.png")
+    (folder / "train/cat/broken.png").write_bytes(b"no image")
+    result = invoke("data", "prepare", folder, "--split", "train")
+    assert result.exit_code == 0, result.output
+    assert "train: 206 images, 2 classes" in result.stdout
+    assert f"left out: {folder}/train/cat/broken.png: is no image" in result.stderr
+
+
+def test_a_built_in_set_is_shown(tmp_path):
+    result = invoke("data", "show", "mnist5k", "--out", tmp_path / "digits", "--per-class", "5")
+    assert result.exit_code == 0, result.output
+    assert (tmp_path / "digits.png").is_file()
+
+
+def test_train_and_evaluate_on_images_from_files(tmp_path, monkeypatch):
+    """Prepared images are maps of files that cannot be written to."""
+    monkeypatch.setenv("ATTRACTOR_AE_CACHE", str(tmp_path / "cache"))
+    images = np.random.default_rng(0).integers(0, 256, (8, 64, 64), dtype=np.uint8)
+    for split in ("train", "test"):
+        folder = tmp_path / "data/sviro/zoe" / split / "grayscale_wholeImage"
+        folder.mkdir(parents=True)
+        for i, image in enumerate(images):
+            seats = "_".join("3" if i >> seat & 1 else "0" for seat in range(3))
+            Image.fromarray(image).save(folder / f"zoe_{split}_imageID_{i}_GT_{seats}.png")
+    config = tmp_path / "cars.toml"
+    config.write_text("[dataset]\nname = 'sviro'\nfactor = 'zoe'\n")
+    root = ("--data-root", tmp_path / "data")
+    result = invoke("train", config, "--out", tmp_path / "run", *options(TINY), *root)
+    assert result.exit_code == 0, result.output
+    result = invoke("evaluate", tmp_path / "run", *root)
+    assert result.exit_code == 0, result.output
+    assert "sviro" in result.stdout
+
+
+def test_an_unknown_split_is_one_line():
+    line = error_line(invoke("data", "show", "photos", "--split", "train"))
+    assert "data set 'photos' has no split 'train'; available: test" in line
 
 
 def test_version_and_help():

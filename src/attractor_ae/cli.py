@@ -5,6 +5,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -18,11 +19,13 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from attractor_ae import __version__
 from attractor_ae.errors import AttractorError
 
 if TYPE_CHECKING:
+    from attractor_ae.data import DatasetStatus
     from attractor_ae.evaluation import EvaluationResult
     from attractor_ae.training import Progress as TrainingProgress
 
@@ -57,6 +60,17 @@ DataRootOption = Annotated[
         help="Folder of the data sets' files. Default: $ATTRACTOR_AE_DATA, or the user's data "
         "directory.",
     ),
+]
+
+SplitsOption = Annotated[
+    list[str] | None,
+    typer.Option("--split", help="Can be given many times. Default: every split."),
+]
+FactorOption = Annotated[
+    str, typer.Option("--factor", help="Variation of the set, e.g. a car of SVIRO.")
+]
+PerClassOption = Annotated[
+    int, typer.Option("--per-class", help="The first so many images of each class; -1: all.")
 ]
 
 
@@ -152,33 +166,117 @@ def evaluate(
 
 
 @data_app.command("list")
-def data_list(data_root: DataRootOption = None) -> None:
-    """List the data sets by name: what they show, whether they are there, how to get them."""
+def data_list(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Sets to describe in full. Default: a line each.")
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """List the data sets: what they show, whether they are there, and how to get them."""
     with _one_line_errors():
         from attractor_ae.data import CATALOGUE, status
         from attractor_ae.data import data_root as folder_of
 
-        table = Table(title="Data sets", title_justify="left")
-        for heading in ("name", "what it shows", "there?", "images (classes)", "licence"):
-            table.add_column(heading, overflow="fold")
-        hints = []
-        for name, info in CATALOGUE.items():
-            state = status(name, data_root)
-            splits = [f"{s}: {n.images} ({n.classes})" for s, n in info.splits.items()]
-            table.add_row(
-                name,
-                info.title,
-                "yes" if state.present else "no",
-                "\n".join(splits),
-                info.licence,
-            )
-            if not state.present:
-                missing = dict.fromkeys(m for ms in state.missing.values() for m in ms)
-                hints.append(f"{name}: needs {', '.join(missing)}; {info.obtain}")
-        out.print(table)
+        states = [status(name, data_root) for name in names or CATALOGUE]
+        if names:
+            for state in states:
+                _describe(state)
+        else:
+            out.print(_listing(states))
         out.print(f"Data root: {folder_of(data_root)}", highlight=False, soft_wrap=True)
-        for hint in hints:
-            out.print(hint, highlight=False, soft_wrap=True)
+        if not names:
+            _say("One set in full: attractor-ae data list NAME")
+            _say("Own images: give a path in place of a name - a folder with a sub-folder a class,")
+            _say("a flat folder, a .csv or .parquet of paths and labels, or a .npz or .npy array.")
+
+
+@data_app.command("download")
+def data_download(
+    names: Annotated[list[str], typer.Argument(help="Data sets, by name.")],
+    data_root: DataRootOption = None,
+) -> None:
+    """Fetch the official files of data sets and check their sums."""
+    with _one_line_errors(again=f"attractor-ae data download {' '.join(names)}"):
+        from attractor_ae.data import data_root as folder_of
+        from attractor_ae.data import download
+
+        for name in names:
+            download(name, data_root)
+            _say(f"{name}: is in {folder_of(data_root)}")
+
+
+@data_app.command("prepare")
+def data_prepare(
+    names: Annotated[list[str], typer.Argument(help="Data sets, by name, or own images, by path.")],
+    splits: SplitsOption = None,
+    factor: FactorOption = "",
+    per_class: PerClassOption = -1,
+    data_root: DataRootOption = None,
+) -> None:
+    """Decode and resize images once, so that every later use opens at once."""
+    with _one_line_errors(again=f"attractor-ae data prepare {' '.join(names)}"):
+        from attractor_ae.data import left_out, load, splits_of
+
+        with _progress() as display:
+            for name in names:
+                for split in splits or splits_of(name):
+                    images = load(
+                        name,
+                        split,
+                        per_class=per_class,
+                        root=data_root,
+                        factor=factor,
+                        on_progress=partial(display.preparing, f"{name} {split}"),
+                    )
+                    _say(f"{name} {split}: {len(images)} images, {len(images.classes)} classes")
+                    _warn_of(left_out(images))
+
+
+@data_app.command("show")
+def data_show(
+    name: Annotated[str, typer.Argument(help="A data set, by name, or own images, by path.")],
+    split: Annotated[
+        str | None, typer.Option("--split", help="Default: the split that is tested on.")
+    ] = None,
+    factor: FactorOption = "",
+    per_class: PerClassOption = -1,
+    file: Annotated[
+        Path | None, typer.Option("--out", help="Picture to write. Default: NAME-SPLIT.png.")
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """Write a contact sheet: a row of images a class, with the number of its images."""
+    with _one_line_errors():
+        from attractor_ae.data import load, tested_split
+        from attractor_ae.reporting import contact_sheet, save_figure
+
+        chosen = split or tested_split(name)
+        with _progress() as display:
+            images = load(
+                name,
+                chosen,
+                per_class=per_class,
+                root=data_root,
+                factor=factor,
+                on_progress=partial(display.preparing, f"{name} {chosen}"),
+            )
+        picture = file or Path(f"{images.name}-{images.split}")
+        for written in save_figure(contact_sheet(images), picture.with_suffix("")):
+            _say(str(written))
+
+
+@data_app.command("clear")
+def data_clear(
+    names: Annotated[
+        list[str] | None, typer.Argument(help="Sets whose prepared images to remove. Default: all.")
+    ] = None,
+) -> None:
+    """Remove prepared images; the data sets' own files stay."""
+    with _one_line_errors():
+        from attractor_ae.data import clear
+
+        freed = sum(clear(name) for name in names or [None])
+        _say(f"{freed / 1e6:.1f} MB freed")
 
 
 @app.callback(invoke_without_command=True)
@@ -230,6 +328,69 @@ def _one_line_errors(again: str = "") -> Iterator[None]:
         sys.exit(130)
 
 
+def _say(line: str) -> None:
+    out.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
+def _warn_of(broken: list[tuple[str, str]]) -> None:
+    """Tell which files were left out; of many, the first."""
+    for path, reason in broken[:10]:
+        err.print(f"left out: {path}: {reason}", markup=False, highlight=False, soft_wrap=True)
+    if len(broken) > 10:
+        err.print(f"left out: {len(broken) - 10} more", markup=False, highlight=False)
+
+
+def _listing(states: "list[DatasetStatus]") -> Table:
+    """Return a table of data sets that can be read in 100 columns and fewer."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True, style="bold")
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for state in states:
+        info = state.info
+        lines = [
+            info.title,
+            f"{_images(state)}; licence: {info.licence}",
+            f"where: {state.place}",
+        ]
+        if not state.present:
+            lines.append(f"how: {info.obtain}")
+        some = state.present or not all(state.missing.values())
+        there = "there" if state.present else "in part" if some else "missing"
+        # Text, so that what stands in square brackets is not taken for a style.
+        table.add_row(info.name, there, Text("\n".join([*lines, ""])))
+    return table
+
+
+def _images(state: "DatasetStatus") -> str:
+    splits = state.info.splits
+    counts = [s if n.images is None else f"{s} {n.images}" for s, n in splits.items()]
+    classes = dict.fromkeys(n.classes for n in splits.values())
+    return f"{', '.join(counts)} images; {' or '.join(map(str, classes))} classes"
+
+
+def _describe(state: "DatasetStatus") -> None:
+    """Print all that is known of a data set."""
+    info = state.info
+    _say(f"{info.name}: {info.title}")
+    for split, numbers in info.splits.items():
+        count = "" if numbers.images is None else f"{numbers.images} images, "
+        there = "is not there" if state.missing[split] else "is there"
+        _say(f"  {split}: {count}{numbers.classes} classes, {there}")
+    if info.factors:
+        _say(f"  variations (--factor): {', '.join(info.factors)}")
+    if info.layout:
+        _say("  files, below the data root:")
+        for line in info.layout.splitlines():
+            _say(f"    {line}")
+    else:
+        _say(f"  images: {state.expected[0]}")
+    _say(f"  how to get it: {info.obtain}")
+    _say(f"  licence: {info.licence}")
+    _say(f"  to be cited: {info.citation}")
+    _say(f"  more: {info.homepage}")
+
+
 def _show(result: "EvaluationResult", folder: Path) -> None:
     from attractor_ae.reporting import detection_table, recursion_table
     from attractor_ae.runs import Run
@@ -269,6 +430,10 @@ class _Display:
     def testing(self, name: str, done: int, count: int) -> None:
         """Show the progress of scoring one data set."""
         self._show(f"scoring {name}", done, count, lambda: f"{done}/{count} images", None)
+
+    def preparing(self, what: str, done: int, count: int) -> None:
+        """Show the progress of decoding images."""
+        self._show(f"preparing {what}", done, count, lambda: f"{done}/{count} images", None)
 
     def _show(
         self,

@@ -17,6 +17,7 @@ class Stream(IntEnum):
     TRIAL_MASKS = 2
     HEAD_MASKS = 3
     HEAD_TRAINING = 4
+    SUBSET = 5
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

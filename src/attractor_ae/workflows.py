@@ -8,9 +8,9 @@ import numpy as np
 import torch
 
 from attractor_ae.config import ExperimentConfig
-from attractor_ae.data import CATALOGUE, ImageSet, load
+from attractor_ae.data import CATALOGUE, ImageSet, load, tested_split
 from attractor_ae.devices import resolve_device
-from attractor_ae.errors import AttractorError, unknown_name
+from attractor_ae.errors import AttractorError
 from attractor_ae.estimators import AttractorEstimator
 from attractor_ae.evaluation import EvaluationResult, evaluate
 from attractor_ae.models import Autoencoder
@@ -37,7 +37,6 @@ BUILT_IN_OUT = ("faces", "textures", "photos")
 """The D_outs of an experiment that names none."""
 
 _OUT_PER_CLASS = 250
-_TEST_SPLIT = "test"
 _EVALUATION = "evaluation."
 
 
@@ -87,7 +86,7 @@ def run_training(
         config,
         training_images(config, data_root=data_root),
         folder,
-        natural=CATALOGUE[config.dataset.name].natural,
+        natural=_natural(config.dataset.name),
         resume=resume,
         on_progress=on_progress,
     )
@@ -110,17 +109,17 @@ def training_images(config: ExperimentConfig, *, data_root: str | Path | None = 
         one that held-out scores are measured on.
     """
     dataset = config.dataset
-    if dataset.split == _TEST_SPLIT:
+    if dataset.split == tested_split(dataset.name):
         raise AttractorError(
             f"dataset.split {dataset.split!r} is what the trained network is measured on; "
             "train on another split"
         )
-    if dataset.factor:
-        raise AttractorError(
-            f"dataset.factor {dataset.factor!r}: {dataset.name!r} has no variations; set it to ''"
-        )
     return load(
-        dataset.name, dataset.split, per_class=dataset.nbr_of_samples_per_class, root=data_root
+        dataset.name,
+        dataset.split,
+        per_class=dataset.nbr_of_samples_per_class,
+        root=data_root,
+        factor=dataset.factor,
     )
 
 
@@ -214,22 +213,16 @@ def run_evaluation(
     settings = config.evaluation
     outs, shifts = _evaluation_names(config)
     # Everything is loaded before anything is computed, so that a missing set is told at once.
-    known = load(
-        config.dataset.name,
-        _TEST_SPLIT,
-        per_class=settings.nbr_of_samples_per_class,
-        root=data_root,
-    )
-    unknown = [load(n, _TEST_SPLIT, per_class=_OUT_PER_CLASS, root=data_root) for n in outs]
-    shifted = [
-        load(n, _TEST_SPLIT, per_class=settings.nbr_of_samples_per_class, root=data_root)
-        for n in shifts
-    ]
+    per_class = settings.nbr_of_samples_per_class
+    name, factor = config.dataset.name, config.dataset.factor
+    known = load(name, tested_split(name), per_class=per_class, root=data_root, factor=factor)
+    unknown = [load(n, tested_split(n), per_class=_out_per_class(n), root=data_root) for n in outs]
+    shifted = [load(n, tested_split(n), per_class=per_class, root=data_root) for n in shifts]
     estimator = fit_estimator(
         folder,
         training_images(config, data_root=data_root),
         overrides=overrides,
-        natural=CATALOGUE[config.dataset.name].natural,
+        natural=_natural(config.dataset.name),
     )
     result = evaluate(
         estimator,
@@ -282,6 +275,14 @@ def run_demo(
     return run_evaluation(run.path, overrides=again, on_progress=on_testing)
 
 
+def _out_per_class(name: str) -> int:
+    return CATALOGUE[name].per_class if name in CATALOGUE else _OUT_PER_CLASS
+
+
+def _natural(name: str) -> bool:
+    return name not in CATALOGUE or CATALOGUE[name].natural  # own images are photographs
+
+
 def _evaluation_config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
     """Return the experiment of a run with another evaluation."""
     if foreign := [text for text in overrides if not text.startswith(_EVALUATION)]:
@@ -298,12 +299,9 @@ def _evaluation_names(config: ExperimentConfig) -> tuple[tuple[str, ...], tuple[
     shifts = config.evaluation.shift_datasets
     names = [known, *outs, *shifts]
     for name in names:
-        if name not in CATALOGUE:
-            raise unknown_name("data set", name, CATALOGUE)
+        tested_split(name)  # raises where there is no such set
         if names.count(name) > 1:
             raise AttractorError(f"data set {name!r} is named twice; name each set once")
-        if _TEST_SPLIT not in CATALOGUE[name].splits:
-            raise AttractorError(f"data set {name!r} has no split {_TEST_SPLIT!r} to measure on")
     return outs, shifts
 
 

@@ -12,8 +12,9 @@ from hypothesis.extra import numpy as npst
 from PIL import Image
 from torchvision.transforms import functional
 
-from attractor_ae.data import CATALOGUE, available, data_root, idx, load
+from attractor_ae.data import CATALOGUE, available, data_root, idx, load, prepare
 from attractor_ae.data.idx import IdxFiles, read_idx
+from attractor_ae.data.source import Wanted
 from attractor_ae.errors import AttractorError
 
 CODES = {"u1": 8, "i1": 9, "i2": 11, "i4": 12, "f4": 13, "f8": 14}
@@ -148,7 +149,9 @@ ORACLES = {
     "mnist": torchvision.datasets.MNIST,
     "fashion": torchvision.datasets.FashionMNIST,
 }
-FOUND = [name for name in ("mnist", "fashion") if available(name)]
+FOUND = [
+    pytest.param(name, marks=pytest.mark.real) for name in ("mnist", "fashion") if available(name)
+]
 
 
 @pytest.fixture(scope="module", params=["written", *FOUND])
@@ -184,7 +187,7 @@ def test_agrees_with_torchvision(official, split):
             picture = functional.resize(oracles[split][place][0], [64, 64])
             expected.append((np.asarray(picture), label))
 
-    loaded = source.load(split, root, 20)
+    loaded = source.load(split, root, Wanted(20))
 
     assert loaded.labels.tolist() == [label for _, label in expected]
     np.testing.assert_array_equal(loaded.images[:, 0], [picture for picture, _ in expected])
@@ -206,7 +209,7 @@ def test_real_files_hold_what_the_catalogue_says(name):
         assert len(np.unique(labels)) == info.classes
 
 
-@pytest.mark.parametrize("name", [name for name in FOUND if name == "mnist"])
+@pytest.mark.parametrize("name", [param for param in FOUND if param.values == ("mnist",)])
 def test_mnist5k_is_the_beginning_of_mnist(name):
     whole = load(name, per_class=500)
     for split, part in (("train", slice(250)), ("test", slice(250, None))):
@@ -223,7 +226,7 @@ def test_mnist5k_is_the_beginning_of_mnist(name):
 def test_plain_and_gzipped_files_are_found(tmp_path, suffix, pack):
     write(tmp_path / "MNIST/raw", suffix=suffix, pack=pack)
     assert toy().missing("train", tmp_path) == ()
-    loaded = toy().load("train", tmp_path, -1)
+    loaded = toy().load("train", tmp_path, Wanted())
     assert loaded.images.shape == (60, 1, 64, 64)
     assert loaded.labels.tolist() == LABELS.tolist()
 
@@ -231,17 +234,24 @@ def test_plain_and_gzipped_files_are_found(tmp_path, suffix, pack):
 def test_images_are_chosen_before_they_are_resized(tmp_path, monkeypatch):
     write(tmp_path / "MNIST/raw")
     resized = []
-    real = idx.resize_grey
-    monkeypatch.setattr(
-        idx, "resize_grey", lambda images: resized.append(len(images)) or real(images)
-    )
-    assert len(toy().load("train", tmp_path, 2)) == 20
-    assert resized == [20]
+    real = prepare.decode
+    monkeypatch.setattr(prepare, "decode", lambda *arguments: resized.append(1) or real(*arguments))
+    assert len(toy().load("train", tmp_path, Wanted(2))) == 20
+    assert len(resized) == 20
+
+
+def test_the_second_load_reads_no_file(tmp_path, monkeypatch):
+    write(tmp_path / "MNIST/raw")
+    first = toy().load("train", tmp_path, Wanted(cache=tmp_path))
+    monkeypatch.setattr(idx, "read_idx", None)
+    second = toy().load("train", tmp_path, Wanted(cache=tmp_path))
+    np.testing.assert_array_equal(second.images, first.images)
+    np.testing.assert_array_equal(second.labels, first.labels)
 
 
 def test_images_of_another_size_become_64_x_64(tmp_path):
     write(tmp_path / "MNIST/raw", images=IMAGES[:, :20])
-    loaded = toy().load("train", tmp_path, -1)
+    loaded = toy().load("train", tmp_path, Wanted())
     picture = functional.resize(Image.fromarray(IMAGES[7, :20]), [64, 64])
     np.testing.assert_array_equal(loaded.images[7, 0], np.asarray(picture))
 
@@ -251,9 +261,9 @@ def test_searches_elsewhere_after_the_root(tmp_path):
     source = toy(elsewhere=(other,))
     write(other, suffix=".gz", pack=gzip.compress)
     assert source.missing("train", root) == ()
-    assert source.load("train", root, -1).labels.tolist() == LABELS.tolist()
+    assert source.load("train", root, Wanted()).labels.tolist() == LABELS.tolist()
     write(root / "MNIST/raw", labels=LABELS[::-1].copy())
-    assert source.load("train", root, -1).labels.tolist() == LABELS[::-1].tolist()
+    assert source.load("train", root, Wanted()).labels.tolist() == LABELS[::-1].tolist()
 
 
 def test_never_mixes_files_of_two_folders(tmp_path):
@@ -262,7 +272,7 @@ def test_never_mixes_files_of_two_folders(tmp_path):
     write(root / "MNIST/raw", labels=LABELS[::-1].copy())
     (root / "MNIST/raw/train-images-idx3-ubyte").unlink()
     write(other)
-    assert source.load("train", root, -1).labels.tolist() == LABELS.tolist()
+    assert source.load("train", root, Wanted()).labels.tolist() == LABELS.tolist()
 
 
 def test_names_what_is_missing_and_where_it_is_expected(tmp_path):
@@ -276,7 +286,7 @@ def test_names_what_is_missing_and_where_it_is_expected(tmp_path):
     (raw / "t10k-labels-idx1-ubyte").unlink()
     assert source.missing("test", tmp_path) == (labels,)
     with pytest.raises(AttractorError, match=r"^data set 'toy' needs .*/t10k-labels-idx1-ubyte"):
-        source.load("test", tmp_path, -1)
+        source.load("test", tmp_path, Wanted())
 
 
 @pytest.mark.parametrize(
@@ -295,7 +305,7 @@ def test_names_what_is_missing_and_where_it_is_expected(tmp_path):
 def test_refuses_files_that_do_not_belong_together(tmp_path, changed, message):
     write(tmp_path / "MNIST/raw", **changed)
     with pytest.raises(AttractorError, match=f"^{tmp_path}/MNIST/raw/{message}"):
-        toy().load("train", tmp_path, -1)
+        toy().load("train", tmp_path, Wanted())
 
 
 def test_a_truncated_file_is_named(tmp_path):
@@ -303,4 +313,4 @@ def test_a_truncated_file_is_named(tmp_path):
     file = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(AttractorError, match=f"^{file} is truncated"):
-        toy().load("train", tmp_path, 1)
+        toy().load("train", tmp_path, Wanted(1))

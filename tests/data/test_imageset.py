@@ -94,3 +94,34 @@ def _as_users_run_it():
 def test_refuses_what_is_no_image_set(labels, changed, message):
     with pytest.raises(AttractorError, match=rf"image set 'toy' \(train\): .*{message}"):
         image_set(labels, **changed)
+
+
+@given(st.lists(st.integers(-1, 2), max_size=60), st.integers(0, 8), st.integers(0, 2**31))
+def test_random_per_class_draws_n_of_each_in_order(labels, n, seed):
+    images = image_set(labels)
+    chosen = images.random_per_class(n, seed)
+    assert places(chosen) == sorted(set(places(chosen)))
+    assert chosen.labels.tolist() == [labels[place] for place in places(chosen)]
+    for label in (-1, 0, 1, 2):
+        assert chosen.labels.tolist().count(label) == min(n, labels.count(label))
+    assert places(images.random_per_class(n, seed)) == places(chosen)
+    assert set(places(chosen)) <= set(places(images.random_per_class(n + 1, seed)))
+
+
+def test_random_per_class_of_minus_one_is_everything():
+    images = image_set([2, 0, 2, 1])
+    assert images.random_per_class(-1, 0) is images
+
+
+def test_random_per_class_draws_every_image_equally_often(unchanged_random_state):
+    images = image_set([0] * 10 + [1] * 5)
+    drawn = np.bincount(
+        np.concatenate([places(images.random_per_class(2, seed)) for seed in range(1000)])
+    )
+    # 200 of 1000 and 400 of 1000 each; the binomial's deviation is 13 and 15.
+    np.testing.assert_allclose(drawn, [200] * 10 + [400] * 5, atol=65)
+
+
+def test_random_per_class_refuses_a_seed_below_zero():
+    with pytest.raises(AttractorError, match="seed must be at least 0, got -1"):
+        image_set([0]).random_per_class(1, -1)

@@ -2,17 +2,21 @@
 
 from typing import TYPE_CHECKING, Any
 
-from attractor_ae.data.catalogue import (
-    CATALOGUE,
-    DatasetInfo,
-    DatasetStatus,
-    SplitInfo,
-    available,
-    data_root,
-    load,
-    status,
-)
+from attractor_ae.data.catalogue import CATALOGUE, DatasetInfo, SplitInfo
+from attractor_ae.data.decoding import ImageFormat
 from attractor_ae.data.imageset import ImageSet
+from attractor_ae.data.loading import (
+    DatasetStatus,
+    available,
+    clear,
+    data_root,
+    download,
+    left_out,
+    load,
+    splits_of,
+    status,
+    tested_split,
+)
 
 if TYPE_CHECKING:
     from attractor_ae.data.augmentation import Augmentation
@@ -22,12 +26,18 @@ __all__ = [
     "Augmentation",
     "DatasetInfo",
     "DatasetStatus",
+    "ImageFormat",
     "ImageSet",
     "SplitInfo",
     "available",
+    "clear",
     "data_root",
+    "download",
+    "left_out",
     "load",
+    "splits_of",
     "status",
+    "tested_split",
 ]
 
 

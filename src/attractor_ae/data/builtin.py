@@ -7,7 +7,7 @@ step for images that are grey already.
 import importlib
 import importlib.resources
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attractor_ae.data.decoding import decode
 from attractor_ae.data.imageset import ImageSet
+from attractor_ae.data.source import Wanted
 
 SIZE = 64
 """Height and width of every image (PROTOCOL section 2)."""
@@ -78,17 +80,24 @@ class Packaged:
     package: str
     module: str
 
-    def expected(self, split: str, root: Path) -> tuple[str, ...]:
+    def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return where the images are expected: the package, whatever the split and the root."""
         return (f"package {self.package}",)
 
-    def missing(self, split: str, root: Path) -> tuple[str, ...]:
+    def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the package's name if it is not installed, else nothing."""
         return () if find_spec(self.module) else (self.package,)
 
-    def load(self, split: str, root: Path, per_class: int) -> ImageSet:
-        """Return the first ``per_class`` images of each class of a split (-1: all)."""
-        return self.read(split).first_per_class(per_class)
+    def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
+        """Return the wanted images of a split.
+
+        They are made grey and 64 x 64; another form is made of that.
+        """
+        found = self.read(split).first_per_class(wanted.per_class)
+        if (wanted.form.size, wanted.form.channels) == (SIZE, 1):
+            return found
+        images = [decode(Image.fromarray(image), wanted.form) for image in found.images[:, 0]]
+        return replace(found, images=np.stack(images))
 
 
 def mnist5k(split: str) -> ImageSet:

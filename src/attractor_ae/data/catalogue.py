@@ -1,48 +1,43 @@
-"""The one place where a data set is described, and the way from its name to its images.
+"""The one place where a data set is described.
 
-A new set is a new entry of :data:`CATALOGUE`; a new kind of files is a new :class:`Source`.
+A new set is a new entry of :data:`CATALOGUE`; a new kind of files is a new `Source`.
 """
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal, Protocol, runtime_checkable
-
-from platformdirs import user_data_path
+from typing import Literal
 
 from attractor_ae.data.builtin import DIGITS, Packaged, digits8, faces, mnist5k, photos, textures
 from attractor_ae.data.idx import IdxFiles
-from attractor_ae.data.imageset import ImageSet
-from attractor_ae.errors import AttractorError, unknown_name
-
-ROOT_VARIABLE = "ATTRACTOR_AE_DATA"
-"""Environment variable that names the data root."""
-
-
-@runtime_checkable
-class Source(Protocol):
-    """Where the images of a set come from. ``split`` is always one that the set has."""
-
-    def expected(self, split: str, root: Path) -> tuple[str, ...]:
-        """Return where the images of a split are expected: packages, files or folders."""
-        ...
-
-    def missing(self, split: str, root: Path) -> tuple[str, ...]:
-        """Return what is needed to load a split and is not there, without reading images."""
-        ...
-
-    def load(self, split: str, root: Path, per_class: int) -> ImageSet:
-        """Return the first ``per_class`` images of each class of a split (-1: all)."""
-        ...
+from attractor_ae.data.lsun import LsunFiles
+from attractor_ae.data.source import Source
+from attractor_ae.data.sviro import CARS, SeatFolders
+from attractor_ae.data.torchvision_sets import (
+    TorchvisionArrays,
+    TorchvisionFolders,
+    list_gtsrb,
+    list_omniglot,
+    list_places365,
+    read_cifar10,
+    read_svhn,
+)
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """Numbers of images and of classes in one split, as published."""
+    """Numbers of images and of classes in one split.
 
-    images: int
+    Attributes
+    ----------
+    images
+        Number of images as published; None where none is.
+    classes
+        Number of classes that its images are labelled with here.
+    """
+
+    images: int | None
     classes: int
 
 
@@ -59,7 +54,7 @@ class DatasetInfo:
     kind
         ``"built-in"``: ships inside a package; ``"files"``: read from the data root.
     splits
-        Its splits by name. A set with the split ``"test"`` alone is for testing only.
+        Its splits by name.
     natural
         Whether it shows photographs, so that training on it also augments brightness and
         contrast (PROTOCOL section 3).
@@ -69,6 +64,14 @@ class DatasetInfo:
         How to get it, as the end of a sentence that says what is missing.
     licence, citation, homepage
         Terms of use of the images, who is to be cited, and where to read more.
+    layout
+        Its files below the data root, as a tree; empty for a built-in set.
+    test_split
+        The split that stands for the set when it is tested on (PROTOCOL sections 6 and 7).
+    per_class
+        How many images of each class are used by default (PROTOCOL section 6); -1: all.
+    factors
+        Its variations, e.g. cars; the first is the default. Empty for a set that has none.
     """
 
     name: str
@@ -81,31 +84,30 @@ class DatasetInfo:
     licence: str
     citation: str
     homepage: str
+    layout: str = ""
+    test_split: str = "test"
+    per_class: int = 250
+    factors: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
-class DatasetStatus:
-    """Whether a data set can be loaded from here, known without reading its images.
+_TEN_AND_TEN = {"train": SplitInfo(60_000, 10), "test": SplitInfo(10_000, 10)}  # as MNIST
 
-    Attributes
-    ----------
-    info
-        The set's description.
-    expected
-        Where its images are expected: packages or files, of all splits.
-    missing
-        What is needed and is not there, by split; empty for a split that can be loaded.
-    """
+_IDX_LAYOUT = """\
+{folder}/raw/
+    train-images-idx3-ubyte    each plain, or gzipped with the ending .gz
+    train-labels-idx1-ubyte
+    t10k-images-idx3-ubyte
+    t10k-labels-idx1-ubyte"""
 
-    info: DatasetInfo
-    expected: tuple[str, ...]
-    missing: Mapping[str, tuple[str, ...]]
-
-    @property
-    def present(self) -> bool:
-        """Whether every split can be loaded."""
-        return not any(self.missing.values())
-
+_SVIRO_TERMS = "CC BY-NC-SA 4.0"
+_SVIRO_SPLITS = (
+    "test-adults",
+    "test-objects",
+    "test-seats",
+    "test-adults-and-objects",
+    "test-adults-and-seats",
+    "test-adults-and-seats-and-objects",
+)
 
 _DEMO = "install it with: pip install 'attractor-ae[demo]'"
 
@@ -182,20 +184,22 @@ _SETS = (
         name="mnist",
         title="handwritten digits (MNIST)",
         kind="files",
-        splits={"train": SplitInfo(60_000, 10), "test": SplitInfo(10_000, 10)},
+        splits=_TEN_AND_TEN,
         natural=False,
         source=IdxFiles("mnist", "MNIST/raw", DIGITS),
-        obtain="get MNIST's four files from https://ossci-datasets.s3.amazonaws.com/mnist/",
+        obtain="attractor-ae data download mnist; or get MNIST's four files from "
+        "https://ossci-datasets.s3.amazonaws.com/mnist/",
         licence="CC BY-SA 3.0",
         citation="Y. LeCun, L. Bottou, Y. Bengio, P. Haffner: Gradient-based learning applied to "
         "document recognition. Proceedings of the IEEE 86(11), 1998",
         homepage="http://yann.lecun.com/exdb/mnist/",
+        layout=_IDX_LAYOUT.format(folder="MNIST"),
     ),
     DatasetInfo(
         name="fashion",
         title="articles of clothing (Fashion-MNIST)",
         kind="files",
-        splits={"train": SplitInfo(60_000, 10), "test": SplitInfo(10_000, 10)},
+        splits=_TEN_AND_TEN,
         natural=False,
         source=IdxFiles(
             "fashion",
@@ -212,111 +216,303 @@ _SETS = (
                 "Bag",
                 "Ankle boot",
             ),
+            fetched_by="FashionMNIST",
             elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),
         ),
-        obtain="on Debian: apt-get install dataset-fashion-mnist; or get the four files from "
+        obtain="attractor-ae data download fashion; on Debian: apt-get install "
+        "dataset-fashion-mnist; or get the four files from "
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         licence="MIT",
         citation="H. Xiao, K. Rasul, R. Vollgraf: Fashion-MNIST: a novel image dataset for "
         "benchmarking machine learning algorithms. arXiv:1708.07747, 2017",
         homepage="https://github.com/zalandoresearch/fashion-mnist",
+        layout=_IDX_LAYOUT.format(folder="FashionMNIST"),
+    ),
+    DatasetInfo(
+        name="svhn",
+        title="house numbers, cropped to a digit (SVHN)",
+        kind="files",
+        splits={"train": SplitInfo(73_257, 10), "test": SplitInfo(26_032, 10)},
+        natural=True,
+        source=TorchvisionArrays(
+            "svhn",
+            "svhn",
+            {"train": ("train_32x32.mat",), "test": ("test_32x32.mat",)},
+            (("SVHN", {"split": "train"}), ("SVHN", {"split": "test"})),
+            read_svhn,
+            DIGITS,
+        ),
+        obtain="attractor-ae data download svhn; or get the .mat files of format 2 from "
+        "http://ufldl.stanford.edu/housenumbers/",
+        licence="for non-commercial use only",
+        citation="Y. Netzer, T. Wang, A. Coates, A. Bissacco, B. Wu, A. Y. Ng: Reading digits in "
+        "natural images with unsupervised feature learning. NIPS Workshop on Deep Learning and "
+        "Unsupervised Feature Learning, 2011",
+        homepage="http://ufldl.stanford.edu/housenumbers/",
+        layout="""\
+svhn/
+    train_32x32.mat
+    test_32x32.mat""",
+    ),
+    DatasetInfo(
+        name="cifar10",
+        title="small photographs of animals and vehicles (CIFAR-10)",
+        kind="files",
+        splits={"train": SplitInfo(50_000, 10), "test": SplitInfo(10_000, 10)},
+        natural=True,
+        source=TorchvisionArrays(
+            "cifar10",
+            "",
+            # torchvision checks all of them, whatever the split.
+            dict.fromkeys(
+                ("train", "test"),
+                tuple(
+                    f"cifar-10-batches-py/{file}"
+                    for file in (
+                        *(f"data_batch_{i}" for i in range(1, 6)),
+                        "test_batch",
+                        "batches.meta",
+                    )
+                ),
+            ),
+            (("CIFAR10", {}),),
+            read_cifar10,
+            (
+                "airplane",
+                "automobile",
+                "bird",
+                "cat",
+                "deer",
+                "dog",
+                "frog",
+                "horse",
+                "ship",
+                "truck",
+            ),
+        ),
+        obtain="attractor-ae data download cifar10; or unpack "
+        "https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz",
+        licence="none stated by its authors; photographs from the internet, for research",
+        citation="A. Krizhevsky: Learning multiple layers of features from tiny images. Technical "
+        "report, University of Toronto, 2009",
+        homepage="https://www.cs.toronto.edu/~kriz/cifar.html",
+        layout="""\
+cifar-10-batches-py/
+    data_batch_1    pickled; read once their published checksums are found right
+    ...
+    data_batch_5
+    test_batch
+    batches.meta""",
+    ),
+    DatasetInfo(
+        name="gtsrb",
+        title="German traffic signs: classes 10 to 19, and the others as 'ood' (GTSRB)",
+        kind="files",
+        splits={
+            "train": SplitInfo(None, 10),
+            "test": SplitInfo(3930, 10),
+            "ood": SplitInfo(8700, 33),
+        },
+        natural=True,
+        source=TorchvisionFolders(
+            "gtsrb",
+            "",
+            {
+                "train": ("gtsrb/GTSRB/Training",),
+                **dict.fromkeys(
+                    ("test", "ood"), ("gtsrb/GTSRB/Final_Test/Images", "gtsrb/GT-final_test.csv")
+                ),
+            },
+            (("GTSRB", {"split": "train"}), ("GTSRB", {"split": "test"})),
+            list_gtsrb,
+        ),
+        obtain="attractor-ae data download gtsrb; or unpack GTSRB-Training_fixed.zip, "
+        "GTSRB_Final_Test_Images.zip and GTSRB_Final_Test_GT.zip of "
+        "https://sid.erda.dk/public/archives/daaeac0d7ce1152aea9b61d9f1e19370/",
+        licence="free for research, cite the paper",
+        citation="J. Stallkamp, M. Schlipsing, J. Salmen, C. Igel: Man vs. computer: benchmarking "
+        "machine learning algorithms for traffic sign recognition. Neural Networks 32, 2012",
+        homepage="https://benchmark.ini.rub.de/gtsrb_news.html",
+        layout="""\
+gtsrb/
+    GT-final_test.csv
+    GTSRB/
+        Training/
+            00000/
+                00000_00000.ppm
+            ...
+            00042/
+        Final_Test/
+            Images/
+                00000.ppm""",
+    ),
+    DatasetInfo(
+        name="omniglot",
+        title="hand-drawn characters of fifty alphabets (Omniglot)",
+        kind="files",
+        splits={"train": SplitInfo(19_280, 964), "test": SplitInfo(13_180, 659)},
+        natural=False,
+        source=TorchvisionFolders(
+            "omniglot",
+            "",
+            {
+                split: (f"omniglot-py/images_{part}", f"omniglot-py/images_{part}.zip")
+                for split, part in (("train", "background"), ("test", "evaluation"))
+            },
+            (("Omniglot", {"background": True}), ("Omniglot", {"background": False})),
+            list_omniglot,
+        ),
+        obtain="attractor-ae data download omniglot; or get images_background.zip and "
+        "images_evaluation.zip from https://github.com/brendenlake/omniglot/tree/master/python, "
+        "and unpack them beside themselves",
+        licence="MIT",
+        citation="B. M. Lake, R. Salakhutdinov, J. B. Tenenbaum: Human-level concept learning "
+        "through probabilistic program induction. Science 350(6266), 2015",
+        homepage="https://github.com/brendenlake/omniglot",
+        layout="""\
+omniglot-py/
+    images_background.zip      the checksum is that of the zip file
+    images_background/         "train"
+        Korean/
+            character01/
+                0540_01.png
+    images_evaluation.zip
+    images_evaluation/         "test\"""",
+        per_class=4,
+    ),
+    DatasetInfo(
+        name="places365",
+        title="scenes: the validation images of 256 x 256 pixels (Places365)",
+        kind="files",
+        splits={"test": SplitInfo(36_500, 365)},
+        natural=True,
+        source=TorchvisionFolders(
+            "places365",
+            "places365",
+            {"test": ("categories_places365.txt", "places365_val.txt", "val_256")},
+            (("Places365", {"split": "val", "small": True}),),
+            list_places365,
+        ),
+        obtain="attractor-ae data download places365; or unpack filelist_places365-standard.tar "
+        "and val_256.tar of http://data.csail.mit.edu/places/places365/",
+        licence="for non-commercial research and education only",
+        citation="B. Zhou, A. Lapedriza, A. Khosla, A. Oliva, A. Torralba: Places: a 10 million "
+        "image database for scene recognition. IEEE Transactions on Pattern Analysis and Machine "
+        "Intelligence 40(6), 2018",
+        homepage="http://places2.csail.mit.edu/",
+        layout="""\
+places365/
+    categories_places365.txt
+    places365_val.txt
+    val_256/
+        Places365_val_00000001.jpg""",
+        per_class=7,
+    ),
+    DatasetInfo(
+        name="lsun",
+        title="ten scene categories, the training images (LSUN)",
+        kind="files",
+        splits={"train": SplitInfo(9_895_373, 10)},
+        natural=True,
+        source=LsunFiles(),
+        obtain="get and unpack <category>_train_lmdb.zip of the ten categories with "
+        "https://github.com/fyu/lsun, and: pip install 'attractor-ae[lsun]'",
+        licence="none stated by its authors; photographs from the internet, for research",
+        citation="F. Yu, A. Seff, Y. Zhang, S. Song, T. Funkhouser, J. Xiao: LSUN: construction of "
+        "a large-scale image dataset using deep learning with humans in the loop. "
+        "arXiv:1506.03365, 2015",
+        homepage="https://github.com/fyu/lsun",
+        layout="""\
+lsun/
+    bedroom_train_lmdb/
+        data.mdb
+        lock.mdb        not needed
+    bridge_train_lmdb/
+    church_outdoor_train_lmdb/
+    classroom_train_lmdb/
+    conference_room_train_lmdb/
+    dining_room_train_lmdb/
+    kitchen_train_lmdb/
+    living_room_train_lmdb/
+    restaurant_train_lmdb/
+    tower_train_lmdb/""",
+        test_split="train",
+    ),
+    DatasetInfo(
+        name="sviro",
+        title="rendered rear seats of ten cars: nobody and adults (SVIRO)",
+        kind="files",
+        # Of each car, before the images that hold other things are left out.
+        splits={"train": SplitInfo(2000, 8), "test": SplitInfo(500, 8)},
+        natural=True,
+        source=SeatFolders(
+            "sviro",
+            "sviro/{factor}/{split}/grayscale_wholeImage/*.png",
+            factor=CARS[0],
+            named="file",
+            others="left out",
+        ),
+        obtain="get the grey images of whole sceneries of each car from "
+        "https://sviro.kl.dfki.de/download/",
+        licence=_SVIRO_TERMS,
+        citation="S. Dias Da Cruz, O. Wasenmüller, H.-P. Beise, T. Stifter, D. Stricker: SVIRO: "
+        "synthetic vehicle interior rear seat occupancy dataset and benchmark. IEEE Winter "
+        "Conference on Applications of Computer Vision, 2020",
+        homepage="https://sviro.kl.dfki.de",
+        layout="""\
+sviro/
+    tesla/
+        train/
+            grayscale_wholeImage/
+                tesla_train_imageID_0_GT_0_3_0.png
+        test/
+            grayscale_wholeImage/
+    aclass/  escape/  hilux/  i3/  lexus/  tiguan/  tucson/  x5/  zoe/""",
+        test_split="train",
+        per_class=-1,
+        factors=CARS,
+    ),
+    DatasetInfo(
+        name="sviro_uncertainty",
+        title="rendered rear seats: adults, child seats, everyday objects (SVIRO-Uncertainty)",
+        kind="files",
+        splits={
+            "train-adults": SplitInfo(4384, 8),
+            "train-adults-and-seats": SplitInfo(3515, 8),
+            **dict.fromkeys(_SVIRO_SPLITS, SplitInfo(None, 8)),
+        },
+        natural=True,
+        source=SeatFolders(
+            "sviro_uncertainty",
+            "sviro_uncertainty/sharan/{split}/*/{factor}.png",
+            factor="ir",
+            named="folder",
+            others="empty",
+        ),
+        obtain="get SVIRO-Uncertainty from https://sviro.kl.dfki.de/download/",
+        licence=_SVIRO_TERMS,
+        citation="S. Dias Da Cruz, B. Taetz, T. Stifter, D. Stricker: Autoencoder attractors for "
+        "uncertainty estimation. International Conference on Pattern Recognition, 2022, "
+        "arXiv:2204.00382",
+        homepage="https://sviro.kl.dfki.de",
+        layout="""\
+sviro_uncertainty/
+    sharan/
+        train-adults/
+            0_GT_0_3_0/        any name that ends in GT_a_b_c
+                ir.png
+                rgb.png
+        train-adults-and-seats/
+        test-adults/
+        test-objects/
+        test-seats/
+        test-adults-and-objects/
+        test-adults-and-seats/
+        test-adults-and-seats-and-objects/""",
+        test_split="test-adults",
+        factors=("ir", "rgb"),
     ),
 )
 
 CATALOGUE: Mapping[str, DatasetInfo] = MappingProxyType({info.name: info for info in _SETS})
 """Every data set that has a name, by that name."""
-
-
-def data_root(root: Path | str | None = None) -> Path:
-    """Return the folder that holds the data sets' files.
-
-    Parameters
-    ----------
-    root
-        The folder, if it is already decided; else the environment variable ``ATTRACTOR_AE_DATA``
-        decides, else it is the user's data directory. It need not exist.
-    """
-    if root is None:
-        named = os.environ.get(ROOT_VARIABLE)
-        root = named or user_data_path("attractor-ae", appauthor=False)
-    return Path(root).expanduser()
-
-
-def load(
-    name: str, split: str = "train", *, per_class: int = -1, root: Path | str | None = None
-) -> ImageSet:
-    """Load a data set by its name.
-
-    Parameters
-    ----------
-    name
-        A name of :data:`CATALOGUE`.
-    split
-        One of the set's splits.
-    per_class
-        Keep the first so many images of each class, in the set's own order (PROTOCOL section
-        6); -1 keeps all.
-    root
-        Folder of the data sets' files; see :func:`data_root`.
-
-    Returns
-    -------
-    ImageSet
-        uint8 images of shape (n, 1, 64, 64), with labels.
-
-    Raises
-    ------
-    AttractorError
-        If the name or the split is unknown, ``per_class`` is no such number, files or a package
-        are missing, or a file is damaged.
-
-    Examples
-    --------
-    >>> load("digits8", "test", per_class=3).images.shape
-    (30, 1, 64, 64)
-    """
-    info = _info(name)
-    if split not in info.splits:
-        raise AttractorError(
-            f"data set {name!r} has no split {split!r}; available: {', '.join(info.splits)}"
-        )
-    if per_class < 1 and per_class != -1:
-        raise AttractorError(
-            f"data set {name!r}: {per_class} images per class; give 1 or more, or -1 for all"
-        )
-    folder = data_root(root)
-    if missing := info.source.missing(split, folder):
-        raise AttractorError(f"data set {name!r} needs {' and '.join(missing)}; {info.obtain}")
-    return info.source.load(split, folder, per_class)
-
-
-def status(name: str, root: Path | str | None = None) -> DatasetStatus:
-    """Look whether a data set can be loaded, without reading its images.
-
-    Parameters
-    ----------
-    name
-        A name of :data:`CATALOGUE`.
-    root
-        Folder of the data sets' files; see :func:`data_root`.
-
-    Raises
-    ------
-    AttractorError
-        If the name is unknown.
-    """
-    info, folder = _info(name), data_root(root)
-    expected = [place for split in info.splits for place in info.source.expected(split, folder)]
-    missing = {split: info.source.missing(split, folder) for split in info.splits}
-    return DatasetStatus(info, tuple(dict.fromkeys(expected)), missing)
-
-
-def available(name: str, root: Path | str | None = None) -> bool:
-    """Return whether every split of a data set can be loaded; see :func:`status`."""
-    return status(name, root).present
-
-
-def _info(name: str) -> DatasetInfo:
-    if name not in CATALOGUE:
-        raise unknown_name("data set", name, CATALOGUE)
-    return CATALOGUE[name]

@@ -9,7 +9,7 @@ import gzip
 import math
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_ae.data.builtin import resize_grey
 from attractor_ae.data.imageset import ImageSet
+from attractor_ae.data.source import Wanted, load_arrays
+from attractor_ae.data.torchvision_sets import fetch
 from attractor_ae.errors import AttractorError
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -119,14 +120,17 @@ class IdxFiles:
     elsewhere
         Folders that are searched when the data root does not have the files, e.g. where a
         distribution's package puts them.
+    fetched_by
+        Name of the class in ``torchvision.datasets`` that fetches the files.
     """
 
     name: str
     folder: str
     classes: tuple[str, ...]
     elsewhere: tuple[Path, ...] = ()
+    fetched_by: str = "MNIST"
 
-    def expected(self, split: str, root: Path) -> tuple[str, ...]:
+    def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return where the files of a split are expected, the data root first."""
         return tuple(
             f"{folder / file}[.gz]"
@@ -134,15 +138,15 @@ class IdxFiles:
             for file in _files(split)
         )
 
-    def missing(self, split: str, root: Path) -> tuple[str, ...]:
+    def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the files that the data root lacks, or nothing if a folder has them all."""
         if self._find(split, root):
             return ()
         folder = root / self.folder
         return tuple(f"{folder / file}[.gz]" for file in _files(split) if not _either(folder, file))
 
-    def load(self, split: str, root: Path, per_class: int) -> ImageSet:
-        """Return the first ``per_class`` images of each class of a split (-1: all), 64 x 64.
+    def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
+        """Return the wanted images of a split.
 
         Raises
         ------
@@ -154,7 +158,14 @@ class IdxFiles:
             raise AttractorError(
                 f"data set {self.name!r} needs {' and '.join(self.missing(split, root))}"
             )
-        images_file, labels_file = found
+        return load_arrays(
+            self.name, split, lambda: self._read(*found), self.classes, wanted, found
+        )
+
+    def _read(
+        self, images_file: Path, labels_file: Path
+    ) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return images (n, height, width) and labels (n,) that belong together."""
         images, labels = read_idx(images_file), read_idx(labels_file)
         if images.dtype != np.uint8 or images.ndim != 3 or 0 in images.shape:
             raise AttractorError(
@@ -171,9 +182,11 @@ class IdxFiles:
                 f"{labels_file}: label {labels.max()} at index {labels.argmax()}, "
                 f"expected 0..{len(self.classes) - 1}"
             )
-        whole = ImageSet(self.name, split, images[:, None], labels.astype(np.int64), self.classes)
-        chosen = whole.first_per_class(per_class)  # first choose, then resize: 60 000 take long
-        return replace(chosen, images=resize_grey(chosen.images[:, 0]))
+        return images, labels.astype(np.int64)
+
+    def download(self, root: Path) -> None:
+        """Fetch the four files below the data root with torchvision, and check their sums."""
+        fetch(((self.fetched_by, {}),), root)
 
     def _find(self, split: str, root: Path) -> tuple[Path, Path] | None:
         """Return the images' and the labels' file from the first folder that has both."""

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_ae.errors import AttractorError
+from attractor_ae.randomness import Stream, generator
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +81,47 @@ class ImageSet:
         PROTOCOL section 6, "n per class". ``n`` below zero keeps everything; a set without labels
         counts as one class.
         """
+        return self if n < 0 else self.take(first_rows(self.labels, n))
+
+    def random_per_class(self, n: int, seed: int) -> "ImageSet":
+        """Return ``n`` images of each class, drawn at random, in the set's own order.
+
+        ``n`` below zero keeps everything, and a class that has fewer keeps all of its images; a
+        set without labels counts as one class. What is drawn of a class depends on ``seed``, a
+        non-negative number, and on how many images the class has; a smaller ``n`` draws a part of
+        what a larger one does.
+        """
         if n < 0:
             return self
-        order = np.argsort(self.labels, kind="stable")
-        ordered = self.labels[order]
-        starts = np.searchsorted(ordered, ordered, side="left")
-        rank = np.empty(len(order), dtype=np.int64)
-        rank[order] = np.arange(len(order)) - starts
-        return self.take(np.flatnonzero(rank < n))
+        if seed < 0:
+            raise AttractorError(f"image set {self.name!r}: seed must be at least 0, got {seed}")
+        chosen = [np.empty(0, dtype=np.int64)]
+        for label in np.unique(self.labels):
+            random = generator(seed, Stream.SUBSET, 0, int(label) + 1)
+            chosen.append(random.permutation(np.flatnonzero(self.labels == label))[:n])
+        return self.take(np.sort(np.concatenate(chosen)))
+
+
+def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Return where the first ``n`` images of each class are, in ascending order.
+
+    Parameters
+    ----------
+    labels
+        int64 array of shape (m,).
+    n
+        Number of images of each class; below zero: all.
+
+    Examples
+    --------
+    >>> first_rows(np.array([7, 3, 7, 7, 3]), 2).tolist()
+    [0, 1, 2, 4]
+    """
+    if n < 0:
+        return np.arange(len(labels))
+    order = np.argsort(labels, kind="stable")
+    ordered = labels[order]
+    starts = np.searchsorted(ordered, ordered, side="left")
+    rank = np.empty(len(order), dtype=np.int64)
+    rank[order] = np.arange(len(order)) - starts
+    return np.flatnonzero(rank < n)

@@ -1,5 +1,6 @@
 """Figures and tables of results."""
 
+from attractor_ae.reporting.contact_sheet import contact_sheet
 from attractor_ae.reporting.figures import (
     auroc_by_recursion,
     entropy_histogram,
@@ -10,6 +11,7 @@ from attractor_ae.reporting.tables import detection_table, recursion_table
 
 __all__ = [
     "auroc_by_recursion",
+    "contact_sheet",
     "detection_table",
     "entropy_histogram",
     "reconstruction_figure",

@@ -185,7 +185,8 @@ class _Loop:
         self._objective = build_objective(config, self.network)
         self._optimizer = build_optimizer(self.network, settings)
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-        self._images = torch.from_numpy(images.images).to(device)  # uint8 (n, c, h, w)
+        # A copy: prepared images are a map of a file, read-only, and torch wants to write.
+        self._images = torch.tensor(images.images, device=device)  # uint8 (n, c, h, w)
         self._labels = torch.from_numpy(images.labels).to(device)  # int64 (n,)
         self._targets = Targets(images, settings.make_instance_impossible)
         self._steps_per_epoch = math.ceil(len(images) / settings.batch_size)

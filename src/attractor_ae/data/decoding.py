@@ -1,0 +1,274 @@
+"""From an image file to the uint8 array that a network reads: grey or colour, cropped, resized."""
+
+import io
+import os
+import stat
+import threading
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import BinaryIO, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from attractor_ae.errors import AttractorError
+
+# What Pillow knows by its suffix and cannot turn into pixels by itself: stubs without a decoder,
+# and page descriptions, which it would hand to another program.
+_NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
+
+_ORIENTATION = 0x0112  # the EXIF tag
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Pillow does not convert from these to grey or colour, but from what stands beside them.
+_ONE_STEP_BEFORE = {"LAB": "RGB", "La": "LA", "RGBa": "RGBA"}
+
+
+class UndecodableError(AttractorError):
+    """An image that cannot be read, or should not be.
+
+    Attributes
+    ----------
+    reason
+        Why, in one line, without the name of the file.
+    """
+
+    def __init__(self, where: str, reason: str) -> None:
+        self.reason = reason
+        super().__init__(f"{where}: {reason}; mend or remove it")
+
+
+@dataclass(frozen=True)
+class ImageFormat:
+    """What images are made into. The values by default are those of PROTOCOL section 6.
+
+    Attributes
+    ----------
+    size
+        Height and width, a multiple of 16.
+    channels
+        1 for grey, 3 for red, green and blue.
+    crop
+        Whether the centre is cut out to the shorter side before the image is resized, as for
+        vehicle interiors. Else the sides are scaled each by its own factor.
+
+    Raises
+    ------
+    AttractorError
+        If ``size`` or ``channels`` is no such number.
+    """
+
+    size: int = 64
+    channels: Literal[1, 3] = 1
+    crop: bool = False
+
+    def __post_init__(self) -> None:
+        if self.size < 16 or self.size % 16:
+            raise AttractorError(
+                f"image size must be a multiple of 16, at least 16, got {self.size}"
+            )
+        if self.channels not in (1, 3):
+            raise AttractorError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape of one image: channels, height, width."""
+        return self.channels, self.size, self.size
+
+
+def decode(source: Path | bytes | BinaryIO | Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
+    """Read one image: turned upright, made grey or colour, cropped, resized, in this order.
+
+    The resize is that of ``torchvision.transforms.v2.functional.resize`` on a PIL image (bilinear,
+    antialiased), the crop that of its ``center_crop``. Colour is made grey as ``convert("L")``
+    does. The alpha channel is left out, as there and in torchvision's loaders: what colour a
+    transparent pixel has is then the file's own. 16-bit grey is scaled by the range of 16 bits
+    (65535 becomes 255), and floating-point grey by 255 where its values lie in [0, 1]. Of an
+    animation the first frame is read.
+
+    Parameters
+    ----------
+    source
+        A file of any raster format that Pillow opens, its bytes, a binary file at the place where
+        the image starts, or an image (of an animation: at the frame it is at), which stays as it
+        is.
+    form
+        What is wanted.
+
+    Returns
+    -------
+    ndarray
+        uint8 array of shape (channels, size, size), C-contiguous.
+
+    Raises
+    ------
+    UndecodableError
+        If there is no such file, or it holds no image, is empty, truncated or damaged, a folder or
+        a device, cannot be read, would unpack to more pixels than
+        ``PIL.Image.MAX_IMAGE_PIXELS``, or has grey levels of an unknown range. Nothing else is
+        raised because of what a file holds, and no warning is given.
+
+    Examples
+    --------
+    >>> decode(Image.new("RGB", (30, 20), "red"), ImageFormat(size=32))[0, 0, 0]
+    np.uint8(76)
+    """
+    where = displayed(source) if isinstance(source, Path) else "image"
+    try:
+        with _without_warnings():
+            return _decode(source, form)
+    except UnidentifiedImageError:
+        reason = "is no image of a format that can be read"
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        reason = f"unpacks to more than {Image.MAX_IMAGE_PIXELS} pixels"
+    except MemoryError:
+        reason = "needs more memory than there is"
+    except OSError as error:
+        reason = error.strerror or str(error)
+    except Exception as error:  # a damaged file makes decoders fail in every way
+        reason = str(error) or type(error).__name__
+    reason = displayed(" ".join(reason.split()))
+    raise UndecodableError(where, reason[:200] or "is damaged")
+
+
+def displayed(path: Path | str) -> str:
+    r"""Return a path as one printable line: what is no UTF-8, or no character, as an escape.
+
+    Examples
+    --------
+    >>> displayed("caf\udce9\n.png")
+    'caf\\xe9\\n.png'
+    """
+    text = os.fspath(path).encode("utf-8", "surrogateescape" if _escaped(path) else "replace")
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode()
+        for character in text.decode("utf-8", "backslashreplace")
+    )
+
+
+def _escaped(path: Path | str) -> bool:
+    """Return whether all surrogates stand for bytes of a file name."""
+    return all(
+        0xDC80 <= ord(character) <= 0xDCFF
+        for character in os.fspath(path)
+        if 0xD800 <= ord(character) <= 0xDFFF
+    )
+
+
+@lru_cache(maxsize=1)
+def image_suffixes() -> frozenset[str]:
+    """Return the suffixes, lower case with their dot, of the files that :func:`decode` reads."""
+    readable = set(_formats())
+    return frozenset(
+        suffix for suffix, form in Image.registered_extensions().items() if form in readable
+    )
+
+
+@lru_cache(maxsize=1)
+def _formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(form for form in Image.ID if form not in _NOT_READ)
+
+
+def _decode(source: Path | bytes | BinaryIO | Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
+    if isinstance(source, Image.Image):
+        return _prepared(source, form)
+    if isinstance(source, Path):
+        status = source.stat()
+        if stat.S_ISDIR(status.st_mode):
+            raise ValueError("is a folder")
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe might never end
+            raise ValueError("is no regular file")
+        if status.st_size == 0:
+            raise ValueError("is empty (0 bytes)")
+        with source.open("rb") as file, Image.open(file, formats=_formats()) as image:
+            return _prepared(image, form)
+    if isinstance(source, bytes):
+        if not source:
+            raise ValueError("is empty (0 bytes)")
+        source = io.BytesIO(source)
+    with Image.open(source, formats=_formats()) as image:
+        return _prepared(image, form)
+
+
+def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
+    if 0 in image.size:
+        raise ValueError("has no pixels")
+    image.load()
+    image = _upright(image)
+    wanted = "L" if form.channels == 1 else "RGB"
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_eight_bit(image))
+    image = image.convert(_ONE_STEP_BEFORE.get(image.mode, image.mode)).convert(wanted)
+    if form.crop:
+        side = min(image.size)
+        left, top = (round((length - side) / 2) for length in image.size)
+        image = image.crop((left, top, left + side, top + side))
+    image = image.resize((form.size, form.size), Image.Resampling.BILINEAR)
+    pixels = np.asarray(image).reshape(form.size, form.size, form.channels)
+    return np.ascontiguousarray(pixels.transpose(2, 0, 1))
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION)
+    except Exception:  # damaged EXIF beside a whole image: it has no orientation
+        return image
+    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if turn is None else image.transpose(turn)
+
+
+def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
+    """Scale grey levels of more than 8 bits."""
+    levels = np.asarray(image)
+    low, high = levels.min(), levels.max()
+    if image.mode == "F":
+        if not 0 <= low <= high <= 1:  # NaN is refused here as well
+            raise ValueError(f"has grey levels {low:g}..{high:g}, expected 0..1 in floating point")
+        return np.round(levels * 255).astype(np.uint8)
+    # Pillow gives some 16-bit files in the 32-bit mode "I".
+    if not 0 <= low <= high <= 65535:
+        raise ValueError(f"has grey levels {low}..{high}, expected 0..65535")
+    return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # rounded
+
+
+_lock = threading.Lock()
+_inside = 0
+_outer = warnings.catch_warnings()
+
+
+@contextmanager
+def _without_warnings() -> Iterator[None]:
+    """Ignore warnings, but take that of a decompression bomb for an error.
+
+    The filters of warnings are shared by all threads, and ``warnings.catch_warnings`` in several
+    of them at once leaves the filters of one to all. So the first thread changes them, and the
+    last one that leaves restores them.
+    """
+    global _inside, _outer
+    with _lock:
+        if _inside == 0:
+            _outer = warnings.catch_warnings()
+            _outer.__enter__()
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+        _inside += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _inside -= 1
+            if _inside == 0:
+                _outer.__exit__(None, None, None)

@@ -1,0 +1,129 @@
+"""LSUN's scene categories, each a database of encoded images.
+
+torchvision's class pickles a list of keys into the current folder and reads it back; here the
+databases are read as they are, with the package ``lmdb``.
+"""
+
+import importlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor_ae.data.decoding import ImageFormat, UndecodableError, decode
+from attractor_ae.data.imageset import ImageSet
+from attractor_ae.data.prepare import prepare_arrays
+from attractor_ae.data.source import Wanted, is_there, selection
+from attractor_ae.errors import AttractorError
+
+CATEGORIES = (
+    "bedroom",
+    "bridge",
+    "church_outdoor",
+    "classroom",
+    "conference_room",
+    "dining_room",
+    "kitchen",
+    "living_room",
+    "restaurant",
+    "tower",
+)
+"""The ten categories, in torchvision's order: the labels."""
+
+
+@dataclass(frozen=True)
+class LsunFiles:
+    """Source of the ten scene categories, in ``lsun/<category>_<split>_lmdb`` below the root.
+
+    Attributes
+    ----------
+    name
+        Name of the set in the catalogue.
+    folder
+        Folder of the databases, below the data root.
+    """
+
+    name: str = "lsun"
+    folder: str = "lsun"
+
+    def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
+        """Return the ten databases' folders."""
+        return tuple(str(path) for path in self._databases(split, root))
+
+    def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
+        """Return the databases that are not there."""
+        return tuple(
+            str(path) for path in self._databases(split, root) if not is_there(path / "data.mdb")
+        )
+
+    def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
+        """Return the wanted images, category by category, in the order of their keys.
+
+        Raises
+        ------
+        AttractorError
+            If the package lmdb is missing, or a database or one of its images is damaged.
+        """
+        databases = self._databases(split, root)
+        return prepare_arrays(
+            self.name,
+            split,
+            _pictures(databases, wanted.per_class, wanted.form),
+            lambda: _labels(databases, wanted.per_class),
+            CATEGORIES,
+            wanted.form,
+            source_files=[path / "data.mdb" for path in databases],
+            variant=selection(wanted),
+            cache=wanted.cache,
+            on_progress=wanted.on_progress,
+        )
+
+    def _databases(self, split: str, root: Path) -> list[Path]:
+        return [root / self.folder / f"{category}_{split}_lmdb" for category in CATEGORIES]
+
+
+def _labels(databases: list[Path], per_class: int) -> NDArray[np.int64]:
+    """Return a label an image; the numbers of images are known without reading them."""
+    counts = []
+    for path in databases:
+        with _open(path) as environment:
+            entries = environment.stat()["entries"]
+        counts.append(entries if per_class < 0 else min(entries, per_class))
+    return np.repeat(np.arange(len(databases)), counts).astype(np.int64)
+
+
+def _pictures(
+    databases: list[Path], per_class: int, form: ImageFormat
+) -> Iterator[NDArray[np.uint8]]:
+    """Decode the first images of each database, one at a time, to their final size."""
+    for path in databases:
+        with _open(path) as environment, environment.begin() as transaction:
+            for key, value in islice(transaction.cursor(), None if per_class < 0 else per_class):
+                try:
+                    picture = decode(bytes(value), form)  # (channels, size, size)
+                except UndecodableError as error:
+                    raise AttractorError(
+                        f"{path}: image {key.decode(errors='replace')!r} is damaged ({error}); "
+                        "get the database again"
+                    ) from None
+                # (1, size, size) or (1, size, size, 3)
+                yield picture if form.channels == 1 else picture.transpose(1, 2, 0)[None].copy()
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401
+    """Open a database for reading; nothing is written beside it."""
+    try:
+        lmdb = importlib.import_module("lmdb")
+    except ImportError:
+        raise AttractorError(
+            "data set 'lsun' needs the package lmdb; install it with: "
+            "pip install 'attractor-ae[lsun]'"
+        ) from None
+    try:
+        return lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
+    except lmdb.Error as error:
+        raise AttractorError(f"{path}: is no LMDB database ({error}); get it again") from None

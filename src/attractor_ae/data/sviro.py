@@ -1,0 +1,123 @@
+"""SVIRO and SVIRO-Uncertainty: rendered vehicle interiors whose names tell who sits where.
+
+A name ends in ``GT_a_b_c``: the classes of the left, the middle and the right seat (PROTOCOL
+section 6).
+"""
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from attractor_ae.data.imageset import ImageSet
+from attractor_ae.data.source import Wanted, is_there, load_files
+from attractor_ae.errors import AttractorError
+
+CARS = (
+    "tesla",
+    "aclass",
+    "escape",
+    "hilux",
+    "i3",
+    "lexus",
+    "tiguan",
+    "tucson",
+    "x5",
+    "zoe",
+)
+"""SVIRO's ten cars; the first is the one of the published table."""
+
+SEATINGS = ("0_0_0", "0_0_3", "0_3_0", "3_0_0", "0_3_3", "3_0_3", "3_3_0", "3_3_3")
+"""Who sits on the left, middle and right seat, 0 nobody and 3 an adult: the labels' order."""
+
+EMPTY, ADULT = 0, 3
+"""Two of the classes of a seat. 1 infant seat, 2 child seat, 4 everyday object, and 5 and 6 the
+empty infant and child seats."""
+
+_SEATS = re.compile(r"GT_([0-6])_([0-6])_([0-6])$")
+
+
+@dataclass(frozen=True)
+class SeatFolders:
+    """Source of a set whose labels are in the names of its files or folders.
+
+    Attributes
+    ----------
+    name
+        Name of the set in the catalogue.
+    pattern
+        The images of a split, below the data root, with ``{factor}`` and ``{split}``.
+    factor
+        The variation if none is wanted.
+    named
+        Whether a ``"file"``, without its ending, or its ``"folder"`` is named after its label.
+    others
+        What becomes of a seat that is neither empty nor has an adult: ``"empty"`` counts it as
+        empty, ``"left out"`` leaves the image out.
+    """
+
+    name: str
+    pattern: str
+    factor: str
+    named: Literal["file", "folder"]
+    others: Literal["empty", "left out"]
+
+    def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
+        """Return the pattern of a split's files."""
+        return (str(root / self._pattern(split, factor)),)
+
+    def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
+        """Return the pattern if its folder is not there."""
+        return (
+            ()
+            if is_there(self._folder(split, root, factor))
+            else self.expected(split, root, factor)
+        )
+
+    def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
+        """Return the wanted images, cropped to their centre, in the order of their names.
+
+        Raises
+        ------
+        AttractorError
+            If there is no image, or a name tells no label.
+        """
+        wanted = replace(
+            wanted,
+            factor=wanted.factor or self.factor,
+            form=replace(wanted.form, crop=True),
+        )
+        # As the released code: sorted by path.
+        found = sorted(root.glob(self._pattern(split, wanted.factor)))
+        seatings = {path: self._seating(path) for path in found}
+        paths = [path for path, seating in seatings.items() if seating in SEATINGS]
+        if not paths:
+            raise AttractorError(
+                f"data set {self.name!r}: no image of empty seats and adults matches "
+                f"{self.expected(split, root, wanted.factor)[0]}"
+            )
+        labels = np.array([SEATINGS.index(seatings[path]) for path in paths], dtype=np.int64)
+        return load_files(self.name, split, paths, labels, SEATINGS, wanted)
+
+    def _pattern(self, split: str, factor: str) -> str:
+        return self.pattern.format(split=split, factor=factor or self.factor)
+
+    def _folder(self, split: str, root: Path, factor: str) -> Path:
+        """Return the folder before the first wildcard."""
+        return root / self._pattern(split, factor).split("/*")[0]
+
+    def _seating(self, path: Path) -> str:
+        """Return a seating; one that has other seats is none of `SEATINGS`, or counts as empty."""
+        told = path.stem if self.named == "file" else path.parent.name
+        match = _SEATS.search(told)
+        if not match:
+            raise AttractorError(
+                f"{path}: the name of the {self.named} should end in GT_a_b_c, the classes 0..6 of "
+                "the left, middle and right seat; give it that name or move it elsewhere"
+            )
+        seats = [int(seat) for seat in match.groups()]
+        if self.others == "empty":
+            seats = [seat if seat == ADULT else EMPTY for seat in seats]
+        return "_".join(map(str, seats))

@@ -1,0 +1,125 @@
+import io
+import sys
+
+import numpy as np
+import pytest
+import torchvision.datasets
+from PIL import Image
+
+from attractor_ae.data import ImageFormat, available, load, status
+from attractor_ae.data.lsun import CATEGORIES
+from attractor_ae.errors import AttractorError
+
+lmdb = pytest.importorskip("lmdb")
+
+RANDOM = np.random.default_rng(0)
+
+
+def encoded(picture):
+    """Return a picture as WebP without loss; the published databases hold WebP as well."""
+    stream = io.BytesIO()
+    Image.fromarray(picture).save(stream, format="WEBP", lossless=True)
+    return stream.getvalue()
+
+
+def write(root, category, values):
+    path = root / "lsun" / f"{category}_train_lmdb"
+    path.mkdir(parents=True)
+    with lmdb.open(str(path), map_size=1 << 22) as environment, environment.begin(write=True) as t:
+        for key, value in values.items():
+            t.put(key, value)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Three grey pictures a category below the root; they come in the order of their keys."""
+    truth = {}
+    for category in CATEGORIES:
+        grey = RANDOM.integers(0, 256, (3, 64, 64), dtype=np.uint8)
+        keys = [RANDOM.bytes(20).hex().encode() for _ in grey]  # hashes, as published
+        colour = np.repeat(grey[..., None], 3, axis=3)
+        write(tmp_path, category, dict(zip(keys, map(encoded, colour), strict=True)))
+        truth[category] = grey[np.argsort(keys)]
+    return truth
+
+
+def read(root, **wanted):
+    return load("lsun", root=root, cache=root / "cache", **wanted)
+
+
+def test_reads_back_what_was_written(pictures, tmp_path):
+    for _ in range(2):  # decoded, and from the cache
+        found = read(tmp_path)
+        np.testing.assert_array_equal(found.images[:, 0], np.concatenate(list(pictures.values())))
+        assert found.labels.tolist() == np.repeat(np.arange(10), 3).tolist()
+        assert (found.name, found.split, found.classes) == ("lsun", "train", CATEGORIES)
+
+
+@pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # torchvision's
+def test_agrees_with_torchvision(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)  # torchvision writes its cache of keys there
+    found = read(tmp_path)
+    classes = [f"{category}_train" for category in CATEGORIES]
+    oracle = torchvision.datasets.LSUN(str(tmp_path / "lsun"), classes=classes)
+    assert len(oracle) == len(found)
+    for i in range(len(oracle)):
+        picture, label = oracle[i]
+        assert label == found.labels[i]
+        np.testing.assert_array_equal(found.images[i, 0], np.asarray(picture.convert("L")))
+    for database in oracle.dbs:
+        database.env.close()
+
+
+def test_the_first_of_each_class_are_read_alone(pictures, tmp_path):
+    # The last of a category is damaged: it is not looked at.
+    path = tmp_path / "lsun/tower_train_lmdb"
+    with lmdb.open(str(path)) as environment, environment.begin(write=True) as transaction:
+        transaction.put(b"zzz", b"no image")
+    found = read(tmp_path, per_class=2)
+    np.testing.assert_array_equal(
+        found.images[:, 0], np.concatenate([grey[:2] for grey in pictures.values()])
+    )
+    with pytest.raises(AttractorError, match=f"^{path}: image 'zzz' is damaged .* again$"):
+        read(tmp_path)
+
+
+def test_colour_of_another_size(pictures, tmp_path):
+    found = read(tmp_path, form=ImageFormat(size=64, channels=3))
+    first = pictures["bedroom"][0]
+    np.testing.assert_array_equal(found.images[0], np.stack([first] * 3))
+
+
+def test_nothing_is_written_beside_the_databases(pictures, tmp_path, monkeypatch):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    before = sorted(path for path in (tmp_path / "lsun").rglob("*"))
+    read(tmp_path)
+    assert sorted(path for path in (tmp_path / "lsun").rglob("*")) == before
+    assert not list((tmp_path / "here").iterdir())
+
+
+def test_missing_categories_are_named(pictures, tmp_path):
+    assert available("lsun", tmp_path)
+    for category in ("bridge", "tower"):
+        (tmp_path / f"lsun/{category}_train_lmdb/data.mdb").unlink()
+    places = tuple(f"{tmp_path}/lsun/{name}_train_lmdb" for name in ("bridge", "tower"))
+    assert status("lsun", tmp_path).missing == {"train": places}
+    with pytest.raises(AttractorError, match=f"^data set 'lsun' needs {' and '.join(places)}; get"):
+        read(tmp_path)
+
+
+def test_without_the_package_one_line_says_how_to_get_it(pictures, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "lmdb", None)
+    with pytest.raises(AttractorError) as caught:
+        read(tmp_path)
+    assert str(caught.value) == (
+        "data set 'lsun' needs the package lmdb; install it with: pip install 'attractor-ae[lsun]'"
+    )
+
+
+def test_a_file_that_is_no_database(pictures, tmp_path):
+    file = tmp_path / "lsun/kitchen_train_lmdb/data.mdb"
+    file.write_bytes(b"\0" * 8192)
+    with pytest.raises(AttractorError, match=f"^{file.parent}: is no LMDB database .* again$"):
+        read(tmp_path)
