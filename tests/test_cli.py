@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from typer.testing import CliRunner
 
+from attractor_ae import AttractorEstimator
 from attractor_ae.cli import app
 from attractor_ae.data import CATALOGUE
 
@@ -268,6 +269,47 @@ def test_broken_files_are_told_and_counted(folder):
     assert result.exit_code == 0, result.output
     assert "train: 206 images, 2 classes" in result.stdout
     assert f"left out: {folder}/train/cat/broken.png: is no image" in result.stderr
+
+
+def test_more_broken_files_can_be_allowed(folder):
+    (folder / "train/cat/9.png").write_bytes(b"no picture")
+    line = error_line(invoke("data", "prepare", folder, "--split", "train"))
+    assert "1 of 7 files cannot be used" in line
+    assert "--max-broken" in line
+    result = invoke("data", "prepare", folder, "--split", "train", "--max-broken", "0.2")
+    assert result.exit_code == 0, result.output
+    assert "9.png: is no image" in result.stderr
+
+
+def test_own_images_in_the_data_root_are_listed(folder, tmp_path):
+    result = invoke("data", "list", "--data-root", tmp_path)
+    assert f"where: {folder}" in result.stdout
+    assert "train 6, test 6" in result.stdout
+    result = invoke("data", "list", "pets", "--data-root", tmp_path)
+    assert "train: 6 images, 2 classes, is there" in result.stdout
+    assert "to be cited" not in result.stdout
+    result = invoke("data", "show", "pets", "--data-root", tmp_path, "--out", tmp_path / "p.png")
+    assert result.exit_code == 0, result.output
+
+
+def test_another_size_and_colour(folder, tmp_path):
+    options = ("--size", "32", "--channels", "3")
+    result = invoke("data", "show", folder, *options, "--out", tmp_path / "p")
+    assert result.exit_code == 0, result.output
+    assert "a multiple of 16" in error_line(invoke("data", "show", folder, "--size", "50"))
+    assert "channels must be 1" in error_line(invoke("data", "show", folder, "--channels", "2"))
+
+
+def test_train_and_evaluate_in_colour_and_another_size(folder, tmp_path):
+    config = tmp_path / "pets.toml"
+    config.write_text(f"[dataset]\nname = '{folder}'\nimage_size = 32\nchannels = 3\n")
+    result = invoke("train", config, "--out", tmp_path / "run", *options(TINY))
+    assert result.exit_code == 0, result.output
+    assert "preparing" in result.stdout
+    result = invoke("evaluate", tmp_path / "run")
+    assert result.exit_code == 0, result.output
+    estimator = AttractorEstimator.load(tmp_path / "run/estimator.safetensors")
+    assert estimator.image_shape == (3, 32, 32)
 
 
 def test_a_built_in_set_is_shown(tmp_path):

@@ -11,6 +11,7 @@ from attractor_ae.config import (
     MetricLossName,
     ReconstructionLossName,
 )
+from attractor_ae.data import CATALOGUE
 from attractor_ae.errors import AttractorError
 from attractor_ae.estimators import HEADS
 from attractor_ae.models import ACTIVATIONS
@@ -65,16 +66,21 @@ def error_of(path, *overrides):
 def test_reads_the_original_as_it_is(original):
     config = ExperimentConfig.from_toml(original)
     written = tomllib.loads(ORIGINAL)
-    for section in ("dataset", "model"):
-        assert getattr(config, section).model_dump() == written[section]
-    training = config.training.model_dump()
-    assert {k: training[k] for k in written["training"]} == written["training"] | {"loss": "ssim"}
+    written["training"]["loss"] = "ssim"
+    for section, values in written.items():
+        read = getattr(config, section).model_dump()
+        assert {key: read[key] for key in values} == values
+    dataset = CATALOGUE[config.dataset.name]
+    assert config.dataset.factor in dataset.factors
+    assert config.dataset.split in dataset.splits
 
 
 def test_new_keys_default_to_the_published_values(original):
     config = ExperimentConfig.from_toml(original)
     assert config.training.schedule == "constant"
     assert config.training.seed == 0
+    dataset = config.dataset
+    assert (dataset.image_size, dataset.channels, dataset.subset_seed) == (64, 1, -1)
     evaluation = config.evaluation
     assert (evaluation.recursions, evaluation.recursion, evaluation.trials) == (6, 2, 20)
     assert (evaluation.head, evaluation.head_masks) == ("mlp", 1)

@@ -25,7 +25,7 @@ from attractor_ae import __version__
 from attractor_ae.errors import AttractorError
 
 if TYPE_CHECKING:
-    from attractor_ae.data import DatasetStatus
+    from attractor_ae.data import DatasetStatus, ImageFormat
     from attractor_ae.evaluation import EvaluationResult
     from attractor_ae.training import Progress as TrainingProgress
 
@@ -70,7 +70,21 @@ FactorOption = Annotated[
     str, typer.Option("--factor", help="Variation of the set, e.g. a car of SVIRO.")
 ]
 PerClassOption = Annotated[
-    int, typer.Option("--per-class", help="The first so many images of each class; -1: all.")
+    int, typer.Option("--per-class", help="So many images of each class; -1: all.")
+]
+SubsetSeedOption = Annotated[
+    int | None,
+    typer.Option(
+        "--subset-seed",
+        help="Draw the images of each class at random. Default: the first in the set's own order.",
+    ),
+]
+SizeOption = Annotated[
+    int, typer.Option("--size", help="Height and width of the images, a multiple of 16.")
+]
+ChannelsOption = Annotated[int, typer.Option("--channels", help="1: grey, 3: colour.")]
+MaxBrokenOption = Annotated[
+    float, typer.Option("--max-broken", help="Share of broken files that may be left out.")
 ]
 
 
@@ -140,6 +154,7 @@ def train(
                 data_root=data_root,
                 resume=resume,
                 on_progress=display.training,
+                on_preparing=display.preparing,
             )
         out.print(f"Trained: {run.path}", highlight=False, soft_wrap=True)
         out.print(f"Next: attractor-ae evaluate {run.path}", highlight=False, soft_wrap=True)
@@ -160,7 +175,11 @@ def evaluate(
 
         with _progress() as display:
             result = run_evaluation(
-                run, overrides=settings or (), data_root=data_root, on_progress=display.testing
+                run,
+                overrides=settings or (),
+                data_root=data_root,
+                on_progress=display.testing,
+                on_preparing=display.preparing,
             )
         _show(result, run)
 
@@ -168,16 +187,20 @@ def evaluate(
 @data_app.command("list")
 def data_list(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Sets to describe in full. Default: a line each.")
+        list[str] | None,
+        typer.Argument(
+            help="Sets by name, own images by path, to describe in full. Default: all in short."
+        ),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
     """List the data sets: what they show, whether they are there, and how to get them."""
     with _one_line_errors():
-        from attractor_ae.data import CATALOGUE, status
+        from attractor_ae.data import CATALOGUE, own_names, status
         from attractor_ae.data import data_root as folder_of
 
-        states = [status(name, data_root) for name in names or CATALOGUE]
+        every = names or (*CATALOGUE, *own_names(data_root))
+        states = [status(name, data_root) for name in every]
         if names:
             for state in states:
                 _describe(state)
@@ -188,6 +211,7 @@ def data_list(
             _say("One set in full: attractor-ae data list NAME")
             _say("Own images: give a path in place of a name - a folder with a sub-folder a class,")
             _say("a flat folder, a .csv or .parquet of paths and labels, or a .npz or .npy array.")
+            _say("What lies in the data root is listed above, and may be named without its path.")
 
 
 @data_app.command("download")
@@ -211,21 +235,28 @@ def data_prepare(
     splits: SplitsOption = None,
     factor: FactorOption = "",
     per_class: PerClassOption = -1,
+    subset_seed: SubsetSeedOption = None,
+    size: SizeOption = 64,
+    channels: ChannelsOption = 1,
+    max_broken: MaxBrokenOption = 0.01,
     data_root: DataRootOption = None,
 ) -> None:
     """Decode and resize images once, so that every later use opens at once."""
-    with _one_line_errors(again=f"attractor-ae data prepare {' '.join(names)}"):
-        from attractor_ae.data import left_out, load, splits_of
+    with _one_line_errors(again="the same command"):
+        from attractor_ae.data import dataset_info, left_out, load
 
         with _progress() as display:
             for name in names:
-                for split in splits or splits_of(name):
+                for split in splits or dataset_info(name, data_root).splits:
                     images = load(
                         name,
                         split,
                         per_class=per_class,
+                        subset_seed=subset_seed,
                         root=data_root,
                         factor=factor,
+                        form=_form(size, channels),
+                        max_broken=max_broken,
                         on_progress=partial(display.preparing, f"{name} {split}"),
                     )
                     _say(f"{name} {split}: {len(images)} images, {len(images.classes)} classes")
@@ -240,6 +271,10 @@ def data_show(
     ] = None,
     factor: FactorOption = "",
     per_class: PerClassOption = -1,
+    subset_seed: SubsetSeedOption = None,
+    size: SizeOption = 64,
+    channels: ChannelsOption = 1,
+    max_broken: MaxBrokenOption = 0.01,
     file: Annotated[
         Path | None, typer.Option("--out", help="Picture to write. Default: NAME-SPLIT.png.")
     ] = None,
@@ -247,19 +282,23 @@ def data_show(
 ) -> None:
     """Write a contact sheet: a row of images a class, with the number of its images."""
     with _one_line_errors():
-        from attractor_ae.data import load, tested_split
+        from attractor_ae.data import dataset_info, left_out, load
         from attractor_ae.reporting import contact_sheet, save_figure
 
-        chosen = split or tested_split(name)
+        chosen = split or dataset_info(name, data_root).test_split
         with _progress() as display:
             images = load(
                 name,
                 chosen,
                 per_class=per_class,
+                subset_seed=subset_seed,
                 root=data_root,
                 factor=factor,
+                form=_form(size, channels),
+                max_broken=max_broken,
                 on_progress=partial(display.preparing, f"{name} {chosen}"),
             )
+        _warn_of(left_out(images))
         picture = file or Path(f"{images.name}-{images.split}")
         for written in save_figure(contact_sheet(images), picture.with_suffix("")):
             _say(str(written))
@@ -270,12 +309,13 @@ def data_clear(
     names: Annotated[
         list[str] | None, typer.Argument(help="Sets whose prepared images to remove. Default: all.")
     ] = None,
+    data_root: DataRootOption = None,
 ) -> None:
     """Remove prepared images; the data sets' own files stay."""
     with _one_line_errors():
         from attractor_ae.data import clear
 
-        freed = sum(clear(name) for name in names or [None])
+        freed = sum(clear(name, root=data_root) for name in names or [None])
         _say(f"{freed / 1e6:.1f} MB freed")
 
 
@@ -326,6 +366,12 @@ def _one_line_errors(again: str = "") -> Iterator[None]:
         hint = f"; nothing is lost, go on with: {again}" if again else ""
         err.print(f"interrupted{hint}", markup=False, highlight=False, soft_wrap=True)
         sys.exit(130)
+
+
+def _form(size: int, channels: int) -> "ImageFormat":
+    from attractor_ae.data import ImageFormat
+
+    return ImageFormat(size, channels)
 
 
 def _say(line: str) -> None:
@@ -387,8 +433,9 @@ def _describe(state: "DatasetStatus") -> None:
         _say(f"  images: {state.expected[0]}")
     _say(f"  how to get it: {info.obtain}")
     _say(f"  licence: {info.licence}")
-    _say(f"  to be cited: {info.citation}")
-    _say(f"  more: {info.homepage}")
+    if info.kind != "own":
+        _say(f"  to be cited: {info.citation}")
+        _say(f"  more: {info.homepage}")
 
 
 def _show(result: "EvaluationResult", folder: Path) -> None:

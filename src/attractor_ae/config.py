@@ -67,11 +67,34 @@ class _Section(BaseModel):
 class DatasetConfig(_Section):
     """``[dataset]``: what is trained on."""
 
-    name: str = Field(description="name in the catalogue")
+    name: str = Field(description="name in the catalogue, or path of own images")
     factor: str = Field(default="", description="variation of the set, e.g. the car of a SVIRO set")
     split: str = Field(default="train", description="split that is trained on")
     nbr_of_samples_per_class: int = Field(
-        default=250, ge=-1, description="first n images of each class; -1 keeps all"
+        default=250, ge=-1, description="n images of each class; -1 keeps all"
+    )
+    # New keys.
+    subset_seed: int = Field(
+        default=-1,
+        ge=-1,
+        lt=2**63,
+        description="-1: n of a class are the first in the set's own order; else the seed that "
+        "draws them at random",
+    )
+    split_seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="divides own images into train and test where no folder does",
+    )
+    image_size: int = Field(
+        default=64, ge=16, multiple_of=16, description="height and width of images and network"
+    )
+    channels: Literal[1, 3] = Field(
+        default=1, description="1: grey, 3: colour; of images and network"
+    )
+    max_broken: float = Field(
+        default=0.01, ge=0, le=1, description="share of broken files up to which they are left out"
     )
 
 
@@ -146,7 +169,7 @@ class EvaluationConfig(_Section):
     recursion: int = Field(default=2, ge=0, description="the recursion that is reported")
     trials: int = Field(default=20, ge=1)
     nbr_of_samples_per_class: int = Field(
-        default=250, ge=-1, description="first n test images of each known class; -1 keeps all"
+        default=250, ge=-1, description="n test images of each known class; -1 keeps all"
     )
     head: Annotated[HeadName, _spelled(HeadName)] = "mlp"
     head_masks: int = Field(

@@ -1,6 +1,7 @@
 """One function a command: what the terminal can do, a notebook can do."""
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import numpy as np
 import torch
 
 from attractor_ae.config import ExperimentConfig
-from attractor_ae.data import CATALOGUE, ImageSet, load, tested_split
+from attractor_ae.data import DatasetInfo, ImageFormat, ImageSet, dataset_info, load
 from attractor_ae.devices import resolve_device
 from attractor_ae.errors import AttractorError
 from attractor_ae.estimators import AttractorEstimator
@@ -30,13 +31,17 @@ from attractor_ae.training import (
     training_augmentation,
 )
 
-TestProgress = Callable[[str, int, int], None]
+ImageProgress = Callable[[str, int, int], None]
 """Called with the name of a data set, and its images that are done and of all."""
+
+
+def _silent(_name: str, _done: int, _all: int) -> None:
+    """Show nothing."""
+
 
 BUILT_IN_OUT = ("faces", "textures", "photos")
 """The D_outs of an experiment that names none."""
 
-_OUT_PER_CLASS = 250
 _EVALUATION = "evaluation."
 
 
@@ -61,6 +66,7 @@ def run_training(
     data_root: str | Path | None = None,
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
+    on_preparing: ImageProgress = _silent,
 ) -> Run:
     """Load the images that a config names and train on them (``attractor-ae train``).
 
@@ -74,6 +80,8 @@ def run_training(
         Where the data sets' files are; see `attractor_ae.data.data_root`.
     resume, on_progress
         As for `attractor_ae.train`.
+    on_preparing
+        Called with the name of a data set and its images that are prepared and of all.
 
     Raises
     ------
@@ -81,18 +89,23 @@ def run_training(
         On everything that a user can repair.
     """
     # Names are checked now: nobody should learn of a typo after a day of training.
-    _evaluation_names(config)
+    known = _evaluated(config, data_root)[0]
     return train(
         config,
-        training_images(config, data_root=data_root),
+        training_images(config, data_root=data_root, on_preparing=on_preparing),
         folder,
-        natural=_natural(config.dataset.name),
+        natural=known.natural,
         resume=resume,
         on_progress=on_progress,
     )
 
 
-def training_images(config: ExperimentConfig, *, data_root: str | Path | None = None) -> ImageSet:
+def training_images(
+    config: ExperimentConfig,
+    *,
+    data_root: str | Path | None = None,
+    on_preparing: ImageProgress = _silent,
+) -> ImageSet:
     """Return the images that an experiment trains on.
 
     Parameters
@@ -101,6 +114,8 @@ def training_images(config: ExperimentConfig, *, data_root: str | Path | None = 
         The experiment.
     data_root
         Where the data sets' files are.
+    on_preparing
+        Called with the name of the data set and its images that are prepared and of all.
 
     Raises
     ------
@@ -109,17 +124,14 @@ def training_images(config: ExperimentConfig, *, data_root: str | Path | None = 
         one that held-out scores are measured on.
     """
     dataset = config.dataset
-    if dataset.split == tested_split(dataset.name):
+    if dataset.split == _info(config, dataset.name, data_root).test_split:
         raise AttractorError(
             f"dataset.split {dataset.split!r} is what the trained network is measured on; "
             "train on another split"
         )
-    return load(
-        dataset.name,
-        dataset.split,
-        per_class=dataset.nbr_of_samples_per_class,
-        root=data_root,
-        factor=dataset.factor,
+    number = dataset.nbr_of_samples_per_class
+    return _load(
+        config, dataset.name, dataset.split, number, data_root, on_preparing, dataset.factor
     )
 
 
@@ -185,7 +197,8 @@ def run_evaluation(
     *,
     overrides: Sequence[str] = (),
     data_root: str | Path | None = None,
-    on_progress: TestProgress = lambda _name, _done, _all: None,
+    on_progress: ImageProgress = _silent,
+    on_preparing: ImageProgress = _silent,
 ) -> EvaluationResult:
     """Evaluate a finished run and leave scores, metrics and figures (``attractor-ae evaluate``).
 
@@ -201,7 +214,9 @@ def run_evaluation(
     data_root
         Where the data sets' files are.
     on_progress
-        Called with the name of a data set and its images that are done and of all.
+        Called with the name of a data set and its images that are scored and of all.
+    on_preparing
+        Called with the name of a data set and its images that are prepared and of all.
 
     Raises
     ------
@@ -210,19 +225,18 @@ def run_evaluation(
     """
     run = Run.open(folder)
     config = _evaluation_config(run, overrides)
-    settings = config.evaluation
-    outs, shifts = _evaluation_names(config)
     # Everything is loaded before anything is computed, so that a missing set is told at once.
-    per_class = settings.nbr_of_samples_per_class
-    name, factor = config.dataset.name, config.dataset.factor
-    known = load(name, tested_split(name), per_class=per_class, root=data_root, factor=factor)
-    unknown = [load(n, tested_split(n), per_class=_out_per_class(n), root=data_root) for n in outs]
-    shifted = [load(n, tested_split(n), per_class=per_class, root=data_root) for n in shifts]
+    info, out_infos, shift_infos = _evaluated(config, data_root)
+    number = config.evaluation.nbr_of_samples_per_class
+    tested = partial(_load, config, root=data_root, on_preparing=on_preparing)
+    known = tested(info.name, info.test_split, number, factor=config.dataset.factor)
+    unknown = [tested(out.name, out.split_as_out, out.per_class) for out in out_infos]
+    shifted = [tested(shift.name, shift.test_split, number) for shift in shift_infos]
     estimator = fit_estimator(
         folder,
-        training_images(config, data_root=data_root),
+        training_images(config, data_root=data_root, on_preparing=on_preparing),
         overrides=overrides,
-        natural=_natural(config.dataset.name),
+        natural=info.natural,
     )
     result = evaluate(
         estimator,
@@ -248,7 +262,7 @@ def run_demo(
     *,
     overrides: Sequence[str] = (),
     on_training: Callable[[Progress], None] = lambda _: None,
-    on_testing: TestProgress = lambda _name, _done, _all: None,
+    on_testing: ImageProgress = _silent,
 ) -> EvaluationResult:
     """Train on real digits that ship in a package and find the unknown (``attractor-ae demo``).
 
@@ -275,12 +289,33 @@ def run_demo(
     return run_evaluation(run.path, overrides=again, on_progress=on_testing)
 
 
-def _out_per_class(name: str) -> int:
-    return CATALOGUE[name].per_class if name in CATALOGUE else _OUT_PER_CLASS
+def _info(config: ExperimentConfig, name: str, root: str | Path | None) -> DatasetInfo:
+    return dataset_info(name, root, config.dataset.split_seed)
 
 
-def _natural(name: str) -> bool:
-    return name not in CATALOGUE or CATALOGUE[name].natural  # own images are photographs
+def _load(
+    config: ExperimentConfig,
+    name: str,
+    split: str,
+    per_class: int,
+    root: str | Path | None,
+    on_preparing: ImageProgress,
+    factor: str = "",
+) -> ImageSet:
+    """Load images as the network of an experiment takes them."""
+    dataset = config.dataset
+    return load(
+        name,
+        split,
+        per_class=per_class,
+        subset_seed=None if dataset.subset_seed < 0 else dataset.subset_seed,
+        root=root,
+        factor=factor,
+        split_seed=dataset.split_seed,
+        form=ImageFormat(dataset.image_size, dataset.channels),
+        max_broken=dataset.max_broken,
+        on_progress=partial(on_preparing, f"{name} {split}"),
+    )
 
 
 def _evaluation_config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
@@ -292,17 +327,19 @@ def _evaluation_config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
     return ExperimentConfig.from_toml(run.config_file, overrides)
 
 
-def _evaluation_names(config: ExperimentConfig) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Return the names of the D_outs and of the shifted sets, checked without loading them."""
+def _evaluated(
+    config: ExperimentConfig, root: str | Path | None
+) -> tuple[DatasetInfo, list[DatasetInfo], list[DatasetInfo]]:
+    """Return what is known of D_in, the D_outs and the shifted sets, without loading them."""
     known = config.dataset.name
     outs = config.evaluation.out_datasets or tuple(n for n in BUILT_IN_OUT if n != known)
     shifts = config.evaluation.shift_datasets
     names = [known, *outs, *shifts]
     for name in names:
-        tested_split(name)  # raises where there is no such set
         if names.count(name) > 1:
             raise AttractorError(f"data set {name!r} is named twice; name each set once")
-    return outs, shifts
+    infos = [_info(config, name, root) for name in names]
+    return infos[0], infos[1 : 1 + len(outs)], infos[1 + len(outs) :]
 
 
 def _write_figures(

@@ -16,6 +16,7 @@ from attractor_ae.data import (
     data_root,
     idx,
     load,
+    own_names,
     prepare,
     status,
 )
@@ -39,7 +40,7 @@ def test_every_entry_is_complete():
             assert info.source.expected(split, Path("root"))
 
 
-PUBLISHED = {  # PROTOCOL section 6: split that stands for the set, images of a class
+PUBLISHED = {  # PROTOCOL sections 6 and 7: split that stands for the unknown, images of a class
     "mnist": ("test", 250),
     "fashion": ("test", 250),
     "svhn": ("test", 250),
@@ -62,7 +63,7 @@ def test_the_ten_sets_of_the_paper_and_the_built_in_ones():
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_sets_are_as_the_protocol_says(name):
     info = CATALOGUE[name]
-    assert (info.test_split, info.per_class) == PUBLISHED[name]
+    assert (info.split_as_out, info.per_class) == PUBLISHED[name]
 
 
 def test_everything_that_is_expected_is_in_the_layout():
@@ -247,6 +248,64 @@ def test_a_path_is_own_data(tmp_path):
         assert found.labels.tolist() == [0, 0, 1]
         assert found.classes == ("a", "b")
         assert len(load(str(tmp_path / "own"), split, per_class=1)) == 2
+
+
+def test_a_random_subset_is_that_of_the_whole_split(tmp_path):
+    root = tmp_path
+    place_mnist(root, "test", 200)
+    labels = bytes(i % 3 for i in range(200))
+    raw = root / "MNIST/raw"
+    pixels = np.random.default_rng(0).integers(0, 256, 200 * 28 * 28, dtype=np.uint8)
+    header = b"\0\0\x08\x03" + b"".join(k.to_bytes(4, "big") for k in (200, 28, 28))
+    (raw / "t10k-images-idx3-ubyte").write_bytes(header + pixels.tobytes())
+    (raw / "t10k-labels-idx1-ubyte").write_bytes(b"\0\0\x08\x01" + b"\0\0\0\xc8" + labels)
+    for name in ("mnist", "digits8"):
+        whole = load(name, "test", root=root)
+        drawn = {}
+        for seed in (0, 1):
+            found = load(name, "test", per_class=5, subset_seed=seed, root=root)
+            expected = whole.random_per_class(5, seed)
+            np.testing.assert_array_equal(found.images, expected.images)
+            np.testing.assert_array_equal(found.labels, expected.labels)
+            drawn[seed] = found.images
+        assert not np.array_equal(drawn[0], drawn[1])
+        first = load(name, "test", per_class=5, root=root)
+        np.testing.assert_array_equal(first.images, whole.first_per_class(5).images)
+    with pytest.raises(AttractorError, match="subset_seed must be at least 0"):
+        load("digits8", "test", per_class=5, subset_seed=-1)
+
+
+def test_own_images_in_the_data_root_have_a_name(tmp_path):
+    place_mnist(tmp_path, "test")
+    for label in "ab":
+        (tmp_path / "pets" / label).mkdir(parents=True)
+        for i in range(5):
+            Image.new("L", (20, 20), 40 * i).save(tmp_path / "pets" / label / f"{i}.png")
+    np.save(tmp_path / "noise.npy", np.zeros((4, 8, 8), dtype=np.uint8))
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "cifar-10-batches-py").mkdir()
+    (tmp_path / ".hidden").mkdir()
+    assert own_names(tmp_path) == ("noise.npy", "pets")
+    assert own_names(tmp_path / "missing") == ()
+    state = status("pets", tmp_path)
+    assert state.present
+    assert state.place == str(tmp_path / "pets")
+    assert {split: (n.images, n.classes) for split, n in state.info.splits.items()} == {
+        "train": (8, 2), "test": (2, 2), "all": (10, 2)
+    }  # fmt: skip
+    assert load("pets", "train", root=tmp_path).classes == ("a", "b")
+    other = load("pets", "test", root=tmp_path, split_seed=1)
+    assert len(other) == 2
+    drawn = {
+        load("pets", "test", root=tmp_path, split_seed=seed).images.tobytes() for seed in range(9)
+    }
+    assert len(drawn) > 1
+
+
+def test_a_path_that_is_not_there_is_said_to_be_missing(tmp_path):
+    for name in (str(tmp_path / "pets"), "pets.csv", "./pets"):
+        with pytest.raises(AttractorError, match="no such file or folder; give a path of own"):
+            load(name)
 
 
 def test_a_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 import io
 import sys
 
+import lmdb
 import numpy as np
 import pytest
 import torchvision.datasets
@@ -9,8 +10,6 @@ from PIL import Image
 from attractor_ae.data import ImageFormat, available, load, status
 from attractor_ae.data.lsun import CATEGORIES
 from attractor_ae.errors import AttractorError
-
-lmdb = pytest.importorskip("lmdb")
 
 RANDOM = np.random.default_rng(0)
 
@@ -54,6 +53,15 @@ def test_reads_back_what_was_written(pictures, tmp_path):
         np.testing.assert_array_equal(found.images[:, 0], np.concatenate(list(pictures.values())))
         assert found.labels.tolist() == np.repeat(np.arange(10), 3).tolist()
         assert (found.name, found.split, found.classes) == ("lsun", "train", CATEGORIES)
+
+
+def test_a_random_subset_is_that_of_the_whole_split(pictures, tmp_path):
+    whole = read(tmp_path)
+    for seed in (0, 1, 2):
+        found = read(tmp_path, per_class=2, subset_seed=seed)
+        expected = whole.random_per_class(2, seed)
+        np.testing.assert_array_equal(found.images, expected.images)
+        assert found.labels.tolist() == np.repeat(np.arange(10), 2).tolist()
 
 
 @pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")  # torchvision's

@@ -1,13 +1,6 @@
-import errno
-import json
 import os
-import resource
-import signal
-import subprocess
-import sys
 import threading
 import tracemalloc
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,16 +8,9 @@ import pytest
 from PIL import Image
 from torchvision.transforms import v2
 
+from attractor_ae.data.cache import broken_files
 from attractor_ae.data.decoding import ImageFormat, decode
-from attractor_ae.data.prepare import (
-    BrokenFilesError,
-    Item,
-    broken_files,
-    cache_root,
-    clear,
-    prepare,
-    prepare_arrays,
-)
+from attractor_ae.data.prepare import BrokenFilesError, Item, prepare, prepare_arrays
 from attractor_ae.errors import AttractorError
 
 FORM = ImageFormat(size=32)
@@ -88,13 +74,12 @@ def test_opens_a_read_only_map_that_works_as_any_set(items, cache):
     np.testing.assert_array_equal(made.labels, again.labels)
 
 
-def test_the_files_are_plain_numpy(items, cache):
-    images = run(items, cache)
-    (found,) = cache.rglob("images-*.npy")
-    np.testing.assert_array_equal(np.load(found), images.images)
-    (found,) = cache.rglob("labels-*.npy")
-    np.testing.assert_array_equal(np.load(found), images.labels)
-    assert len(files(cache)) == 3
+def test_paths_may_be_text(items, cache):
+    made = run([Item(str(item.path), item.label) for item in items], cache)
+    np.testing.assert_array_equal(
+        made.images, np.stack([decode(item.path, FORM) for item in items])
+    )
+    assert not made_anew(items, cache)
 
 
 def test_progress_counts_every_image_once(items, cache):
@@ -126,7 +111,7 @@ def rewrite(path):
         lambda items: items.pop(),
         lambda items: items.append(items[0]),
         lambda items: items.reverse(),
-        lambda items: items.__setitem__(3, replace(items[3], label=-1)),
+        lambda items: items.__setitem__(3, items[3]._replace(label=-1)),
     ],
     ids=["rewritten", "touched", "removed", "added", "order", "label"],
 )
@@ -157,63 +142,6 @@ def test_settings_have_places_of_their_own(items, cache):
     assert made_anew(items, cache, classes=("x", "b", "c"))
 
 
-def test_another_version_is_made_anew(items, cache, monkeypatch):
-    run(items, cache)
-    monkeypatch.setattr("attractor_ae.data.prepare.VERSION", 2)
-    assert made_anew(items, cache)
-
-
-def truncate(path, by=1):
-    with path.open("r+b") as file:
-        file.truncate(path.stat().st_size - by)
-
-
-def append(path):
-    with path.open("ab") as file:
-        file.write(b"\0")
-
-
-def edit(path, **values):
-    path.write_text(json.dumps(json.loads(path.read_text()) | values))
-
-
-@pytest.mark.parametrize("pattern", ["images-*", "labels-*", "manifest.json"])
-@pytest.mark.parametrize(
-    "damage",
-    [
-        truncate,
-        append,
-        Path.unlink,
-        lambda path: path.write_bytes(b""),
-        lambda path: path.write_bytes(b"\x80\x04garbage" * 9),
-        lambda path: np.save(path.open("wb"), np.zeros((200, 1, 8, 8), np.uint8)),
-        lambda path: np.save(path.open("wb"), np.array([{}], dtype=object), allow_pickle=True),
-    ],
-    ids=["truncated", "longer", "removed", "empty", "garbage", "other shape", "pickle"],
-)
-@pytest.mark.filterwarnings("ignore::ResourceWarning")  # of these lines' own open files
-def test_a_damaged_cache_is_made_anew(items, cache, pattern, damage):
-    expected = np.array(run(items, cache).images)
-    (path,) = cache.rglob(pattern)
-    damage(path)
-    if (pattern, damage) == ("manifest.json", append):
-        path.write_text(path.read_text() + "}")
-    assert made_anew(items, cache)
-    np.testing.assert_array_equal(run(items, cache).images, expected)
-    assert len(files(cache)) == 3
-
-
-@pytest.mark.parametrize(
-    "values",
-    [{"token": "../../x"}, {"token": 3}, {"images": 199}, {"images": "200"}, {"broken": None}],
-)
-def test_a_changed_manifest_is_made_anew(items, cache, values):
-    run(items, cache)
-    (path,) = cache.rglob("manifest.json")
-    edit(path, **values)
-    assert made_anew(items, cache)
-
-
 @pytest.fixture
 def partly_broken(items):
     items[10].path.write_bytes(b"")
@@ -238,6 +166,10 @@ def test_broken_files_are_left_out_and_listed(partly_broken, cache):
         run(partly_broken, cache, max_broken=0.009)
     assert list(caught.value.broken) == listed
     assert str(partly_broken[10].path) in str(caught.value)
+    assert str(caught.value).endswith(
+        "; mend or remove them, or allow a larger share: --max-broken, "
+        "dataset.max_broken in a config"
+    )
     assert "\n" not in str(caught.value)
 
 
@@ -300,104 +232,14 @@ def test_refuses(items, cache, changed, message):
         run(**({"items": items, "cache": cache} | changed))
 
 
-def test_an_interrupted_preparation_leaves_nothing(items, cache):
+def test_an_interrupted_preparation_ends_its_threads(items, cache):
     def interrupt(done, count):
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         run(items, cache, on_progress=interrupt)
-    assert files(cache) == []
     assert threading.active_count() == 1
-
-    expected = np.array(run(items, cache).images)
-    rewrite(items[0].path)
-    with pytest.raises(KeyboardInterrupt):
-        run(items, cache, on_progress=interrupt)
-    assert len(files(cache)) == 3  # those of before
-    assert not np.array_equal(run(items, cache).images, expected)
-
-
-CHILD = """
-import sys, time
-from pathlib import Path
-from attractor_ae.data.decoding import ImageFormat
-from attractor_ae.data.prepare import Item, prepare
-
-def slow(done, count):
-    print(done, flush=True)
-    time.sleep(float(sys.argv[3]))
-
-paths = sorted(Path(sys.argv[1]).iterdir())
-images = prepare("toy", "train", [Item(path, 0) for path in paths], ("a",), ImageFormat(size=32),
-                 cache=Path(sys.argv[2]), on_progress=slow)
-print(len(images), int(images.images.sum(dtype="int64")), flush=True)
-"""
-
-
-def start(folder, cache, pause):
-    return subprocess.Popen(
-        [sys.executable, "-c", CHILD, str(folder), str(cache), str(pause)],
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_what_a_killed_process_left_is_removed_by_the_next(items, cache):
-    folder = items[0].path.parent
-    with start(folder, cache, 60) as child:
-        child.stdout.readline()
-        run(items, cache)  # does not take the other's files for leftovers
-        assert len(files(cache)) == 4
-        child.send_signal(signal.SIGKILL)
-    assert len(files(cache)) == 4
-    rewrite(items[0].path)
-    run(items, cache)
-    assert len(files(cache)) == 3
-
-
-def test_several_processes_at_once(items, cache):
-    folder = items[0].path.parent
-    children = [start(folder, cache, 0.01) for _ in range(3)]
-    last = {child.communicate(timeout=60)[0].splitlines()[-1] for child in children}
-    assert [child.returncode for child in children] == [0, 0, 0]
-    in_order = [Item(path, 0) for path in sorted(folder.iterdir())]
-    images = run(in_order, cache, classes=("a",))
-    assert last == {f"200 {images.images.sum(dtype=np.int64)}"}
-    assert len(files(cache)) == 3
-
-
-def test_images_stay_whole_when_they_are_prepared_anew_or_cleared(items, cache):
-    images = run(items, cache)
-    expected = np.array(images.images)
-    rewrite(items[0].path)
-    run(items, cache)
-    clear(cache=cache)
-    np.testing.assert_array_equal(images.images, expected)
-
-
-def test_a_full_disk_is_one_line(items, cache):
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
-    try:
-        with pytest.raises(AttractorError, match="cannot be written .*ATTRACTOR_AE_CACHE"):
-            run(items, cache)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert files(cache) == []
-
-
-def test_a_cache_that_is_no_folder_is_one_line(items, tmp_path):
-    (tmp_path / "file").touch()
-    with pytest.raises(AttractorError, match="file.* cannot be written"):
-        run(items, tmp_path / "file")
-
-
-def test_an_error_of_the_listener_is_not_taken_for_a_full_disk(items, cache):
-    def fail(done, count):
-        raise BrokenPipeError(errno.EPIPE, "terminal is gone")
-
-    with pytest.raises(BrokenPipeError):
-        run(items, cache, on_progress=fail)
 
 
 def test_memory_does_not_grow_with_the_images(items, cache):
@@ -408,46 +250,9 @@ def test_memory_does_not_grow_with_the_images(items, cache):
         tracemalloc.stop()
         return high
 
-    peak(items)  # imports
-    once, often = peak(items * 2), peak(items * 8)  # 6.5 MB and 26 MB of images
+    peak(items[:9])  # imports
+    once, often = peak(items * 2), peak(items * 6)  # 6.5 MB and 20 MB of images
     assert often < once + 2_000_000
-
-
-def test_cache_root(tmp_path, monkeypatch):
-    monkeypatch.delenv("ATTRACTOR_AE_CACHE", raising=False)
-    assert cache_root().name == "attractor-ae"
-    monkeypatch.setenv("ATTRACTOR_AE_CACHE", str(tmp_path))
-    assert cache_root() == tmp_path
-    assert cache_root(Path("x")) == Path("x")
-
-
-def test_clear_removes_a_set_or_all_and_nothing_else(items, cache):
-    note = cache / "prepared" / "toy" / "note.txt"
-    for name in ("toy", "..", "a/b", "caf\udce9"):
-        prepare(name, "train", items[:3], CLASSES, FORM, cache=cache)
-    (cache / "thesis.txt").write_text("mine")
-    note.write_text("mine")
-    sizes = {path: path.stat().st_size for path in cache.rglob("*") if path.is_file()}
-    assert all(path.is_relative_to(cache) for path in sizes)
-
-    freed = clear("toy", cache)
-    assert freed == sum(
-        size for path, size in sizes.items() if "toy" in path.parts and path != note
-    )
-    assert freed > 3 * 32 * 32
-    assert clear("toy", cache) == 0
-    assert clear(cache=cache) == sum(
-        size for path, size in sizes.items() if "toy" not in path.parts and "npy" in path.suffix
-    ) + sum(
-        size for path, size in sizes.items() if "toy" not in path.parts and path.suffix == ".json"
-    )
-    assert files(cache) == [Path("prepared/toy/note.txt"), Path("thesis.txt")]
-    assert clear("never prepared", cache) == 0
-
-
-def test_broken_files_of_what_was_not_prepared(cache):
-    with pytest.raises(AttractorError, match=r"'toy' \(train\) has not been prepared"):
-        broken_files("toy", "train", FORM, cache)
 
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (150, 28, 30, 3), dtype=np.uint8)

@@ -92,7 +92,7 @@ def write_uncertainty(root, split):
 def test_uncertainty_reads_back_what_was_written(tmp_path, split):
     pictures, labels = write_uncertainty(tmp_path, split)
     for _ in range(2):
-        for factor, truth in (("ir", "ir"), ("rgb", "rgb"), ("", "ir")):
+        for factor, truth in (("sharan", "ir"), ("sharan/rgb", "rgb"), ("", "ir")):
             found = read("sviro_uncertainty", split, tmp_path, factor=factor)
             np.testing.assert_array_equal(found.images[:, 0], pictures[truth])
             assert found.labels.tolist() == labels
@@ -105,7 +105,7 @@ def test_the_first_of_each_class(tmp_path):
     assert found.labels.tolist() == list(range(8))
     np.testing.assert_array_equal(found.images[:, 0], pictures["ir"][:8])
     # A selection and a variation are not taken for each other.
-    other = read("sviro_uncertainty", "train-adults", tmp_path, per_class=1, factor="rgb")
+    other = read("sviro_uncertainty", "train-adults", tmp_path, per_class=1, factor="sharan/rgb")
     np.testing.assert_array_equal(other.images[:, 0], pictures["rgb"][:8])
     assert len(read("sviro_uncertainty", "train-adults", tmp_path)) == len(labels)
 
@@ -113,7 +113,7 @@ def test_the_first_of_each_class(tmp_path):
 def test_colour(tmp_path):
     pictures, _ = write_uncertainty(tmp_path, "test-adults")
     form = ImageFormat(channels=3)
-    found = read("sviro_uncertainty", "test-adults", tmp_path, factor="rgb", form=form)
+    found = read("sviro_uncertainty", "test-adults", tmp_path, factor="sharan/rgb", form=form)
     np.testing.assert_array_equal(found.images[0], np.stack([pictures["rgb"][0]] * 3))
 
 
@@ -121,7 +121,9 @@ def test_unknown_factors_are_one_line(tmp_path):
     write_sviro(tmp_path)
     with pytest.raises(AttractorError, match=r"^unknown factor of data set 'sviro': 'telsa'; did"):
         read("sviro", "train", tmp_path, factor="telsa")
-    with pytest.raises(AttractorError, match=r"'sviro_uncertainty': 'depth'; known: ir, rgb$"):
+    with pytest.raises(
+        AttractorError, match=r"'sviro_uncertainty': 'depth'; known: sharan, sharan/rgb$"
+    ):
         status("sviro_uncertainty", tmp_path, "depth")
     with pytest.raises(AttractorError, match=r"^data set 'mnist' has no variations, .* 'red'"):
         read("mnist", "train", tmp_path, factor="red")

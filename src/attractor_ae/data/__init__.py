@@ -2,20 +2,21 @@
 
 from typing import TYPE_CHECKING, Any
 
-from attractor_ae.data.catalogue import CATALOGUE, DatasetInfo, SplitInfo
+from attractor_ae.data.catalogue import CATALOGUE
 from attractor_ae.data.decoding import ImageFormat
 from attractor_ae.data.imageset import ImageSet
+from attractor_ae.data.info import DatasetInfo, SplitInfo
 from attractor_ae.data.loading import (
     DatasetStatus,
     available,
     clear,
     data_root,
+    dataset_info,
     download,
     left_out,
     load,
-    splits_of,
+    own_names,
     status,
-    tested_split,
 )
 
 if TYPE_CHECKING:
@@ -32,12 +33,12 @@ __all__ = [
     "available",
     "clear",
     "data_root",
+    "dataset_info",
     "download",
     "left_out",
     "load",
-    "splits_of",
+    "own_names",
     "status",
-    "tested_split",
 ]
 
 

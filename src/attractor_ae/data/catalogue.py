@@ -4,15 +4,13 @@ A new set is a new entry of :data:`CATALOGUE`; a new kind of files is a new `Sou
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Literal
 
 from attractor_ae.data.builtin import DIGITS, Packaged, digits8, faces, mnist5k, photos, textures
 from attractor_ae.data.idx import IdxFiles
+from attractor_ae.data.info import DatasetInfo, SplitInfo
 from attractor_ae.data.lsun import LsunFiles
-from attractor_ae.data.source import Source
 from attractor_ae.data.sviro import CARS, SeatFolders
 from attractor_ae.data.torchvision_sets import (
     TorchvisionArrays,
@@ -23,72 +21,6 @@ from attractor_ae.data.torchvision_sets import (
     read_cifar10,
     read_svhn,
 )
-
-
-@dataclass(frozen=True)
-class SplitInfo:
-    """Numbers of images and of classes in one split.
-
-    Attributes
-    ----------
-    images
-        Number of images as published; None where none is.
-    classes
-        Number of classes that its images are labelled with here.
-    """
-
-    images: int | None
-    classes: int
-
-
-@dataclass(frozen=True)
-class DatasetInfo:
-    """Description of a data set.
-
-    Attributes
-    ----------
-    name
-        Its name in configurations and on the command line.
-    title
-        What it shows, in a few words.
-    kind
-        ``"built-in"``: ships inside a package; ``"files"``: read from the data root.
-    splits
-        Its splits by name.
-    natural
-        Whether it shows photographs, so that training on it also augments brightness and
-        contrast (PROTOCOL section 3).
-    source
-        How its images are found and read.
-    obtain
-        How to get it, as the end of a sentence that says what is missing.
-    licence, citation, homepage
-        Terms of use of the images, who is to be cited, and where to read more.
-    layout
-        Its files below the data root, as a tree; empty for a built-in set.
-    test_split
-        The split that stands for the set when it is tested on (PROTOCOL sections 6 and 7).
-    per_class
-        How many images of each class are used by default (PROTOCOL section 6); -1: all.
-    factors
-        Its variations, e.g. cars; the first is the default. Empty for a set that has none.
-    """
-
-    name: str
-    title: str
-    kind: Literal["built-in", "files"]
-    splits: Mapping[str, SplitInfo]
-    natural: bool
-    source: Source
-    obtain: str
-    licence: str
-    citation: str
-    homepage: str
-    layout: str = ""
-    test_split: str = "test"
-    per_class: int = 250
-    factors: tuple[str, ...] = ()
-
 
 _TEN_AND_TEN = {"train": SplitInfo(60_000, 10), "test": SplitInfo(10_000, 10)}  # as MNIST
 
@@ -309,7 +241,7 @@ cifar-10-batches-py/
         title="German traffic signs: classes 10 to 19, and the others as 'ood' (GTSRB)",
         kind="files",
         splits={
-            "train": SplitInfo(None, 10),
+            "train": SplitInfo(8070, 10),
             "test": SplitInfo(3930, 10),
             "ood": SplitInfo(8700, 33),
         },
@@ -447,7 +379,7 @@ lsun/
         natural=True,
         source=SeatFolders(
             "sviro",
-            "sviro/{factor}/{split}/grayscale_wholeImage/*.png",
+            "sviro/{car}/{split}/grayscale_wholeImage/*.png",
             factor=CARS[0],
             named="file",
             others="left out",
@@ -468,7 +400,7 @@ sviro/
         test/
             grayscale_wholeImage/
     aclass/  escape/  hilux/  i3/  lexus/  tiguan/  tucson/  x5/  zoe/""",
-        test_split="train",
+        out_split="train",
         per_class=-1,
         factors=CARS,
     ),
@@ -484,8 +416,8 @@ sviro/
         natural=True,
         source=SeatFolders(
             "sviro_uncertainty",
-            "sviro_uncertainty/sharan/{split}/*/{factor}.png",
-            factor="ir",
+            "sviro_uncertainty/{car}/{split}/*/{picture}.png",
+            factor="sharan",
             named="folder",
             others="empty",
         ),
@@ -510,7 +442,8 @@ sviro_uncertainty/
         test-adults-and-seats/
         test-adults-and-seats-and-objects/""",
         test_split="test-adults",
-        factors=("ir", "rgb"),
+        # The infrared picture of a scene, as published, or the one in colour.
+        factors=("sharan", "sharan/rgb"),
     ),
 )
 

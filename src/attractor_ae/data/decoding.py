@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,7 +71,7 @@ class ImageFormat:
     """
 
     size: int = 64
-    channels: Literal[1, 3] = 1
+    channels: int = 1
     crop: bool = False
 
     def __post_init__(self) -> None:

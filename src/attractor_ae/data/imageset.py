@@ -95,11 +95,7 @@ class ImageSet:
             return self
         if seed < 0:
             raise AttractorError(f"image set {self.name!r}: seed must be at least 0, got {seed}")
-        chosen = [np.empty(0, dtype=np.int64)]
-        for label in np.unique(self.labels):
-            random = generator(seed, Stream.SUBSET, 0, int(label) + 1)
-            chosen.append(random.permutation(np.flatnonzero(self.labels == label))[:n])
-        return self.take(np.sort(np.concatenate(chosen)))
+        return self.take(random_rows(self.labels, n, seed))
 
 
 def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
@@ -125,3 +121,22 @@ def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     rank = np.empty(len(order), dtype=np.int64)
     rank[order] = np.arange(len(order)) - starts
     return np.flatnonzero(rank < n)
+
+
+def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
+    """Return where ``n`` images of each class are that a seed draws, in ascending order.
+
+    See `ImageSet.random_per_class`.
+
+    Examples
+    --------
+    >>> random_rows(np.array([7, 3, 7, 7, 3]), 2, seed=0).tolist()
+    [0, 1, 3, 4]
+    """
+    if n < 0:
+        return np.arange(len(labels))
+    chosen = [np.empty(0, dtype=np.int64)]
+    for label in np.unique(labels):
+        random = generator(seed, Stream.SUBSET, 0, int(label) + 1)
+        chosen.append(random.permutation(np.flatnonzero(labels == label))[:n])
+    return np.sort(np.concatenate(chosen))

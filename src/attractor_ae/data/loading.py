@@ -8,11 +8,14 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from attractor_ae.data import prepare as prepared
-from attractor_ae.data.catalogue import CATALOGUE, DatasetInfo
-from attractor_ae.data.decoding import ImageFormat
+from attractor_ae.data import cache as prepared
+from attractor_ae.data.catalogue import CATALOGUE
+from attractor_ae.data.decoding import ImageFormat, displayed
 from attractor_ae.data.imageset import ImageSet
-from attractor_ae.data.prepare import broken_files, no_progress
+from attractor_ae.data.info import DatasetInfo
+from attractor_ae.data.own import SUFFIXES
+from attractor_ae.data.own_source import own_info
+from attractor_ae.data.prepare import no_progress
 from attractor_ae.data.source import Downloadable, Wanted, is_there
 from attractor_ae.errors import AttractorError, unknown_name
 
@@ -67,9 +70,12 @@ def load(
     split: str = "train",
     *,
     per_class: int = -1,
+    subset_seed: int | None = None,
     root: Path | str | None = None,
     factor: str = "",
+    split_seed: int = 0,
     form: ImageFormat | None = None,
+    max_broken: float = 0.01,
     cache: Path | str | None = None,
     on_progress: Callable[[int, int], None] = no_progress,
 ) -> ImageSet:
@@ -80,19 +86,25 @@ def load(
     Parameters
     ----------
     name
-        A name of :data:`CATALOGUE`; else a path that exists, of own images: a folder, a table of
-        paths, or an array (`attractor_ae.data.own`).
+        A name of :data:`CATALOGUE`; else a path of own images, as it stands or below the data
+        root: a folder, a table of paths, or an array (`attractor_ae.data.own`).
     split
         One of the set's splits.
     per_class
-        Keep the first so many images of each class, in the set's own order (PROTOCOL section
-        6); -1 keeps all.
+        Keep so many images of each class (PROTOCOL section 6); -1 keeps all.
+    subset_seed
+        None: those are the first of each class in the set's own order; else they are drawn at
+        random by this seed, see `ImageSet.random_per_class`.
     root
         Folder of the data sets' files; see :func:`data_root`.
     factor
         One of the set's variations, where it has some, e.g. SVIRO's cars; empty: the first.
+    split_seed
+        Divides own images into ``"train"`` and ``"test"`` where no folder or column does.
     form
         Size and channels of the images; by default 64 x 64 and grey.
+    max_broken
+        In [0, 1], the share of image files that may be broken; these are left out.
     cache
         Folder of prepared images; by default the user's cache directory.
     on_progress
@@ -106,8 +118,8 @@ def load(
     Raises
     ------
     AttractorError
-        If the name, the split or the factor is unknown, ``per_class`` is no such number, files or
-        a package are missing, or a file is damaged.
+        If the name, the split or the factor is unknown, a number is out of range, files or a
+        package are missing, or a file is damaged.
 
     Examples
     --------
@@ -118,24 +130,81 @@ def load(
         raise AttractorError(
             f"data set {name!r}: {per_class} images per class; give 1 or more, or -1 for all"
         )
-    form = form or ImageFormat()
-    store = None if cache is None else Path(cache)
-    if _is_own(name):
-        from attractor_ae.data.own import load_own
-
-        own = Path(name).expanduser()
-        found = load_own(own, split, form, cache=store, on_progress=on_progress)
-        return found.first_per_class(per_class)
-    info = _info(name)
+    if subset_seed is not None and subset_seed < 0:
+        raise AttractorError(
+            f"data set {name!r}: subset_seed must be at least 0, got {subset_seed}"
+        )
+    info, folder = dataset_info(name, root, split_seed), data_root(root)
     if split not in info.splits:
         raise AttractorError(
             f"data set {name!r} has no split {split!r}; available: {', '.join(info.splits)}"
         )
     _check_factor(info, factor)
-    folder = data_root(root)
     if missing := info.source.missing(split, folder, factor):
         raise AttractorError(f"data set {name!r} needs {_listed(missing)}; {info.obtain}")
-    return info.source.load(split, folder, Wanted(per_class, factor, form, store, on_progress))
+    store = None if cache is None else Path(cache)
+    wanted = Wanted(
+        per_class, subset_seed, factor, form or ImageFormat(), store, max_broken, on_progress
+    )
+    return info.source.load(split, folder, wanted)
+
+
+def dataset_info(name: str, root: Path | str | None = None, split_seed: int = 0) -> DatasetInfo:
+    """Return what is known of a data set, by its name, or of own images, by their path.
+
+    Parameters
+    ----------
+    name, root, split_seed
+        As of :func:`load`.
+
+    Raises
+    ------
+    AttractorError
+        If the name is unknown, or there are no images at the path.
+    """
+    if name in CATALOGUE:
+        return CATALOGUE[name]
+    for path in (Path(name).expanduser(), data_root(root) / name):
+        if is_there(path):
+            return own_info(name, path, seed=split_seed)
+    if Path(name).name != name or Path(name).suffix.lower() in SUFFIXES:
+        raise AttractorError(
+            f"{displayed(name)}: no such file or folder; give a path of own images, or the name of "
+            "a data set (attractor-ae data list)"
+        )
+    raise unknown_name("data set", name, CATALOGUE)
+
+
+def own_names(root: Path | str | None = None) -> tuple[str, ...]:
+    """Return the names of own images that lie in the data root, beside the published sets.
+
+    Parameters
+    ----------
+    root
+        Folder of the data sets' files; see :func:`data_root`.
+    """
+    folder = data_root(root)
+    published = {
+        Path(place).relative_to(folder).parts[0]
+        for info in CATALOGUE.values()
+        for split in info.splits
+        for place in info.source.expected(split, folder)
+        if Path(place).is_relative_to(folder)
+    }
+    try:
+        found = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return ()
+    names = []
+    for name in found:
+        path = folder / name
+        if name.startswith(".") or name in published or name in CATALOGUE:
+            continue
+        if path.is_dir() or path.suffix.lower() in SUFFIXES:
+            with suppress(AttractorError):  # a folder of something else
+                dataset_info(name, folder)
+                names.append(name)
+    return tuple(names)
 
 
 def download(name: str, root: Path | str | None = None) -> None:
@@ -154,7 +223,9 @@ def download(name: str, root: Path | str | None = None) -> None:
         If the name is unknown, the set has to be got otherwise, there is no network, or a sum is
         wrong; with what is to be placed where.
     """
-    info, folder = _info(name), data_root(root)
+    if name not in CATALOGUE:
+        raise unknown_name("data set", name, CATALOGUE)
+    info, folder = CATALOGUE[name], data_root(root)
     if not isinstance(info.source, Downloadable):
         raise AttractorError(f"data set {name!r} cannot be downloaded; {info.obtain}")
     try:
@@ -169,46 +240,16 @@ def download(name: str, root: Path | str | None = None) -> None:
         ) from None
 
 
-def splits_of(name: str) -> tuple[str, ...]:
-    """Return the splits of a set, by its name or path, without reading its images.
-
-    Raises
-    ------
-    AttractorError
-        If the name is unknown, or there are no images at the path.
-    """
-    if not _is_own(name):
-        return tuple(_info(name).splits)
-    from attractor_ae.data.own import ALL, find_images
-
-    found = tuple(find_images(Path(name)).splits)
-    return tuple(split for split in found if split != ALL) or found
-
-
-def tested_split(name: str) -> str:
-    """Return the split that stands for a set when it is tested on, by its name or path.
-
-    Of own images that is ``"test"``, or, where nothing is set apart for testing, the first split.
-
-    Raises
-    ------
-    AttractorError
-        As of :func:`splits_of`.
-    """
-    splits = splits_of(name)
-    if _is_own(name):
-        return "test" if "test" in splits else splits[0]
-    return _info(name).test_split
-
-
-def clear(name: str | None = None, cache: Path | str | None = None) -> int:
+def clear(
+    name: str | None = None, cache: Path | str | None = None, root: Path | str | None = None
+) -> int:
     """Remove prepared images; the set's own files stay.
 
     Parameters
     ----------
     name
         Name or path of a set; None: of all sets.
-    cache
+    cache, root
         As for :func:`load`.
 
     Returns
@@ -221,13 +262,14 @@ def clear(name: str | None = None, cache: Path | str | None = None) -> int:
     AttractorError
         If the name is unknown, or a file cannot be removed.
     """
-    if name is not None and _is_own(name):
-        from attractor_ae.data.own import find_images
-
-        name = find_images(Path(name)).name
-    elif name is not None:
-        name = _info(name).name
-    return prepared.clear(name, None if cache is None else Path(cache))
+    store = None if cache is None else Path(cache)
+    if name is None or name in CATALOGUE:
+        return prepared.clear(name, store)
+    # By the name alone: own images may be gone, and what was prepared of them is still here.
+    freed = prepared.clear(Path(name).name, store) + prepared.clear(Path(name).stem, store)
+    if not freed:
+        dataset_info(name, root)  # raises for a misspelled name
+    return freed
 
 
 def left_out(images: ImageSet, cache: Path | str | None = None) -> list[tuple[str, str]]:
@@ -251,7 +293,7 @@ def left_out(images: ImageSet, cache: Path | str | None = None) -> list[tuple[st
     for crop in (False, True):  # known to the set's source alone
         with suppress(AttractorError):
             form = ImageFormat(size, channels, crop)
-            found += broken_files(images.name, images.split, form, store)
+            found += prepared.broken_files(images.name, images.split, form, store)
     return found
 
 
@@ -260,10 +302,8 @@ def status(name: str, root: Path | str | None = None, factor: str = "") -> Datas
 
     Parameters
     ----------
-    name
-        A name of :data:`CATALOGUE`.
-    root
-        Folder of the data sets' files; see :func:`data_root`.
+    name, root
+        As of :func:`load`.
     factor
         One of the set's variations; empty: the first.
 
@@ -272,7 +312,7 @@ def status(name: str, root: Path | str | None = None, factor: str = "") -> Datas
     AttractorError
         If the name or the factor is unknown.
     """
-    info, folder = _info(name), data_root(root)
+    info, folder = dataset_info(name, root), data_root(root)
     _check_factor(info, factor)
     expected = [
         place for split in info.splits for place in info.source.expected(split, folder, factor)
@@ -286,17 +326,6 @@ def status(name: str, root: Path | str | None = None, factor: str = "") -> Datas
 def available(name: str, root: Path | str | None = None) -> bool:
     """Return whether every split of a data set can be loaded; see :func:`status`."""
     return status(name, root).present
-
-
-def _is_own(name: str) -> bool:
-    """Return whether a name is no name of a set, but a path that exists."""
-    return name not in CATALOGUE and is_there(Path(name).expanduser())
-
-
-def _info(name: str) -> DatasetInfo:
-    if name not in CATALOGUE:
-        raise unknown_name("data set", name, CATALOGUE)
-    return CATALOGUE[name]
 
 
 def _check_factor(info: DatasetInfo, factor: str) -> None:

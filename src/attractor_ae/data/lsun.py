@@ -7,7 +7,6 @@ databases are read as they are, with the package ``lmdb``.
 import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from numpy.typing import NDArray
 from attractor_ae.data.decoding import ImageFormat, UndecodableError, decode
 from attractor_ae.data.imageset import ImageSet
 from attractor_ae.data.prepare import prepare_arrays
-from attractor_ae.data.source import Wanted, is_there, selection
+from attractor_ae.data.source import Wanted, is_there
 from attractor_ae.errors import AttractorError
 
 CATEGORIES = (
@@ -72,12 +71,14 @@ class LsunFiles:
         return prepare_arrays(
             self.name,
             split,
-            _pictures(databases, wanted.per_class, wanted.form),
-            lambda: _labels(databases, wanted.per_class),
+            _pictures(databases, wanted),
+            lambda: np.repeat(
+                np.arange(len(databases)), [len(rows) for rows in _rows(databases, wanted)]
+            ),
             CATEGORIES,
             wanted.form,
             source_files=[path / "data.mdb" for path in databases],
-            variant=selection(wanted),
+            variant=wanted.selection,
             cache=wanted.cache,
             on_progress=wanted.on_progress,
         )
@@ -86,32 +87,39 @@ class LsunFiles:
         return [root / self.folder / f"{category}_{split}_lmdb" for category in CATEGORIES]
 
 
-def _labels(databases: list[Path], per_class: int) -> NDArray[np.int64]:
-    """Return a label an image; the numbers of images are known without reading them."""
-    counts = []
-    for path in databases:
+def _rows(databases: list[Path], wanted: Wanted) -> list[NDArray[np.int64]]:
+    """Return which images of each database are wanted, without reading them."""
+    rows = []
+    for label, path in enumerate(databases):
         with _open(path) as environment:
             entries = environment.stat()["entries"]
-        counts.append(entries if per_class < 0 else min(entries, per_class))
-    return np.repeat(np.arange(len(databases)), counts).astype(np.int64)
+        rows.append(wanted.rows(np.full(entries, label)))
+    return rows
 
 
-def _pictures(
-    databases: list[Path], per_class: int, form: ImageFormat
-) -> Iterator[NDArray[np.uint8]]:
-    """Decode the first images of each database, one at a time, to their final size."""
-    for path in databases:
-        with _open(path) as environment, environment.begin() as transaction:
-            for key, value in islice(transaction.cursor(), None if per_class < 0 else per_class):
-                try:
-                    picture = decode(bytes(value), form)  # (channels, size, size)
-                except UndecodableError as error:
-                    raise AttractorError(
-                        f"{path}: image {key.decode(errors='replace')!r} is damaged ({error}); "
-                        "get the database again"
-                    ) from None
-                # (1, size, size) or (1, size, size, 3)
-                yield picture if form.channels == 1 else picture.transpose(1, 2, 0)[None].copy()
+def _pictures(databases: list[Path], wanted: Wanted) -> Iterator[NDArray[np.uint8]]:
+    """Decode the wanted images of each database, one at a time, to their final size."""
+    for path, rows in zip(databases, _rows(databases, wanted), strict=True):
+        last = rows[-1] if len(rows) else -1
+        chosen = set(rows.tolist())
+        with _open(path) as environment, environment.begin(buffers=True) as transaction:
+            for place, (key, value) in enumerate(transaction.cursor()):
+                if place > last:
+                    break
+                if place in chosen:
+                    yield _picture(path, bytes(key), bytes(value), wanted.form)
+
+
+def _picture(path: Path, key: bytes, value: bytes, form: ImageFormat) -> NDArray[np.uint8]:
+    """Return one image of shape (1, size, size), or (1, size, size, 3)."""
+    try:
+        picture = decode(value, form)  # (channels, size, size)
+    except UndecodableError as error:
+        raise AttractorError(
+            f"{path}: image {key.decode(errors='replace')!r} is damaged ({error}); "
+            "get the database again"
+        ) from None
+    return picture if form.channels == 1 else picture.transpose(1, 2, 0)[None].copy()
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_ae.data.decoding import ImageFormat
-from attractor_ae.data.imageset import ImageSet, first_rows
+from attractor_ae.data.imageset import ImageSet, first_rows, random_rows
 from attractor_ae.data.prepare import Item, no_progress, prepare, prepare_arrays
 
 _CHUNK = 256  # pictures that are held undecoded at a time
@@ -27,22 +27,42 @@ class Wanted:
     Attributes
     ----------
     per_class
-        The first so many images of each class in the set's own order; -1: all.
+        So many images of each class; -1: all.
+    subset_seed
+        None: the first of each class in the set's own order; else what draws them at random.
     factor
         Variation of a set that has several, e.g. a car; empty: the set's default.
     form
         Size and channels of the images.
     cache
         Folder of prepared images; None: the user's.
+    max_broken
+        In [0, 1], the share of broken files up to which they are left out.
     on_progress
         Called with the numbers of images that are prepared and of all.
     """
 
     per_class: int = -1
+    subset_seed: int | None = None
     factor: str = ""
     form: ImageFormat = field(default_factory=ImageFormat)
     cache: Path | None = None
+    max_broken: float = 0.01
     on_progress: Callable[[int, int], None] = no_progress
+
+    def rows(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return which of the images with these labels are wanted, in ascending order."""
+        if self.subset_seed is None:
+            return first_rows(labels, self.per_class)
+        return random_rows(labels, self.per_class, self.subset_seed)
+
+    @property
+    def selection(self) -> str:
+        """What tells the wanted images of a split apart from others of it, for the cache."""
+        chosen = f"first {self.per_class} of each class" if self.per_class >= 0 else ""
+        if chosen and self.subset_seed is not None:
+            chosen = f"{self.per_class} of each class by seed {self.subset_seed}"
+        return ", ".join(part for part in (self.factor, chosen) if part)
 
 
 @runtime_checkable
@@ -100,15 +120,16 @@ def load_files(
     wanted
         What is wanted of the split.
     """
-    rows = first_rows(labels, wanted.per_class)
+    rows = wanted.rows(labels)
     return prepare(
         name,
         split,
         [Item(paths[row], int(labels[row])) for row in rows],
         classes,
         wanted.form,
-        variant=selection(wanted),
+        variant=wanted.selection,
         cache=wanted.cache,
+        max_broken=wanted.max_broken,
         on_progress=wanted.on_progress,
     )
 
@@ -139,32 +160,26 @@ def load_arrays(
     return prepare_arrays(
         name,
         split,
-        _chunks(read, wanted.per_class),
-        lambda: _chosen(read()[1], wanted.per_class),
+        _chunks(read, wanted),
+        lambda: _chosen(read()[1], wanted),
         classes,
         wanted.form,
         source_files=list(source_files),
-        variant=selection(wanted),
+        variant=wanted.selection,
         cache=wanted.cache,
         on_progress=wanted.on_progress,
     )
 
 
-def selection(wanted: Wanted) -> str:
-    """Return what tells the wanted images of a split apart from others of it, for the cache."""
-    chosen = f"first {wanted.per_class} of each class" if wanted.per_class >= 0 else ""
-    return ", ".join(part for part in (wanted.factor, chosen) if part)
-
-
 def _chunks(
-    read: Callable[[], tuple[NDArray[np.uint8], NDArray[np.int64]]], per_class: int
+    read: Callable[[], tuple[NDArray[np.uint8], NDArray[np.int64]]], wanted: Wanted
 ) -> Iterator[NDArray[np.uint8]]:
     """Read when the first is asked for: not at all if the images are prepared already."""
     pictures, labels = read()
-    rows = first_rows(labels, per_class)
+    rows = wanted.rows(labels)
     for start in range(0, len(rows), _CHUNK):
         yield np.ascontiguousarray(pictures[rows[start : start + _CHUNK]])
 
 
-def _chosen(labels: NDArray[np.int64], per_class: int) -> NDArray[np.int64]:
-    return labels[first_rows(labels, per_class)]
+def _chosen(labels: NDArray[np.int64], wanted: Wanted) -> NDArray[np.int64]:
+    return labels[wanted.rows(labels)]

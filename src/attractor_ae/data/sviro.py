@@ -48,9 +48,10 @@ class SeatFolders:
     name
         Name of the set in the catalogue.
     pattern
-        The images of a split, below the data root, with ``{factor}`` and ``{split}``.
+        The images of a split, below the data root, with ``{car}``, ``{split}`` and, for a set that
+        has two pictures of a scene, ``{picture}``.
     factor
-        The variation if none is wanted.
+        The variation if none is wanted: a car, or ``car/picture``.
     named
         Whether a ``"file"``, without its ending, or its ``"folder"`` is named after its label.
     others
@@ -102,7 +103,8 @@ class SeatFolders:
         return load_files(self.name, split, paths, labels, SEATINGS, wanted)
 
     def _pattern(self, split: str, factor: str) -> str:
-        return self.pattern.format(split=split, factor=factor or self.factor)
+        car, _, picture = (factor or self.factor).partition("/")
+        return self.pattern.format(car=car, split=split, picture=picture or "ir")
 
     def _folder(self, split: str, root: Path, factor: str) -> Path:
         """Return the folder before the first wildcard."""

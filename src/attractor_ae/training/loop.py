@@ -16,7 +16,6 @@ from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.devices import mixed_precision, resolve_device
 from attractor_ae.errors import AttractorError
-from attractor_ae.models.autoencoder import Autoencoder
 from attractor_ae.models.masks import draw_masks
 from attractor_ae.randomness import Stream, generator
 from attractor_ae.runs import Run, environment
@@ -310,11 +309,12 @@ def _check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
             f"{where} does not show the same scene in variations; "
             "set training.make_scene_impossible to false"
         )
-    side = Autoencoder.DEFAULT_IMAGE_SIZE
-    if images.images.shape[1:] != (1, side, side):
+    side, channels = config.dataset.image_size, config.dataset.channels
+    if images.images.shape[1:] != (channels, side, side):
         raise AttractorError(
-            f"{where} has images of shape {images.images.shape[1:]}; "
-            f"make them grey, of shape (1, {side}, {side})"
+            f"{where} has images of shape {images.images.shape[1:]}, but the config makes a "
+            f"network for ({channels}, {side}, {side}); set dataset.channels and "
+            "dataset.image_size to those of the images"
         )
     if len(np.unique(images.labels)) < 2:
         raise AttractorError(f"{where} must hold labelled images of at least 2 classes to train on")

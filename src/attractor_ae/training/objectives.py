@@ -31,11 +31,11 @@ Objective = Callable[[Tensor, Tensor, Tensor, DropoutMasks | None], Losses]
 
 def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvClassifier:
     """Return the untrained network that a config describes, its weights drawn from the seed."""
-    model = config.model
+    model, size, channels = config.model, config.dataset.image_size, config.dataset.channels
     with initialised_from(config.training.seed):
         if model.type == "conv":
-            return ConvClassifier(classes, model.dropout, model.activation)
-        return Autoencoder(model.dimension, model.dropout, model.activation)
+            return ConvClassifier(classes, model.dropout, model.activation, size, channels)
+        return Autoencoder(model.dimension, model.dropout, model.activation, size, channels)
 
 
 def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:

@@ -1,0 +1,117 @@
+import numpy as np
+import pytest
+
+from attractor_ae.data.decoding import ImageFormat
+from attractor_ae.data.own import find_images
+from attractor_ae.errors import AttractorError
+
+PIXELS = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize("suffix", ["npy", "npz", "packed"])
+@pytest.mark.parametrize(
+    "stored",
+    [
+        lambda x: x,
+        lambda x: np.moveaxis(x, 3, 1),
+        lambda x: x.astype(np.uint16) * 257,
+        lambda x: x / 255,
+        lambda x: (x / 255).astype(">f4"),
+        lambda x: x[..., :1].repeat(3, axis=3),
+    ],
+)
+def test_arrays(tmp_path, load, stored, suffix, order, monkeypatch):
+    monkeypatch.setattr("attractor_ae.data.own_arrays._CHUNK_BYTES", 5000)  # several chunks
+    array = np.asarray(stored(PIXELS), order=order)
+    path = tmp_path / f"array.{'npy' if suffix == 'npy' else 'npz'}"
+    if suffix == "npy":
+        np.save(path, array)
+    else:
+        (np.savez if suffix == "npz" else np.savez_compressed)(path, images=array)
+    images = load(path, form=ImageFormat(16, 3))
+    expected = np.moveaxis(PIXELS, 3, 1)
+    if (array[..., 0] == array[..., -1]).all() and array.shape[3] == 3:
+        expected = expected[:, :1].repeat(3, axis=1)
+    np.testing.assert_array_equal(images.images, expected)
+    assert images.labels.tolist() == [-1] * 50
+
+
+@pytest.mark.parametrize("stored", [lambda x: x, lambda x: x[..., None], lambda x: x[:, None]])
+def test_grey_arrays(tmp_path, load, stored):
+    np.save(tmp_path / "grey.npy", stored(PIXELS[..., 0]))
+    np.testing.assert_array_equal(load(tmp_path / "grey.npy").images[:, 0], PIXELS[..., 0])
+
+
+@pytest.mark.parametrize(
+    ("arrays", "classes", "labels"),
+    [
+        ({"labels": np.arange(50) % 2 * 7}, ("0", "7"), np.arange(50) % 2),
+        ({"labels": np.array(["b", "a"] * 25)}, ("a", "b"), 1 - np.arange(50) % 2),
+        (
+            {"labels": np.arange(50, dtype=np.uint8) % 2, "classes": np.array(["z", "a", "c"])},
+            ("z", "a", "c"),
+            np.arange(50) % 2,
+        ),
+    ],
+)
+def test_arrays_with_labels(tmp_path, load, arrays, classes, labels):
+    path = tmp_path / "array.npz"
+    np.savez(path, images=PIXELS[..., 0], **arrays)
+    whole, train, test = load(path), load(path, "train"), load(path, "test")
+    assert whole.classes == train.classes == test.classes == classes
+    np.testing.assert_array_equal(whole.labels, labels)
+    assert np.bincount(test.labels).tolist() == [5, 5]
+    rows = find_images(path).rows("test")
+    np.testing.assert_array_equal(test.images[:, 0], PIXELS[rows, ..., 0])
+
+
+def npz(path, **arrays):
+    np.savez(path, **arrays)
+
+
+GREY = PIXELS[:4, ..., 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("x.npy", lambda path: path.write_bytes(b""), "cannot be read"),
+        ("x.npy", lambda path: path.write_text("no array" * 9), "cannot be read"),
+        ("x.npy", lambda path: np.save(path, GREY[0]), r"must have the shape .* got \(16, 16\)"),
+        ("x.npy", lambda path: np.save(path, GREY.astype(np.int32)), "got int32"),
+        ("x.npy", lambda path: np.save(path, GREY * 1.0), "image 0 has values .* divide it"),
+        ("x.npy", lambda path: np.save(path, GREY * np.nan), "must lie in"),
+        ("x.npy", lambda path: np.save(path, np.array([{}]), allow_pickle=True), "Python objects"),
+        ("x.npz", lambda path: path.write_text("no archive"), "cannot be read"),
+        ("x.npz", lambda path: npz(path, x=GREY), "has no array 'images'"),
+        ("x.npz", lambda path: npz(path, images=GREY, labels=np.zeros(3)), "one an image"),
+        ("x.npz", lambda path: npz(path, images=GREY, labels=np.zeros(4)), "whole numbers"),
+        (
+            "x.npz",
+            lambda path: npz(path, images=GREY, labels=np.arange(4), classes=np.array(["a"])),
+            r"must lie in -1\.\.0, as there are 1 classes, got 0\.\.3",
+        ),
+        (
+            "x.npz",
+            lambda path: npz(path, images=GREY, labels=np.array([None] * 4, dtype=object)),
+            "Python objects",
+        ),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path, load, name, write, message):
+    write(tmp_path / name)
+    with pytest.raises(AttractorError, match=message) as caught:
+        load(tmp_path / name)
+    assert len(str(caught.value).splitlines()) == 1
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [1, 500, 3000])
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_truncated_arrays(tmp_path, load, cut, suffix):
+    path = tmp_path / f"array.{suffix}"
+    (np.save if suffix == "npy" else npz)(path, **{"arr" if suffix == "npy" else "images": PIXELS})
+    path.write_bytes(path.read_bytes()[:-cut])
+    with pytest.raises(AttractorError, match="cannot be read"):
+        load(path)

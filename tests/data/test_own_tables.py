@@ -1,0 +1,115 @@
+import os
+import sys
+from pathlib import Path
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from attractor_ae.data.own import find_images
+from attractor_ae.data.prepare import BrokenFilesError
+from attractor_ae.errors import AttractorError
+
+
+def draw(path, grey):
+    """Write an image of one grey, which tells it from others."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (5, 4), grey).save(path)
+
+
+def greys(images):
+    return images.images[:, 0, 0, 0].tolist()
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("start", ["", "\ufeff"])
+def test_a_table_of_paths(tmp_path, load, delimiter, start):
+    table = tmp_path / "table.csv"
+    rows = [("label", "Path", "split")]
+    for i, (label, split) in enumerate(
+        [("10", "train"), ("9", "train"), ("9", "val"), ("", "val")]
+    ):
+        draw(tmp_path / "x y" / f"{i}, {i}.png", i)
+        rows.append((label, f'"x y/{i}, {i}.png"', split))
+    table.write_text(start + "\n".join(delimiter.join(row) for row in rows) + "\n\n")
+
+    assert list(find_images(table).splits) == ["train", "val", "all"]
+    images = load(table)
+    assert (images.name, images.classes) == ("table", ("9", "10"))
+    assert images.labels.tolist() == [1, 0, 0, -1]
+    assert greys(images) == [0, 1, 2, 3]
+    assert greys(load(table, "val")) == [2, 3]
+
+
+def test_a_table_of_paths_alone_and_absolute_ones(tmp_path, load):
+    draw(tmp_path / "1.png", 1)
+    (tmp_path / "lists").mkdir()
+    table = tmp_path / "lists" / "table.csv"
+    table.write_text(f"path\n{tmp_path}/1.png\n../1.png\n")
+    images = load(table)
+    assert greys(images) == [1, 1]
+    assert images.labels.tolist() == [-1, -1]
+
+
+def test_a_table_with_names_that_are_no_utf8(tmp_path, load):
+    draw(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xe9.png")), 9)
+    table = tmp_path / "table.csv"
+    table.write_bytes(b"path,label\n\xe9.png,\xe9t\xe9\n")
+    images = load(table)
+    assert greys(images) == [9]
+    assert images.classes == ("\\xe9t\\xe9",)
+
+
+@pytest.mark.parametrize(
+    ("labels", "classes", "expected"),
+    [
+        ([10, 9, None], ("9", "10"), [1, 0, -1]),
+        (["b", None, "a"], ("a", "b"), [1, -1, 0]),
+        ([2.0, None, float("nan")], ("2",), [0, -1, -1]),
+    ],
+)
+def test_a_parquet_table_written_by_pyarrow(tmp_path, load, labels, classes, expected):
+    for i in range(3):
+        draw(tmp_path / f"{i}.png", i)
+    table = tmp_path / "table.parquet"
+    columns = {"other": [0] * 3, "label": labels, "path": [f"{i}.png" for i in range(3)]}
+    pyarrow.parquet.write_table(pyarrow.table(columns), table)
+    images = load(table)
+    assert images.classes == classes
+    assert images.labels.tolist() == expected
+    assert greys(images) == [0, 1, 2]
+
+
+def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
+    (tmp_path / "table.parquet").touch()
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    with pytest.raises(AttractorError, match="to read Parquet, install: pip install pyarrow"):
+        find_images(tmp_path / "table.parquet")
+
+
+def test_missing_files_of_a_table_are_broken(tmp_path, load):
+    draw(tmp_path / "1.png", 1)
+    (tmp_path / "table.csv").write_text("path,label\n1.png,a\n2.png,a\nnul\0.png,a\n")
+    with pytest.raises(BrokenFilesError, match=r"2 of 3 files.*2\.png: No such file"):
+        load(tmp_path / "table.csv")
+
+
+@pytest.mark.parametrize(
+    ("name", "write", "message"),
+    [
+        ("x.csv", Path.touch, "has no column 'path'"),
+        ("x.csv", lambda path: path.write_text("path,label\n"), "has no rows"),
+        ("x.csv", lambda path: path.write_text("file,label\na,b\n"), "has no column 'path'"),
+        ("x.csv", lambda path: path.write_text("path,label\na\n"), "line 2: 1 fields, expected 2"),
+        ("x.csv", lambda path: path.write_text("path,label\n,b\n"), "line 2: the path is empty"),
+        ("x.csv", lambda path: path.write_text('path,label\n"a,b\n'), "is no table"),
+        ("x.parquet", lambda path: path.write_text("no table"), "is no Parquet table"),
+    ],
+)
+def test_what_cannot_be_read_is_one_line(tmp_path, load, name, write, message):
+    write(tmp_path / name)
+    with pytest.raises(AttractorError, match=message) as caught:
+        load(tmp_path / name)
+    assert len(str(caught.value).splitlines()) == 1
+    assert name in str(caught.value)
