@@ -1,0 +1,66 @@
+"""The floor: the convolutions and linears of an autoencoder, and nothing else.
+
+No masks, no activations, no heads, no augmentation, no structural loss. The layers are the modules
+of the model that is measured, so dtype and layout are those of the fast way.
+"""
+
+from contextlib import nullcontext
+
+import torch
+from torch import Tensor
+
+from attractor_ae import Autoencoder
+
+
+def encode(model: Autoencoder, x: Tensor) -> Tensor:
+    """Return what the encoder's layers make of images."""
+    for convolution in model.encoder:
+        x = convolution(x)
+    return model.latent(model.encoder_linear(x.flatten(1)))
+
+
+def decode(model: Autoencoder, z: Tensor) -> Tensor:
+    """Return what the decoder's layers make of codes."""
+    for linear in model.decoder_linear:
+        z = linear(z)
+    side = model.image_size // 16
+    x = z.unflatten(1, (-1, side, side))
+    for convolution in model.decoder:
+        x = convolution(x)
+    return model.output(x)
+
+
+@torch.no_grad()
+def score(
+    model: Autoencoder, images: Tensor, *, trials: int, recursions: int, batch_size: int
+) -> None:
+    """Pass float images as often as scoring must.
+
+    For each trial that is ``recursions`` passes of the encoder and ``recursions - 1`` of the
+    decoder: no code depends on the last reconstruction.
+    """
+    for batch in images.split(batch_size):
+        first = batch.contiguous(memory_format=torch.channels_last)
+        for _ in range(trials):
+            x = first
+            for recursion in range(recursions):
+                z = encode(model, x)
+                if recursion + 1 < recursions:
+                    x = decode(model, z)
+
+
+def train(
+    model: Autoencoder, images: Tensor, steps: int, *, batch_size: int, precision: torch.dtype
+) -> None:
+    """Do ``steps`` steps, forward, backward and Adam, on the mean of the output."""
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-9, fused=True)
+    batches = [
+        batch.contiguous(memory_format=torch.channels_last) for batch in images.split(batch_size)
+    ]
+    mixed = precision != torch.float32
+    for step in range(steps):
+        optimizer.zero_grad()
+        with torch.autocast("cpu", precision) if mixed else nullcontext():
+            loss = decode(model, encode(model, batches[step % len(batches)])).mean()
+        loss.backward()
+        optimizer.step()
