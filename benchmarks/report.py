@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
 from attractor_ae.reporting.style import COLUMN_WIDTH, IN_COLOUR, OUT_COLOURS, save_figure, styled
 
@@ -156,6 +157,8 @@ def draw(results: dict[str, Any], path: Path) -> list[Path]:
         left, right = above.subplots(1, 2)
         _bars(left, found, "plain", "ours", AT_LEAST, "times as fast as the plain way")
         _bars(right, found, "ours", "floor", AT_MOST, "times the floor's seconds")
+        left.set_xscale("log")  # the right one's ratios are near one
+        left.xaxis.set_major_formatter(FormatStrFormatter("%g"))
         growth = found.get("growth", {"seconds": {}})["seconds"]
         for i, (axis, points) in enumerate(growth.items()):
             axes = below.add_subplot(1, len(growth), i + 1)
@@ -165,6 +168,7 @@ def draw(results: dict[str, Any], path: Path) -> list[Path]:
             axes.set_xticks([int(v) for v in points], labels=list(points), minor=False)
             axes.set_xticks([], minor=True)
             axes.set_xlabel(axis)
+            axes.yaxis.set_minor_formatter(NullFormatter())
             if i == 0:
                 axes.set_ylabel("seconds of scoring")
                 axes.legend()
@@ -186,7 +190,6 @@ def _bars(
         if {above, below} <= m.get("seconds", {}).keys()
     }
     axes.set_title(title)
-    axes.set_xscale("log")
     for row, (name, values) in enumerate(timed.items()):
         middle = np.median(values)
         reach = [[middle - values.min()], [values.max() - middle]]
