@@ -134,7 +134,6 @@ def environment(device: str, precision: str) -> dict[str, Any]:
         "torchvision",
         "numpy",
         "scikit-learn",
-        "pytorch-msssim",
         "pytorch-metric-learning",
     )
     versions = {name: metadata.version(name) for name in packages}

@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attractor_ae.errors import AttractorError, unknown_name
+from attractor_ae.models.layers import OutputConvolution, drop
 from attractor_ae.models.masks import DropoutMasks, SiteShape, check_masks, check_rate
 
 
@@ -150,7 +151,7 @@ class Autoencoder(nn.Module):
         self.decoder = nn.ModuleList(
             nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(widths)
         )
-        self.output = nn.ConvTranspose2d(w, channels, 4, 2, 1)
+        self.output = OutputConvolution(w, channels)
         self.activation = activation_function(activation)
 
         convolutions = encoder_site_shapes(w, image_size)
@@ -168,9 +169,9 @@ class Autoencoder(nn.Module):
         """Return the latent codes of images, under ``masks`` or without dropout."""
         sites = self._sites(masks)
         for convolution, mask in zip(self.encoder, sites[:4], strict=True):
-            x = self._drop(convolution(x), mask)
+            x = drop(convolution(x), self.activation, mask)
         x = x.flatten(1)  # (n, 2w * side * side)
-        return self.latent(self._drop(self.encoder_linear(x), sites[4]))
+        return self.latent(drop(self.encoder_linear(x), self.activation, sites[4]))
 
     def decode(
         self, z: Float[Tensor, "n latent"], masks: DropoutMasks | None = None
@@ -178,10 +179,10 @@ class Autoencoder(nn.Module):
         """Return the images of latent codes, under ``masks`` or without dropout."""
         sites = self._sites(masks)
         for linear, mask in zip(self.decoder_linear, sites[5:7], strict=True):
-            z = self._drop(linear(z), mask)
+            z = drop(linear(z), self.activation, mask)
         x = z.unflatten(1, self._code_shape)  # (n, 2w, side, side)
         for convolution, mask in zip(self.decoder, sites[7:], strict=True):
-            x = self._drop(convolution(x), mask)
+            x = drop(convolution(x), self.activation, mask)
         return self.output(x)
 
     def forward(
@@ -203,10 +204,6 @@ class Autoencoder(nn.Module):
         """
         z = self.encode(x, masks)
         return AutoencoderOutput(self.decode(z, masks), z)
-
-    def _drop(self, x: Tensor, mask: Tensor | None) -> Tensor:
-        x = self.activation(x)
-        return x if mask is None else x * mask
 
     def _sites(self, masks: DropoutMasks | None) -> tuple[Tensor | None, ...]:
         if masks is None:

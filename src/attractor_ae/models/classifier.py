@@ -11,6 +11,7 @@ from attractor_ae.models.autoencoder import (
     encoder_site_shapes,
     scaled_widths,
 )
+from attractor_ae.models.layers import drop
 from attractor_ae.models.masks import DropoutMasks, SiteShape, check_masks, check_rate
 
 
@@ -65,7 +66,5 @@ class ConvClassifier(nn.Module):
         if masks is not None:
             check_masks(masks, self.site_shapes)
         for site, convolution in enumerate(self.encoder):
-            x = self.activation(convolution(x))
-            if masks is not None:
-                x = x * masks.sites[site]
+            x = drop(convolution(x), self.activation, None if masks is None else masks.sites[site])
         return self.output(self.activation(self.hidden(x.flatten(1))))

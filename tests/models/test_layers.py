@@ -1,0 +1,57 @@
+import pytest
+import torch
+from torch import nn
+
+from attractor_ae.models.layers import OutputConvolution, drop
+
+
+def images(*shape, seed=0, grad=False):
+    values = torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return values.requires_grad_(grad)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU(), nn.SiLU()])
+@pytest.mark.parametrize("shared", [1, 5])
+@pytest.mark.parametrize("masked", [True, False])
+def test_drop_is_the_activation_times_the_mask(activation, shared, masked):
+    mask = (images(shared, 3, 4, 4, seed=1) > 0).double() * 1.5 if masked else None
+    x, same = images(5, 3, 4, 4, grad=True), images(5, 3, 4, 4, grad=True)
+    plain = activation(same) if mask is None else activation(same) * mask
+    weights = images(5, 3, 4, 4, seed=2)
+    result = drop(x * 1.0, activation, mask)
+    assert torch.equal(result, plain)
+    (result * weights).sum().backward()
+    (plain * weights).sum().backward()
+    assert torch.equal(x.grad, same.grad)
+    with torch.no_grad():
+        assert torch.equal(drop(x * 1.0, activation, mask), plain)
+
+
+def test_the_gradient_of_drop_is_that_of_differences():
+    mask = (images(2, 6, seed=1) > 0).double() * 1.5
+    function = lambda x: drop(x * 1.0, nn.ReLU(), mask)  # noqa: E731
+    assert torch.autograd.gradcheck(function, images(2, 6, grad=True))
+
+
+def test_the_incoming_gradient_is_left_as_it_is():
+    x, mask = images(2, 6, grad=True), torch.full((2, 6), 2.0, dtype=torch.float64)
+    incoming = torch.ones(2, 6, dtype=torch.float64)
+    drop(x * 1.0, nn.ReLU(), mask).backward(incoming)
+    assert torch.equal(incoming, torch.ones_like(incoming))
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_output_convolution_is_pytorchs(channels, layout):
+    ours = OutputConvolution(7, channels).double()
+    oracle = nn.ConvTranspose2d(7, channels, 4, 2, 1).double()
+    oracle.load_state_dict(ours.state_dict())
+    x, same = (images(2, 7, 5, 6).to(memory_format=layout).requires_grad_() for _ in range(2))
+    weights = images(2, channels, 10, 12, seed=1)
+    torch.testing.assert_close(ours(x), oracle(same), rtol=1e-12, atol=1e-12)
+    (ours(x) * weights).sum().backward()
+    (oracle(same) * weights).sum().backward()
+    pairs = [(x.grad, same.grad)]
+    pairs += [(p.grad, q.grad) for p, q in zip(ours.parameters(), oracle.parameters(), strict=True)]
+    for found, expected in pairs:
+        torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
