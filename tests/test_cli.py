@@ -119,7 +119,7 @@ def test_an_unknown_data_set(config, tmp_path):
     [
         ("evaluation.out_datasets=['facse']", "unknown data set 'facse'; did you mean 'faces'"),
         ("evaluation.out_datasets=['mnist5k']", "'mnist5k' is named twice"),
-        ("dataset.split=test", "is what the trained network is measured on"),
+        ("dataset.split=test", "holds what the trained network is measured on"),
         ("dataset.split=trian", "has no split 'trian'; available: train, test"),
         ("dataset.factor=sharan", "'mnist5k' has no variations"),
     ],
@@ -166,7 +166,7 @@ def test_a_folder_that_cannot_be_written_to(config, tmp_path):
 def test_only_the_evaluation_of_a_run_can_be_set(demo):
     folder, _ = demo
     line = error_line(invoke("evaluate", folder, "--set", "training.epochs=3"))
-    assert "only keys of [evaluation] can be set" in line
+    assert "only keys of [evaluation] and dataset.max_broken can be set" in line
 
 
 def test_an_unknown_option_is_the_usual_error():
@@ -279,6 +279,37 @@ def test_more_broken_files_can_be_allowed(folder):
     result = invoke("data", "prepare", folder, "--split", "train", "--max-broken", "0.2")
     assert result.exit_code == 0, result.output
     assert "9.png: is no image" in result.stderr
+
+
+def test_what_was_left_out_is_told_where_it_is_used(folder, tmp_path):
+    (folder / "train/cat/9.png").write_bytes(b"no picture")
+    (folder / "test/cat/9.png").write_bytes(b"no picture")
+    config = tmp_path / "pets.toml"
+    config.write_text(f"[dataset]\nname = '{folder}'\nmax_broken = 0.2\n")
+    result = invoke("train", config, "--out", tmp_path / "run", *options(TINY[1:]))
+    assert result.exit_code == 0, result.output
+    assert "train/cat/9.png: is no image" in result.stderr
+    every = ("--set", "evaluation.nbr_of_samples_per_class=-1")
+    strict = (*every, "--set", "dataset.max_broken=0.0")
+    assert "--max-broken" in error_line(invoke("evaluate", tmp_path / "run", *strict))
+    result = invoke("evaluate", tmp_path / "run", *every)
+    assert result.exit_code == 0, result.output
+    assert "test/cat/9.png: is no image" in result.stderr
+
+
+def test_test_images_are_not_trained_on(folder, tmp_path):
+    config = tmp_path / "pets.toml"
+    config.write_text(f"[dataset]\nname = '{folder}'\nsplit = 'all'\n")
+    line = error_line(invoke("train", config, "--out", tmp_path / "run", *options(TINY)))
+    assert "'all' holds what the trained network is measured on" in line
+
+
+def test_missing_data_sets_are_told_before_training(config, tmp_path):
+    missing = [*TINY[:-1], "evaluation.out_datasets=['svhn']"]
+    root = ("--data-root", tmp_path)
+    line = error_line(invoke("train", config, "--out", tmp_path / "r", *options(missing), *root))
+    assert f"data set 'svhn' needs {tmp_path}/svhn/test_32x32.mat" in line
+    assert not (tmp_path / "r").exists()
 
 
 def test_own_images_in_the_data_root_are_listed(folder, tmp_path):

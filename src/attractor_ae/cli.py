@@ -25,7 +25,7 @@ from attractor_ae import __version__
 from attractor_ae.errors import AttractorError
 
 if TYPE_CHECKING:
-    from attractor_ae.data import DatasetStatus, ImageFormat
+    from attractor_ae.data import DatasetStatus, ImageFormat, ImageSet
     from attractor_ae.evaluation import EvaluationResult
     from attractor_ae.training import Progress as TrainingProgress
 
@@ -155,6 +155,7 @@ def train(
                 resume=resume,
                 on_progress=display.training,
                 on_preparing=display.preparing,
+                on_left_out=_warn_of,
             )
         out.print(f"Trained: {run.path}", highlight=False, soft_wrap=True)
         out.print(f"Next: attractor-ae evaluate {run.path}", highlight=False, soft_wrap=True)
@@ -180,6 +181,7 @@ def evaluate(
                 data_root=data_root,
                 on_progress=display.testing,
                 on_preparing=display.preparing,
+                on_left_out=_warn_of,
             )
         _show(result, run)
 
@@ -220,7 +222,7 @@ def data_download(
     data_root: DataRootOption = None,
 ) -> None:
     """Fetch the official files of data sets and check their sums."""
-    with _one_line_errors(again=f"attractor-ae data download {' '.join(names)}"):
+    with _one_line_errors(_again("data", "download", *names, *_root(data_root))):
         from attractor_ae.data import data_root as folder_of
         from attractor_ae.data import download
 
@@ -242,8 +244,8 @@ def data_prepare(
     data_root: DataRootOption = None,
 ) -> None:
     """Decode and resize images once, so that every later use opens at once."""
-    with _one_line_errors(again="the same command"):
-        from attractor_ae.data import dataset_info, left_out, load
+    with _one_line_errors(hint="the split that was being prepared starts anew the next time"):
+        from attractor_ae.data import dataset_info, load
 
         with _progress() as display:
             for name in names:
@@ -260,7 +262,7 @@ def data_prepare(
                         on_progress=partial(display.preparing, f"{name} {split}"),
                     )
                     _say(f"{name} {split}: {len(images)} images, {len(images.classes)} classes")
-                    _warn_of(left_out(images))
+                    _warn_of(images)
 
 
 @data_app.command("show")
@@ -276,13 +278,14 @@ def data_show(
     channels: ChannelsOption = 1,
     max_broken: MaxBrokenOption = 0.01,
     file: Annotated[
-        Path | None, typer.Option("--out", help="Picture to write. Default: NAME-SPLIT.png.")
+        Path | None,
+        typer.Option("--out", help="Pictures to write, .png and .pdf. Default: NAME-SPLIT."),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
     """Write a contact sheet: a row of images a class, with the number of its images."""
     with _one_line_errors():
-        from attractor_ae.data import dataset_info, left_out, load
+        from attractor_ae.data import dataset_info, load
         from attractor_ae.reporting import contact_sheet, save_figure
 
         chosen = split or dataset_info(name, data_root).test_split
@@ -298,9 +301,11 @@ def data_show(
                 max_broken=max_broken,
                 on_progress=partial(display.preparing, f"{name} {chosen}"),
             )
-        _warn_of(left_out(images))
+        _warn_of(images)
         picture = file or Path(f"{images.name}-{images.split}")
-        for written in save_figure(contact_sheet(images), picture.with_suffix("")):
+        if file and file.suffix.lower() in {".png", ".pdf"}:  # both are written
+            picture = file.with_suffix("")
+        for written in save_figure(contact_sheet(images), picture):
             _say(str(written))
 
 
@@ -344,7 +349,7 @@ def _root(data_root: Path | None) -> list[str]:
 
 
 @contextmanager
-def _one_line_errors(again: str = "") -> Iterator[None]:
+def _one_line_errors(again: str = "", hint: str = "") -> Iterator[None]:
     """Turn what a user can repair into one line and exit code 2, and Ctrl-C into 130."""
     try:
         yield
@@ -363,8 +368,10 @@ def _one_line_errors(again: str = "") -> Iterator[None]:
         )
         sys.exit(2)
     except KeyboardInterrupt:
-        hint = f"; nothing is lost, go on with: {again}" if again else ""
-        err.print(f"interrupted{hint}", markup=False, highlight=False, soft_wrap=True)
+        told = f"nothing is lost, go on with: {again}" if again else hint
+        err.print(
+            f"interrupted{told and '; '}{told}", markup=False, highlight=False, soft_wrap=True
+        )
         sys.exit(130)
 
 
@@ -378,8 +385,9 @@ def _say(line: str) -> None:
     out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _warn_of(broken: list[tuple[str, str]]) -> None:
+def _warn_of(images: "ImageSet") -> None:
     """Tell which files were left out; of many, the first."""
+    broken = images.left_out
     for path, reason in broken[:10]:
         err.print(f"left out: {path}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if len(broken) > 10:

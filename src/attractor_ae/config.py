@@ -88,7 +88,11 @@ class DatasetConfig(_Section):
         description="divides own images into train and test where no folder does",
     )
     image_size: int = Field(
-        default=64, ge=16, multiple_of=16, description="height and width of images and network"
+        default=64,
+        ge=16,
+        le=4096,
+        multiple_of=16,
+        description="height and width of images and network",
     )
     channels: Literal[1, 3] = Field(
         default=1, description="1: grey, 3: colour; of images and network"

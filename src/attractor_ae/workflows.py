@@ -9,7 +9,15 @@ import numpy as np
 import torch
 
 from attractor_ae.config import ExperimentConfig
-from attractor_ae.data import DatasetInfo, ImageFormat, ImageSet, dataset_info, load
+from attractor_ae.data import (
+    DatasetInfo,
+    ImageFormat,
+    ImageSet,
+    check_present,
+    dataset_info,
+    load,
+)
+from attractor_ae.data.own import ALL
 from attractor_ae.devices import resolve_device
 from attractor_ae.errors import AttractorError
 from attractor_ae.estimators import AttractorEstimator
@@ -35,6 +43,10 @@ ImageProgress = Callable[[str, int, int], None]
 """Called with the name of a data set, and its images that are done and of all."""
 
 
+LeftOut = Callable[[ImageSet], None]
+"""Called with a data set of which files cannot be used."""
+
+
 def _silent(_name: str, _done: int, _all: int) -> None:
     """Show nothing."""
 
@@ -42,7 +54,8 @@ def _silent(_name: str, _done: int, _all: int) -> None:
 BUILT_IN_OUT = ("faces", "textures", "photos")
 """The D_outs of an experiment that names none."""
 
-_EVALUATION = "evaluation."
+# What may be set of a run that is trained: the measuring, and what it needs to read its images.
+_AFTER_TRAINING = ("evaluation.", "dataset.max_broken=")
 
 
 def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -67,6 +80,7 @@ def run_training(
     resume: bool = False,
     on_progress: Callable[[Progress], None] = lambda _: None,
     on_preparing: ImageProgress = _silent,
+    on_left_out: LeftOut = lambda _: None,
 ) -> Run:
     """Load the images that a config names and train on them (``attractor-ae train``).
 
@@ -82,17 +96,22 @@ def run_training(
         As for `attractor_ae.train`.
     on_preparing
         Called with the name of a data set and its images that are prepared and of all.
+    on_left_out
+        Called with a data set of which files cannot be used; see `ImageSet.left_out`.
 
     Raises
     ------
     AttractorError
         On everything that a user can repair.
     """
-    # Names are checked now: nobody should learn of a typo after a day of training.
+    # Now: nobody should learn of a typo or a missing data set after a day of training.
     known = _evaluated(config, data_root)[0]
+    images = training_images(config, data_root=data_root, on_preparing=on_preparing)
+    if images.left_out:
+        on_left_out(images)
     return train(
         config,
-        training_images(config, data_root=data_root, on_preparing=on_preparing),
+        images,
         folder,
         natural=known.natural,
         resume=resume,
@@ -124,9 +143,11 @@ def training_images(
         one that held-out scores are measured on.
     """
     dataset = config.dataset
-    if dataset.split == _info(config, dataset.name, data_root).test_split:
+    info = _info(config, dataset.name, data_root)
+    # "all" of own images has the test images too.
+    if dataset.split == info.test_split or (dataset.split == ALL and len(info.splits) > 1):
         raise AttractorError(
-            f"dataset.split {dataset.split!r} is what the trained network is measured on; "
+            f"dataset.split {dataset.split!r} holds what the trained network is measured on; "
             "train on another split"
         )
     number = dataset.nbr_of_samples_per_class
@@ -199,6 +220,7 @@ def run_evaluation(
     data_root: str | Path | None = None,
     on_progress: ImageProgress = _silent,
     on_preparing: ImageProgress = _silent,
+    on_left_out: LeftOut = lambda _: None,
 ) -> EvaluationResult:
     """Evaluate a finished run and leave scores, metrics and figures (``attractor-ae evaluate``).
 
@@ -217,6 +239,8 @@ def run_evaluation(
         Called with the name of a data set and its images that are scored and of all.
     on_preparing
         Called with the name of a data set and its images that are prepared and of all.
+    on_left_out
+        Called with a data set of which files cannot be used; see `ImageSet.left_out`.
 
     Raises
     ------
@@ -232,6 +256,10 @@ def run_evaluation(
     known = tested(info.name, info.test_split, number, factor=config.dataset.factor)
     unknown = [tested(out.name, out.split_as_out, out.per_class) for out in out_infos]
     shifted = [tested(shift.name, shift.test_split, number) for shift in shift_infos]
+    for images in (known, *shifted, *unknown):
+        if images.left_out:
+            run.log(f"left out of {images.name} ({images.split}): {len(images.left_out)} files")
+            on_left_out(images)
     estimator = fit_estimator(
         folder,
         training_images(config, data_root=data_root, on_preparing=on_preparing),
@@ -285,7 +313,7 @@ def run_demo(
     config = preset("quick", overrides)
     run = run_training(config, folder, resume=True, on_progress=on_training)
     # A resumed run keeps the config that it was begun with, so these are said again.
-    again = [text for text in overrides if text.startswith(_EVALUATION)]
+    again = [text for text in overrides if text.startswith(_AFTER_TRAINING)]
     return run_evaluation(run.path, overrides=again, on_progress=on_testing)
 
 
@@ -320,9 +348,10 @@ def _load(
 
 def _evaluation_config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
     """Return the experiment of a run with another evaluation."""
-    if foreign := [text for text in overrides if not text.startswith(_EVALUATION)]:
+    if foreign := [text for text in overrides if not text.startswith(_AFTER_TRAINING)]:
         raise AttractorError(
-            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation] can be set"
+            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation] and "
+            "dataset.max_broken can be set"
         )
     return ExperimentConfig.from_toml(run.config_file, overrides)
 
@@ -330,7 +359,13 @@ def _evaluation_config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
 def _evaluated(
     config: ExperimentConfig, root: str | Path | None
 ) -> tuple[DatasetInfo, list[DatasetInfo], list[DatasetInfo]]:
-    """Return what is known of D_in, the D_outs and the shifted sets, without loading them."""
+    """Return what is known of D_in, the D_outs and the shifted sets, without loading them.
+
+    Raises
+    ------
+    AttractorError
+        If a name is unknown, or files that will be evaluated are not there.
+    """
     known = config.dataset.name
     outs = config.evaluation.out_datasets or tuple(n for n in BUILT_IN_OUT if n != known)
     shifts = config.evaluation.shift_datasets
@@ -339,6 +374,11 @@ def _evaluated(
         if names.count(name) > 1:
             raise AttractorError(f"data set {name!r} is named twice; name each set once")
     infos = [_info(config, name, root) for name in names]
+    for info, split in (
+        *((out, out.split_as_out) for out in infos[1 : 1 + len(outs)]),
+        *((shift, shift.test_split) for shift in infos[1 + len(outs) :]),
+    ):
+        check_present(info, split, root)
     return infos[0], infos[1 : 1 + len(outs)], infos[1 + len(outs) :]
 
 

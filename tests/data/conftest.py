@@ -1,4 +1,7 @@
-"""What the tests of own images share."""
+"""What the tests of data sets share."""
+
+import json
+from pathlib import Path
 
 import pytest
 
@@ -14,3 +17,14 @@ def load(tmp_path):
         return data.load(str(path), split, form=form, cache=tmp_path / "cache", **options)
 
     return load
+
+
+@pytest.fixture
+def broken_files():
+    """Return a function that reads what the newest manifest in a cache lists as left out."""
+
+    def broken_files(cache):
+        newest = max(Path(cache).rglob("manifest.json"), key=lambda path: path.stat().st_mtime)
+        return [tuple(pair) for pair in json.loads(newest.read_text())["broken"]]
+
+    return broken_files

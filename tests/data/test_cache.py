@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from attractor_ae.data.cache import CacheEntry, broken_files, cache_root, clear
+from attractor_ae.data.cache import CacheEntry, cache_root, clear
 from attractor_ae.data.decoding import ImageFormat
 from attractor_ae.errors import AttractorError
 
@@ -73,7 +73,7 @@ def test_the_files_are_plain_numpy(cache, sources):
     assert len(files(cache)) == 3
 
 
-def test_what_cannot_be_used_is_left_out_and_listed(cache, sources):
+def test_what_cannot_be_used_is_left_out_and_listed(cache, sources, broken_files):
     failed = [(3, ("x.png", "is empty")), (39, ("y.png", "is damaged"))]
     kept = np.delete(np.arange(60), [3, 39])
     batches = [(IMAGES[kept[:38]], failed), (IMAGES[40:], [])]
@@ -84,16 +84,17 @@ def test_what_cannot_be_used_is_left_out_and_listed(cache, sources):
     np.testing.assert_array_equal(opened.images, IMAGES[kept])
     np.testing.assert_array_equal(opened.labels, LABELS[kept])
     listed = [*known, ("x.png", "is empty"), ("y.png", "is damaged")]
-    assert broken_files("toy", "train", FORM, cache) == listed
+    assert broken_files(cache) == listed
     assert list(entry(cache, sources).opened().broken) == listed
 
 
-def test_all_can_be_needed(cache, sources):
-    with pytest.raises(AttractorError, match="toy: x.png: is empty"):
-        entry(cache, sources).built(
-            [(IMAGES[1:], [(0, ("x.png", "is empty"))])], LABELS, [], nothing, all_needed=True
-        )
-    assert files(cache) == []
+def test_pixels_that_were_written_to_are_noticed(cache, sources):
+    build(cache, sources)
+    assert fits(cache, sources)
+    with next(cache.rglob("images-*.npy")).open("r+b") as opened:
+        opened.seek(200)
+        opened.write(b"damaged!")
+    assert not fits(cache, sources)
 
 
 def rewrite(path, content=b"another", later=1):
@@ -359,8 +360,3 @@ def test_clear_removes_a_set_or_all_and_nothing_else(cache, sources):
     )
     assert files(cache) == [Path("prepared/toy/note.txt"), Path("thesis.txt")]
     assert clear("never prepared", cache) == 0
-
-
-def test_broken_files_of_what_was_not_prepared(cache):
-    with pytest.raises(AttractorError, match=r"'toy' \(train\) has not been prepared"):
-        broken_files("toy", "train", FORM, cache)

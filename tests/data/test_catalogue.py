@@ -302,6 +302,30 @@ def test_own_images_in_the_data_root_have_a_name(tmp_path):
     assert len(drawn) > 1
 
 
+def test_a_name_without_a_path_means_the_data_root(tmp_path, monkeypatch):
+    for folder, grey in (("root", 10), ("here", 20)):
+        (tmp_path / folder / "pets").mkdir(parents=True)
+        Image.new("L", (20, 20), grey).save(tmp_path / folder / "pets" / "1.png")
+    monkeypatch.chdir(tmp_path / "here")
+    assert load("pets", "all", root=tmp_path / "root").images.max() == 10
+    assert load("./pets", "all", root=tmp_path / "root").images.max() == 20
+    assert load("pets", "all", root=tmp_path / "elsewhere").images.max() == 20
+    with pytest.raises(AttractorError, match="unknown data set ''"):
+        load("", "all", root=tmp_path / "root")
+
+
+def test_clearing_names_one_set(tmp_path):
+    cache = tmp_path / "cache"
+    for name in ("pets", "pets.v2"):
+        (tmp_path / name).mkdir()
+        Image.new("L", (20, 20)).save(tmp_path / name / "1.png")
+        load(str(tmp_path / name), "all", cache=cache)
+    assert data.clear(str(tmp_path / "pets.v2"), cache) > 0
+    assert [path.name for path in (cache / "prepared").iterdir()] == ["pets"]
+    with pytest.raises(AttractorError):
+        data.clear("", cache)
+
+
 def test_a_path_that_is_not_there_is_said_to_be_missing(tmp_path):
     for name in (str(tmp_path / "pets"), "pets.csv", "./pets"):
         with pytest.raises(AttractorError, match="no such file or folder; give a path of own"):

@@ -338,9 +338,9 @@ def test_suffixes_are_those_of_what_is_read():
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"size": 0}, "multiple of 16, at least 16, got 0"),
-        ({"size": 40}, "multiple of 16, at least 16, got 40"),
-        ({"size": -16}, "multiple of 16, at least 16, got -16"),
+        ({"size": 0}, "multiple of 16 from 16 to 4096, got 0"),
+        ({"size": 40}, "multiple of 16 from 16 to 4096, got 40"),
+        ({"size": -16}, "multiple of 16 from 16 to 4096, got -16"),
     ],
 )
 def test_a_format_that_no_network_takes(changed, message):

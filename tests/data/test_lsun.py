@@ -9,6 +9,7 @@ from PIL import Image
 
 from attractor_ae.data import ImageFormat, available, load, status
 from attractor_ae.data.lsun import CATEGORIES
+from attractor_ae.data.prepare import BrokenFilesError
 from attractor_ae.errors import AttractorError
 
 RANDOM = np.random.default_rng(0)
@@ -88,8 +89,12 @@ def test_the_first_of_each_class_are_read_alone(pictures, tmp_path):
     np.testing.assert_array_equal(
         found.images[:, 0], np.concatenate([grey[:2] for grey in pictures.values()])
     )
-    with pytest.raises(AttractorError, match=f"^{path}: image 'zzz' is damaged .* again$"):
+    message = f"1 of 31 files .* {path}: image 'zzz': is no image"
+    with pytest.raises(BrokenFilesError, match=message):
         read(tmp_path)
+    found = read(tmp_path, max_broken=0.05)
+    assert len(found) == 30
+    assert found.left_out == ((f"{path}: image 'zzz'", "is no image of a format that can be read"),)
 
 
 def test_colour_of_another_size(pictures, tmp_path):

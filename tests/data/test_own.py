@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
-from attractor_ae.data.cache import broken_files
+from attractor_ae.data import dataset_info
 from attractor_ae.data.decoding import ImageFormat, decode
 from attractor_ae.data.own import find_images
 from attractor_ae.data.prepare import BrokenFilesError
@@ -61,11 +61,11 @@ def test_a_folder_of_classes_is_that_of_torchvision(animals, load):
     assert images.name == "animals"
 
 
-def test_what_is_no_image_is_passed_over(animals, load):
+def test_what_is_no_image_is_passed_over(animals, load, broken_files):
     images = load(animals)
     assert images.classes == ("10", "cat", "dog")
     assert len(images) == 44
-    assert broken_files("animals", "all", FORM, animals.parent / "cache") == []
+    assert broken_files(animals.parent / "cache") == []
 
 
 def test_a_seeded_split_is_stratified_disjoint_and_complete(animals, load):
@@ -78,6 +78,49 @@ def test_a_seeded_split_is_stratified_disjoint_and_complete(animals, load):
     assert greys(load(animals, "test", split_seed=1)) != greys(test)
     half = find_images(animals, test_share=0.5)
     assert np.bincount(half.labels[half.rows("test")]).tolist() == [2, 10, 10]
+
+
+def test_splits_are_known_in_any_case(tmp_path, load):
+    for i, (split, label) in enumerate([("Train", "b"), ("Train", "a"), ("TEST", "a")]):
+        draw(tmp_path / "pets" / split / label / "1.png", i)
+    assert greys(load(tmp_path / "pets", "train")) == [1, 0]
+    assert greys(load(tmp_path / "pets", "test")) == [2]
+    assert load(tmp_path / "pets", "all").classes == ("a", "b")
+
+
+def test_train_alone_is_divided(tmp_path, load):
+    for i in range(10):
+        draw(tmp_path / "pets/train" / "ab"[i % 2] / f"{i}.png", i)
+    train, test = load(tmp_path / "pets", "train"), load(tmp_path / "pets", "test")
+    assert (len(train), len(test)) == (8, 2)
+    assert sorted(greys(train) + greys(test)) == list(range(10))
+
+
+def test_what_a_network_is_tested_on(tmp_path):
+    for split in ("train", "val"):
+        draw(tmp_path / "pets" / split / "a" / "1.png", 1)
+    assert dataset_info(str(tmp_path / "pets")).test_split == "val"
+    draw(tmp_path / "pets/test/a/1.png", 2)
+    assert dataset_info(str(tmp_path / "pets")).test_split == "test"
+    assert dataset_info(str(tmp_path / "pets/train/a")).test_split == "all"
+
+
+def test_images_beside_the_classes_are_told_and_are_not_broken(tmp_path, load):
+    for i in range(10):
+        draw(tmp_path / "pets" / "ab"[i % 2] / f"{i}.png", i)
+    draw(tmp_path / "pets/preview.png", 99)
+    images = load(tmp_path / "pets", per_class=2)
+    assert len(images) == 4
+    assert images.left_out == (
+        (f"{tmp_path}/pets/preview.png", "lies beside the folders of the classes"),
+    )
+    assert load(tmp_path / "pets", per_class=2).left_out == images.left_out  # from the cache
+
+
+def test_a_split_of_the_name_of_everything_is_refused(tmp_path):
+    (tmp_path / "x.csv").write_text("path,label,split\na.png,a,train\nb.png,b,all\n")
+    with pytest.raises(AttractorError, match="a split is called 'all'"):
+        find_images(tmp_path / "x.csv")
 
 
 def test_splits_that_are_there_are_used(tmp_path, load):
@@ -126,7 +169,7 @@ def test_two_sets_of_one_name_do_not_disturb_each_other(tmp_path, load):
     assert calls == []
 
 
-def test_what_looks_like_an_image_and_is_none_is_listed(animals, load):
+def test_what_looks_like_an_image_and_is_none_is_listed(animals, load, broken_files):
     dog = animals / "dog"
     (dog / "empty.png").touch()
     (dog / "text.jpg").write_text("no image")
@@ -142,7 +185,7 @@ def test_what_looks_like_an_image_and_is_none_is_listed(animals, load):
     with pytest.raises(BrokenFilesError):
         load(animals)
     images = load(animals, max_broken=0.5)
-    reasons = dict(broken_files("animals", "all", FORM, animals.parent / "cache"))
+    reasons = dict(broken_files(animals.parent / "cache"))
 
     assert sorted(Path(path).name for path in reasons) == sorted(
         [

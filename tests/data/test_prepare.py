@@ -1,3 +1,4 @@
+import io
 import os
 import threading
 import tracemalloc
@@ -8,9 +9,8 @@ import pytest
 from PIL import Image
 from torchvision.transforms import v2
 
-from attractor_ae.data.cache import broken_files
 from attractor_ae.data.decoding import ImageFormat, decode
-from attractor_ae.data.prepare import BrokenFilesError, Item, prepare, prepare_arrays
+from attractor_ae.data.prepare import BrokenFilesError, Encoded, Item, prepare, prepare_arrays
 from attractor_ae.errors import AttractorError
 
 FORM = ImageFormat(size=32)
@@ -149,7 +149,7 @@ def partly_broken(items):
     return items
 
 
-def test_broken_files_are_left_out_and_listed(partly_broken, cache):
+def test_broken_files_are_left_out_and_listed(partly_broken, cache, broken_files):
     images = run(partly_broken, cache)
     kept = [item for i, item in enumerate(partly_broken) if i not in (10, 150)]
     np.testing.assert_array_equal(
@@ -160,7 +160,7 @@ def test_broken_files_are_left_out_and_listed(partly_broken, cache):
         (str(partly_broken[10].path), "is empty (0 bytes)"),
         (str(partly_broken[150].path), "is no image of a format that can be read"),
     ]
-    assert broken_files("toy", "train", FORM, cache) == listed
+    assert broken_files(cache) == listed
     assert not made_anew(partly_broken, cache)
     with pytest.raises(BrokenFilesError, match=r"2 of 200 files cannot be used") as caught:
         run(partly_broken, cache, max_broken=0.009)
@@ -173,28 +173,28 @@ def test_broken_files_are_left_out_and_listed(partly_broken, cache):
     assert "\n" not in str(caught.value)
 
 
-def test_a_mended_file_is_used(partly_broken, cache):
+def test_a_mended_file_is_used(partly_broken, cache, broken_files):
     run(partly_broken, cache)
     for place in (10, 150):
         Image.new("L", (9, 9)).save(partly_broken[place].path)
     assert len(run(partly_broken, cache)) == 200
-    assert broken_files("toy", "train", FORM, cache) == []
+    assert broken_files(cache) == []
 
 
-def test_missing_files_are_broken_until_they_are_there(items, cache):
+def test_missing_files_are_broken_until_they_are_there(items, cache, broken_files):
     path = items[5].path
     moved = path.rename(path.with_suffix(".moved"))
     assert len(run(items, cache)) == 199
-    assert broken_files("toy", "train", FORM, cache) == [(str(path), "No such file or directory")]
+    assert broken_files(cache) == [(str(path), "No such file or directory")]
     moved.rename(path)
     assert len(run(items, cache)) == 200
 
 
-def test_files_known_to_be_unusable_count_as_broken(items, cache):
+def test_files_known_to_be_unusable_count_as_broken(items, cache, broken_files):
     listed = [("x.png", "lies elsewhere"), ("y\udce9.png", "lies elsewhere")]
     assert len(run(items, cache, unusable=listed)) == 200
     shown = [("x.png", "lies elsewhere"), ("y\\xe9.png", "lies elsewhere")]
-    assert broken_files("toy", "train", FORM, cache) == shown
+    assert broken_files(cache) == shown
     with pytest.raises(BrokenFilesError, match="2 of 202 files"):
         run(items, cache, unusable=listed, max_broken=0.0)
     with pytest.raises(BrokenFilesError, match="2 of 2 files cannot be used, that is, all"):
@@ -206,16 +206,14 @@ def test_all_broken_is_an_error_whatever_is_allowed(tmp_path, cache):
         run([Item(tmp_path / "missing.png", 0)], cache, max_broken=1.0)
 
 
-def test_names_that_are_no_utf8_are_listed(items, tmp_path, cache):
+def test_names_that_are_no_utf8_are_listed(items, tmp_path, cache, broken_files):
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.png"))
     path.touch()
     good = Path(os.fsdecode(os.fsencode(tmp_path) + b"/na\xefve.png"))
     Image.new("L", (9, 9), 200).save(good)
     images = run([*items, Item(path, 0), Item(good, 0)], cache)
     assert images.images[-1].min() == 200
-    assert broken_files("toy", "train", FORM, cache) == [
-        (f"{tmp_path}/caf\\xe9.png", "is empty (0 bytes)")
-    ]
+    assert broken_files(cache) == [(f"{tmp_path}/caf\\xe9.png", "is empty (0 bytes)")]
 
 
 @pytest.mark.parametrize(
@@ -316,7 +314,6 @@ def test_arrays_are_read_only_when_a_source_changed(tmp_path, cache):
         ([PIXELS, PIXELS[:1]], "150 labels, but more images"),
         ([PIXELS.astype(np.float32)], "got float32"),
         ([PIXELS[..., :2]], r"got uint8 \(150, 28, 30, 2\)"),
-        ([PIXELS[:, :0]], "toy: an image: has no pixels"),
     ],
 )
 def test_refuses_arrays(tmp_path, cache, chunks, message):
@@ -329,3 +326,28 @@ def test_opening_decodes_nothing(items, cache, monkeypatch):
     run(items, cache)
     monkeypatch.setattr("attractor_ae.data.prepare.decode", None)
     assert len(run(items, cache)) == 200
+
+
+def test_arrays_without_pixels_are_broken(cache):
+    chunks, labels = [PIXELS[:, :0]], np.zeros(150, dtype=np.int64)
+    options = {"source_files": [], "cache": cache, "max_broken": 1.0}
+    with pytest.raises(
+        BrokenFilesError, match="150 of 150 .* the first is an image: has no pixels"
+    ):
+        prepare_arrays("toy", "test", chunks, labels, ("a",), FORM, **options)
+
+
+def test_encoded_images_are_decoded_and_the_damaged_ones_left_out(cache):
+    stream = io.BytesIO()
+    Image.new("L", (9, 9), 77).save(stream, "png")
+    chunks = [[Encoded("one", stream.getvalue()), Encoded("two", b"?")], [Encoded("three", b"")]]
+    labels = np.arange(3)
+    options = {"source_files": [], "cache": cache}
+    with pytest.raises(BrokenFilesError, match="2 of 3 files .* two: is no image"):
+        prepare_arrays("toy", "test", chunks, labels, ("a", "b", "c"), FORM, **options)
+    found = prepare_arrays(
+        "toy", "test", [], labels, ("a", "b", "c"), FORM, max_broken=0.7, **options
+    )
+    assert found.labels.tolist() == [0]
+    assert (found.images == 77).all()
+    assert [name for name, _ in found.left_out] == ["two", "three"]

@@ -36,7 +36,7 @@ from attractor_ae.data.cache_files import (
 from attractor_ae.data.decoding import ImageFormat, displayed
 from attractor_ae.errors import AttractorError
 
-VERSION = 2
+VERSION = 3
 """Counts the changes of the files and of what is done to images: others are made anew."""
 
 Broken = tuple[str, str]
@@ -47,31 +47,6 @@ Decoded = tuple[NDArray[np.uint8], list[tuple[int, Broken]]]
 
 _NO_FILE = (0, 0, 1)  # a mode that is none of reading
 _64_BITS = (1 << 64) - 1
-
-
-def broken_files(
-    name: str, split: str, form: ImageFormat, cache: Path | None = None
-) -> list[tuple[str, str]]:
-    """Return the files that were left out of prepared images, each with the reason.
-
-    Where several sets of this name are prepared, the one that was prepared last is meant.
-
-    Raises
-    ------
-    AttractorError
-        If the set has not been prepared.
-    """
-    named = {"name": name, "split": split, **asdict(form)}
-    newest: tuple[float, list[tuple[str, str]]] | None = None
-    for folder in _folders(cache_root(cache), name):
-        manifest = read_manifest(folder)
-        if manifest and all(manifest.get(key) == value for key, value in named.items()):
-            made = _modified(folder / MANIFEST)
-            if newest is None or made > newest[0]:
-                newest = made, list(_pairs(manifest["broken"]))
-    if newest is None:
-        raise AttractorError(f"data set {name!r} ({split}) has not been prepared; prepare it first")
-    return newest[1]
 
 
 def clear(name: str | None = None, cache: Path | None = None) -> int:
@@ -197,8 +172,6 @@ class CacheEntry:
         labels: NDArray[np.int64],
         unusable: Sequence[Broken],
         on_progress: Callable[[int, int], None],
-        *,
-        all_needed: bool = False,
     ) -> Opened:
         """Write the images as they come, publish them, and return them.
 
@@ -213,13 +186,11 @@ class CacheEntry:
             What is listed as broken beside these.
         on_progress
             Called with the numbers of images that are done and of all.
-        all_needed
-            Whether an image that cannot be used is an error.
 
         Raises
         ------
         AttractorError
-            If the cache cannot be written, or an image that is needed cannot be used.
+            If the cache cannot be written.
         """
         with writing(self.folder):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -245,8 +216,6 @@ class CacheEntry:
                     broken.append(reason)
                 done += len(images) + len(failed)
                 on_progress(done, len(labels))
-            if all_needed and broken:
-                raise AttractorError(f"{self.expected['name']}: {broken[0][0]}: {broken[0][1]}")
             left = np.ascontiguousarray(labels[kept])
             manifest = {
                 **self.expected,
@@ -259,6 +228,8 @@ class CacheEntry:
                 _write_header(file, (len(left), *self.form.shape))
                 file.flush()
                 os.fsync(file.fileno())
+                # Who writes to the file later changes this: the images are then not trusted.
+                manifest["images_time"] = os.fstat(file.fileno()).st_mtime_ns
             with writing(labels_file):
                 np.save(labels_file, left, allow_pickle=False)
             with writing(manifest_file):
@@ -310,9 +281,10 @@ def _load(folder: Path, manifest: Mapping[str, Any], form: ImageFormat) -> Opene
         nothing = np.empty((0, *form.shape), dtype=np.uint8)
         return Opened(nothing, np.empty(0, dtype=np.int64), _pairs(broken))
     images = np.load(images_file, mmap_mode="r", allow_pickle=False)
-    whole = images.offset + images.nbytes == images_file.stat().st_size
+    status = images_file.stat()
     if (
-        not whole
+        images.offset + images.nbytes != status.st_size
+        or manifest.get("images_time") != status.st_mtime_ns
         or images.dtype != np.uint8
         or images.shape != (count, *form.shape)
         or not images.flags.c_contiguous
@@ -334,13 +306,6 @@ def _load(folder: Path, manifest: Mapping[str, Any], form: ImageFormat) -> Opene
 
 def _pairs(broken: Iterable[Sequence[str]]) -> tuple[Broken, ...]:
     return tuple((str(path), str(reason)) for path, reason in broken)
-
-
-def _modified(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:
-        return 0.0
 
 
 def _folders(root: Path, name: str | None) -> list[Path]:

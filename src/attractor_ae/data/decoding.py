@@ -57,7 +57,7 @@ class ImageFormat:
     Attributes
     ----------
     size
-        Height and width, a multiple of 16.
+        Height and width, a multiple of 16, at most 4096.
     channels
         1 for grey, 3 for red, green and blue.
     crop
@@ -75,9 +75,9 @@ class ImageFormat:
     crop: bool = False
 
     def __post_init__(self) -> None:
-        if self.size < 16 or self.size % 16:
+        if not 16 <= self.size <= 4096 or self.size % 16:
             raise AttractorError(
-                f"image size must be a multiple of 16, at least 16, got {self.size}"
+                f"image size must be a multiple of 16 from 16 to 4096, got {self.size}"
             )
         if self.channels not in (1, 3):
             raise AttractorError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")

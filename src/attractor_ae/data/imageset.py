@@ -26,6 +26,8 @@ class ImageSet:
         int64 array of shape (n,), an index into ``classes``; -1 where there is no label.
     classes
         Names of the classes; empty for a set without labels.
+    left_out
+        Files of the split that cannot be used, each with the reason; none of the images is theirs.
 
     Raises
     ------
@@ -38,6 +40,7 @@ class ImageSet:
     images: NDArray[np.uint8]
     labels: NDArray[np.int64]
     classes: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, str], ...] = ()
 
     def __post_init__(self) -> None:
         where = f"image set {self.name!r} ({self.split})"

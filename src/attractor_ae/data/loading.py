@@ -139,14 +139,21 @@ def load(
         raise AttractorError(
             f"data set {name!r} has no split {split!r}; available: {', '.join(info.splits)}"
         )
-    _check_factor(info, factor)
-    if missing := info.source.missing(split, folder, factor):
-        raise AttractorError(f"data set {name!r} needs {_listed(missing)}; {info.obtain}")
+    check_present(info, split, root, factor)
     store = None if cache is None else Path(cache)
     wanted = Wanted(
         per_class, subset_seed, factor, form or ImageFormat(), store, max_broken, on_progress
     )
     return info.source.load(split, folder, wanted)
+
+
+def check_present(
+    info: DatasetInfo, split: str, root: Path | str | None = None, factor: str = ""
+) -> None:
+    """Raise an AttractorError if the files of a split are not there, or the factor is unknown."""
+    _check_factor(info, factor)
+    if missing := info.source.missing(split, data_root(root), factor):
+        raise AttractorError(f"data set {info.name!r} needs {_listed(missing)}; {info.obtain}")
 
 
 def dataset_info(name: str, root: Path | str | None = None, split_seed: int = 0) -> DatasetInfo:
@@ -164,10 +171,13 @@ def dataset_info(name: str, root: Path | str | None = None, split_seed: int = 0)
     """
     if name in CATALOGUE:
         return CATALOGUE[name]
-    for path in (Path(name).expanduser(), data_root(root) / name):
-        if is_there(path):
+    # A name without a path means what lies in the data root, as in a listing.
+    bare = Path(name).name == name
+    places = [data_root(root) / name, Path(name).expanduser()]
+    for path in places if bare else reversed(places):
+        if name and is_there(path):
             return own_info(name, path, seed=split_seed)
-    if Path(name).name != name or Path(name).suffix.lower() in SUFFIXES:
+    if not bare or Path(name).suffix.lower() in SUFFIXES:
         raise AttractorError(
             f"{displayed(name)}: no such file or folder; give a path of own images, or the name of "
             "a data set (attractor-ae data list)"
@@ -266,35 +276,12 @@ def clear(
     if name is None or name in CATALOGUE:
         return prepared.clear(name, store)
     # By the name alone: own images may be gone, and what was prepared of them is still here.
-    freed = prepared.clear(Path(name).name, store) + prepared.clear(Path(name).stem, store)
+    path = Path(os.path.realpath(Path(name).expanduser()))
+    stored = path.stem if path.suffix.lower() in SUFFIXES else path.name
+    freed = prepared.clear(stored, store) if name and stored else 0
     if not freed:
         dataset_info(name, root)  # raises for a misspelled name
     return freed
-
-
-def left_out(images: ImageSet, cache: Path | str | None = None) -> list[tuple[str, str]]:
-    """Return the files that were left out when images were prepared, because they are broken.
-
-    Parameters
-    ----------
-    images
-        What :func:`load` returned.
-    cache
-        As for :func:`load`.
-
-    Returns
-    -------
-    list of (str, str)
-        Each file and what is wrong with it; empty for images that needed no preparation.
-    """
-    channels, size = images.images.shape[1:3]
-    store = None if cache is None else Path(cache)
-    found = []
-    for crop in (False, True):  # known to the set's source alone
-        with suppress(AttractorError):
-            form = ImageFormat(size, channels, crop)
-            found += prepared.broken_files(images.name, images.split, form, store)
-    return found
 
 
 def status(name: str, root: Path | str | None = None, factor: str = "") -> DatasetStatus:
@@ -320,6 +307,10 @@ def status(name: str, root: Path | str | None = None, factor: str = "") -> Datas
     missing = {split: info.source.missing(split, folder, factor) for split in info.splits}
     below = [place for place in expected if Path(place).is_relative_to(folder)]
     place = os.path.commonpath(below) if len(below) > 1 else expected[0]
+    if info.kind == "files" and not any(missing.values()) and not is_there(Path(place)):
+        # A distribution's package keeps them elsewhere.
+        folders = (Path(place).parent for place in expected)
+        place = next((str(path) for path in folders if is_there(path)), place)
     return DatasetStatus(info, tuple(dict.fromkeys(expected)), missing, place)
 
 

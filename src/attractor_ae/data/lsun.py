@@ -13,9 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_ae.data.decoding import ImageFormat, UndecodableError, decode
 from attractor_ae.data.imageset import ImageSet
-from attractor_ae.data.prepare import prepare_arrays
+from attractor_ae.data.prepare import Encoded, prepare_arrays
 from attractor_ae.data.source import Wanted, is_there
 from attractor_ae.errors import AttractorError
 
@@ -32,6 +31,9 @@ CATEGORIES = (
     "tower",
 )
 """The ten categories, in torchvision's order: the labels."""
+
+
+_CHUNK = 256  # encoded images that are held at a time
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class LsunFiles:
             source_files=[path / "data.mdb" for path in databases],
             variant=wanted.selection,
             cache=wanted.cache,
+            max_broken=wanted.max_broken,
             on_progress=wanted.on_progress,
         )
 
@@ -97,29 +100,24 @@ def _rows(databases: list[Path], wanted: Wanted) -> list[NDArray[np.int64]]:
     return rows
 
 
-def _pictures(databases: list[Path], wanted: Wanted) -> Iterator[NDArray[np.uint8]]:
-    """Decode the wanted images of each database, one at a time, to their final size."""
+def _pictures(databases: list[Path], wanted: Wanted) -> Iterator[list[Encoded]]:
+    """Yield the wanted images of each database, some at a time, encoded as they are."""
     for path, rows in zip(databases, _rows(databases, wanted), strict=True):
         last = rows[-1] if len(rows) else -1
         chosen = set(rows.tolist())
+        chunk: list[Encoded] = []
         with _open(path) as environment, environment.begin(buffers=True) as transaction:
             for place, (key, value) in enumerate(transaction.cursor()):
                 if place > last:
                     break
                 if place in chosen:
-                    yield _picture(path, bytes(key), bytes(value), wanted.form)
-
-
-def _picture(path: Path, key: bytes, value: bytes, form: ImageFormat) -> NDArray[np.uint8]:
-    """Return one image of shape (1, size, size), or (1, size, size, 3)."""
-    try:
-        picture = decode(value, form)  # (channels, size, size)
-    except UndecodableError as error:
-        raise AttractorError(
-            f"{path}: image {key.decode(errors='replace')!r} is damaged ({error}); "
-            "get the database again"
-        ) from None
-    return picture if form.channels == 1 else picture.transpose(1, 2, 0)[None].copy()
+                    name = f"{path}: image {bytes(key).decode(errors='replace')!r}"
+                    chunk.append(Encoded(name, bytes(value)))
+                if len(chunk) == _CHUNK:
+                    yield chunk
+                    chunk = []
+        if chunk:
+            yield chunk
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401

@@ -55,6 +55,8 @@ class OwnImages:
         The files of the images; empty for an array, which holds them itself.
     unusable
         Files that look like images and cannot be used, each with the reason.
+    ignored
+        Images that lie where none belong, each with the reason.
     seeded
         Whether the splits "train" and "test" were drawn at random.
     fixed_classes
@@ -67,6 +69,7 @@ class OwnImages:
     classes: tuple[str, ...]
     paths: tuple[str, ...] = ()
     unusable: tuple[Broken, ...] = ()
+    ignored: tuple[Broken, ...] = ()
     seeded: bool = False
     fixed_classes: bool = False
 
@@ -169,15 +172,20 @@ def _arranged(found: Found, seed: int, test_share: float) -> OwnImages:
         (index[label] for label in found.labels), dtype=np.int64, count=len(found.labels)
     )
     splits: dict[str, NDArray[np.int64]] = {}
-    seeded = not any(found.splits) and bool(classes)
+    given = dict.fromkeys(split for split in found.splits if split)
+    if ALL in given:
+        raise AttractorError(
+            f"{displayed(found.path)}: a split is called {ALL!r}, which is the name of all images; "
+            "call it otherwise"
+        )
+    # With "train" alone there would be nothing to test on.
+    seeded = bool(classes) and set(given) <= {"train"}
     if seeded:
         test = _drawn(labels, seed, test_share)
         splits = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
     else:
         names = np.array(found.splits, dtype=object)
-        for name in dict.fromkeys(found.splits):
-            if name:
-                splits[name] = np.flatnonzero(names == name)
+        splits = {name: np.flatnonzero(names == name) for name in given}
     splits.setdefault(ALL, np.arange(len(labels)))
     return OwnImages(
         found.path,
@@ -186,6 +194,7 @@ def _arranged(found: Found, seed: int, test_share: float) -> OwnImages:
         tuple(map(displayed, classes)),
         found.paths,
         found.unusable,
+        found.ignored,
         seeded,
         fixed_classes=found.classes is not None,
     )
@@ -216,20 +225,21 @@ def _in_folder(root: Path) -> Found:
     unusable: list[Broken] = []
     top = os.fspath(root)
     folders, beside = _listed(top, unusable)
-    inner = {name: _listed(folders[name], unusable)[0] for name in _SPLITS if name in folders}
-    divided = len(inner) == len(_SPLITS) or any(inner.values())
+    inner = {name: _listed(path, unusable)[0] for name, path in folders.items() if _is_split(name)}
+    divided = len({name.lower() for name in inner}) == len(_SPLITS) or any(inner.values())
+    ignored: list[Broken] = []
     paths: list[str] = []
     labels: list[str] = []
     splits: list[str] = []
     if divided:
-        for split in dict.fromkeys((*inner, *folders)):
-            for label, files in _labelled(folders[split], unusable):
+        for split in sorted(folders, key=_place_of_split):
+            for label, files in _labelled(folders[split], unusable, ignored):
                 paths += files
                 labels += [label] * len(files)
-                splits += [split] * len(files)
-        unusable += [(displayed(path), "lies beside the folders of the splits") for path in beside]
+                splits += [split.lower() if _is_split(split) else split] * len(files)
+        ignored += [(displayed(path), "lies beside the folders of the splits") for path in beside]
     else:
-        for label, files in _labelled(top, unusable):
+        for label, files in _labelled(top, unusable, ignored):
             paths += files
             labels += [label] * len(files)
             splits += [""] * len(files)
@@ -237,10 +247,21 @@ def _in_folder(root: Path) -> Found:
         raise AttractorError(
             f"{displayed(root)}: no images in this folder; it should have one sub-folder a class"
         )
-    return Found(root, labels, splits, tuple(paths), tuple(dict.fromkeys(unusable)))
+    return Found(root, labels, splits, tuple(paths), tuple(dict.fromkeys(unusable)), tuple(ignored))
 
 
-def _labelled(root: str, unusable: list[Broken]) -> list[tuple[str, list[str]]]:
+def _is_split(name: str) -> bool:
+    return name.lower() in _SPLITS
+
+
+def _place_of_split(name: str) -> tuple[int, str]:
+    """Order splits: "train" first, as its classes come first, then "test", then the others."""
+    return _SPLITS.index(name.lower()) if _is_split(name) else len(_SPLITS), name
+
+
+def _labelled(
+    root: str, unusable: list[Broken], ignored: list[Broken]
+) -> list[tuple[str, list[str]]]:
     """Return the images of one sub-folder a class, or those of a folder without any."""
     folders, beside = _listed(root, unusable)
     try:
@@ -250,7 +271,7 @@ def _labelled(root: str, unusable: list[Broken]) -> list[tuple[str, list[str]]]:
     found = [(name, _below(folder, unusable, (here,))) for name, folder in folders.items()]
     if not any(files for _, files in found):
         return [("", beside)]
-    unusable += [(displayed(path), "lies beside the folders of the classes") for path in beside]
+    ignored += [(displayed(path), "lies beside the folders of the classes") for path in beside]
     return found
 
 

@@ -6,6 +6,7 @@ could run code.
 """
 
 import io
+import math
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -50,6 +51,8 @@ def in_array(file: Path) -> Found:
                 f"{displayed(file)}: {name} must have shape ({count},), one an image, "
                 f"got {column.shape}"
             )
+    if split is not None and split.dtype.kind == "S":
+        split = np.char.decode(split, "utf-8", "backslashreplace")
     splits = none if split is None else [str(value) for value in split.tolist()]
     if labels is None:
         return Found(file, none, splits)
@@ -100,7 +103,7 @@ def array_images(file: Path, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uin
             values = np.frombuffer(_exactly(data, count * dtype.itemsize), dtype=dtype)
             yield _eight_bit(values.reshape(shape, order="F")[rows], file, rows)
             return
-        each = int(np.prod(shape[1:])) * dtype.itemsize
+        each = math.prod(shape[1:]) * dtype.itemsize
         step = max(1, _CHUNK_BYTES // each)
         for start in range(0, shape[0], step):
             count = min(step, shape[0] - start)

@@ -22,6 +22,8 @@ class Found:
         there may be very many.
     unusable
         Files that look like images and cannot be used, each with the reason.
+    ignored
+        Images that lie where none belong, each with the reason.
     classes
         Names of the classes, if they are given and not gathered from the labels.
     """
@@ -31,4 +33,5 @@ class Found:
     splits: Sequence[str]
     paths: tuple[str, ...] = ()
     unusable: tuple[Broken, ...] = ()
+    ignored: tuple[Broken, ...] = ()
     classes: tuple[str, ...] | None = None

@@ -74,6 +74,7 @@ class OwnSource:
             wanted.form,
             variant="\0".join(variant),
             unusable=found.unusable,
+            ignored=found.ignored,
             cache=wanted.cache,
             max_broken=wanted.max_broken,
             on_progress=wanted.on_progress,
@@ -102,8 +103,9 @@ def own_info(name: str, path: Path, *, seed: int = 0) -> DatasetInfo:
         split: SplitInfo(len(rows), len(found.split_classes(split)))
         for split, rows in found.splits.items()
     }
-    # Where nothing is set apart for testing, the first split is what there is to look at.
-    test = "test" if "test" in splits else next(iter(splits))
+    # What a network is not trained on; of images without labels, the split that there is.
+    others = [split for split in splits if split not in {"train", ALL}]
+    test = "test" if "test" in splits else next(iter(others or splits))
     return DatasetInfo(
         name=name,
         title="own images",

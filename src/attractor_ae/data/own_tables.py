@@ -38,7 +38,7 @@ def in_table(table: Path) -> Found:
             raise AttractorError(f"{displayed(table)}, {place}: the path is empty; give one")
         paths.append(os.path.join(folder, path))  # noqa: PTH118  text, as there may be many
         labels.append(label)
-        splits.append(split)
+        splits.append(split.lower() if split.lower() in {"train", "test"} else split)
     if not paths:
         raise AttractorError(f"{displayed(table)}: has no rows; give one an image")
     return Found(table, labels, splits, tuple(paths))

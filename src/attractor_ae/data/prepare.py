@@ -35,6 +35,13 @@ class Item(NamedTuple):
     label: int
 
 
+class Encoded(NamedTuple):
+    """An image out of a database: its bytes, and what it is called if they are damaged."""
+
+    name: str
+    data: bytes
+
+
 class BrokenFilesError(AttractorError):
     """More files of a set are broken than was allowed.
 
@@ -68,6 +75,7 @@ def prepare(
     *,
     variant: str = "",
     unusable: Sequence[Broken] = (),
+    ignored: Sequence[Broken] = (),
     cache: Path | None = None,
     max_broken: float = 0.01,
     workers: int | None = None,
@@ -92,6 +100,9 @@ def prepare(
         its own place in the cache.
     unusable
         Files that are known to be of no use, with reasons: they are listed as broken.
+    ignored
+        Files that may be whole but have no place in the set, with reasons: they are listed as
+        well, but do not count as broken.
     cache
         Folder of prepared images; see :func:`attractor_ae.data.cache.cache_root`.
     max_broken
@@ -114,16 +125,15 @@ def prepare(
         If there are no files, an argument is out of range, or the cache cannot be written.
     """
     where = f"data set {name!r} ({split})"
-    if not 0 <= max_broken <= 1:
-        raise AttractorError(f"max_broken must lie in [0, 1], got {max_broken}")
+    _check_share(max_broken)
     if not items and unusable:
         raise BrokenFilesError(where, unusable, len(unusable), max_broken)
-    unusable = [(displayed(path), displayed(reason)) for path, reason in unusable]
+    listed = [(displayed(path), displayed(reason)) for path, reason in (*ignored, *unusable)]
     paths = [os.fspath(path) for path, _ in items]
     labels = np.fromiter((label for _, label in items), dtype=np.int64, count=len(items))
     _check_labels(where, labels, classes)
     entry = CacheEntry.of(name, split, classes, form, variant, cache)
-    entry.made_of(paths, labels.tobytes(), *(text for pair in unusable for text in pair))
+    entry.made_of(paths, labels.tobytes(), *(text for pair in listed for text in pair))
     size = _batch_size(form)
     batches = (
         [Path(path) for path in paths[start : start + size]] for start in range(0, len(paths), size)
@@ -131,17 +141,18 @@ def prepare(
     opened = entry.opened()
     if opened is None:
         with closing(_decoded(batches, form, workers)) as decoded:
-            opened = entry.built(decoded, labels, unusable, on_progress)
+            opened = entry.built(decoded, labels, listed, on_progress)
+    broken = opened.broken[len(ignored) :]  # they were listed first
     count = len(items) + len(unusable)
-    if opened.broken and (len(opened.images) == 0 or len(opened.broken) > max_broken * count):
-        raise BrokenFilesError(where, opened.broken, count, max_broken)
-    return ImageSet(name, split, opened.images, opened.labels, tuple(classes))
+    if broken and (len(opened.images) == 0 or len(broken) > max_broken * count):
+        raise BrokenFilesError(where, broken, count, max_broken)
+    return ImageSet(name, split, opened.images, opened.labels, tuple(classes), opened.broken)
 
 
 def prepare_arrays(
     name: str,
     split: str,
-    chunks: Iterable[NDArray[np.uint8]],
+    chunks: Iterable[NDArray[np.uint8] | Sequence[Encoded]],
     labels: NDArray[np.int64] | Callable[[], NDArray[np.int64]],
     classes: Sequence[str],
     form: ImageFormat,
@@ -149,6 +160,7 @@ def prepare_arrays(
     source_files: Sequence[Path],
     variant: str = "",
     cache: Path | None = None,
+    max_broken: float = 0.0,
     workers: int | None = None,
     on_progress: Callable[[int, int], None] = no_progress,
 ) -> ImageSet:
@@ -156,11 +168,12 @@ def prepare_arrays(
 
     Parameters
     ----------
-    name, split, classes, form, variant, cache, workers, on_progress
+    name, split, classes, form, variant, cache, max_broken, workers, on_progress
         As of :func:`prepare`.
     chunks
-        uint8 arrays of shape (k, height, width) or (k, height, width, 3), of any k. Nothing is
-        taken from it if the images are prepared already; let it be a generator that reads.
+        uint8 arrays of shape (k, height, width) or (k, height, width, 3), of any k, or sequences of
+        images that are encoded still. Nothing is taken from it if the images are prepared already;
+        let it be a generator that reads.
     labels
         int64 array of shape (n,), or a function that returns it and is called only if the images
         are not prepared already.
@@ -174,10 +187,13 @@ def prepare_arrays(
 
     Raises
     ------
+    BrokenFilesError
+        If more than ``max_broken`` of the images are damaged, or all.
     AttractorError
         If there are no images, or not as many as labels, or the cache cannot be written.
     """
     where = f"data set {name!r} ({split})"
+    _check_share(max_broken)
     entry = CacheEntry.of(name, split, classes, form, variant, cache)
     known = b"" if callable(labels) else labels.tobytes()
     entry.made_of([os.fspath(path) for path in source_files], known)
@@ -187,12 +203,22 @@ def prepare_arrays(
         _check_labels(where, numbers, classes)
         batches = _batches_of(chunks, len(numbers), _batch_size(form), where)
         with closing(_decoded(batches, form, workers)) as decoded:
-            opened = entry.built(decoded, numbers, (), on_progress, all_needed=True)
-    return ImageSet(name, split, opened.images, opened.labels, tuple(classes))
+            opened = entry.built(decoded, numbers, (), on_progress)
+    count, broken = len(opened.labels) + len(opened.broken), opened.broken
+    if broken and (len(opened.images) == 0 or len(broken) > max_broken * count):
+        raise BrokenFilesError(where, broken, count, max_broken)
+    return ImageSet(name, split, opened.images, opened.labels, tuple(classes), broken)
+
+
+def _check_share(max_broken: float) -> None:
+    if not 0 <= max_broken <= 1:
+        raise AttractorError(f"max_broken must lie in [0, 1], got {max_broken}")
 
 
 def _decoded(
-    batches: Iterable[Sequence[Path | NDArray[np.uint8]]], form: ImageFormat, workers: int | None
+    batches: Iterable[Sequence[Path | Encoded | NDArray[np.uint8]]],
+    form: ImageFormat,
+    workers: int | None,
 ) -> Generator[Decoded, None, None]:
     """Decode in threads, and yield in order; a bounded number of batches is held at a time.
 
@@ -216,18 +242,22 @@ def _decoded(
                 future.cancel()
 
 
-def _decode_batch(batch: Sequence[Path | NDArray[np.uint8]], form: ImageFormat) -> Decoded:
+def _decode_batch(
+    batch: Sequence[Path | Encoded | NDArray[np.uint8]], form: ImageFormat
+) -> Decoded:
     """Return the images of a batch, and the places of those that cannot be decoded."""
     images = np.empty((len(batch), *form.shape), dtype=np.uint8)
     failed: list[tuple[int, Broken]] = []
     done = 0
     for place, source in enumerate(batch):
         try:
-            images[done] = decode(
-                source if isinstance(source, Path) else Image.fromarray(source), form
-            )
+            if isinstance(source, np.ndarray):
+                images[done] = decode(Image.fromarray(source), form)
+            else:
+                images[done] = decode(source if isinstance(source, Path) else source.data, form)
         except UndecodableError as error:
-            shown = displayed(source) if isinstance(source, Path) else "an image"
+            named = source.name if isinstance(source, Encoded) else source
+            shown = "an image" if isinstance(named, np.ndarray) else displayed(named)
             failed.append((place, (shown, error.reason)))
         else:
             done += 1
@@ -235,11 +265,13 @@ def _decode_batch(batch: Sequence[Path | NDArray[np.uint8]], form: ImageFormat) 
 
 
 def _batches_of(
-    chunks: Iterable[NDArray[np.uint8]], count: int, size: int, where: str
-) -> Iterator[Sequence[NDArray[np.uint8]]]:
+    chunks: Iterable[NDArray[np.uint8] | Sequence[Encoded]], count: int, size: int, where: str
+) -> Iterator[Sequence[Encoded | NDArray[np.uint8]]]:
     seen = 0
     for chunk in chunks:
-        if chunk.dtype != np.uint8 or chunk.shape[3:] not in ((), (3,)) or chunk.ndim < 3:
+        if isinstance(chunk, np.ndarray) and (
+            chunk.dtype != np.uint8 or chunk.shape[3:] not in ((), (3,)) or chunk.ndim < 3
+        ):
             raise AttractorError(
                 f"{where}: images must be uint8 of shape (k, height, width) or "
                 f"(k, height, width, 3), got {chunk.dtype} {chunk.shape}"

@@ -91,7 +91,7 @@ class TorchvisionArrays(TorchvisionSet):
         """
 
         def read() -> Arrays:
-            with _checked(self.name, root / self.folder):
+            with _checked(self.name, self.expected(split, root)):
                 return self.read(root / self.folder, split)
 
         files = [Path(place) for place in self.expected(split, root)]
@@ -118,7 +118,7 @@ class TorchvisionFolders(TorchvisionSet):
         AttractorError
             If a file is not the official one.
         """
-        with _checked(self.name, root / self.folder):
+        with _checked(self.name, self.expected(split, root)):
             paths, labels, classes = self.read(root / self.folder, split)
         return load_files(self.name, split, paths, labels, classes, wanted)
 
@@ -205,13 +205,14 @@ def _construct(name: str, folder: Path, **arguments: Any) -> Any:  # noqa: ANN40
 
 
 @contextmanager
-def _checked(name: str, folder: Path) -> Iterator[None]:
+def _checked(name: str, places: tuple[str, ...]) -> Iterator[None]:
     """Say in one line what torchvision refuses to read."""
     try:
         yield
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise AttractorError(
-            f"data set {name!r}: the files in {folder} are incomplete or not the official ones "
-            f"({reason}); remove them, then: attractor-ae data download {name}"
+            f"data set {name!r}: incomplete or not the official files ({reason}); remove "
+            f"{' and '.join(places[:3])}{' and the others' if places[3:] else ''}, "
+            f"then: attractor-ae data download {name}"
         ) from error
