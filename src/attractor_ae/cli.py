@@ -3,31 +3,20 @@
 import shlex
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
 from rich.table import Table
 from rich.text import Text
 
 from attractor_ae import __version__
-from attractor_ae.errors import AttractorError
+from attractor_ae.terminal import Display, one_line_errors, out, progress_display, say, warn_of
 
 if TYPE_CHECKING:
-    from attractor_ae.data import DatasetStatus, ImageFormat, ImageSet
+    from attractor_ae.data import DatasetInfo, DatasetStatus, ImageSet
     from attractor_ae.evaluation import EvaluationResult
-    from attractor_ae.training import Progress as TrainingProgress
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
@@ -41,9 +30,6 @@ app = typer.Typer(
 )
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: which there are, and where.")
 app.add_typer(data_app, name="data")
-
-out = Console()
-err = Console(stderr=True)
 
 SetOption = Annotated[
     list[str] | None,
@@ -91,7 +77,7 @@ MaxBrokenOption = Annotated[
 def main() -> NoReturn:
     """Run the command line: exit code 2 on what the user can repair, 130 on Ctrl-C."""
     try:
-        with _one_line_errors():
+        with one_line_errors():
             app()
     except KeyboardInterrupt:  # while a command was still being imported
         sys.exit(130)
@@ -109,11 +95,11 @@ def demo(
 
     Takes some minutes on two CPU cores, needs no download, and leaves a table and pictures.
     """
-    with _one_line_errors(_again("demo", "--out", folder, *_sets(settings))):
+    with one_line_errors(_again("demo", "--out", folder, *_sets(settings))):
         from attractor_ae.workflows import run_demo
 
         began = time.monotonic()
-        with _progress() as display:
+        with progress_display() as display:
             result = run_demo(
                 folder,
                 overrides=settings or (),
@@ -138,16 +124,16 @@ def train(
     data_root: DataRootOption = None,
 ) -> None:
     """Train the network of an experiment and leave a run folder."""
-    with _one_line_errors():
+    with one_line_errors():
         from attractor_ae.config import ExperimentConfig
 
         experiment = ExperimentConfig.from_toml(config, settings or ())
         target = folder or Path("runs") / f"{config.stem}-seed{experiment.training.seed}"
     options = [*_sets(settings), *_root(data_root), "--resume"]
-    with _one_line_errors(_again("train", config, "--out", target, *options)):
+    with one_line_errors(_again("train", config, "--out", target, *options)):
         from attractor_ae.workflows import run_training
 
-        with _progress() as display:
+        with progress_display() as display:
             run = run_training(
                 experiment,
                 target,
@@ -155,7 +141,7 @@ def train(
                 resume=resume,
                 on_progress=display.training,
                 on_preparing=display.preparing,
-                on_left_out=_warn_of,
+                on_left_out=warn_of,
             )
         out.print(f"Trained: {run.path}", highlight=False, soft_wrap=True)
         out.print(f"Next: attractor-ae evaluate {run.path}", highlight=False, soft_wrap=True)
@@ -171,17 +157,17 @@ def evaluate(
 
     Writes scores, metrics, figures and the fitted estimator into the run folder.
     """
-    with _one_line_errors(_again("evaluate", run, *_sets(settings), *_root(data_root))):
+    with one_line_errors(_again("evaluate", run, *_sets(settings), *_root(data_root))):
         from attractor_ae.workflows import run_evaluation
 
-        with _progress() as display:
+        with progress_display() as display:
             result = run_evaluation(
                 run,
                 overrides=settings or (),
                 data_root=data_root,
                 on_progress=display.testing,
                 on_preparing=display.preparing,
-                on_left_out=_warn_of,
+                on_left_out=warn_of,
             )
         _show(result, run)
 
@@ -197,7 +183,7 @@ def data_list(
     data_root: DataRootOption = None,
 ) -> None:
     """List the data sets: what they show, whether they are there, and how to get them."""
-    with _one_line_errors():
+    with one_line_errors():
         from attractor_ae.data import CATALOGUE, own_names, status
         from attractor_ae.data import data_root as folder_of
 
@@ -210,10 +196,10 @@ def data_list(
             out.print(_listing(states))
         out.print(f"Data root: {folder_of(data_root)}", highlight=False, soft_wrap=True)
         if not names:
-            _say("One set in full: attractor-ae data list NAME")
-            _say("Own images: give a path in place of a name - a folder with a sub-folder a class,")
-            _say("a flat folder, a .csv or .parquet of paths and labels, or a .npz or .npy array.")
-            _say("What lies in the data root is listed above, and may be named without its path.")
+            say("One set in full: attractor-ae data list NAME")
+            say("Own images: give a path in place of a name - a folder with a sub-folder a class,")
+            say("a flat folder, a .csv or .parquet of paths and labels, or a .npz or .npy array.")
+            say("What lies in the data root is listed above, and may be named without its path.")
 
 
 @data_app.command("download")
@@ -222,13 +208,13 @@ def data_download(
     data_root: DataRootOption = None,
 ) -> None:
     """Fetch the official files of data sets and check their sums."""
-    with _one_line_errors(_again("data", "download", *names, *_root(data_root))):
+    with one_line_errors(_again("data", "download", *names, *_root(data_root))):
         from attractor_ae.data import data_root as folder_of
         from attractor_ae.data import download
 
         for name in names:
             download(name, data_root)
-            _say(f"{name}: is in {folder_of(data_root)}")
+            say(f"{name}: is in {folder_of(data_root)}")
 
 
 @data_app.command("prepare")
@@ -244,25 +230,26 @@ def data_prepare(
     data_root: DataRootOption = None,
 ) -> None:
     """Decode and resize images once, so that every later use opens at once."""
-    with _one_line_errors(hint="the split that was being prepared starts anew the next time"):
-        from attractor_ae.data import dataset_info, load
+    with one_line_errors(hint="the split that was being prepared starts anew the next time"):
+        from attractor_ae.data import ImageFormat, dataset_info
 
-        with _progress() as display:
+        form = ImageFormat(size, channels)
+        with progress_display() as display:
             for name in names:
-                for split in splits or dataset_info(name, data_root).splits:
-                    images = load(
-                        name,
+                info = dataset_info(name, data_root)
+                for split in splits or info.splits:
+                    images = _load(
+                        info,
                         split,
+                        display,
                         per_class=per_class,
                         subset_seed=subset_seed,
                         root=data_root,
                         factor=factor,
-                        form=_form(size, channels),
+                        form=form,
                         max_broken=max_broken,
-                        on_progress=partial(display.preparing, f"{name} {split}"),
                     )
-                    _say(f"{name} {split}: {len(images)} images, {len(images.classes)} classes")
-                    _warn_of(images)
+                    say(f"{name} {split}: {len(images)} images, {len(images.classes)} classes")
 
 
 @data_app.command("show")
@@ -284,29 +271,28 @@ def data_show(
     data_root: DataRootOption = None,
 ) -> None:
     """Write a contact sheet: a row of images a class, with the number of its images."""
-    with _one_line_errors():
-        from attractor_ae.data import dataset_info, load
+    with one_line_errors():
+        from attractor_ae.data import ImageFormat, dataset_info
         from attractor_ae.reporting import contact_sheet, save_figure
 
-        chosen = split or dataset_info(name, data_root).test_split
-        with _progress() as display:
-            images = load(
-                name,
-                chosen,
+        info = dataset_info(name, data_root)
+        with progress_display() as display:
+            images = _load(
+                info,
+                split or info.test_split,
+                display,
                 per_class=per_class,
                 subset_seed=subset_seed,
                 root=data_root,
                 factor=factor,
-                form=_form(size, channels),
+                form=ImageFormat(size, channels),
                 max_broken=max_broken,
-                on_progress=partial(display.preparing, f"{name} {chosen}"),
             )
-        _warn_of(images)
         picture = file or Path(f"{images.name}-{images.split}")
         if file and file.suffix.lower() in {".png", ".pdf"}:  # both are written
             picture = file.with_suffix("")
         for written in save_figure(contact_sheet(images), picture):
-            _say(str(written))
+            say(str(written))
 
 
 @data_app.command("clear")
@@ -317,11 +303,11 @@ def data_clear(
     data_root: DataRootOption = None,
 ) -> None:
     """Remove prepared images; the data sets' own files stay."""
-    with _one_line_errors():
+    with one_line_errors():
         from attractor_ae.data import clear
 
         freed = sum(clear(name, root=data_root) for name in names or [None])
-        _say(f"{freed / 1e6:.1f} MB freed")
+        say(f"{freed / 1e6:.1f} MB freed")
 
 
 @app.callback(invoke_without_command=True)
@@ -348,50 +334,14 @@ def _root(data_root: Path | None) -> list[str]:
     return [] if data_root is None else ["--data-root", str(data_root)]
 
 
-@contextmanager
-def _one_line_errors(again: str = "", hint: str = "") -> Iterator[None]:
-    """Turn what a user can repair into one line and exit code 2, and Ctrl-C into 130."""
-    try:
-        yield
-    except AttractorError as error:
-        err.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        sys.exit(2)
-    except OSError as error:  # e.g. a path that is too long or may not be looked at
-        what = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or error
-        err.print(
-            f"error: {what}{reason}; check the path and its permissions",
-            style="red",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-        sys.exit(2)
-    except KeyboardInterrupt:
-        told = f"nothing is lost, go on with: {again}" if again else hint
-        err.print(
-            f"interrupted{told and '; '}{told}", markup=False, highlight=False, soft_wrap=True
-        )
-        sys.exit(130)
+def _load(info: "DatasetInfo", split: str, display: Display, **wanted: Any) -> "ImageSet":  # noqa: ANN401
+    """Load a split as `attractor_ae.data.load` does, and show how far it is and what it lacks."""
+    from attractor_ae.data import load
 
-
-def _form(size: int, channels: int) -> "ImageFormat":
-    from attractor_ae.data import ImageFormat
-
-    return ImageFormat(size, channels)
-
-
-def _say(line: str) -> None:
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
-
-
-def _warn_of(images: "ImageSet") -> None:
-    """Tell which files were left out; of many, the first."""
-    broken = images.left_out
-    for path, reason in broken[:10]:
-        err.print(f"left out: {path}: {reason}", markup=False, highlight=False, soft_wrap=True)
-    if len(broken) > 10:
-        err.print(f"left out: {len(broken) - 10} more", markup=False, highlight=False)
+    shown = partial(display.preparing, f"{info.name} {split}")
+    images = load(info, split, **wanted, on_progress=shown)
+    warn_of(images)
+    return images
 
 
 def _listing(states: "list[DatasetStatus]") -> Table:
@@ -426,24 +376,24 @@ def _images(state: "DatasetStatus") -> str:
 def _describe(state: "DatasetStatus") -> None:
     """Print all that is known of a data set."""
     info = state.info
-    _say(f"{info.name}: {info.title}")
+    say(f"{info.name}: {info.title}")
     for split, numbers in info.splits.items():
         count = "" if numbers.images is None else f"{numbers.images} images, "
         there = "is not there" if state.missing[split] else "is there"
-        _say(f"  {split}: {count}{numbers.classes} classes, {there}")
+        say(f"  {split}: {count}{numbers.classes} classes, {there}")
     if info.factors:
-        _say(f"  variations (--factor): {', '.join(info.factors)}")
+        say(f"  variations (--factor): {', '.join(info.factors)}")
     if info.layout:
-        _say("  files, below the data root:")
+        say("  files, below the data root:")
         for line in info.layout.splitlines():
-            _say(f"    {line}")
+            say(f"    {line}")
     else:
-        _say(f"  images: {state.expected[0]}")
-    _say(f"  how to get it: {info.obtain}")
-    _say(f"  licence: {info.licence}")
+        say(f"  images: {state.expected[0]}")
+    say(f"  how to get it: {info.obtain}")
+    say(f"  licence: {info.licence}")
     if info.kind != "own":
-        _say(f"  to be cited: {info.citation}")
-        _say(f"  more: {info.homepage}")
+        say(f"  to be cited: {info.citation}")
+        say(f"  more: {info.homepage}")
 
 
 def _show(result: "EvaluationResult", folder: Path) -> None:
@@ -457,65 +407,3 @@ def _show(result: "EvaluationResult", folder: Path) -> None:
     for path in sorted(pictures.iterdir()):
         if path.suffix in {".png", ".json"}:
             out.print(f"  {path}", highlight=False, soft_wrap=True)
-
-
-class _Display:
-    """Shows how far long work is: bars on a terminal, now and then a line elsewhere."""
-
-    _SECONDS_BETWEEN_LINES = 15
-
-    def __init__(self, bars: Progress) -> None:
-        self._bars = bars
-        self._tasks: dict[str, TaskID] = {}
-        self._last_line = time.monotonic()
-
-    def training(self, at: "TrainingProgress") -> None:
-        """Show the progress of a training."""
-        self._show(
-            "training",
-            at.step,
-            at.steps,
-            lambda: (
-                f"epoch {at.epoch}/{at.epochs}, loss {at.loss:.4g}, "
-                f"{at.images_per_second:.0f} images/s"
-            ),
-            at.seconds_left,
-        )
-
-    def testing(self, name: str, done: int, count: int) -> None:
-        """Show the progress of scoring one data set."""
-        self._show(f"scoring {name}", done, count, lambda: f"{done}/{count} images", None)
-
-    def preparing(self, what: str, done: int, count: int) -> None:
-        """Show the progress of decoding images."""
-        self._show(f"preparing {what}", done, count, lambda: f"{done}/{count} images", None)
-
-    def _show(
-        self,
-        what: str,
-        done: int,
-        count: int,
-        detail: Callable[[], str],
-        seconds_left: float | None,
-    ) -> None:
-        if self._bars.console.is_terminal:
-            if what not in self._tasks:
-                self._tasks[what] = self._bars.add_task(what, total=count, detail="")
-            self._bars.update(self._tasks[what], completed=done, detail=detail())
-        elif done == count or time.monotonic() - self._last_line > self._SECONDS_BETWEEN_LINES:
-            self._last_line = time.monotonic()
-            left = "" if seconds_left is None or done == count else f", {seconds_left:.0f} s left"
-            out.print(f"{what}: {detail()}{left}", highlight=False, soft_wrap=True)
-
-
-@contextmanager
-def _progress() -> Iterator[_Display]:
-    with Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[detail]}"),
-        console=out,
-        disable=not out.is_terminal,  # lines are printed instead
-    ) as bars:
-        yield _Display(bars)

@@ -151,9 +151,7 @@ def training_images(
             "train on another split"
         )
     number = dataset.nbr_of_samples_per_class
-    return _load(
-        config, dataset.name, dataset.split, number, data_root, on_preparing, dataset.factor
-    )
+    return _load(config, info, dataset.split, number, data_root, on_preparing, dataset.factor)
 
 
 def fit_estimator(
@@ -253,9 +251,9 @@ def run_evaluation(
     info, out_infos, shift_infos = _evaluated(config, data_root)
     number = config.evaluation.nbr_of_samples_per_class
     tested = partial(_load, config, root=data_root, on_preparing=on_preparing)
-    known = tested(info.name, info.test_split, number, factor=config.dataset.factor)
-    unknown = [tested(out.name, out.split_as_out, out.per_class) for out in out_infos]
-    shifted = [tested(shift.name, shift.test_split, number) for shift in shift_infos]
+    known = tested(info, info.test_split, number, factor=config.dataset.factor)
+    unknown = [tested(out, out.split_as_out, out.per_class) for out in out_infos]
+    shifted = [tested(shift, shift.test_split, number) for shift in shift_infos]
     for images in (known, *shifted, *unknown):
         if images.left_out:
             run.log(f"left out of {images.name} ({images.split}): {len(images.left_out)} files")
@@ -323,7 +321,7 @@ def _info(config: ExperimentConfig, name: str, root: str | Path | None) -> Datas
 
 def _load(
     config: ExperimentConfig,
-    name: str,
+    info: DatasetInfo,
     split: str,
     per_class: int,
     root: str | Path | None,
@@ -333,16 +331,15 @@ def _load(
     """Load images as the network of an experiment takes them."""
     dataset = config.dataset
     return load(
-        name,
+        info,
         split,
         per_class=per_class,
         subset_seed=None if dataset.subset_seed < 0 else dataset.subset_seed,
         root=root,
         factor=factor,
-        split_seed=dataset.split_seed,
         form=ImageFormat(dataset.image_size, dataset.channels),
         max_broken=dataset.max_broken,
-        on_progress=partial(on_preparing, f"{name} {split}"),
+        on_progress=partial(on_preparing, f"{info.name} {split}"),
     )
 
 
@@ -374,12 +371,12 @@ def _evaluated(
         if names.count(name) > 1:
             raise AttractorError(f"data set {name!r} is named twice; name each set once")
     infos = [_info(config, name, root) for name in names]
-    for info, split in (
-        *((out, out.split_as_out) for out in infos[1 : 1 + len(outs)]),
-        *((shift, shift.test_split) for shift in infos[1 + len(outs) :]),
-    ):
-        check_present(info, split, root)
-    return infos[0], infos[1 : 1 + len(outs)], infos[1 + len(outs) :]
+    out_infos, shift_infos = infos[1 : 1 + len(outs)], infos[1 + len(outs) :]
+    for info in out_infos:
+        check_present(info, info.split_as_out, root)
+    for info in shift_infos:
+        check_present(info, info.test_split, root)
+    return infos[0], out_infos, shift_infos
 
 
 def _write_figures(

@@ -66,7 +66,7 @@ def data_root(root: Path | str | None = None) -> Path:
 
 
 def load(
-    name: str,
+    name: str | DatasetInfo,
     split: str = "train",
     *,
     per_class: int = -1,
@@ -87,7 +87,8 @@ def load(
     ----------
     name
         A name of :data:`CATALOGUE`; else a path of own images, as it stands or below the data
-        root: a folder, a table of paths, or an array (`attractor_ae.data.own`).
+        root: a folder, a table of paths, or an array (`attractor_ae.data.own`). Or what
+        :func:`dataset_info` returned for it, which spares a second look at own images.
     split
         One of the set's splits.
     per_class
@@ -100,7 +101,8 @@ def load(
     factor
         One of the set's variations, where it has some, e.g. SVIRO's cars; empty: the first.
     split_seed
-        Divides own images into ``"train"`` and ``"test"`` where no folder or column does.
+        Divides own images into ``"train"`` and ``"test"`` where no folder or column does; told to
+        :func:`dataset_info` already where ``name`` is what it returned.
     form
         Size and channels of the images; by default 64 x 64 and grey.
     max_broken
@@ -126,25 +128,25 @@ def load(
     >>> load("digits8", "test", per_class=3).images.shape
     (30, 1, 64, 64)
     """
+    info = name if isinstance(name, DatasetInfo) else dataset_info(name, root, split_seed)
     if per_class < 1 and per_class != -1:
         raise AttractorError(
-            f"data set {name!r}: {per_class} images per class; give 1 or more, or -1 for all"
+            f"data set {info.name!r}: {per_class} images per class; give 1 or more, or -1 for all"
         )
     if subset_seed is not None and subset_seed < 0:
         raise AttractorError(
-            f"data set {name!r}: subset_seed must be at least 0, got {subset_seed}"
+            f"data set {info.name!r}: subset_seed must be at least 0, got {subset_seed}"
         )
-    info, folder = dataset_info(name, root, split_seed), data_root(root)
     if split not in info.splits:
         raise AttractorError(
-            f"data set {name!r} has no split {split!r}; available: {', '.join(info.splits)}"
+            f"data set {info.name!r} has no split {split!r}; available: {', '.join(info.splits)}"
         )
     check_present(info, split, root, factor)
     store = None if cache is None else Path(cache)
     wanted = Wanted(
         per_class, subset_seed, factor, form or ImageFormat(), store, max_broken, on_progress
     )
-    return info.source.load(split, folder, wanted)
+    return info.source.load(split, data_root(root), wanted)
 
 
 def check_present(
