@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attractor_ae.data.cache import Broken, CacheEntry, Decoded
+from attractor_ae.data.cache import Broken, CacheEntry, Decoded, Opened
 from attractor_ae.data.decoding import ImageFormat, UndecodableError, decode, displayed
 from attractor_ae.data.imageset import ImageSet
 from attractor_ae.errors import AttractorError
@@ -142,10 +142,7 @@ def prepare(
     if opened is None:
         with closing(_decoded(batches, form, workers)) as decoded:
             opened = entry.built(decoded, labels, listed, on_progress)
-    broken = opened.broken[len(ignored) :]  # they were listed first
-    count = len(items) + len(unusable)
-    if broken and (len(opened.images) == 0 or len(broken) > max_broken * count):
-        raise BrokenFilesError(where, broken, count, max_broken)
+    _check_broken(where, opened, opened.broken[len(ignored) :], max_broken)  # listed first
     return ImageSet(name, split, opened.images, opened.labels, tuple(classes), opened.broken)
 
 
@@ -204,10 +201,15 @@ def prepare_arrays(
         batches = _batches_of(chunks, len(numbers), _batch_size(form), where)
         with closing(_decoded(batches, form, workers)) as decoded:
             opened = entry.built(decoded, numbers, (), on_progress)
-    count, broken = len(opened.labels) + len(opened.broken), opened.broken
-    if broken and (len(opened.images) == 0 or len(broken) > max_broken * count):
+    _check_broken(where, opened, opened.broken, max_broken)
+    return ImageSet(name, split, opened.images, opened.labels, tuple(classes), opened.broken)
+
+
+def _check_broken(where: str, opened: Opened, broken: Sequence[Broken], max_broken: float) -> None:
+    """Raise if too many of the images, or all, are broken."""
+    count = len(opened.images) + len(broken)
+    if broken and (len(broken) == count or len(broken) > max_broken * count):
         raise BrokenFilesError(where, broken, count, max_broken)
-    return ImageSet(name, split, opened.images, opened.labels, tuple(classes), broken)
 
 
 def _check_share(max_broken: float) -> None:

@@ -104,7 +104,8 @@ def train(
         As it comes, after the last finished epoch has been written as a checkpoint.
     """
     run = Run(Path(folder))
-    images = images.take(np.flatnonzero(images.labels >= 0))
+    if (labelled := images.labels >= 0).sum() < len(images):
+        images = images.take(np.flatnonzero(labelled))
     _check_trainable(config, images)
     begun = _check_claim(run, config, resume)
     if run.finished:
