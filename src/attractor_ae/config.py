@@ -29,6 +29,7 @@ OptimizerName = Literal["Adam", "AdamW", "SGD"]
 ModelType = Literal["dropout-cae", "conv"]
 HeadName = Literal["mlp", "knn"]
 MaskScope = Literal["trial", "sample"]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _LOSS_SPELLINGS = {"msssim": "ms-ssim", "mssim": "ms-ssim"}
 
@@ -140,7 +141,7 @@ class TrainingConfig(_Section):
     seed: int = Field(default=0, ge=0, lt=2**63)
     schedule: Literal["constant", "onecycle"] = "constant"
     device: str = Field(default="auto", description='"auto", or a device of PyTorch by name')
-    precision: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+    precision: Precision = Field(
         default="auto",
         description='"auto" is mixed precision where the device has the instructions',
     )
@@ -182,6 +183,7 @@ class EvaluationConfig(_Section):
     mask_scope: MaskScope = Field(
         default="trial", description="whether the images of a trial share a mask"
     )
+    precision: Precision = Field(default="auto", description="as in [training]")
     out_datasets: tuple[str, ...] = Field(
         default=(), strict=False, description="the D_outs; none names faces, textures and photos"
     )

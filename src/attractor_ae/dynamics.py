@@ -1,5 +1,6 @@
 """The autoencoder as a dynamical system: apply it to its own output, again and again."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -69,18 +70,27 @@ def iterate(
 
 
 def iterate_latents(
-    model: Autoencoder, x: Float[Tensor, "n c h w"], masks: DropoutMasks | None, recursions: int
-) -> Float[Tensor, "recursions n latent"]:
-    """Return the latents of `iterate` alone, without the reconstructions and their memory.
+    model: Autoencoder,
+    x: Float[Tensor, "n c h w"],
+    trials: Iterable[DropoutMasks | None],
+    recursions: int,
+) -> Float[Tensor, "recursions trials n latent"]:
+    """Return the latents of `iterate` alone, under one mask after the other.
 
-    The last reconstruction, which no latent code depends on, is not computed.
+    What is the same for all masks is computed once, and the last reconstruction, which no latent
+    code depends on, not at all.
     """
     _check_recursions(recursions)
-    latents = [model.encode(x, masks)]
-    while len(latents) < recursions:
-        x = model.decode(latents[-1], masks)
-        latents.append(model.encode(x, masks))
-    return torch.stack(latents)
+    first = model.encoder[0](x)
+    codes = []
+    for masks in trials:
+        z = model.encode(x, masks, first=first)
+        latents = [z]
+        while len(latents) < recursions:
+            z = model.encode(model.decode(z, masks), masks)
+            latents.append(z)
+        codes.append(torch.stack(latents))
+    return torch.stack(codes, dim=1)
 
 
 def _check_recursions(recursions: int) -> None:

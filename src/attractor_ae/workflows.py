@@ -204,6 +204,7 @@ def fit_estimator(
         head=settings.head,
         head_masks=settings.head_masks,
         mask_scope=settings.mask_scope,
+        precision=settings.precision,
         augmentation=training_augmentation(config.training, natural),
         seed=config.training.seed,
     )

@@ -4,19 +4,40 @@ import inspect
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from pytorch_ood.metrics import OODMetrics
 from scipy.stats import entropy as scipy_entropy
+from sklearn.metrics import roc_auc_score
 from torch.utils.data import DataLoader, TensorDataset
 
-from attractor_ae import AttractorEstimator
+from attractor_ae import AttractorEstimator, load, train
 from attractor_ae.data import Augmentation
 from attractor_ae.dynamics import iterate
 from attractor_ae.errors import AttractorError
 from attractor_ae.estimators.base import check_images, gather
 from attractor_ae.models import sample_masks, trial_masks
-from attractor_ae.storage import read_tensors, write_tensors
+from attractor_ae.storage import load_weights, read_tensors, write_tensors
+from attractor_ae.training import build_network
+from attractor_ae.workflows import preset
 
 SCOPES = ["trial", "sample"]
+
+
+@pytest.fixture(scope="module")
+def many_digits():
+    """What `trained` has seen."""
+    return load("mnist5k", per_class=50)
+
+
+@pytest.fixture(scope="module")
+def trained(many_digits, tmp_path_factory):
+    """An autoencoder that reconstructs real digits."""
+    images = many_digits
+    config = preset("quick", ["training.epochs=12", "training.device=cpu"])
+    run = train(config, images, tmp_path_factory.mktemp("trained"))
+    model = build_network(config, len(images.classes))
+    load_weights(model, read_tensors(run.weights_file)[0], run.weights_file)
+    return model
 
 
 def make(model, digits, **settings):
@@ -70,6 +91,64 @@ def test_members_are_the_iterated_model_under_each_trials_mask(autoencoder, digi
         torch.testing.assert_close(
             estimator.sample_proba(digits.images[:4])[trial], expected, rtol=1e-4, atol=1e-5
         )
+
+
+def plain_codes(model, x, masks, recursions):
+    """PROTOCOL sections 1 and 2 line by line, with the functions of PyTorch and in float64."""
+    weights = {name: value.double() for name, value in model.state_dict().items()}
+    x, codes = x.double(), []
+
+    def layer(function, x, name, site, **options):
+        y = function(x, weights[f"{name}.weight"], weights[f"{name}.bias"], **options)
+        return y if site is None else F.relu(y) * masks.sites[site].double()
+
+    halve = {"stride": 2, "padding": 1}
+    for _ in range(recursions):
+        for i in range(4):
+            x = layer(F.conv2d, x, f"encoder.{i}", i, **halve)
+        z = layer(F.linear, layer(F.linear, x.flatten(1), "encoder_linear", 4), "latent", None)
+        codes.append(z)
+        x = layer(F.linear, layer(F.linear, z, "decoder_linear.0", 5), "decoder_linear.1", 6)
+        x = x.reshape(-1, 86, 4, 4)
+        for i in range(3):
+            x = layer(F.conv_transpose2d, x, f"decoder.{i}", 7 + i, **halve)
+        x = layer(F.conv_transpose2d, x, "output", None, **halve)
+    return torch.stack(codes)
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_fast_scoring_is_the_plain_one(trained, digits, scope):
+    """To 1e-4 in float32, for the same masks and heads, at every recursion."""
+    estimator = make(trained, digits, mask_scope=scope, precision="float32", batch_size=16)
+    p = estimator.predict_proba_recursions(digits.images)
+    x = torch.from_numpy(digits.images).float() / 255
+    expected = torch.zeros(p.shape, dtype=torch.float64)
+    for trial in range(3):
+        if scope == "trial":
+            masks = trial_masks(trained.site_shapes, 0.33, 0, trial)
+        else:
+            masks = sample_masks(trained.site_shapes, 0.33, 0, trial, range(len(x)))
+        codes = plain_codes(trained, x, masks, 3)
+        for r in range(3):
+            expected[r] += estimator.head_.predict_proba(codes.float())[r] / 3
+    np.testing.assert_allclose(p, expected, atol=1e-4)
+    entropies = scipy_entropy(expected.numpy(), axis=-1) / np.log(10)
+    np.testing.assert_allclose(estimator.predict(digits.images), entropies[1], atol=1e-4)
+
+
+def test_sixteen_bits_change_auroc_by_less_than_a_hundredth(trained, many_digits):
+    known = load("mnist5k", "test", per_class=6).images
+    unknown = load("textures", "test").images[:60]
+    is_out = np.repeat([0, 1], 60)
+    aurocs = []
+    for precision in ("float32", "bfloat16"):
+        estimator = make(trained, many_digits, precision=precision)
+        scores = estimator.predict(np.concatenate([known, unknown]))
+        aurocs.append(roc_auc_score(is_out, scores))
+        assert estimator.sample_proba(known[:2]).dtype == torch.float32
+    assert min(aurocs) > 0.8  # there is something to lose
+    assert aurocs[0] != aurocs[1]  # it was computed in another precision
+    assert abs(aurocs[0] - aurocs[1]) < 0.01
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -206,6 +285,7 @@ def test_scoring_before_the_fit_is_refused(autoencoder, digits):
         ({"recursion": 6}, r"one of the 6 evaluated \(0..5\)"),
         ({"head": "forest"}, "unknown head"),
         ({"mask_scope": "batch"}, "unknown mask scope 'batch'"),
+        ({"precision": "half"}, "unknown precision 'half'"),
     ],
 )
 def test_impossible_settings_are_refused(autoencoder, settings, message):
@@ -215,12 +295,12 @@ def test_impossible_settings_are_refused(autoencoder, settings, message):
 
 @pytest.mark.parametrize("head", ["mlp", "knn"])
 def test_save_and_load(autoencoder, digits, head, tmp_path):
-    estimator = make(autoencoder, digits, head=head, head_masks=2)
+    estimator = make(autoencoder, digits, head=head, head_masks=2, precision="float32")
     path = tmp_path / "attractor.safetensors"
     estimator.save(path)
     again = AttractorEstimator.load(path)
     assert torch.equal(again.predict(digits.images), estimator.predict(digits.images))
-    assert again.head_masks == 2
+    assert (again.head_masks, again.precision) == (2, "float32")
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(AttractorError, match="truncated or damaged"):
         AttractorEstimator.load(path)

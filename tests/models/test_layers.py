@@ -13,18 +13,23 @@ def images(*shape, seed=0, grad=False):
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.SiLU()])
 @pytest.mark.parametrize("shared", [1, 5])
 @pytest.mark.parametrize("masked", [True, False])
-def test_drop_is_the_activation_times_the_mask(activation, shared, masked):
+@pytest.mark.parametrize("keep", [True, False])
+def test_drop_is_the_activation_times_the_mask(activation, shared, masked, keep):
     mask = (images(shared, 3, 4, 4, seed=1) > 0).double() * 1.5 if masked else None
     x, same = images(5, 3, 4, 4, grad=True), images(5, 3, 4, 4, grad=True)
     plain = activation(same) if mask is None else activation(same) * mask
     weights = images(5, 3, 4, 4, seed=2)
-    result = drop(x * 1.0, activation, mask)
+    given = x * 1.0
+    result = drop(given, activation, mask, keep_input=keep)
     assert torch.equal(result, plain)
+    assert not keep or torch.equal(given, x)
     (result * weights).sum().backward()
     (plain * weights).sum().backward()
     assert torch.equal(x.grad, same.grad)
     with torch.no_grad():
-        assert torch.equal(drop(x * 1.0, activation, mask), plain)
+        given = x * 1.0
+        assert torch.equal(drop(given, activation, mask, keep_input=keep), plain)
+        assert not keep or torch.equal(given, x)
 
 
 def test_the_gradient_of_drop_is_that_of_differences():

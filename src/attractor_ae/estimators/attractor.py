@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -9,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_ae.config import MaskScope
+from attractor_ae.config import MaskScope, Precision
 from attractor_ae.data.augmentation import Augmentation
+from attractor_ae.devices import mixed_precision
 from attractor_ae.dynamics import Trajectory, iterate, iterate_latents
 from attractor_ae.errors import AttractorError, unknown_name
 from attractor_ae.estimators.base import (
@@ -28,6 +30,7 @@ from attractor_ae.randomness import Stream, generator
 from attractor_ae.storage import load_weights, read_tensors, write_tensors
 
 MASK_SCOPES: tuple[str, ...] = get_args(MaskScope)
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 # A code beyond this belongs to a trajectory that has left the images for good.
 _LARGEST_CODE = 1e6
@@ -65,6 +68,10 @@ class AttractorEstimator(UncertaintyEstimator):
         What masks and fit are derived from.
     batch_size
         Images computed at once.
+    precision
+        What convolutions are computed in: ``"float32"``, ``"bfloat16"``, ``"float16"``, or
+        ``"auto"``, a 16-bit type where the device has instructions for it. Codes and everything
+        after them are float32.
 
     Attributes
     ----------
@@ -106,6 +113,7 @@ class AttractorEstimator(UncertaintyEstimator):
         augmentation: Augmentation | None = None,
         seed: int = 0,
         batch_size: int = 128,
+        precision: str = "auto",
     ) -> None:
         for name, value in {
             "recursions": recursions,
@@ -122,6 +130,8 @@ class AttractorEstimator(UncertaintyEstimator):
             )
         if mask_scope not in MASK_SCOPES:
             raise unknown_name("mask scope", mask_scope, MASK_SCOPES)
+        if precision not in PRECISIONS:
+            raise unknown_name("precision", precision, PRECISIONS)
         head_class(head)
         if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
             raise AttractorError("the model has weights that are no finite numbers; train it again")
@@ -136,6 +146,7 @@ class AttractorEstimator(UncertaintyEstimator):
         self.augmentation = augmentation
         self.seed = seed
         self.batch_size = batch_size
+        self.precision = precision
         self._trial_masks: list[DropoutMasks] | None = None
 
     @property
@@ -192,7 +203,7 @@ class AttractorEstimator(UncertaintyEstimator):
                         range(start, start + len(x)),
                         Stream.HEAD_MASKS,
                     )
-                    codes.append(self._codes(x, masks.to(self.device)))
+                    codes.append(self._codes(x, [masks.to(self.device)])[:, 0])
         latents = torch.cat(codes, dim=1)  # (recursions, head_masks * n, latent)
         if not bool((latents.abs() <= _LARGEST_CODE).all()):
             raise AttractorError(
@@ -232,12 +243,8 @@ class AttractorEstimator(UncertaintyEstimator):
             ]
 
     def _sample(self, x: Tensor, first_index: int) -> Tensor:
-        codes = torch.stack(
-            [
-                self._codes(x, self._masks(trial, first_index, len(x)))
-                for trial in range(self.trials)
-            ],
-            dim=1,
+        codes = self._codes(
+            x, (self._masks(trial, first_index, len(x)) for trial in range(self.trials))
         )  # (recursions, trials, n, latent)
         diverged = ~(codes.abs() <= _LARGEST_CODE).all(-1)  # also where a code is NaN
         codes[diverged] = 0
@@ -245,9 +252,11 @@ class AttractorEstimator(UncertaintyEstimator):
         p[diverged] = 1 / p.shape[-1]
         return p
 
-    def _codes(self, x: Tensor, masks: DropoutMasks) -> Tensor:
+    def _codes(self, x: Tensor, trials: Iterable[DropoutMasks]) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        return iterate_latents(self.model, x, masks, self.recursions)
+        precision = mixed_precision(self.device, self.precision)
+        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+            return iterate_latents(self.model, x, trials, self.recursions).float()
 
     def _masks(self, trial: int, first_index: int, count: int) -> DropoutMasks:
         shapes, rate = self.model.site_shapes, self.model.dropout
@@ -278,6 +287,7 @@ class AttractorEstimator(UncertaintyEstimator):
             "mask_scope": self.mask_scope,
             "seed": self.seed,
             "batch_size": self.batch_size,
+            "precision": self.precision,
         }
         model = {
             "latent_dim": self.model.latent_dim,

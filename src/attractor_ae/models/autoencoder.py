@@ -164,11 +164,30 @@ class Autoencoder(nn.Module):
         )
 
     def encode(
-        self, x: Float[Tensor, "n c h w"], masks: DropoutMasks | None = None
+        self,
+        x: Float[Tensor, "n c h w"],
+        masks: DropoutMasks | None = None,
+        *,
+        first: Float[Tensor, "n features h_half w_half"] | None = None,
     ) -> Float[Tensor, "n latent"]:
-        """Return the latent codes of images, under ``masks`` or without dropout."""
+        """Return the latent codes of images, under ``masks`` or without dropout.
+
+        Parameters
+        ----------
+        x
+            Images in [0, 1], or an earlier output.
+        masks
+            Masks of the ten sites; none leaves dropout off.
+        first
+            What the first convolution, ``encoder[0]``, makes of ``x``, if that is known already: it
+            is the same for all masks.
+        """
         sites = self._sites(masks)
-        for convolution, mask in zip(self.encoder, sites[:4], strict=True):
+        known = first is not None
+        x = drop(
+            first if known else self.encoder[0](x), self.activation, sites[0], keep_input=known
+        )
+        for convolution, mask in zip(self.encoder[1:], sites[1:4], strict=True):
             x = drop(convolution(x), self.activation, mask)
         x = x.flatten(1)  # (n, 2w * side * side)
         return self.latent(drop(self.encoder_linear(x), self.activation, sites[4]))

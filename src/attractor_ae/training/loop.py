@@ -16,6 +16,7 @@ from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.devices import mixed_precision, resolve_device
 from attractor_ae.errors import AttractorError
+from attractor_ae.memory import keep_freed_memory
 from attractor_ae.models.masks import draw_masks
 from attractor_ae.randomness import Stream, generator
 from attractor_ae.runs import Run, environment
@@ -132,14 +133,15 @@ def train(
 
     checkpoint = loop.checkpoint(len(history))
     try:
-        for progress in loop.run(first_epoch=len(history) + 1):
-            if progress.report is not None:
-                history.append(progress.report)
-                checkpoint = loop.checkpoint(len(history))
-                _log_epoch(run, config.training, progress.report)
-                if len(history) % config.training.checkpoint_interval == 0:
-                    save()
-            on_progress(progress)
+        with keep_freed_memory():
+            for progress in loop.run(first_epoch=len(history) + 1):
+                if progress.report is not None:
+                    history.append(progress.report)
+                    checkpoint = loop.checkpoint(len(history))
+                    _log_epoch(run, config.training, progress.report)
+                    if len(history) % config.training.checkpoint_interval == 0:
+                        save()
+                on_progress(progress)
     except KeyboardInterrupt:
         if history:
             save()
