@@ -33,9 +33,9 @@ from sizes import Sizes, scalar_options
 from attractor_ae import Autoencoder, ImageSet, evaluate, load, train
 from attractor_ae.devices import mixed_precision
 from attractor_ae.estimators.heads import MLPHead
+from attractor_ae.presets import preset
 from attractor_ae.storage import load_weights, read_tensors
 from attractor_ae.training import build_network
-from attractor_ae.workflows import preset
 
 OUTS = ("faces", "textures", "photos", "digits8")
 CPU = torch.device("cpu")

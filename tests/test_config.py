@@ -10,6 +10,7 @@ from attractor_ae.config import (
     HeadName,
     MetricLossName,
     ReconstructionLossName,
+    ScoreName,
 )
 from attractor_ae.data import CATALOGUE
 from attractor_ae.errors import AttractorError
@@ -17,6 +18,7 @@ from attractor_ae.estimators import HEADS
 from attractor_ae.models import ACTIVATIONS
 from attractor_ae.models.losses import RECONSTRUCTION_LOSSES
 from attractor_ae.models.metric_losses import METRIC_LOSSES
+from attractor_ae.scores import SCORES
 
 # A file as the original's authors wrote it: every key that it knows, and no other.
 ORIGINAL = """
@@ -84,12 +86,15 @@ def test_new_keys_default_to_the_published_values(original):
     evaluation = config.evaluation
     assert (evaluation.recursions, evaluation.recursion, evaluation.trials) == (6, 2, 20)
     assert (evaluation.head, evaluation.head_masks) == ("mlp", 1)
+    assert (evaluation.score, evaluation.scores) == ("entropy", ())
+    assert (config.training.feedback, dataset.calibration_share) == (0, 0)
 
 
 def test_names_in_a_config_are_those_that_the_rooms_know():
     assert set(get_args(ReconstructionLossName)) == set(RECONSTRUCTION_LOSSES)
     assert set(get_args(MetricLossName)) == {"", *METRIC_LOSSES}
     assert set(get_args(HeadName)) == set(HEADS)
+    assert get_args(ScoreName) == SCORES
 
 
 @pytest.mark.parametrize(
@@ -120,6 +125,10 @@ def test_overrides_win_over_the_file(original):
         ("training.epoch=3", ["[training]", "'epoch'", "did you mean 'epochs'"]),
         ("trainin.epochs=3", ["section", "'trainin'", "did you mean 'training'"]),
         ("training.epochs=0", ["training.epochs = 0", "greater than or equal to 1"]),
+        ("training.feedback=1.5", ["training.feedback = 1.5", "less than or equal to 1"]),
+        ("evaluation.score=fused", ["set dataset.calibration_share", "choose another score"]),
+        ("evaluation.score=displacement", ["evaluation.score", "'displacement'", "fused"]),
+        ('evaluation.scores=["stepp"]', ["evaluation.scores", "'stepp'"]),
         ("training.epochs=1.5", ["training.epochs = 1.5", "integer"]),
         ("training.epochs=true", ["training.epochs = True", "integer"]),
         ("training.learning_rate=nan", ["training.learning_rate", "finite"]),

@@ -32,13 +32,13 @@ def result(estimator, sets):
 
 def test_each_data_set_is_scored_once(sets, estimator, monkeypatch):
     seen = []
-    original = type(estimator).predict_proba_recursions
+    original = type(estimator).predict_scores
 
-    def counting(self, images, on_progress):
+    def counting(self, images, names, on_progress):
         seen.append(len(images))
-        return original(self, images, on_progress)
+        return original(self, images, names, on_progress)
 
-    monkeypatch.setattr(type(estimator), "predict_proba_recursions", counting)
+    monkeypatch.setattr(type(estimator), "predict_scores", counting)
     told = []
     evaluate(
         estimator,
@@ -105,6 +105,47 @@ def test_a_result_is_read_back_as_it_was(result, tmp_path):
     assert stored["recursions"][1]["out"]["faces"]["auroc"] == pytest.approx(
         result.metrics(1)["out"]["faces"]["auroc"]
     )
+
+
+@pytest.fixture
+def scored(estimator, sets):
+    estimator.calibrate(load("mnist5k", per_class=9).images[-50:], np.arange(50) % 10)
+    return evaluate(
+        estimator, sets["in"], [sets["faces"], sets["photos"]], scores=["entropy", "displacement"]
+    )
+
+
+def test_further_scores_are_measured_beside_the_reported_one(scored):
+    assert scored.score == "fused"
+    assert scored.score_names == ("entropy", "fused", "displacement")
+    for name in scored.score_names:
+        known = scored.in_scores.uncertainty(1, name)
+        found = scored.detection(name, 1)
+        for scores in scored.out_scores:
+            s = np.r_[known, scores.uncertainty(1, name)]
+            y = np.r_[np.zeros(len(known)), np.ones(len(scores.labels))]
+            assert found[scores.name].auroc == pytest.approx(roc_auc_score(y, s))
+    metrics = scored.metrics()
+    assert metrics["score"] == "fused"
+    assert metrics["out"]["faces"]["auroc"] == scored.detection("fused")["faces"].auroc
+    by_entropy = scored.metrics(score="entropy")
+    assert by_entropy["out"]["faces"]["auroc"] == scored.detection("entropy")["faces"].auroc
+    assert by_entropy["out"] != metrics["out"]
+    with pytest.raises(AttractorError, match="unknown score 'step'.*entropy, fused, displacement"):
+        scored.detection("step")
+
+
+def test_scores_are_read_back_as_they_were(scored, tmp_path):
+    scored.save(tmp_path)
+    again = EvaluationResult.load(tmp_path)
+    assert again.score == "fused"
+    assert again.score_names == scored.score_names
+    for name in again.score_names:
+        assert again.detection(name) == scored.detection(name)
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["reported_score"] == "fused"
+    found = stored["scores"]["displacement"][2]["photos"]["auroc"]
+    assert found == pytest.approx(scored.detection("displacement", 2)["photos"].auroc)
 
 
 def test_a_damaged_result_is_named(result, tmp_path):

@@ -4,7 +4,7 @@ import torch
 
 from attractor_ae import ExperimentConfig, ImageSet, fit_estimator, run_evaluation, train
 from attractor_ae.errors import AttractorError
-from attractor_ae.workflows import preset
+from attractor_ae.presets import preset
 
 SETTINGS = {
     "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},

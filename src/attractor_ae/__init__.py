@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from attractor_ae.estimators import AttractorEstimator, UncertaintyEstimator
     from attractor_ae.evaluation import EvaluationResult, evaluate
     from attractor_ae.models import Autoencoder, ConvClassifier, DropoutMasks
+    from attractor_ae.presets import preset
     from attractor_ae.runs import Run
     from attractor_ae.training import train
     from attractor_ae.workflows import fit_estimator, run_demo, run_evaluation, run_training
@@ -27,6 +28,7 @@ _HOMES = {
     "estimators": ("AttractorEstimator", "UncertaintyEstimator"),
     "evaluation": ("EvaluationResult", "evaluate"),
     "models": ("Autoencoder", "ConvClassifier", "DropoutMasks"),
+    "presets": ("preset",),
     "runs": ("Run",),
     "training": ("train",),
     "workflows": ("fit_estimator", "run_demo", "run_evaluation", "run_training"),
@@ -51,6 +53,7 @@ __all__ = [
     "fit_estimator",
     "iterate",
     "load",
+    "preset",
     "run_demo",
     "run_evaluation",
     "run_training",

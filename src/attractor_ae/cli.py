@@ -112,7 +112,13 @@ def demo(
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Argument(help="TOML file of the experiment; see configs/.")],
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help="TOML file of the experiment; see configs/. Or the name of a preset: default, "
+            "paper, quick."
+        ),
+    ] = Path("default"),
     folder: Annotated[
         Path | None,
         typer.Option("--out", help="Run folder to make. Default: runs/CONFIG-seedN."),
@@ -125,9 +131,9 @@ def train(
 ) -> None:
     """Train the network of an experiment and leave a run folder."""
     with one_line_errors():
-        from attractor_ae.config import ExperimentConfig
+        from attractor_ae.presets import read_experiment
 
-        experiment = ExperimentConfig.from_toml(config, settings or ())
+        experiment = read_experiment(config, settings or ())
         target = folder or Path("runs") / f"{config.stem}-seed{experiment.training.seed}"
     options = [*_sets(settings), *_root(data_root), "--resume"]
     with one_line_errors(_again("train", config, "--out", target, *options)):
@@ -397,12 +403,14 @@ def _describe(state: "DatasetStatus") -> None:
 
 
 def _show(result: "EvaluationResult", folder: Path) -> None:
-    from attractor_ae.reporting import detection_table, recursion_table
+    from attractor_ae.reporting import detection_table, recursion_table, score_table
     from attractor_ae.runs import Run
 
     pictures = Run(folder).evaluation_folder
     out.print(detection_table(result))
     out.print(recursion_table(result))
+    if len(result.score_names) > 1:
+        out.print(score_table(result))
     out.print("Pictures and numbers:", highlight=False)
     for path in sorted(pictures.iterdir()):
         if path.suffix in {".png", ".json"}:

@@ -29,6 +29,22 @@ OptimizerName = Literal["Adam", "AdamW", "SGD"]
 ModelType = Literal["dropout-cae", "conv"]
 HeadName = Literal["mlp", "knn"]
 MaskScope = Literal["trial", "sample"]
+# In [0, 1], as thresholds and histograms want them.
+ReportedScore = Literal["entropy", "member_entropy", "mutual_information", "separation", "fused"]
+ScoreName = Literal[
+    "entropy",
+    "member_entropy",
+    "mutual_information",
+    "displacement",
+    "structural_displacement",
+    "step",
+    "feature_norm",
+    "spread",
+    "mahalanobis",
+    "neighbours",
+    "separation",
+    "fused",
+]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 _LOSS_SPELLINGS = {"msssim": "ms-ssim", "mssim": "ms-ssim"}
@@ -98,6 +114,12 @@ class DatasetConfig(_Section):
     channels: Literal[1, 3] = Field(
         default=1, description="1: grey, 3: colour; of images and network"
     )
+    calibration_share: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="share of each class's images that nothing is trained on, for calibration",
+    )
     max_broken: float = Field(
         default=0.01, ge=0, le=1, description="share of broken files up to which they are left out"
     )
@@ -140,6 +162,15 @@ class TrainingConfig(_Section):
     # New keys.
     seed: int = Field(default=0, ge=0, lt=2**63)
     schedule: Literal["constant", "onecycle"] = "constant"
+    feedback: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the inputs that are the network's own earlier outputs",
+    )
+    feedback_start: float = Field(
+        default=0.25, ge=0, le=1, description="share of the training after which it begins"
+    )
     device: str = Field(default="auto", description='"auto", or a device of PyTorch by name')
     precision: Precision = Field(
         default="auto",
@@ -184,6 +215,13 @@ class EvaluationConfig(_Section):
         default="trial", description="whether the images of a trial share a mask"
     )
     precision: Precision = Field(default="auto", description="as in [training]")
+    score: ReportedScore = Field(
+        default="entropy",
+        description='the score that is reported; "fused" needs a calibration_share',
+    )
+    scores: tuple[ScoreName, ...] = Field(
+        default=(), strict=False, description="further scores that are measured"
+    )
     out_datasets: tuple[str, ...] = Field(
         default=(), strict=False, description="the D_outs; none names faces, textures and photos"
     )
@@ -217,13 +255,23 @@ class ExperimentConfig(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
+    def _what_is_fused_is_calibrated(self) -> "ExperimentConfig":
+        fused = "fused" in (self.evaluation.score, *self.evaluation.scores)
+        if fused and not self.dataset.calibration_share:
+            raise ValueError(
+                'the score "fused" needs images that nothing is trained on; '
+                "set dataset.calibration_share, e.g. to 0.1, or choose another score"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_classifier_reconstructs_nothing(self) -> "ExperimentConfig":
         training = self.training
         impossible = training.make_scene_impossible or training.make_instance_impossible
-        if self.model.type == "conv" and (self.model.metric or impossible):
+        if self.model.type == "conv" and (self.model.metric or impossible or training.feedback):
             raise ValueError(
                 'model.type "conv" has no latent code and no reconstruction; set model.metric to '
-                '"", and make_scene_impossible and make_instance_impossible to false'
+                '"", make_scene_impossible and make_instance_impossible to false, and feedback to 0'
             )
         return self
 

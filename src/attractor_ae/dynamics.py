@@ -1,6 +1,6 @@
 """The autoencoder as a dynamical system: apply it to its own output, again and again."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -74,21 +74,36 @@ def iterate_latents(
     x: Float[Tensor, "n c h w"],
     trials: Iterable[DropoutMasks | None],
     recursions: int,
+    on_step: Callable[[Tensor, Tensor], None] | None = None,
 ) -> Float[Tensor, "recursions trials n latent"]:
     """Return the latents of `iterate` alone, under one mask after the other.
 
     What is the same for all masks is computed once, and the last reconstruction, which no latent
-    code depends on, not at all.
+    code depends on, not at all unless it is asked for.
+
+    Parameters
+    ----------
+    model, x, recursions
+        As for `iterate`.
+    trials
+        Masks of each trial.
+    on_step
+        Called with x_r and x_{r+1} of every recursion of every trial, in their order.
     """
     _check_recursions(recursions)
     first = model.encoder[0](x)
     codes = []
     for masks in trials:
-        z = model.encode(x, masks, first=first)
-        latents = [z]
-        while len(latents) < recursions:
-            z = model.encode(model.decode(z, masks), masks)
-            latents.append(z)
+        latents = [model.encode(x, masks, first=first)]
+        before = x
+        while len(latents) < recursions or on_step is not None:
+            after = model.decode(latents[-1], masks)
+            if on_step is not None:
+                on_step(before, after)
+                if len(latents) == recursions:
+                    break
+            latents.append(model.encode(after, masks))
+            before = after
         codes.append(torch.stack(latents))
     return torch.stack(codes, dim=1)
 

@@ -12,9 +12,16 @@ import torch
 from jaxtyping import Float32, Float64, Int64
 
 from attractor_ae.data import ImageSet
-from attractor_ae.errors import AttractorError
+from attractor_ae.errors import AttractorError, unknown_name
 from attractor_ae.estimators.base import UncertaintyEstimator
-from attractor_ae.metrics import Grid, accuracy, detection_metrics, entropy, wasserstein_sums
+from attractor_ae.metrics import (
+    DetectionMetrics,
+    Grid,
+    accuracy,
+    detection_metrics,
+    entropy,
+    wasserstein_sums,
+)
 from attractor_ae.misclassification import misclassification_metrics
 from attractor_ae.storage import read_tensors, write_json, write_tensors
 
@@ -39,6 +46,9 @@ class DatasetScores:
         Index of the true class; -1 where the class is none of the known.
     probabilities
         p_r of every recursion (PROTOCOL section 1).
+    scores
+        Name of a score (`attractor_ae.scores`) -> its values at every recursion, float64, of shape
+        (recursions, n). The entropy need not be among them: it follows from the probabilities.
     """
 
     name: str
@@ -46,9 +56,27 @@ class DatasetScores:
     role: Role
     labels: Int64[np.ndarray, " n"]
     probabilities: Float32[np.ndarray, "recursions n classes"]
+    scores: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def uncertainty(self, recursion: int) -> Float64[np.ndarray, " n"]:
-        """Return u_r: the normalised entropy of each image's distribution, in [0, 1]."""
+    def uncertainty(self, recursion: int, score: str = "entropy") -> Float64[np.ndarray, " n"]:
+        """Return a score of each image; larger is more unknown.
+
+        Parameters
+        ----------
+        recursion
+            At which recursion.
+        score
+            By default u_r: the normalised entropy of each image's distribution, in [0, 1].
+
+        Raises
+        ------
+        AttractorError
+            If the set was not scored so.
+        """
+        if score in self.scores:
+            return self.scores[score][recursion]
+        if score != "entropy":
+            raise unknown_name("score", score, ("entropy", *self.scores))
         return entropy(self.probabilities[recursion])
 
     def predicted(self, recursion: int) -> Int64[np.ndarray, " n"]:
@@ -74,6 +102,8 @@ class EvaluationResult:
         Scores of the others.
     provenance
         What the result was made with, e.g. versions and settings; values that JSON can hold.
+    score
+        The score that is reported.
     """
 
     method: str
@@ -83,19 +113,33 @@ class EvaluationResult:
     shift_scores: tuple[DatasetScores, ...] = ()
     out_scores: tuple[DatasetScores, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
+    score: str = "entropy"
 
     @property
     def recursions(self) -> int:
         """Number of recursions that were evaluated."""
         return len(self.in_scores.probabilities)
 
-    def metrics(self, recursion: int | None = None, *, grid: Grid = "exact") -> dict[str, Any]:
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The scores that the sets were given; the entropy is always among them."""
+        return tuple(dict.fromkeys(("entropy", *self.in_scores.scores)))
+
+    def metrics(
+        self,
+        recursion: int | None = None,
+        *,
+        score: str | None = None,
+        grid: Grid = "exact",
+    ) -> dict[str, Any]:
         """Return every score of PROTOCOL section 8 at one recursion.
 
         Parameters
         ----------
         recursion
             The reported one by default.
+        score
+            The reported one by default; it must lie in [0, 1]. `detection` takes every score.
         grid
             ``"exact"``, or ``"paper"``: the thresholds of the released code.
 
@@ -106,32 +150,51 @@ class EvaluationResult:
             set; ``wasserstein``, the sums of distances. Rates lie in [0, 1].
         """
         r = self.recursion if recursion is None else recursion
+        name = self.score if score is None else score
         known = self.in_scores
-        u = known.uncertainty(r)
+        u = known.uncertainty(r, name)
         correct = known.predicted(r) == known.labels
         errors = misclassification_metrics(u, correct, grid=grid)
-        outs = {scores.name: scores.uncertainty(r) for scores in self.out_scores}
+        outs = {scores.name: scores.uncertainty(r, name) for scores in self.out_scores}
         return {
             "recursion": r,
+            "score": name,
             "accuracy": accuracy(known.predicted(r), known.labels),
             "mean_uncertainty": float(u.mean()),
             "misclassification": {**asdict(errors.detection), "areas": asdict(errors.areas)},
             "shift": {
                 scores.name: {
                     "accuracy": accuracy(scores.predicted(r), scores.labels),
-                    "mean_uncertainty": float(scores.uncertainty(r).mean()),
-                    **asdict(detection_metrics(u, scores.uncertainty(r), grid=grid)),
+                    "mean_uncertainty": float(scores.uncertainty(r, name).mean()),
+                    **asdict(detection_metrics(u, scores.uncertainty(r, name), grid=grid)),
                 }
                 for scores in self.shift_scores
             },
             "out": {
-                name: {
+                out_name: {
                     "mean_uncertainty": float(out.mean()),
                     **asdict(detection_metrics(u, out, grid=grid)),
                 }
-                for name, out in outs.items()
+                for out_name, out in outs.items()
             },
             "wasserstein": asdict(wasserstein_sums(u, outs)) if outs else {},
+        }
+
+    def detection(self, score: str, recursion: int | None = None) -> dict[str, DetectionMetrics]:
+        """Return how well one score tells D_in from each D_out, on the exact grid.
+
+        Parameters
+        ----------
+        score
+            One of ``score_names``.
+        recursion
+            The reported one by default.
+        """
+        r = self.recursion if recursion is None else recursion
+        u = self.in_scores.uncertainty(r, score)
+        return {
+            scores.name: detection_metrics(u, scores.uncertainty(r, score))
+            for scores in self.out_scores
         }
 
     def save(self, folder: str | Path, *, grid: Grid = "exact") -> Path:
@@ -153,10 +216,14 @@ class EvaluationResult:
         for i, scores in enumerate(every):
             tensors[f"{i}.labels"] = torch.from_numpy(scores.labels)
             tensors[f"{i}.probabilities"] = torch.from_numpy(scores.probabilities)
+            for name, values in scores.scores.items():
+                tensors[f"{i}.scores.{name}"] = torch.from_numpy(values)
         metadata = {
             "method": self.method,
             "classes": json.dumps(self.classes),
             "recursion": str(self.recursion),
+            "score": self.score,
+            "score_names": json.dumps(list(self.in_scores.scores)),
             "datasets": json.dumps([[s.name, s.split, s.role] for s in every]),
             "provenance": json.dumps(self.provenance),
         }
@@ -165,10 +232,18 @@ class EvaluationResult:
             "method": self.method,
             "in_dataset": self.in_scores.name,
             "reported_recursion": self.recursion,
+            "reported_score": self.score,
             "grid": grid,
             "recursions": [
                 _without_nan(self.metrics(r, grid=grid)) for r in range(self.recursions)
             ],
+            "scores": {
+                name: [
+                    {out: asdict(found) for out, found in self.detection(name, r).items()}
+                    for r in range(self.recursions)
+                ]
+                for name in self.score_names
+            },
             "provenance": self.provenance,
         }
         write_json(folder / METRICS_FILE, metrics)
@@ -186,6 +261,7 @@ class EvaluationResult:
         path = Path(folder) / SCORES_FILE
         tensors, metadata = read_tensors(path)
         try:
+            names = json.loads(metadata["score_names"])
             every = [
                 DatasetScores(
                     name,
@@ -193,6 +269,7 @@ class EvaluationResult:
                     role,
                     tensors[f"{i}.labels"].numpy(),
                     tensors[f"{i}.probabilities"].numpy(),
+                    {name: tensors[f"{i}.scores.{name}"].numpy() for name in names},
                 )
                 for i, (name, split, role) in enumerate(json.loads(metadata["datasets"]))
             ]
@@ -204,6 +281,7 @@ class EvaluationResult:
                 shift_scores=tuple(s for s in every if s.role == "shift"),
                 out_scores=tuple(s for s in every if s.role == "out"),
                 provenance=json.loads(metadata["provenance"]),
+                score=metadata["score"],
             )
         except (KeyError, ValueError, IndexError, TypeError):
             raise AttractorError(f"{path}: holds no evaluation; evaluate the run again") from None
@@ -215,6 +293,7 @@ def evaluate(
     out_datasets: Sequence[ImageSet],
     shift_datasets: Sequence[ImageSet] = (),
     *,
+    scores: Sequence[str] = (),
     provenance: dict[str, Any] | None = None,
     on_progress: Callable[[str, int, int], None] = lambda _name, _done, _all: None,
 ) -> EvaluationResult:
@@ -230,6 +309,8 @@ def evaluate(
         Images of unknown kinds; their labels are not used.
     shift_datasets
         The known classes in another guise; their classes must be among those of ``in_dataset``.
+    scores
+        Further scores to give, beside the estimator's own.
     provenance
         What the result was made with; kept with it.
     on_progress
@@ -238,8 +319,8 @@ def evaluate(
     Raises
     ------
     AttractorError
-        If a set is empty, a name comes twice, a shifted set has an unknown class, or D_in has fewer
-        classes than were fitted.
+        If a set is empty, a name comes twice, a shifted set has an unknown class, D_in has fewer
+        classes than were fitted, or a score is unknown.
     """
     largest = int(estimator.classes_.max())
     if largest >= len(in_dataset.classes):
@@ -255,11 +336,20 @@ def evaluate(
     def score(images: ImageSet, role: Role) -> DatasetScores:
         if not len(images):
             raise AttractorError(f"data set {images.name!r} ({images.split}) has no images")
-        probabilities = estimator.predict_proba_recursions(
-            images.images, lambda done, count: on_progress(images.name, done, count)
+        scored = estimator.predict_scores(
+            images.images,
+            list(dict.fromkeys((estimator.score, *scores))),
+            lambda done, count: on_progress(images.name, done, count),
         )
         labels = _known_labels(images, role, in_dataset, estimator)
-        return DatasetScores(images.name, images.split, role, labels, probabilities.numpy())
+        return DatasetScores(
+            images.name,
+            images.split,
+            role,
+            labels,
+            scored.probabilities.numpy(),
+            {name: values.numpy() for name, values in scored.scores.items()},
+        )
 
     return EvaluationResult(
         method=estimator.method,
@@ -269,6 +359,7 @@ def evaluate(
         shift_scores=tuple(score(images, "shift") for images in shift_datasets),
         out_scores=tuple(score(images, "out") for images in out_datasets),
         provenance=provenance or {},
+        score=estimator.score,
     )
 
 

@@ -18,6 +18,7 @@ class Stream(IntEnum):
     HEAD_MASKS = 3
     HEAD_TRAINING = 4
     SUBSET = 5
+    CALIBRATION = 6
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from importlib import resources
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +22,7 @@ from attractor_ae.errors import AttractorError
 from attractor_ae.estimators import AttractorEstimator
 from attractor_ae.evaluation import EvaluationResult, evaluate
 from attractor_ae.models import Autoencoder
+from attractor_ae.presets import preset
 from attractor_ae.reporting import (
     auroc_by_recursion,
     entropy_histogram,
@@ -37,6 +37,7 @@ from attractor_ae.training import (
     train,
     trained_on,
     training_augmentation,
+    training_part,
 )
 
 ImageProgress = Callable[[str, int, int], None]
@@ -56,20 +57,6 @@ BUILT_IN_OUT = ("faces", "textures", "photos")
 
 # What may be set of a run that is trained: the measuring, and what it needs to read its images.
 _AFTER_TRAINING = ("evaluation.", "dataset.max_broken=")
-
-
-def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Return an experiment that ships with the package, e.g. ``"quick"``.
-
-    Parameters
-    ----------
-    name
-        Name of a file in ``attractor_ae/presets``, without its ending.
-    overrides
-        As for `ExperimentConfig.from_toml`.
-    """
-    with resources.as_file(resources.files("attractor_ae") / "presets" / f"{name}.toml") as path:
-        return ExperimentConfig.from_toml(path, overrides)
 
 
 def run_training(
@@ -163,12 +150,14 @@ def fit_estimator(
 ) -> AttractorEstimator:
     """Return an estimator of a finished run, fitted on the images that the run was trained on.
 
+    It is calibrated on those that the run's config kept for it, if any.
+
     Parameters
     ----------
     folder
         The run folder.
     images
-        The labelled images of its training.
+        The images that its training was given.
     overrides
         Any number of ``"evaluation.key=value"``, which win over the stored config.
     natural
@@ -209,7 +198,12 @@ def fit_estimator(
         seed=config.training.seed,
     )
     estimator.to(resolve_device(config.training.device, config.training.gpu))
-    return estimator.fit(images.images, images.labels)
+    trained, kept = training_part(config, images)
+    estimator.fit(trained.images, trained.labels)
+    if len(kept):
+        estimator.calibrate(kept.images, kept.labels)
+    estimator.score = settings.score
+    return estimator
 
 
 def run_evaluation(
@@ -270,6 +264,7 @@ def run_evaluation(
         known,
         unknown,
         shifted,
+        scores=config.evaluation.scores,
         provenance={
             **environment(str(estimator.device), "float32"),
             "experiment": config.model_dump(mode="json"),

@@ -16,9 +16,10 @@ from attractor_ae.dynamics import iterate
 from attractor_ae.errors import AttractorError
 from attractor_ae.estimators.base import check_images, gather
 from attractor_ae.models import sample_masks, trial_masks
+from attractor_ae.presets import preset
+from attractor_ae.scores import SCORES
 from attractor_ae.storage import load_weights, read_tensors, write_tensors
 from attractor_ae.training import build_network
-from attractor_ae.workflows import preset
 
 SCOPES = ["trial", "sample"]
 
@@ -84,7 +85,7 @@ def test_members_are_the_iterated_model_under_each_trials_mask(autoencoder, digi
         if scope == "trial":
             masks = trial_masks(shapes, 0.33, 5, trial)
         else:
-            masks = sample_masks(shapes, 0.33, 5, trial, range(4))
+            masks = sample_masks(shapes, 0.33, 5, trial, 0, 4)
         with torch.no_grad():
             latents = iterate(autoencoder, x, masks, 3).latents
         expected = estimator.head_.predict_proba(latents)[1]
@@ -127,7 +128,7 @@ def test_fast_scoring_is_the_plain_one(trained, digits, scope):
         if scope == "trial":
             masks = trial_masks(trained.site_shapes, 0.33, 0, trial)
         else:
-            masks = sample_masks(trained.site_shapes, 0.33, 0, trial, range(len(x)))
+            masks = sample_masks(trained.site_shapes, 0.33, 0, trial, 0, len(x))
         codes = plain_codes(trained, x, masks, 3)
         for r in range(3):
             expected[r] += estimator.head_.predict_proba(codes.float())[r] / 3
@@ -169,6 +170,77 @@ def test_in_trial_scope_a_score_does_not_depend_on_the_other_images(estimator, d
 def test_the_scopes_differ(autoencoder, digits):
     a, b = (make(autoencoder, digits, mask_scope=scope) for scope in SCOPES)
     assert not torch.allclose(a.predict(digits.images), b.predict(digits.images))
+
+
+@pytest.fixture
+def calibrated(estimator):
+    known = load("mnist5k", per_class=9)
+    known = known.take(np.flatnonzero(np.arange(len(known)) % 9 >= 4))  # not those of the fit
+    return estimator.calibrate(known.images, known.labels)
+
+
+def test_scores_are_those_of_the_trajectories(calibrated, digits):
+    """Every score from reconstructions and codes that `trajectory` gives, one after the other."""
+    images = digits.images[:5]
+    found = calibrated.predict_scores(images).scores
+    assert tuple(found) == calibrated.score_names == SCORES
+    x = torch.from_numpy(images).float() / 255
+    trajectories = calibrated.trajectory(images)
+    for r in range(3):
+        after = torch.stack([t.reconstructions[r] for t in trajectories])
+        before = torch.stack([t.reconstructions[r - 1] if r else x for t in trajectories])
+        displacement = (after - x).square().mean((2, 3, 4)).sqrt().mean(0)
+        step = (after - before).square().mean((2, 3, 4)).sqrt().mean(0)
+        np.testing.assert_allclose(found["displacement"][r], displacement, rtol=1e-3)
+        np.testing.assert_allclose(found["step"][r], step, rtol=1e-3, atol=1e-6)
+    codes = torch.stack([t.latents for t in trajectories], dim=1)
+    for name, values in calibrated.known_.scores(codes).items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(found["fused"], calibrated.fused_(found))
+
+
+def test_after_calibration_the_fused_score_is_given(calibrated, digits):
+    u = calibrated.predict(digits.images)
+    assert ((u >= 0) & (u < 1)).all()
+    assert torch.equal(u, calibrated.predict_scores(digits.images, ["fused"]).scores["fused"][1])
+    calibrated.score = "entropy"
+    assert not torch.equal(u, calibrated.predict(digits.images))
+
+
+def test_scores_do_not_depend_on_the_batch(calibrated, digits):
+    whole = calibrated.predict_scores(digits.images).scores
+    calibrated.batch_size = 7
+    for name, values in calibrated.predict_scores(digits.images).scores.items():
+        if name not in {"fused", "separation"}:  # a count, which rounding can tip
+            np.testing.assert_allclose(values, whole[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_calibrated_estimator_is_stored_whole(calibrated, digits, tmp_path):
+    path = tmp_path / "attractor.safetensors"
+    calibrated.save(path)
+    again = AttractorEstimator.load(path)
+    assert again.score == "fused"
+    expected = calibrated.predict_scores(digits.images).scores
+    for name, values in again.predict_scores(digits.images).scores.items():
+        assert torch.equal(values, expected[name])
+
+
+def test_no_images_have_no_scores(calibrated, digits):
+    scored = calibrated.predict_scores(digits.images[:0])
+    assert scored.probabilities.shape == (3, 0, 10)
+    assert all(values.shape == (3, 0) for values in scored.scores.values())
+    assert calibrated.sample_proba(digits.images[:0]).shape == (3, 0, 10)
+
+
+def test_impossible_scores_and_calibrations_are_refused(estimator, digits):
+    with pytest.raises(AttractorError, match="the fused score needs a calibration; call calibrate"):
+        estimator.predict_scores(digits.images, ["fused"])
+    with pytest.raises(AttractorError, match="unknown score 'entrpy'"):
+        estimator.predict_scores(digits.images, ["entrpy"])
+    with pytest.raises(AttractorError, match="needs at least 20 known images"):
+        estimator.calibrate(digits.images[:19], digits.labels[:19])
+    with pytest.raises(AttractorError, match="label 11 was not fitted"):
+        estimator.calibrate(digits.images, digits.labels + 2)
 
 
 def test_uint8_and_float_mean_the_same(estimator, digits):

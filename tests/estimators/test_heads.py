@@ -52,6 +52,30 @@ def test_recursions_are_separate_problems(split):
     torch.testing.assert_close(both[:1], alone, rtol=1e-3, atol=1e-4)
 
 
+def test_the_temperature_is_that_of_the_greatest_likelihood(split):
+    """Of the mean over the trials, against a search over a grid; classes stay as they were."""
+    train, labels, test, truth = split
+    head = MLPHead(epochs=4).fit(train, labels, 10, seed=0)
+    noise = torch.randn(2, 3, *test.shape[1:], generator=torch.Generator().manual_seed(0))
+    trials = test[:, None] + noise * train.std(1)[:, None, None]
+    before = head.predict_proba(trials.flatten(1, 2))
+
+    def likelihood(p):
+        mean = p.unflatten(1, trials.shape[1:3]).double().mean(1)
+        return mean[:, torch.arange(len(truth)), truth].clamp_min(1e-12).log().mean(1)
+
+    head.calibrate(trials, truth)
+    found = head.temperature_.flatten()
+    reached = likelihood(head.predict_proba(trials.flatten(1, 2)))
+    assert (reached >= likelihood(before)).all()
+    for temperature in np.exp(np.linspace(-2.9, 2.9, 59)):
+        head.temperature_ = torch.full((2, 1, 1), float(temperature))
+        tried = head.predict_proba(trials.flatten(1, 2))
+        assert (likelihood(tried) <= reached + 1e-5).all()
+        assert torch.equal(tried.argmax(-1), before.argmax(-1))
+    assert not torch.allclose(found, torch.ones(2))
+
+
 def test_neighbours_are_scikit_learns_with_fifty_weighted_by_distance(split):
     train, labels, test, _ = split
     p = KNNHead().fit(train, labels, 10, seed=0).predict_proba(test)

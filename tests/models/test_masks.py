@@ -48,11 +48,13 @@ def test_a_trial_has_one_mask_that_its_seed_and_number_name(unchanged_random_sta
 
 
 def test_a_sample_mask_depends_on_the_image_index_and_not_on_the_batch():
-    together = sample_masks(SHAPES, 0.33, 7, 0, [4, 5, 6])
-    alone = sample_masks(SHAPES, 0.33, 7, 0, [5])
-    for site, single in zip(together.sites, alone.sites, strict=True):
-        assert torch.equal(site[1:2], single)
-        assert not torch.equal(site[0:1], single)
+    together = sample_masks(SHAPES, 0.33, 7, 0, 4, 36)
+    for index in (4, 15, 16, 39):
+        alone = sample_masks(SHAPES, 0.33, 7, 0, index, 1)
+        for site, single in zip(together.sites, alone.sites, strict=True):
+            assert torch.equal(site[index - 4 : index - 3], single)
+    for site in together.sites:
+        assert len(torch.unique(site.flatten(1), dim=0)) == 36  # no two images share one
 
 
 def test_masks_that_do_not_fit_are_refused(autoencoder):

@@ -18,7 +18,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 from attractor_ae import Augmentation, ExperimentConfig, ImageSet, train
 from attractor_ae.errors import AttractorError
 from attractor_ae.models import Autoencoder
-from attractor_ae.training.loop import build_optimizer, learning_rate, training_augmentation
+from attractor_ae.training.loop import (
+    build_optimizer,
+    learning_rate,
+    training_augmentation,
+    training_part,
+)
 
 SETTINGS = {
     "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},
@@ -56,10 +61,16 @@ class StopAfter:
             raise KeyboardInterrupt
 
 
-@pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
-def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(digits, tmp_path, optimizer):
-    # SGD's momentum and the schedule are state too; SGD needs a small rate for summed pixels.
+@pytest.mark.parametrize(
+    ("optimizer", "feedback"), [("Adam", 0.0), ("AdamW", 0.0), ("SGD", 0.0), ("Adam", 0.5)]
+)
+def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(
+    digits, tmp_path, optimizer, feedback
+):
+    # SGD's momentum, the schedule and the fed back outputs are state too; SGD needs a small rate
+    # for summed pixels.
     settings = config(
+        feedback=feedback,
         optimizer=optimizer,
         schedule="onecycle",
         learning_rate=1e-5 if optimizer == "SGD" else 1e-3,
@@ -87,6 +98,37 @@ def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(digits, tmp_path
     for a, b in zip(rows_of(whole), rows_of(resumed), strict=True):
         assert a["loss"] == b["loss"]
     assert not resumed.checkpoint_file.exists()
+
+
+def test_feedback_begins_where_the_config_says(digits, tmp_path):
+    """Up to there the weights are those of a training without it; from there on they are not."""
+    plain, late, early = (
+        weights(train(config(**settings), digits, tmp_path / f"{i}"))
+        for i, settings in enumerate(
+            [{}, {"feedback": 0.9, "feedback_start": 1.0}, {"feedback": 0.9}]
+        )
+    )
+    assert same(plain, late)
+    assert not same(plain, early)
+
+
+def test_a_share_of_each_class_is_kept_for_calibration(digits):
+    settings = ExperimentConfig.from_dict(
+        {"dataset": {"name": "mnist5k", "calibration_share": 0.25}}
+    )
+    unlabelled = ImageSet("d", "train", digits.images, digits.labels.copy(), digits.classes)
+    unlabelled.labels[0] = -1
+    used, kept = training_part(settings, unlabelled)
+    assert (len(used), len(kept)) == (29, 10)  # a class of 3 gives round(0.75) = 1 as well
+    assert np.bincount(kept.labels).tolist() == [1] * 10
+    together = {image.tobytes() for image in (*used.images, *kept.images)}
+    assert together == {image.tobytes() for image in unlabelled.images[1:]}
+    again = training_part(settings, unlabelled)[1]
+    assert np.array_equal(again.images, kept.images)
+    other = settings.model_copy(
+        update={"dataset": settings.dataset.model_copy(update={"split_seed": 1})}
+    )
+    assert not np.array_equal(training_part(other, unlabelled)[1].images, kept.images)
 
 
 def rows_of(run):

@@ -100,6 +100,27 @@ class ImageSet:
             raise AttractorError(f"image set {self.name!r}: seed must be at least 0, got {seed}")
         return self.take(random_rows(self.labels, n, seed))
 
+    def divided(self, share: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
+        """Return the set without ``share`` of each class, and what was left out, drawn at random.
+
+        Both are in the set's own order. Of a class with n images, ``round(share * n)`` are left
+        out.
+
+        Parameters
+        ----------
+        share
+            In [0, 1).
+        seed
+            What is drawn is derived from it.
+        """
+        chosen = [np.empty(0, dtype=np.int64)]
+        for label in np.unique(self.labels):
+            random = generator(seed, Stream.CALIBRATION, int(label) + 2)
+            rows = random.permutation(np.flatnonzero(self.labels == label))
+            chosen.append(rows[: round(share * len(rows))])
+        left_out = np.sort(np.concatenate(chosen))
+        return self.take(np.setdiff1d(np.arange(len(self)), left_out)), self.take(left_out)
+
 
 def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Return where the first ``n`` images of each class are, in ascending order.

@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -18,15 +18,26 @@ from attractor_ae.errors import AttractorError, unknown_name
 from attractor_ae.estimators.base import (
     Batches,
     Images,
+    ScoredImages,
     UncertaintyEstimator,
     check_images,
     gather,
     to_unit_range,
 )
 from attractor_ae.estimators.heads import head_class
+from attractor_ae.fusion import DEFAULT_COMPONENTS, FusedScore
 from attractor_ae.models.autoencoder import Autoencoder, initialised_from
 from attractor_ae.models.masks import DropoutMasks, sample_masks, trial_masks
 from attractor_ae.randomness import Stream, generator
+from attractor_ae.scores import (
+    DISTRIBUTION_SCORES,
+    FUSED,
+    IMAGE_SCORES,
+    LATENT_SCORES,
+    KnownLatents,
+    distribution_scores,
+    image_distances,
+)
 from attractor_ae.storage import load_weights, read_tensors, write_tensors
 
 MASK_SCOPES: tuple[str, ...] = get_args(MaskScope)
@@ -149,6 +160,9 @@ class AttractorEstimator(UncertaintyEstimator):
         self.precision = precision
         self._trial_masks: list[DropoutMasks] | None = None
 
+    fused_scores = DEFAULT_COMPONENTS
+    _member_scores = DISTRIBUTION_SCORES + IMAGE_SCORES + LATENT_SCORES
+
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of the model's images."""
@@ -165,6 +179,7 @@ class AttractorEstimator(UncertaintyEstimator):
         self._trial_masks = None
         if hasattr(self, "head_"):
             self.head_.to(torch.device(device))
+            self.known_ = self.known_.to(torch.device(device))
         return self
 
     def fit(
@@ -200,7 +215,8 @@ class AttractorEstimator(UncertaintyEstimator):
                         self.model.dropout,
                         self.seed,
                         mask,
-                        range(start, start + len(x)),
+                        start,
+                        len(x),
                         Stream.HEAD_MASKS,
                     )
                     codes.append(self._codes(x, [masks.to(self.device)])[:, 0])
@@ -210,13 +226,24 @@ class AttractorEstimator(UncertaintyEstimator):
                 "the model diverges on the images that it is fitted on; train it longer, or "
                 "evaluate fewer recursions"
             )
+        labels_of_codes = targets.repeat(self.head_masks).to(self.device)
         self.head_ = head_class(self.head)().fit(
-            latents,
-            targets.repeat(self.head_masks).to(self.device),
-            len(self.classes_),
-            self.seed,
+            latents, labels_of_codes, len(self.classes_), self.seed
         )
+        # The scores of codes look at one mask of each image: the others show it again.
+        once = len(images)
+        self.known_ = KnownLatents.of(latents[:, :once], labels_of_codes[:once], len(self.classes_))
         return self
+
+    @torch.no_grad()
+    def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
+        codes = torch.cat(
+            [self._codes(x, self._trials(i, len(x))) for x, i in self._batches(images)], dim=2
+        )
+        # A code that has diverged is read as uniform, whatever the temperature.
+        stays = ~_diverged(codes).any(1).any(0)  # (n,)
+        if bool(stays.any()):
+            self.head_.calibrate(codes[:, :, stays], targets[stays].to(self.device))
 
     def trajectory(self, x: Images, recursions: int | None = None) -> list[Trajectory]:
         """Return what each trial's dynamical system does to images; needs no fit.
@@ -243,26 +270,65 @@ class AttractorEstimator(UncertaintyEstimator):
             ]
 
     def _sample(self, x: Tensor, first_index: int) -> Tensor:
-        codes = self._codes(
-            x, (self._masks(trial, first_index, len(x)) for trial in range(self.trials))
-        )  # (recursions, trials, n, latent)
-        diverged = ~(codes.abs() <= _LARGEST_CODE).all(-1)  # also where a code is NaN
-        codes[diverged] = 0
-        p = self.head_.predict_proba(codes.flatten(1, 2)).unflatten(1, (self.trials, len(x)))
-        p[diverged] = 1 / p.shape[-1]
-        return p
+        codes = self._codes(x, self._trials(first_index, len(x)))
+        return self._distributions(codes, _diverged(codes))
 
-    def _codes(self, x: Tensor, trials: Iterable[DropoutMasks]) -> Tensor:
+    def _score(self, x: Tensor, first_index: int, names: Sequence[str]) -> ScoredImages:
+        distances: list[Tensor] = []
+        with_images = any(name in IMAGE_SCORES for name in names)
+
+        def measure(before: Tensor, after: Tensor) -> None:
+            distances.append(image_distances(x, before, after))
+
+        codes = self._codes(
+            x, self._trials(first_index, len(x)), measure if with_images else None
+        )  # (recursions, trials, n, latent)
+        diverged = _diverged(codes)
+        p = self._distributions(codes, diverged)
+        scores = distribution_scores(p.double())
+        if with_images:
+            shape = (self.trials, self.recursions)
+            terms = torch.stack(distances).unflatten(0, shape).mean(0)  # (recursions, terms, n)
+            scores |= dict(zip(IMAGE_SCORES, terms.unbind(1), strict=True))
+        if any(name in LATENT_SCORES for name in names):
+            scores |= self.known_.scores(codes.masked_fill(diverged[..., None], 0))
+        lost = diverged.any(1)  # (recursions, n)
+        for name in (*IMAGE_SCORES, *LATENT_SCORES):
+            if name in scores:
+                # Beyond all images, but a number, which curves and files can hold.
+                scores[name] = (
+                    scores[name]
+                    .masked_fill(lost, _LARGEST_CODE)
+                    .nan_to_num(nan=_LARGEST_CODE)
+                    .clamp_max(_LARGEST_CODE)
+                )
+        return ScoredImages(p.mean(1), {name: scores[name] for name in names})
+
+    def _distributions(self, codes: Tensor, diverged: Tensor) -> Tensor:
+        """Return what the heads read off codes; of those that have diverged, nothing."""
+        p = self.head_.predict_proba(codes.masked_fill(diverged[..., None], 0).flatten(1, 2))
+        p = p.unflatten(1, codes.shape[1:3])
+        return p.masked_fill(diverged[..., None], 1 / p.shape[-1])
+
+    def _codes(
+        self,
+        x: Tensor,
+        trials: Iterable[DropoutMasks],
+        on_step: Callable[[Tensor, Tensor], None] | None = None,
+    ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         precision = mixed_precision(self.device, self.precision)
         with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
-            return iterate_latents(self.model, x, trials, self.recursions).float()
+            return iterate_latents(self.model, x, trials, self.recursions, on_step).float()
+
+    def _trials(self, first_index: int, count: int) -> Iterator[DropoutMasks]:
+        return (self._masks(trial, first_index, count) for trial in range(self.trials))
 
     def _masks(self, trial: int, first_index: int, count: int) -> DropoutMasks:
         shapes, rate = self.model.site_shapes, self.model.dropout
         if self.mask_scope == "sample":
-            indices = range(first_index, first_index + count)
-            return sample_masks(shapes, rate, self.seed, trial, indices).to(self.device)
+            masks = sample_masks(shapes, rate, self.seed, trial, first_index, count)
+            return masks.to(self.device)
         if self._trial_masks is None:
             self._trial_masks = [
                 trial_masks(shapes, rate, self.seed, t).to(self.device) for t in range(self.trials)
@@ -288,6 +354,7 @@ class AttractorEstimator(UncertaintyEstimator):
             "seed": self.seed,
             "batch_size": self.batch_size,
             "precision": self.precision,
+            "score": self.score,
         }
         model = {
             "latent_dim": self.model.latent_dim,
@@ -303,6 +370,10 @@ class AttractorEstimator(UncertaintyEstimator):
         }
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         tensors |= {f"head.{name}": t for name, t in self.head_.state().items()}
+        tensors |= {f"known.{name}": t for name, t in self.known_.state().items()}
+        if FUSED in self.score_names:
+            tensors |= {f"fused.{name}": t for name, t in self.fused_.state().items()}
+            metadata["fused_scores"] = json.dumps(self.fused_.names)
         write_tensors(Path(path), {**tensors, "classes": self.classes_}, metadata)
 
     @classmethod
@@ -324,14 +395,26 @@ class AttractorEstimator(UncertaintyEstimator):
             with initialised_from(0):  # the weights follow; the global random state stays
                 model = Autoencoder(**json.loads(metadata["model"]))
             load_weights(model, _part(tensors, "model."), path)
-            estimator = cls(model, **json.loads(metadata["settings"]))
+            settings = json.loads(metadata["settings"])
+            score = settings.pop("score")
+            estimator = cls(model, **settings)
             estimator.classes_ = tensors["classes"]
             estimator.head_ = head_class(estimator.head).from_state(_part(tensors, "head."))
+            estimator.known_ = KnownLatents.from_state(_part(tensors, "known."))
+            if "fused_scores" in metadata:
+                names = tuple(json.loads(metadata["fused_scores"]))
+                estimator.fused_ = FusedScore(names, **_part(tensors, "fused."))
+            estimator.score = score
         except (KeyError, TypeError, ValueError) as error:
             raise AttractorError(
                 f"{path}: is no complete estimator ({error}); save it again"
             ) from None
         return estimator
+
+
+def _diverged(codes: Tensor) -> Tensor:
+    """Return whether codes have left the images for good, or are no numbers: (..., latent)."""
+    return ~(codes.abs() <= _LARGEST_CODE).all(-1)
 
 
 def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

@@ -1,7 +1,8 @@
 """The interface that every method of measuring uncertainty shares."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -11,18 +12,36 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_ae.errors import AttractorError
-from attractor_ae.metrics import entropy
+from attractor_ae.errors import AttractorError, unknown_name
+from attractor_ae.fusion import FusedScore, halves, score_name
+from attractor_ae.scores import DISTRIBUTION_SCORES, FUSED, Scores, distribution_scores
 
 Images = Tensor | NDArray[Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
 
 
+@dataclass(frozen=True, eq=False)
+class ScoredImages:
+    """What an estimator says of images at every recursion.
+
+    Attributes
+    ----------
+    probabilities
+        The members' mean class distribution, float32.
+    scores
+        Name of a score -> its values, float64, of shape (recursions, n); larger is more unknown.
+    """
+
+    probabilities: Float[Tensor, "recursions n classes"]
+    scores: Scores
+
+
 class UncertaintyEstimator(ABC):
     """Members that each read a class distribution off an image, and how much they disagree.
 
-    The uncertainty is the normalised entropy of the members' mean distribution (PROTOCOL section
-    1); larger is more out of distribution. Images are given as uint8 in 0..255 or as floats in
+    The uncertainty is one of the scores of `attractor_ae.scores`, by default the normalised entropy
+    of the members' mean distribution (PROTOCOL section 1), or after `calibrate` the fused one;
+    larger is more out of distribution. Images are given as uint8 in 0..255 or as floats in
     [0, 1], of shape (n, channels, height, width), as NumPy arrays or tensors on any device; every
     result is a tensor on the CPU.
 
@@ -30,6 +49,8 @@ class UncertaintyEstimator(ABC):
     ----------
     classes_
         The distinct labels that were fitted, ascending, int64 of shape (classes,).
+    fused_
+        The calibrated combination of scores, once `calibrate` was called.
     """
 
     method: ClassVar[str]
@@ -38,6 +59,12 @@ class UncertaintyEstimator(ABC):
     """The paper that the method comes from."""
 
     classes_: Tensor
+    fused_: FusedScore
+    fused_scores: tuple[str, ...] = DISTRIBUTION_SCORES
+    """What the fused score is made of."""
+    score: str = "entropy"
+    """Which score `predict` gives."""
+    seed: int = 0
     batch_size: int = 128
     recursions: int = 1
     """How many recursions are evaluated."""
@@ -70,6 +97,19 @@ class UncertaintyEstimator(ABC):
     def _sample(self, x: Tensor, first_index: int) -> Tensor:
         """Return (recursions, trials, n, classes) for float images on the estimator's device."""
 
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The scores that this estimator can give; the fused one after `calibrate` alone."""
+        return (*self._member_scores, *((FUSED,) if hasattr(self, "fused_") else ()))
+
+    _member_scores: tuple[str, ...] = DISTRIBUTION_SCORES
+
+    def _score(self, x: Tensor, first_index: int, names: Sequence[str]) -> ScoredImages:
+        """Return scores of float images on the estimator's device, all but the fused one."""
+        p = self._sample(x, first_index)
+        scores = distribution_scores(p.double())
+        return ScoredImages(p.mean(1), {name: scores[name] for name in names})
+
     @abstractmethod
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one safetensors file, atomically."""
@@ -88,15 +128,109 @@ class UncertaintyEstimator(ABC):
     def device(self) -> torch.device:
         """The device that is computed on."""
 
+    def calibrate(
+        self,
+        images: Images,
+        labels: Tensor | NDArray[Any],
+        on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> "UncertaintyEstimator":
+        """Calibrate on known images that neither network nor heads have seen, and return self.
+
+        Afterwards there is the fused score, and `predict` gives it.
+
+        Parameters
+        ----------
+        images, labels
+            As for `fit`.
+        on_progress
+            Called with the number of images that are done and of all, after every batch.
+
+        Raises
+        ------
+        AttractorError
+            If images or labels have another form, or are too few.
+        """
+        self._check_fitted()
+        known, targets = gather(images, labels, self.image_shape)
+        strange = targets[~torch.isin(targets, self.classes_)]
+        if len(strange):
+            raise AttractorError(
+                f"label {int(strange[0])} was not fitted; calibrate on images of the fitted classes"
+            )
+        # Heads on the first half alone, so that the second is new to everything.
+        first, _ = halves(len(known), self.seed)
+        self._calibrate_heads(known[first], torch.searchsorted(self.classes_, targets[first]))
+        names = list(dict.fromkeys(map(score_name, self.fused_scores)))
+        scored = self.predict_scores(known, names, on_progress)
+        self.fused_ = FusedScore.calibrate(scored.scores, self.fused_scores, self.seed)
+        self.score = FUSED
+        return self
+
+    def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:  # noqa: B027
+        """Calibrate class probabilities on known images; targets index ``classes_``."""
+
     def predict(self, x: Images) -> Float[Tensor, " n"]:
-        """Return the uncertainty of each image, float64 in [0, 1].
+        """Return the uncertainty of each image, float64: the chosen ``score``.
 
         Raises
         ------
         AttractorError
             If the images have another dtype, shape or range, or nothing was fitted.
         """
-        return torch.from_numpy(entropy(self.predict_proba(x).numpy()))
+        return self.predict_scores(x, [self.score]).scores[self.score][self.recursion].double()
+
+    @torch.no_grad()
+    def predict_scores(
+        self,
+        x: Images,
+        names: Sequence[str] | None = None,
+        on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+    ) -> ScoredImages:
+        """Return the class distribution and any number of scores, from one pass of sampling.
+
+        Parameters
+        ----------
+        x
+            Images.
+        names
+            Some of ``score_names``; all by default.
+        on_progress
+            Called with the number of images that are done and of all, after every batch.
+
+        Raises
+        ------
+        AttractorError
+            As `predict`; if a score is unknown, or is the fused one before `calibrate`.
+        """
+        self._check_fitted()
+        wanted = self.score_names if names is None else tuple(names)
+        for name in wanted:
+            if name == FUSED and FUSED not in self.score_names:
+                raise AttractorError(
+                    "the fused score needs a calibration; call calibrate with known images that "
+                    "nothing was fitted on, or choose another score"
+                )
+            if name not in self.score_names:
+                raise unknown_name("score", name, self.score_names)
+        fused = self.fused_.names if FUSED in wanted else ()
+        parts = [*wanted, *map(score_name, fused)]
+        members = [name for name in dict.fromkeys(parts) if name != FUSED]
+        batches = [self._score(x, i, members) for x, i in self._batches(x, on_progress)]
+        empty = torch.zeros(self.recursions, 0)
+        probabilities = torch.cat(
+            [empty.new_zeros(self.recursions, 0, len(self.classes_))]
+            + [batch.probabilities.cpu() for batch in batches],
+            dim=1,
+        )
+        scores = {
+            name: torch.cat(
+                [empty.double(), *(batch.scores[name].cpu().double() for batch in batches)], dim=1
+            )
+            for name in members
+        }
+        if FUSED in wanted:
+            scores[FUSED] = self.fused_(scores)
+        return ScoredImages(probabilities, {name: scores[name] for name in wanted})
 
     def predict_label(self, x: Images) -> Int[Tensor, " n"]:
         """Return the most probable label of each image, int64, one of ``classes_``."""
@@ -118,30 +252,25 @@ class UncertaintyEstimator(ABC):
         on_progress
             Called with the number of images that are done and of all, after every batch.
         """
-        return self._batched(x, lambda sampled: sampled.mean(1), on_progress)
+        return self.predict_scores(x, (), on_progress).probabilities
 
+    @torch.no_grad()
     def sample_proba(self, x: Images) -> Float[Tensor, "trials n classes"]:
         """Return the class distribution of every member at the reported recursion."""
-        return self._batched(x, lambda sampled: sampled[self.recursion])
-
-    def _batched(
-        self,
-        x: Images,
-        reduce: Callable[[Tensor], Tensor],
-        on_progress: Callable[[int, int], None] = lambda _done, _all: None,
-    ) -> Tensor:
-        """Return ``reduce`` of the samples of each batch, joined along the images."""
         self._check_fitted()
+        empty = torch.zeros(self.trials, 0, len(self.classes_))
+        sampled = (self._sample(batch, i)[self.recursion].cpu() for batch, i in self._batches(x))
+        return torch.cat([empty, *sampled], dim=1)
+
+    def _batches(
+        self, x: Images, on_progress: Callable[[int, int], None] = lambda _done, _all: None
+    ) -> Iterator[tuple[Tensor, int]]:
+        """Yield float images on the estimator's device, and the index of the first of them."""
         images = check_images(x, self.image_shape)
-        if not len(images):
-            return reduce(torch.zeros(self.recursions, self.trials, 0, len(self.classes_)))
-        results = []
-        with torch.no_grad():
-            for start in range(0, len(images), self.batch_size):
-                batch = to_unit_range(images[start : start + self.batch_size], self.device)
-                results.append(reduce(self._sample(batch, start)).cpu())
-                on_progress(start + len(batch), len(images))
-        return torch.cat(results, dim=-2)
+        for start in range(0, len(images), self.batch_size):
+            batch = to_unit_range(images[start : start + self.batch_size], self.device)
+            yield batch, start
+            on_progress(start + len(batch), len(images))
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "classes_"):

@@ -1,11 +1,13 @@
 """Classifiers that read the latent codes, one for each recursion (PROTOCOL section 4)."""
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from scipy.optimize import minimize_scalar
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
@@ -46,6 +48,19 @@ class Head(ABC):
         self, latents: Float[Tensor, "recursions m latent"]
     ) -> Float[Tensor, "recursions m classes"]:
         """Return class probabilities, float32, on the device of ``latents``."""
+
+    def calibrate(  # noqa: B027, as most heads have nothing to do
+        self, latents: Float[Tensor, "recursions trials n latent"], labels: Int[Tensor, " n"]
+    ) -> None:
+        """Make the members' mean distribution as sure as it is right, if the head can.
+
+        Parameters
+        ----------
+        latents
+            Codes of known images that nothing was fitted on, finite.
+        labels
+            int64 in 0 .. classes - 1.
+        """
 
     @abstractmethod
     def state(self) -> dict[str, Tensor]:
@@ -99,7 +114,7 @@ class MLPHead(Head):
         # Codes of different recursions differ in scale: standardise each feature of each.
         self.mean_ = latents.mean(1, keepdim=True)  # (recursions, 1, latent)
         self.scale_ = latents.std(1, keepdim=True).clamp_min(1e-6)
-        x = self._standardise(latents)
+        x = (latents - self.mean_) / self.scale_
 
         def uniform(fan_in: int, *shape: int) -> Tensor:
             # As torch.nn.Linear initialises, the same draw for every recursion.
@@ -131,19 +146,45 @@ class MLPHead(Head):
                     optimizer.step()
                     schedule.step()
         self.weights_ = [w.detach() for w in weights]
+        self.temperature_ = torch.ones(recursions, 1, 1, device=device)
         return self
+
+    def calibrate(
+        self, latents: Float[Tensor, "recursions trials n latent"], labels: Int[Tensor, " n"]
+    ) -> None:
+        """Divide each recursion's outputs by the temperature of the greatest likelihood.
+
+        After Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; here it is the mean
+        over the trials whose likelihood counts, as it is what is reported.
+        """
+        logits = self._logits(latents.flatten(1, 2)).unflatten(1, latents.shape[1:3]).double()
+        index = labels[None, :, None].expand(len(logits[0]), -1, 1)
+
+        def loss(log_temperature: float, logits: Tensor) -> float:
+            p = (logits / math.exp(log_temperature)).softmax(-1).gather(-1, index).mean(0)
+            return float(-p.clamp_min(1e-12).log().mean())
+
+        found = [
+            minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", args=(of_one,)).x
+            for of_one in logits
+        ]
+        self.temperature_ = self.temperature_.new_tensor(found).exp()[:, None, None]
 
     def predict_proba(
         self, latents: Float[Tensor, "recursions m latent"]
     ) -> Float[Tensor, "recursions m classes"]:
-        """Return the softmax of the perceptrons' outputs."""
-        return _perceptrons(self._standardise(latents), self.weights_).softmax(-1)
+        """Return the softmax of the perceptrons' outputs, divided by their temperature."""
+        return (self._logits(latents) / self.temperature_).softmax(-1)
+
+    def _logits(self, latents: Tensor) -> Tensor:
+        return _perceptrons((latents - self.mean_) / self.scale_, self.weights_)
 
     def state(self) -> dict[str, Tensor]:
-        """Return means, scales, weights and biases."""
+        """Return means, scales, temperatures, weights and biases."""
         return {
             "mean": self.mean_,
             "scale": self.scale_,
+            "temperature": self.temperature_,
             **{f"weights.{i}": w for i, w in enumerate(self.weights_)},
         }
 
@@ -152,17 +193,16 @@ class MLPHead(Head):
         """Return the head with that fitted state."""
         head = cls()
         head.mean_, head.scale_ = state["mean"], state["scale"]
+        head.temperature_ = state["temperature"]
         head.weights_ = [state[f"weights.{i}"] for i in range(4)]
         return head
 
     def to(self, device: torch.device) -> "MLPHead":
         """Move the fitted state to a device, and return self."""
         self.mean_, self.scale_ = self.mean_.to(device), self.scale_.to(device)
+        self.temperature_ = self.temperature_.to(device)
         self.weights_ = [w.to(device) for w in self.weights_]
         return self
-
-    def _standardise(self, latents: Tensor) -> Tensor:
-        return (latents - self.mean_) / self.scale_
 
 
 def _perceptrons(x: Tensor, weights: list[Tensor]) -> Tensor:

@@ -83,7 +83,7 @@ def reconstruction_loss(name: str) -> ReconstructionLoss:
 
 def _one_minus_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
     _check_window_fits("ssim", SSIM_WINDOW, target)
-    similarity, _ = _similarities(reconstruction, target, SSIM_WINDOW)
+    similarity, _ = structural_similarity(reconstruction, target, SSIM_WINDOW)
     return 1 - similarity.mean()
 
 
@@ -100,7 +100,9 @@ def _one_minus_ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
     for _ in MS_SSIM_WEIGHTS:
         if min(target.shape[2:]) < MS_SSIM_WINDOW:
             break
-        similarity, contrast_structure = _similarities(reconstruction, target, MS_SSIM_WINDOW)
+        similarity, contrast_structure = structural_similarity(
+            reconstruction, target, MS_SSIM_WINDOW
+        )
         structure.append(contrast_structure)
         reconstruction, target = (_halve(images) for images in (reconstruction, target))
     weights = target.new_tensor(MS_SSIM_WEIGHTS[: len(structure)])
@@ -110,8 +112,10 @@ def _one_minus_ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
     return 1 - (scales ** weights[:, None, None]).prod(dim=0).mean()
 
 
-def _similarities(x: Tensor, y: Tensor, window: int) -> tuple[Tensor, Tensor]:
-    """Return the means over pixels of SSIM, and of its contrast and structure alone, both (n, c).
+def structural_similarity(
+    x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"], window: int = SSIM_WINDOW
+) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
+    """Return the means over pixels of SSIM, and of its contrast and structure alone.
 
     A local mean, which is a separable convolution, is here a product with a banded matrix from
     either side: on a CPU that takes a third of the time. Of the five local means of the

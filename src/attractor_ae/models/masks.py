@@ -14,6 +14,9 @@ from attractor_ae.randomness import Stream, generator
 
 SiteShape = tuple[int, ...]
 
+_BLOCK = 16
+"""Images whose own masks come from one stream."""
+
 
 @dataclass(frozen=True, eq=False)
 class DropoutMasks:
@@ -129,7 +132,8 @@ def sample_masks(
     rate: float,
     seed: int,
     trial: int,
-    indices: Sequence[int],
+    first: int,
+    count: int,
     stream: Stream = Stream.TRIAL_MASKS,
 ) -> DropoutMasks:
     """Draw the masks of one trial, own ones for each image (scope "sample").
@@ -140,10 +144,15 @@ def sample_masks(
         As for `draw_masks`.
     seed, trial, stream
         What the masks are derived from, together with
-    indices
-        the index of each image, so that an image's masks do not depend on its batch.
+    first, count
+        the index of each image, first .. first + count - 1, so that an image's masks do not depend
+        on its batch.
     """
-    drawn = [draw_masks(shapes, rate, 1, generator(seed, stream, trial, i)) for i in indices]
-    return DropoutMasks(
-        tuple(torch.cat(site) for site in zip(*(m.sites for m in drawn), strict=True))
-    )
+    # Image by image most of the time would go into starting generators: a block has one.
+    drawn = []
+    for block in range(first // _BLOCK, -(-(first + count) // _BLOCK)):
+        before = block * _BLOCK
+        rows = slice(max(first - before, 0), min(first + count - before, _BLOCK))
+        masks = draw_masks(shapes, rate, _BLOCK, generator(seed, stream, trial, block))
+        drawn.append([site[rows] for site in masks.sites])
+    return DropoutMasks(tuple(torch.cat(site) for site in zip(*drawn, strict=True)))

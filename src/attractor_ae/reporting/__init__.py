@@ -7,7 +7,7 @@ from attractor_ae.reporting.figures import (
     reconstruction_figure,
 )
 from attractor_ae.reporting.style import save_figure
-from attractor_ae.reporting.tables import detection_table, recursion_table
+from attractor_ae.reporting.tables import detection_table, recursion_table, score_table
 
 __all__ = [
     "auroc_by_recursion",
@@ -17,4 +17,5 @@ __all__ = [
     "reconstruction_figure",
     "recursion_table",
     "save_figure",
+    "score_table",
 ]

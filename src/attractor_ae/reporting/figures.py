@@ -11,7 +11,7 @@ from torch import Tensor
 
 from attractor_ae.dynamics import Trajectory
 from attractor_ae.evaluation import EvaluationResult
-from attractor_ae.metrics import detection_metrics, wasserstein_sums
+from attractor_ae.metrics import wasserstein_sums
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
     IN_COLOUR,
@@ -22,13 +22,17 @@ from attractor_ae.reporting.style import (
 )
 
 _BINS = np.linspace(0, 1, 51)
+_AXIS_LABELS = {
+    "entropy": "uncertainty (normalised entropy)",
+    "fused": "uncertainty (fused score: share of known images below)",
+}
 
 
 def entropy_histogram(result: EvaluationResult, recursion: int | None = None) -> Figure:
-    """Draw how uncertainty is distributed on D_in (filled) and each D_out (outlines).
+    """Draw how the reported score is distributed on D_in (filled) and each D_out (outlines).
 
-    PROTOCOL section 8, "Entropy plot": 50 bins on [0, 1]. Bars show shares of a set's images, since
-    sets differ in size. Shifted sets are drawn dotted in grey.
+    PROTOCOL section 8, "Entropy plot", for whatever score: 50 bins on [0, 1]. Bars show shares of
+    a set's images, since sets differ in size. Shifted sets are drawn dotted in grey.
 
     Parameters
     ----------
@@ -46,29 +50,39 @@ def entropy_histogram(result: EvaluationResult, recursion: int | None = None) ->
         def draw(values: np.ndarray, **look: object) -> None:
             axes.hist(values, bins=_BINS, weights=np.full(len(values), 1 / len(values)), **look)  # type: ignore[arg-type]
 
-        draw(known.uncertainty(r), color=IN_COLOUR, label=f"{known.name} (known)")
+        draw(known.uncertainty(r, result.score), color=IN_COLOUR, label=f"{known.name} (known)")
         for i, scores in enumerate(result.out_scores):
             look = {
                 "color": OUT_COLOURS[i % len(OUT_COLOURS)],
                 "linestyle": OUT_DASHES[i % len(OUT_DASHES)],
             }
-            draw(scores.uncertainty(r), histtype="step", linewidth=1.2, label=scores.name, **look)
+            draw(
+                scores.uncertainty(r, result.score),
+                histtype="step",
+                linewidth=1.2,
+                label=scores.name,
+                **look,
+            )
         for scores in result.shift_scores:
             draw(
-                scores.uncertainty(r),
+                scores.uncertainty(r, result.score),
                 histtype="step",
                 color=SHIFT_COLOUR,
                 linestyle=":",
                 label=f"{scores.name} (shift)",
             )
         title = f"{result.method}, recursion {r}"
-        outs = {s.name: s.uncertainty(r) for s in result.out_scores}
+        outs = {s.name: s.uncertainty(r, result.score) for s in result.out_scores}
         if outs:
             # The sum belongs to the picture: it says how far apart the histograms are.
-            sums = wasserstein_sums(known.uncertainty(r), outs)
+            sums = wasserstein_sums(known.uncertainty(r, result.score), outs)
             title += f"; $\\Sigma$ Wasserstein to unknown: {sums.in_to_out:.2f}"
         axes.set_title(title, loc="left")
-        axes.set(xlim=(0, 1), xlabel="uncertainty (normalised entropy)", ylabel="share of images")
+        axes.set(
+            xlim=(0, 1),
+            xlabel=_AXIS_LABELS.get(result.score, f"uncertainty ({result.score})"),
+            ylabel="share of images",
+        )
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.12), ncols=3, columnspacing=1.2)
     return figure
 
@@ -76,12 +90,12 @@ def entropy_histogram(result: EvaluationResult, recursion: int | None = None) ->
 def auroc_by_recursion(result: EvaluationResult) -> Figure:
     """Draw AUROC against each D_out, and the accuracy on D_in, over the recursions."""
     recursions = range(result.recursions)
-    known = [result.in_scores.uncertainty(r) for r in recursions]
+    score = result.score
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 2.4))
         axes = figure.add_subplot()
         for i, scores in enumerate(result.out_scores):
-            values = [detection_metrics(known[r], scores.uncertainty(r)).auroc for r in recursions]
+            values = [result.detection(score, r)[scores.name].auroc for r in recursions]
             axes.plot(
                 recursions,
                 values,

@@ -19,8 +19,8 @@ def detection_table(result: EvaluationResult, *, grid: Grid = "exact") -> Table:
     metrics = result.metrics(grid=grid)
     known = result.in_scores
     table = Table(
-        title=f"{result.method} on {known.name}, recursion {result.recursion} "
-        f"(percent; D_in is the positive class)",
+        title=f"{result.method} on {known.name}, recursion {result.recursion}, "
+        f"score {result.score} (percent; D_in is the positive class)",
         title_justify="left",
         caption=f"accuracy on {known.name} ({known.split}, {len(known.labels)} images): "
         f"{100 * metrics['accuracy']:.1f}",
@@ -65,5 +65,30 @@ def recursion_table(result: EvaluationResult, *, grid: Grid = "exact") -> Table:
             f"{100 * metrics['accuracy']:.1f}",
             *(f"{100 * row['auroc']:.1f}" for row in metrics["out"].values()),
             style="bold" if r == result.recursion else None,
+        )
+    return table
+
+
+def score_table(result: EvaluationResult) -> Table:
+    """Return AUROC / FPR95 of each D_out for every score, at the reported recursion, in percent.
+
+    FPR95 is the share of D_out that is accepted where 95 % of D_in is.
+    """
+    table = Table(
+        title=f"every score, recursion {result.recursion} (AUROC / FPR95; percent)",
+        title_justify="left",
+    )
+    table.add_column("score")
+    for scores in result.out_scores:
+        table.add_column(scores.name, justify="right")
+    table.add_column("mean", justify="right")
+    for name in result.score_names:
+        found = list(result.detection(name).values())
+        rows = [(100 * rates.auroc, 100 * rates.fpr95_in) for rates in found]
+        rows.append((sum(a for a, _ in rows) / len(rows), sum(f for _, f in rows) / len(rows)))
+        table.add_row(
+            name,
+            *(f"{auroc:.1f} / {fpr95:.1f}" for auroc, fpr95 in rows),
+            style="bold" if name == result.score else None,
         )
     return table

@@ -6,6 +6,7 @@ from attractor_ae.training.loop import (
     train,
     trained_on,
     training_augmentation,
+    training_part,
 )
 from attractor_ae.training.objectives import build_network
 
@@ -16,4 +17,5 @@ __all__ = [
     "train",
     "trained_on",
     "training_augmentation",
+    "training_part",
 ]

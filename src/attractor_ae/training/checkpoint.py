@@ -1,6 +1,7 @@
 """The state of an unfinished training in one file, whole or not there."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,7 +30,8 @@ class Checkpoint:
     epoch
         Number of finished epochs.
     tensors
-        Weights as ``weights.NAME`` and optimiser state as ``optimizer.PARAMETER.NAME``.
+        Weights as ``weights.NAME``, optimiser state as ``optimizer.PARAMETER.NAME``, and further
+        state as ``state.NAME``.
     scaler
         State of the gradient scaler; empty where there is none.
     """
@@ -45,13 +47,15 @@ class Checkpoint:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
+        state: Mapping[str, Tensor],
     ) -> "Checkpoint":
-        """Copy the state of a training."""
+        """Copy the state of a training; ``state`` is what it keeps beside the others."""
         tensors = {f"weights.{name}": t for name, t in network.state_dict().items()}
-        for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"state.{name}": t for name, t in state.items()}
+        for index, kept in optimizer.state_dict()["state"].items():
             tensors |= {
                 f"optimizer.{index}.{name}": value
-                for name, value in state.items()
+                for name, value in kept.items()
                 if isinstance(value, Tensor)
             }
         copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
@@ -62,9 +66,10 @@ class Checkpoint:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
+        state: Mapping[str, Tensor],
         path: Path,
     ) -> None:
-        """Put the state back; ``path`` is named where it does not fit."""
+        """Put the state back, into the very tensors; ``path`` is named where it does not fit."""
         damaged = AttractorError(
             f"{path}: does not fit this network; remove the run folder and train again"
         )
@@ -74,6 +79,10 @@ class Checkpoint:
             kind, _, rest = name.partition(".")
             if kind == "weights":
                 weights[rest] = tensor
+            elif kind == "state":
+                if rest not in state or state[rest].shape != tensor.shape:
+                    raise damaged
+                state[rest].copy_(tensor)
             else:
                 index, _, key = rest.partition(".")
                 if not (index.isdigit() and int(index) < len(parameters)):

@@ -22,6 +22,7 @@ from attractor_ae.randomness import Stream, generator
 from attractor_ae.runs import Run, environment
 from attractor_ae.storage import write_json, write_tensors, write_text
 from attractor_ae.training.checkpoint import Checkpoint
+from attractor_ae.training.feedback import Feedback
 from attractor_ae.training.history import (
     EpochReport,
     epoch_report,
@@ -77,7 +78,8 @@ def train(
     config
         The experiment.
     images
-        What is trained on. Images without a label (-1) are left out.
+        What is trained on. Images without a label (-1) are left out, and so is the share that the
+        config keeps for calibration (see `training_part`).
     folder
         The run folder; made if it does not exist.
     natural
@@ -105,8 +107,7 @@ def train(
         As it comes, after the last finished epoch has been written as a checkpoint.
     """
     run = Run(Path(folder))
-    if (labelled := images.labels >= 0).sum() < len(images):
-        images = images.take(np.flatnonzero(labelled))
+    images, _ = training_part(config, images)
     _check_trainable(config, images)
     begun = _check_claim(run, config, resume)
     if run.finished:
@@ -154,6 +155,26 @@ def train(
     return run
 
 
+def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Return the images that an experiment trains on, and those that it keeps for calibration.
+
+    Images without a label (-1) are left out of both.
+
+    Parameters
+    ----------
+    config
+        The experiment; ``dataset.calibration_share`` of each class is kept, drawn from
+        ``dataset.split_seed``.
+    images
+        All the images of its training split.
+    """
+    if (labelled := images.labels >= 0).sum() < len(images):
+        images = images.take(np.flatnonzero(labelled))
+    if not config.dataset.calibration_share:
+        return images, images.take([])
+    return images.divided(config.dataset.calibration_share, config.dataset.split_seed)
+
+
 def training_augmentation(settings: TrainingConfig, natural: bool) -> Augmentation | None:
     """Return how a config augments images; natural ones in brightness and contrast as well."""
     if not settings.augment:
@@ -191,13 +212,20 @@ class _Loop:
         self._images = torch.tensor(images.images, device=device)  # uint8 (n, c, h, w)
         self._labels = torch.from_numpy(images.labels).to(device)  # int64 (n,)
         self._targets = Targets(images, settings.make_instance_impossible)
+        self._feedback = Feedback(self._images, settings.feedback) if settings.feedback else None
         self._steps_per_epoch = math.ceil(len(images) / settings.batch_size)
+        self._feedback_from = settings.feedback_start * settings.epochs * self._steps_per_epoch
 
     def checkpoint(self, epoch: int) -> Checkpoint:
-        return Checkpoint.take(epoch, self.network, self._optimizer, self._scaler)
+        return Checkpoint.take(
+            epoch, self.network, self._optimizer, self._scaler, self._further_state()
+        )
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        checkpoint.restore(self.network, self._optimizer, self._scaler, path)
+        checkpoint.restore(self.network, self._optimizer, self._scaler, self._further_state(), path)
+
+    def _further_state(self) -> dict[str, Tensor]:
+        return {} if self._feedback is None else {"outputs": self._feedback.outputs}
 
     def run(self, first_epoch: int) -> Iterator[Progress]:
         settings = self._settings
@@ -213,7 +241,7 @@ class _Loop:
                 rows = order[start : start + settings.batch_size]
                 step = (epoch - 1) * self._steps_per_epoch + start // settings.batch_size
                 rate = learning_rate(settings, step, steps)
-                parts = self._step(rows, rate, rng)
+                parts = self._step(rows, rate, rng, feed_back=step >= self._feedback_from)
                 for name, value in parts.items():
                     sums[name] = sums.get(name, 0.0) + value * len(rows)
                 if not math.isfinite(parts["loss"]):
@@ -240,11 +268,15 @@ class _Loop:
                     report,
                 )
 
-    def _step(self, rows: np.ndarray, rate: float, rng: np.random.Generator) -> dict[str, float]:
+    def _step(
+        self, rows: np.ndarray, rate: float, rng: np.random.Generator, *, feed_back: bool
+    ) -> dict[str, float]:
         network, optimizer = self.network, self._optimizer
         clean = self._batch(rows)
         target = self._batch(self._targets.draw(rows, rng))
         x = clean if self._augmentation is None else self._augmentation(clean, rng)
+        if self._feedback is not None and feed_back:
+            x = self._feedback.mix(x, rows, rng)
         masks = None
         if network.dropout > 0:
             masks = draw_masks(network.site_shapes, network.dropout, len(rows), rng)
@@ -260,6 +292,8 @@ class _Loop:
         self._scaler.scale(losses.total).backward()
         self._scaler.step(optimizer)
         self._scaler.update()
+        if self._feedback is not None:
+            self._feedback.keep(losses.output, rows)
         return {
             "loss": losses.total.item(),
             **{name: part.item() for name, part in losses.parts.items()},

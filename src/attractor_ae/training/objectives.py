@@ -19,10 +19,11 @@ from attractor_ae.models.metric_losses import metric_loss
 
 
 class Losses(NamedTuple):
-    """The scalar losses of one batch; ``total`` is minimised."""
+    """The scalar losses of one batch, of which ``total`` is minimised, and the network's output."""
 
     total: Tensor
     parts: dict[str, Tensor]
+    output: Tensor
 
 
 Objective = Callable[[Tensor, Tensor, Tensor, DropoutMasks | None], Losses]
@@ -47,8 +48,9 @@ def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
     if isinstance(network, ConvClassifier):
 
         def classification(x: Tensor, _: Tensor, y: Tensor, masks: DropoutMasks | None) -> Losses:
-            loss = F.cross_entropy(network(x, masks).float(), y)
-            return Losses(loss, {"cross_entropy": loss})
+            output = network(x, masks)
+            loss = F.cross_entropy(output.float(), y)
+            return Losses(loss, {"cross_entropy": loss}, output)
 
         return classification
 
@@ -61,7 +63,7 @@ def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
         parts = {"reconstruction": loss}
         if metric is not None:
             parts["metric"] = metric(latent.float(), y)
-        return Losses(sum(parts.values(), start=loss.new_zeros(())), parts)
+        return Losses(sum(parts.values(), start=loss.new_zeros(())), parts, output)
 
     return reconstruction
 
