@@ -225,6 +225,12 @@ def test_a_calibrated_estimator_is_stored_whole(calibrated, digits, tmp_path):
         assert torch.equal(values, expected[name])
 
 
+def test_another_fit_forgets_the_calibration(calibrated, digits):
+    calibrated.fit(digits.images, digits.labels)
+    assert calibrated.score == "entropy"
+    assert "fused" not in calibrated.score_names
+
+
 def test_no_images_have_no_scores(calibrated, digits):
     scored = calibrated.predict_scores(digits.images[:0])
     assert scored.probabilities.shape == (3, 0, 10)

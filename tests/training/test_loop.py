@@ -114,13 +114,13 @@ def test_feedback_begins_where_the_config_says(digits, tmp_path):
 
 def test_a_share_of_each_class_is_kept_for_calibration(digits):
     settings = ExperimentConfig.from_dict(
-        {"dataset": {"name": "mnist5k", "calibration_share": 0.25}}
+        {"dataset": {"name": "mnist5k", "calibration_share": 0.5}}
     )
     unlabelled = ImageSet("d", "train", digits.images, digits.labels.copy(), digits.classes)
     unlabelled.labels[0] = -1
     used, kept = training_part(settings, unlabelled)
-    assert (len(used), len(kept)) == (29, 10)  # a class of 3 gives round(0.75) = 1 as well
-    assert np.bincount(kept.labels).tolist() == [1] * 10
+    assert (len(used), len(kept)) == (19, 20)  # a class of 3 gives round(1.5) = 2 as well
+    assert np.bincount(kept.labels).tolist() == [2] * 10
     together = {image.tobytes() for image in (*used.images, *kept.images)}
     assert together == {image.tobytes() for image in unlabelled.images[1:]}
     again = training_part(settings, unlabelled)[1]
@@ -129,6 +129,9 @@ def test_a_share_of_each_class_is_kept_for_calibration(digits):
         update={"dataset": settings.dataset.model_copy(update={"split_seed": 1})}
     )
     assert not np.array_equal(training_part(other, unlabelled)[1].images, kept.images)
+    few = digits.take(range(10, 30))
+    with pytest.raises(AttractorError, match="keeps 10 images for calibration, which needs 20"):
+        training_part(settings, few)
 
 
 def rows_of(run):

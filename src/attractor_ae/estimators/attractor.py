@@ -200,6 +200,7 @@ class AttractorEstimator(UncertaintyEstimator):
             If images or labels have another form, or show fewer than two classes.
         """
         images, targets = gather(data, labels, self.image_shape)
+        self._forget_calibration()
         self.classes_, targets = torch.unique(targets, return_inverse=True)
         codes = []
         with torch.no_grad():

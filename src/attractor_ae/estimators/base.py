@@ -166,6 +166,13 @@ class UncertaintyEstimator(ABC):
         self.score = FUSED
         return self
 
+    def _forget_calibration(self) -> None:
+        """Be as before `calibrate`: for those who fit again."""
+        if hasattr(self, "fused_"):
+            del self.fused_
+        if self.score == FUSED:
+            self.score = "entropy"
+
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:  # noqa: B027
         """Calibrate class probabilities on known images; targets index ``classes_``."""
 

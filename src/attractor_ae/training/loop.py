@@ -16,6 +16,7 @@ from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.devices import mixed_precision, resolve_device
 from attractor_ae.errors import AttractorError
+from attractor_ae.fusion import SMALLEST_CALIBRATION
 from attractor_ae.memory import keep_freed_memory
 from attractor_ae.models.masks import draw_masks
 from attractor_ae.randomness import Stream, generator
@@ -167,12 +168,25 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
         ``dataset.split_seed``.
     images
         All the images of its training split.
+
+    Raises
+    ------
+    AttractorError
+        If images are to be kept, but are too few for a calibration.
     """
     if (labelled := images.labels >= 0).sum() < len(images):
         images = images.take(np.flatnonzero(labelled))
     if not config.dataset.calibration_share:
         return images, images.take([])
-    return images.divided(config.dataset.calibration_share, config.dataset.split_seed)
+    trained, kept = images.divided(config.dataset.calibration_share, config.dataset.split_seed)
+    if len(kept) < SMALLEST_CALIBRATION:
+        # Now: nobody should learn of it after the training.
+        raise AttractorError(
+            f"data set {images.name!r} ({images.split}) keeps {len(kept)} images for calibration, "
+            f"which needs {SMALLEST_CALIBRATION}; set dataset.calibration_share higher, or to 0 "
+            'and evaluation.score to "entropy"'
+        )
+    return trained, kept
 
 
 def training_augmentation(settings: TrainingConfig, natural: bool) -> Augmentation | None:
