@@ -15,7 +15,7 @@ from attractor_ae.cli import app
 from attractor_ae.data import CATALOGUE
 
 TINY = [
-    "dataset.nbr_of_samples_per_class=3",
+    "dataset.nbr_of_samples_per_class=6",
     "training.epochs=2",
     "training.batch_size=16",
     "training.loss=mse",
@@ -25,6 +25,8 @@ TINY = [
     "evaluation.nbr_of_samples_per_class=2",
     "evaluation.out_datasets=['faces']",
 ]
+# Of six images a class three are enough to calibrate on.
+TINY_DEMO = [*TINY, "dataset.calibration_share=0.5"]
 
 
 def options(settings):
@@ -54,7 +56,7 @@ def config(tmp_path):
 def demo(tmp_path_factory):
     """The folder of a tiny demo, and what it printed."""
     folder = tmp_path_factory.mktemp("demo") / "demo"
-    return folder, invoke("demo", "--out", folder, *options(TINY))
+    return folder, invoke("demo", "--out", folder, *options(TINY_DEMO))
 
 
 def test_the_demo_leaves_a_table_and_pictures(demo):
@@ -72,7 +74,7 @@ def test_the_demo_leaves_a_table_and_pictures(demo):
 
 def test_a_finished_demo_is_evaluated_again_to_the_same_table(demo):
     folder, first = demo
-    again = invoke("demo", "--out", folder, *options(TINY))
+    again = invoke("demo", "--out", folder, *options(TINY_DEMO))
 
     def table(text):
         return [line for line in text.splitlines() if "│" in line or "accuracy on" in line]
@@ -83,7 +85,9 @@ def test_a_finished_demo_is_evaluated_again_to_the_same_table(demo):
 
 def test_a_finished_demo_can_be_evaluated_differently(demo):
     folder, _ = demo
-    again = invoke("demo", "--out", folder, *options([*TINY, "evaluation.out_datasets=['photos']"]))
+    again = invoke(
+        "demo", "--out", folder, *options([*TINY_DEMO, "evaluation.out_datasets=['photos']"])
+    )
     assert again.exit_code == 0
     assert "photos" in again.stdout
     # What an earlier evaluation drew of other sets is no result of this one.

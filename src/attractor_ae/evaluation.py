@@ -73,11 +73,11 @@ class DatasetScores:
         AttractorError
             If the set was not scored so.
         """
-        if score in self.scores:
-            return self.scores[score][recursion]
-        if score != "entropy":
-            raise unknown_name("score", score, ("entropy", *self.scores))
-        return entropy(self.probabilities[recursion])
+        if score == "entropy":
+            return entropy(self.probabilities[recursion])
+        if score not in self.scores:
+            raise unknown_name("score", score, tuple(dict.fromkeys(("entropy", *self.scores))))
+        return self.scores[score][recursion]
 
     def predicted(self, recursion: int) -> Int64[np.ndarray, " n"]:
         """Return the index of each image's most probable class."""

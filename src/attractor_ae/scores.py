@@ -142,7 +142,7 @@ class KnownLatents:
         size = covariance.diagonal(dim1=1, dim2=2).mean(1)[:, None, None].clamp_min(1e-12)
         covariance += 0.01 * size * torch.eye(codes.shape[-1]).to(codes)
         whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
-        return cls(codes, labels, centres @ whitening, whitening, min(k, codes.shape[1]))
+        return cls(codes, labels.clone(), centres @ whitening, whitening, min(k, codes.shape[1]))
 
     def scores(
         self, latents: Float[Tensor, "recursions trials n latent"]
