@@ -36,7 +36,7 @@ def main() -> None:
     torch.set_num_threads(sizes.threads)
     torch.manual_seed(sizes.seed)
     results = {
-        "environment": environment("cpu", str(mixed_precision(CPU, "auto")).split(".")[1]),
+        "environment": environment("cpu", str(mixed_precision(CPU, "auto"))),
         "sizes": dataclasses.asdict(sizes),
         "measurements": {},
     }

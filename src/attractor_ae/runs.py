@@ -124,7 +124,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
     device
         The device that was computed on.
     precision
-        The floating-point type of the convolutions.
+        The floating-point type of the convolutions, as text; ``str(dtype)`` does.
     """
     import torch
 
@@ -147,7 +147,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
         "device": device,
         "device_name": torch.cuda.get_device_name(device) if is_gpu else platform.machine(),
         "threads": torch.get_num_threads(),
-        "precision": precision,
+        "precision": precision.removeprefix("torch."),
         "git_revision": _git_revision(),
     }
 

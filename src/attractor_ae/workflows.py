@@ -17,7 +17,7 @@ from attractor_ae.data import (
     load,
 )
 from attractor_ae.data.own import ALL
-from attractor_ae.devices import resolve_device
+from attractor_ae.devices import mixed_precision, resolve_device
 from attractor_ae.errors import AttractorError
 from attractor_ae.estimators import AttractorEstimator
 from attractor_ae.evaluation import EvaluationResult, evaluate
@@ -259,6 +259,7 @@ def run_evaluation(
         overrides=overrides,
         natural=info.natural,
     )
+    precision = mixed_precision(estimator.device, estimator.precision)
     result = evaluate(
         estimator,
         known,
@@ -266,7 +267,7 @@ def run_evaluation(
         shifted,
         scores=config.evaluation.scores,
         provenance={
-            **environment(str(estimator.device), "float32"),
+            **environment(str(estimator.device), str(precision)),
             "experiment": config.model_dump(mode="json"),
         },
         on_progress=on_progress,

@@ -1,6 +1,6 @@
 """A set of images in memory: the plain value that flows from the data room to every other."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -113,12 +113,11 @@ class ImageSet:
         seed
             What is drawn is derived from it.
         """
-        chosen = [np.empty(0, dtype=np.int64)]
-        for label in np.unique(self.labels):
-            random = generator(seed, Stream.CALIBRATION, int(label) + 2)
-            rows = random.permutation(np.flatnonzero(self.labels == label))
-            chosen.append(rows[: round(share * len(rows))])
-        left_out = np.sort(np.concatenate(chosen))
+        left_out = _drawn(
+            self.labels,
+            lambda count: round(share * count),
+            lambda label: generator(seed, Stream.CALIBRATION, label + 2),
+        )
         return self.take(np.setdiff1d(np.arange(len(self)), left_out)), self.take(left_out)
 
 
@@ -159,8 +158,20 @@ def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int6
     """
     if n < 0:
         return np.arange(len(labels))
+    return _drawn(labels, lambda _: n, lambda label: generator(seed, Stream.SUBSET, 0, label + 1))
+
+
+def _drawn(
+    labels: NDArray[np.int64],
+    number: Callable[[int], int],
+    stream: Callable[[int], np.random.Generator],
+) -> NDArray[np.int64]:
+    """Return where images are that are drawn of each class, in ascending order.
+
+    ``number`` says how many of a class's images, and ``stream`` from which random numbers.
+    """
     chosen = [np.empty(0, dtype=np.int64)]
-    for label in np.unique(labels):
-        random = generator(seed, Stream.SUBSET, 0, int(label) + 1)
-        chosen.append(random.permutation(np.flatnonzero(labels == label))[:n])
+    for label in np.unique(labels).tolist():
+        rows = stream(label).permutation(np.flatnonzero(labels == label))
+        chosen.append(rows[: number(len(rows))])
     return np.sort(np.concatenate(chosen))

@@ -111,6 +111,9 @@ class AttractorEstimator(UncertaintyEstimator):
         "Uncertainty Estimation. ICPR 2022, arXiv 2204.00382"
     )
 
+    fused_scores = DEFAULT_COMPONENTS
+    _member_scores = DISTRIBUTION_SCORES + IMAGE_SCORES + LATENT_SCORES
+
     def __init__(
         self,
         model: Autoencoder,
@@ -160,9 +163,6 @@ class AttractorEstimator(UncertaintyEstimator):
         self.precision = precision
         self._trial_masks: list[DropoutMasks] | None = None
 
-    fused_scores = DEFAULT_COMPONENTS
-    _member_scores = DISTRIBUTION_SCORES + IMAGE_SCORES + LATENT_SCORES
-
     @property
     def image_shape(self) -> tuple[int, int, int]:
         """(channels, height, width) of the model's images."""
@@ -206,8 +206,7 @@ class AttractorEstimator(UncertaintyEstimator):
         with torch.no_grad():
             for mask in range(self.head_masks):
                 rng = generator(self.seed, Stream.HEAD_TRAINING, mask + 1)
-                for start in range(0, len(images), self.batch_size):
-                    x = to_unit_range(images[start : start + self.batch_size], self.device)
+                for x, start in self._batches(images):
                     if self.augmentation is not None:
                         x = self.augmentation(x, rng)
                     # As in training, every image has its own mask, whatever the scope.

@@ -125,7 +125,7 @@ def train(
         history = read_history(run.history_file, checkpoint.epoch)
     else:
         write_text(run.config_file, config.to_toml())
-        write_json(run.environment_file, environment(str(device), str(precision).split(".")[1]))
+        write_json(run.environment_file, environment(str(device), str(precision)))
     run.log(f"training from epoch {len(history) + 1} to {config.training.epochs} on {device}")
 
     def save() -> None:
