@@ -4,7 +4,7 @@ No masks, no activations, no heads, no augmentation, no structural loss. The lay
 of the model that is measured, so dtype and layout are those of the fast way.
 """
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 import torch.nn.functional as F
@@ -14,27 +14,37 @@ from attractor_ae import Autoencoder
 
 
 def encode(model: Autoencoder, x: Tensor) -> Tensor:
-    """Return what the encoder's layers make of images."""
-    for convolution in model.encoder:
-        x = convolution(x)
+    """Return what the encoder's layers make of images, by PyTorch alone."""
+    for layer in model.encoder:
+        x = F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
     return model.latent(model.encoder_linear(x.flatten(1)))
 
 
 def decode(model: Autoencoder, z: Tensor) -> Tensor:
-    """Return what the decoder's layers make of codes."""
+    """Return what the decoder's layers make of codes, by PyTorch alone."""
     for linear in model.decoder_linear:
         z = linear(z)
     side = model.image_size // 16
     x = z.unflatten(1, (-1, side, side))
-    for convolution in model.decoder:
-        x = convolution(x)
-    # PyTorch's own, not the model's faster one.
-    return F.conv_transpose2d(x, model.output.weight, model.output.bias, stride=2, padding=1)
+    for layer in (*model.decoder, model.output):
+        x = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=1)
+    return x
+
+
+def _computing_in(precision: torch.dtype) -> AbstractContextManager[object]:
+    """Return the context in which convolutions are computed in ``precision``."""
+    return nullcontext() if precision == torch.float32 else torch.autocast("cpu", precision)
 
 
 @torch.no_grad()
 def score(
-    model: Autoencoder, images: Tensor, *, trials: int, recursions: int, batch_size: int
+    model: Autoencoder,
+    images: Tensor,
+    *,
+    trials: int,
+    recursions: int,
+    batch_size: int,
+    precision: torch.dtype,
 ) -> None:
     """Pass float images as often as scoring must.
 
@@ -43,12 +53,13 @@ def score(
     """
     for batch in images.split(batch_size):
         first = batch.contiguous(memory_format=torch.channels_last)
-        for _ in range(trials):
-            x = first
-            for recursion in range(recursions):
-                z = encode(model, x)
-                if recursion + 1 < recursions:
-                    x = decode(model, z)
+        with _computing_in(precision):
+            for _ in range(trials):
+                x = first
+                for recursion in range(recursions):
+                    z = encode(model, x)
+                    if recursion + 1 < recursions:
+                        x = decode(model, z)
 
 
 def train(
@@ -59,10 +70,9 @@ def train(
     batches = [
         batch.contiguous(memory_format=torch.channels_last) for batch in images.split(batch_size)
     ]
-    mixed = precision != torch.float32
     for step in range(steps):
         optimizer.zero_grad()
-        with torch.autocast("cpu", precision) if mixed else nullcontext():
+        with _computing_in(precision):
             loss = decode(model, encode(model, batches[step % len(batches)])).mean()
         loss.backward()
         optimizer.step()

@@ -173,7 +173,11 @@ class Benchmark:
         heads = plain.fit_heads(plain.latents(plain_model, few, recursions), few.labels)
         floor_images = torch.from_numpy(images).float() / 255
         passes = functools.partial(
-            floor.score, estimator.model, trials=trials, recursions=recursions
+            floor.score,
+            estimator.model,
+            trials=trials,
+            recursions=recursions,
+            precision=mixed_precision(CPU, estimator.precision),
         )
         size = estimator.batch_size
         estimator.predict(images[:size])

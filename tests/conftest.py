@@ -36,10 +36,11 @@ def autoencoder() -> Autoencoder:
 
 @pytest.fixture
 def estimator(autoencoder: Autoencoder, digits: ImageSet) -> AttractorEstimator:
-    """An estimator of few members, fitted on real digits."""
-    return AttractorEstimator(autoencoder, recursions=3, recursion=1, trials=3).fit(
-        digits.images, digits.labels
+    """An estimator of few members, fitted on real digits; in float32 on every processor."""
+    estimator = AttractorEstimator(
+        autoencoder, recursions=3, recursion=1, trials=3, precision="float32"
     )
+    return estimator.fit(digits.images, digits.labels)
 
 
 @pytest.fixture

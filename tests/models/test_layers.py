@@ -1,8 +1,16 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
 
-from attractor_ae.models.layers import OutputConvolution, drop
+from attractor_ae.models.layers import (
+    EvenConvolution,
+    EvenTransposedConvolution,
+    OutputConvolution,
+    RowwiseLinear,
+    drop,
+)
 
 
 def images(*shape, seed=0, grad=False):
@@ -60,3 +68,55 @@ def test_the_output_convolution_is_pytorchs(channels, layout):
     pairs += [(p.grad, q.grad) for p, q in zip(ours.parameters(), oracle.parameters(), strict=True)]
     for found, expected in pairs:
         torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("ours", "library", "channels"),
+    [
+        (lambda: EvenConvolution(43, 86, 4, 2, 1), nn.Conv2d(43, 86, 4, 2, 1), 43),
+        (
+            lambda: EvenTransposedConvolution(86, 43, 4, 2, 1),
+            nn.ConvTranspose2d(86, 43, 4, 2, 1),
+            86,
+        ),
+        (lambda: OutputConvolution(43, 1), nn.ConvTranspose2d(43, 1, 4, 2, 1), 43),
+    ],
+)
+@pytest.mark.parametrize("autocast", [True, False])
+def test_in_16_bits_convolutions_are_pytorchs_to_their_rounding(ours, library, channels, autocast):
+    """Against PyTorch's own layer in float64: forward, and every gradient."""
+    ours, oracle = ours(), copy.deepcopy(library).double()
+    oracle.load_state_dict(ours.state_dict())
+    x, same = (images(3, channels, 8, 8).requires_grad_() for _ in range(2))
+    weights = images(*oracle(same).shape, seed=1)
+    (oracle(same) * weights).sum().backward()
+    if autocast:
+        x = x.detach().float().requires_grad_()
+        with torch.autocast("cpu", torch.bfloat16):
+            result = ours(x)
+    else:
+        ours = ours.bfloat16()
+        x = x.detach().bfloat16().requires_grad_()
+        result = ours(x)
+    assert result.dtype == torch.bfloat16
+    (result * weights.to(result.dtype)).sum().backward()
+    pairs = [(result, oracle(same)), (x.grad, same.grad)]
+    pairs += [(p.grad, q.grad) for p, q in zip(ours.parameters(), oracle.parameters(), strict=True)]
+    for found, expected in pairs:
+        # Eight bits of each factor: some thousandths of the largest sum.
+        error = (found.double() - expected).abs().max() / expected.abs().max()
+        assert error < 0.02
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_row_of_a_linear_layer_does_not_depend_on_the_others(dtype):
+    layer = RowwiseLinear(1376, 341).to(dtype)
+    x = images(150, 1376).to(dtype)
+    with torch.no_grad():
+        whole = layer(x)
+        for start, count in ((0, 1), (63, 3), (70, 70)):
+            assert torch.equal(layer(x[start : start + count]), whole[start : start + count])
+        assert layer(x[:0]).shape == (0, 341)
+    oracle = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
+    torch.testing.assert_close(whole.double(), oracle, rtol=0.02, atol=0.02)
+    assert layer(x).requires_grad  # in training it is PyTorch's

@@ -135,13 +135,13 @@ def assert_same_as(oracle, name, reconstruction, target):
     """Compare value and gradient.
 
     The gradient of a mean over pixels is small, so it is measured by its largest entry. In float32
-    the oracle's own gradient is off by up to 5e-5 of that.
+    the oracle's own gradient is off by up to 5e-5 of that, and its value by 3e-6.
     """
     y = torch.from_numpy(target).float()
     x = torch.from_numpy(reconstruction).float().requires_grad_()
     results = [oracle(x, y), reconstruction_loss(name)(x, y)]
     expected, found = (torch.autograd.grad(result, x)[0] for result in results)
-    assert results[1].item() == pytest.approx(results[0].item(), abs=1e-6)
+    assert results[1].item() == pytest.approx(results[0].item(), abs=5e-6)
     assert float(expected.abs().max()) > 0
     torch.testing.assert_close(
         found / expected.abs().max(), expected / expected.abs().max(), rtol=0, atol=1e-4

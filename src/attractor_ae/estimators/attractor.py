@@ -2,7 +2,7 @@
 
 import copy
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, get_args
 
@@ -173,6 +173,10 @@ class AttractorEstimator(UncertaintyEstimator):
         """The device that is computed on."""
         return self.model.latent.weight.device
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return mixed_precision(self.device, self.precision)
+
     def to(self, device: torch.device | str) -> "AttractorEstimator":
         """Compute on another device from now on, and return self."""
         self.model.to(device)
@@ -218,6 +222,7 @@ class AttractorEstimator(UncertaintyEstimator):
                         start,
                         len(x),
                         Stream.HEAD_MASKS,
+                        self._dtype,
                     )
                     codes.append(self._codes(x, [masks.to(self.device)])[:, 0])
         latents = torch.cat(codes, dim=1)  # (recursions, head_masks * n, latent)
@@ -265,7 +270,7 @@ class AttractorEstimator(UncertaintyEstimator):
         count = self.recursions if recursions is None else recursions
         with torch.no_grad():
             return [
-                iterate(self.model, batch, self._masks(trial, 0, len(batch)), count)
+                iterate(self.model, batch, self._masks(trial, 0, len(batch), torch.float32), count)
                 for trial in range(self.trials)
             ]
 
@@ -317,23 +322,25 @@ class AttractorEstimator(UncertaintyEstimator):
         on_step: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        precision = mixed_precision(self.device, self.precision)
-        with torch.autocast(self.device.type, precision, enabled=precision != torch.float32):
+        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
             return iterate_latents(self.model, x, trials, self.recursions, on_step).float()
 
-    def _trials(self, first_index: int, count: int) -> Iterator[DropoutMasks]:
-        return (self._masks(trial, first_index, count) for trial in range(self.trials))
+    def _trials(self, first_index: int, count: int) -> Iterable[DropoutMasks]:
+        if self.mask_scope == "trial" and self._trial_masks is not None:
+            return self._trial_masks
+        drawn = (self._masks(t, first_index, count, self._dtype) for t in range(self.trials))
+        if self.mask_scope == "trial":
+            self._trial_masks = list(drawn)
+            return self._trial_masks
+        return drawn
 
-    def _masks(self, trial: int, first_index: int, count: int) -> DropoutMasks:
+    def _masks(self, trial: int, first_index: int, count: int, dtype: torch.dtype) -> DropoutMasks:
         shapes, rate = self.model.site_shapes, self.model.dropout
         if self.mask_scope == "sample":
-            masks = sample_masks(shapes, rate, self.seed, trial, first_index, count)
-            return masks.to(self.device)
-        if self._trial_masks is None:
-            self._trial_masks = [
-                trial_masks(shapes, rate, self.seed, t).to(self.device) for t in range(self.trials)
-            ]
-        return self._trial_masks[trial]
+            masks = sample_masks(shapes, rate, self.seed, trial, first_index, count, dtype=dtype)
+        else:
+            masks = trial_masks(shapes, rate, self.seed, trial, dtype=dtype)
+        return masks.to(self.device)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one safetensors file, atomically.

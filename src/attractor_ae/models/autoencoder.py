@@ -11,7 +11,13 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attractor_ae.errors import AttractorError, unknown_name
-from attractor_ae.models.layers import OutputConvolution, drop
+from attractor_ae.models.layers import (
+    EvenConvolution,
+    EvenTransposedConvolution,
+    OutputConvolution,
+    RowwiseLinear,
+    drop,
+)
 from attractor_ae.models.masks import DropoutMasks, SiteShape, check_masks, check_rate
 
 
@@ -75,7 +81,7 @@ def check_image_size(image_size: int) -> None:
 def encoder_convolutions(channels: int, w: int) -> nn.ModuleList:
     """Return encoder stages 1 to 4: each halves height and width."""
     widths = (channels, w, w, 2 * w, 2 * w)
-    return nn.ModuleList(nn.Conv2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(widths))
+    return nn.ModuleList(EvenConvolution(a, b, 4, 2, 1) for a, b in itertools.pairwise(widths))
 
 
 def encoder_site_shapes(w: int, image_size: int) -> tuple[SiteShape, ...]:
@@ -142,14 +148,14 @@ class Autoencoder(nn.Module):
         self._code_shape = (2 * w, side, side)
 
         self.encoder = encoder_convolutions(channels, w)
-        self.encoder_linear = nn.Linear(2 * w * side * side, f)
-        self.latent = nn.Linear(f, latent_dim)
+        self.encoder_linear = RowwiseLinear(2 * w * side * side, f)
+        self.latent = RowwiseLinear(f, latent_dim)
         self.decoder_linear = nn.ModuleList(
-            [nn.Linear(latent_dim, f), nn.Linear(f, 2 * w * side * side)]
+            [RowwiseLinear(latent_dim, f), RowwiseLinear(f, 2 * w * side * side)]
         )
         widths = (2 * w, 2 * w, w, w)
         self.decoder = nn.ModuleList(
-            nn.ConvTranspose2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(widths)
+            EvenTransposedConvolution(a, b, 4, 2, 1) for a, b in itertools.pairwise(widths)
         )
         self.output = OutputConvolution(w, channels)
         self.activation = activation_function(activation)

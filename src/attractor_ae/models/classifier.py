@@ -11,7 +11,7 @@ from attractor_ae.models.autoencoder import (
     encoder_site_shapes,
     scaled_widths,
 )
-from attractor_ae.models.layers import drop
+from attractor_ae.models.layers import RowwiseLinear, drop
 from attractor_ae.models.masks import DropoutMasks, SiteShape, check_masks, check_rate
 
 
@@ -54,8 +54,8 @@ class ConvClassifier(nn.Module):
         side = image_size // 16
         self.dropout = dropout
         self.encoder = encoder_convolutions(channels, w)
-        self.hidden = nn.Linear(2 * w * side * side, f)
-        self.output = nn.Linear(f, classes)
+        self.hidden = RowwiseLinear(2 * w * side * side, f)
+        self.output = RowwiseLinear(f, classes)
         self.activation = activation_function(activation)
         self.site_shapes: tuple[SiteShape, ...] = encoder_site_shapes(w, image_size)
 

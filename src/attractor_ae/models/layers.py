@@ -1,6 +1,6 @@
-"""Two places where a network spends time beside its convolutions, computed in less.
+"""Layers computed in less time than the library takes for the plain expressions.
 
-Both give what the plain expressions give, to rounding.
+All give what the plain expressions give, to rounding.
 """
 
 from typing import Any, ClassVar
@@ -44,28 +44,151 @@ def drop(
 
 
 class _MaskedReLU(torch.autograd.Function):
-    """ReLU and mask in the memory of their input, and of the gradient that comes back."""
+    """ReLU and mask in the memory of their input.
+
+    What both let through is one factor for each element, for the way forward and for the way back.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
-        x.mul_(mask).relu_()
+        # The mask where x is positive, else 0: the gradient of a ReLU does just that.
+        factor = torch.ops.aten.threshold_backward(mask.expand_as(x), x, 0)
+        x.mul_(factor)
         ctx.mark_dirty(x)
-        ctx.save_for_backward(x, mask)
+        ctx.save_for_backward(factor)
         return x
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
-        output, mask = ctx.saved_tensors
+        (factor,) = ctx.saved_tensors
         # A new tensor, which no one else holds: the gradient that came may be somebody's.
-        gradient = torch.ops.aten.threshold_backward(gradients[0], output, 0)
-        return gradient.mul_(mask), None
+        return gradients[0] * factor, None
+
+
+class RowwiseLinear(nn.Linear):
+    """A linear layer whose result for one row does not depend on the others, to the last bit.
+
+    A library adds up in an order that depends on the number of rows, and in 16 bits the last bit of
+    a code can turn an image's score. So without gradients rows are computed so many at once, on a
+    CPU; the few that lack are zeros.
+    """
+
+    ROWS: ClassVar[int] = 64
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (n, out_features) of (n, in_features)."""
+        if torch.is_grad_enabled() or input.device.type != "cpu":
+            return super().forward(input)
+        rows = len(input)
+        padded = F.pad(input, (0, 0, 0, -rows % self.ROWS))
+        blocks = [F.linear(block, self.weight, self.bias) for block in padded.split(self.ROWS)]
+        return torch.cat(blocks)[:rows]
+
+
+class EvenConvolution(nn.Conv2d):
+    """A convolution whose gradient by its input is fast in 16 bits too.
+
+    That gradient is a transposed convolution from the outputs. The library's is several times
+    slower on a CPU where their number is no multiple of ``_LANES``, so zeros are added to the
+    gradient that comes back.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return what the convolution makes of (n, in_channels, h, w)."""
+        if self.bias is None or not (input.requires_grad and _lacking(self.out_channels, input)):
+            return super().forward(input)
+        dtype = _computed_in(input)
+        return _EvenGradient.apply(
+            input.to(dtype), self.weight.to(dtype), self.bias.to(dtype), self.stride, self.padding
+        )
+
+
+class _EvenGradient(torch.autograd.Function):
+    """A convolution, and its gradients by way of more outputs."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,  # noqa: ANN401
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor,
+        stride: tuple[int, int],
+        padding: tuple[int, int],
+    ) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.stride, ctx.padding = stride, padding
+        return F.conv2d(x, weight, bias, stride, padding)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:  # noqa: ANN401
+        x, weight = ctx.saved_tensors
+        count = len(weight)
+        lacking = -count % _LANES
+        gradient = F.pad(gradients[0], (0, 0, 0, 0, 0, lacking))
+        more = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, lacking))
+        for_x, for_weight, _ = torch.ops.aten.convolution_backward(
+            gradient.contiguous(memory_format=torch.channels_last),
+            x,
+            more.contiguous(memory_format=torch.channels_last),
+            None,
+            ctx.stride,
+            ctx.padding,
+            (1, 1),
+            False,
+            (0, 0),
+            1,
+            (True, True, False),
+        )
+        return for_x, for_weight[:count], gradients[0].sum((0, 2, 3)), None, None
+
+
+class EvenTransposedConvolution(nn.ConvTranspose2d):
+    """A transposed convolution that is fast in 16 bits whatever its number of inputs.
+
+    As of `EvenConvolution`: inputs that are always zero are added.
+    """
+
+    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Return what the convolution makes of (n, in_channels, h, w)."""
+        lacking = _lacking(self.in_channels, input)
+        if not lacking or output_size is not None:
+            return super().forward(input, output_size)
+        weight = F.pad(self.weight, (0, 0, 0, 0, 0, 0, 0, lacking))
+        return F.conv_transpose2d(
+            F.pad(input, (0, 0, 0, 0, 0, lacking)),
+            weight,
+            self.bias,
+            self.stride,
+            self.padding,
+        )
+
+
+_LANES = 16
+"""What the library's 16-bit transposed convolutions want their number of inputs a multiple of."""
+_FEW = 64
+"""Below so many the larger images make the added ones cost more than they spare."""
+
+
+def _lacking(channels: int, x: Tensor) -> int:
+    """Return how many channels are to be added where ``x`` is about to be convolved."""
+    if x.device.type != "cpu" or channels < _FEW or _computed_in(x).itemsize > 2:
+        return 0
+    return -channels % _LANES
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    """Return the type that a convolution of ``x`` is computed in: autocast's, or its own."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
 
 
 class OutputConvolution(nn.ConvTranspose2d):
-    """The transposed convolution to the image; to a single channel it is one matrix product.
+    """The transposed convolution to the image; to a single channel by what is cheaper.
 
-    Each input pixel makes a patch of the output, and the patches are added up where they overlap.
-    Libraries compute such a convolution with the many channels of a usual one in mind.
+    Libraries compute such a convolution with the many channels of a usual one in mind. In 16 bits
+    it is a usual convolution to the four pixels that each input pixel becomes. In 32 bits it is
+    one matrix product: each input pixel makes a patch of the output, and the patches are added up
+    where they overlap.
 
     Parameters
     ----------
@@ -95,7 +218,7 @@ class OutputConvolution(nn.ConvTranspose2d):
 
 
 class _ToOneChannel(torch.autograd.Function):
-    """The transposed convolution to a single channel as a matrix product, and its gradients.
+    """The transposed convolution to a single channel, and its gradients.
 
     The gradient of the input is a convolution from a single channel, which is cheaper than going
     back through the overlapping patches.
@@ -104,6 +227,10 @@ class _ToOneChannel(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:  # noqa: ANN401
         ctx.save_for_backward(x, weight)
+        if x.dtype.itemsize == 2:
+            kernel = _four_pixels(weight).to(x.dtype)
+            pixels = F.conv2d(x, kernel, bias.to(x.dtype).expand(4), padding=1)  # (n, 4, h, w)
+            return F.pixel_shuffle(pixels, 2)
         n, channels, height, width = x.shape
         # (n, c, h, w) -> (n, h * w, c), which moves nothing if the channels are last in memory
         pixels = x.permute(0, 2, 3, 1).reshape(n, height * width, channels)
@@ -130,3 +257,14 @@ class _ToOneChannel(torch.autograd.Function):
             # derivative by the weight is the one that is wanted.
             (for_weight,) = torch.autograd.grad(for_x, weight, x)
         return for_x.detach(), for_weight, gradient.sum((0, 2, 3))
+
+
+def _four_pixels(weight: Tensor) -> Tensor:
+    """Return the kernel of the convolution to the four pixels that each input pixel becomes.
+
+    Output 2i + a meets input i + d through tap a + 1 - 2d of the transposed convolution, for d in
+    -1, 0, 1 where there is such a tap. (c, 1, 4, 4) -> (4, c, 3, 3)
+    """
+    # With a zero at either end the tap is number a + 2 (1 - d) of six.
+    taps = F.pad(weight, (1, 1, 1, 1)).view(-1, 3, 2, 3, 2)  # (c, 1 - d, a, 1 - d, a)
+    return taps.flip(1, 3).permute(2, 4, 0, 1, 3).reshape(4, -1, 3, 3)

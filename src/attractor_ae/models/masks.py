@@ -1,5 +1,6 @@
 """Dropout masks as values: what is drawn once can be applied again and again."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -54,7 +55,11 @@ def check_masks(masks: DropoutMasks, shapes: Sequence[SiteShape]) -> None:
 
 
 def draw_masks(
-    shapes: Sequence[SiteShape], rate: float, count: int, rng: np.random.Generator
+    shapes: Sequence[SiteShape],
+    rate: float,
+    count: int,
+    rng: np.random.Generator,
+    dtype: torch.dtype = torch.float32,
 ) -> DropoutMasks:
     """Draw fresh masks for ``count`` images, every element on its own (PROTOCOL section 2).
 
@@ -63,45 +68,46 @@ def draw_masks(
     shapes
         Shape of one image's activations at each site: (features,) or (channels, height, width).
     rate
-        Probability that an element is dropped, in [0, 1). It is met to within 2**-17, or 2**-16
-        above 1 - 2**-16.
+        Probability that an element is dropped, in [0, 1).
     count
         Number of images; 1 makes masks that any number of images can share.
     rng
         Source of the random numbers.
+    dtype
+        Floating-point type of the masks. That of the activations they will be multiplied with is
+        fastest by far; what is dropped does not depend on it.
 
     Returns
     -------
     DropoutMasks
-        float32, on the CPU; masks of images lie in memory channels last, as the convolutions want.
+        On the CPU; masks of images lie in memory channels last, as the convolutions want.
     """
     check_rate(rate)
-    # Sixteen bits a decision, and the rate that they express is used for the scale as well, so that
-    # a mask's mean is one.
-    threshold = min(round(rate * 65536), 65535)
-    scale = 65536 / (65536 - threshold)
     sites = []
     for shape in shapes:
         *space, features = (*shape[1:], shape[0])  # (h, w, c) or (f,)
-        kept = _bernoulli(count * int(np.prod(shape)), threshold, rng)
+        kept = _bernoulli(count * math.prod(shape), rate, rng)
         # As bytes: PyTorch turns those into floats faster than truth values.
-        mask = torch.from_numpy(kept.view(np.uint8)).float().mul_(scale)
+        mask = torch.from_numpy(kept.view(np.uint8)).to(dtype).mul_(1 / (1 - rate))
         # (count, c, h, w), channels last in memory
         sites.append(mask.reshape(count, *space, features).movedim(-1, 1))
     return DropoutMasks(tuple(sites))
 
 
-def _bernoulli(size: int, threshold: int, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return whether each of ``size`` random numbers of 16 bits is at least ``threshold``.
+def _bernoulli(size: int, rate: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return ``size`` truth values, each false with probability ``rate``.
 
-    Their low bytes are only drawn for the one in 256 that the high byte leaves undecided.
+    A random byte decides with a probability of the nearest 256th below. What is left of the rate
+    falls on few elements, which are found without a look at the others: a Poisson number of shots
+    at random places hits each element independently, with probability 1 - exp(-shots / size).
     """
-    high, low = divmod(threshold, 256)
+    threshold = math.floor(256 * rate)
     # Eight bytes from each draw.
     drawn = rng.integers(2**64, size=-(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
-    kept = drawn > high
-    undecided = np.flatnonzero(drawn == high)
-    kept[undecided] = rng.integers(256, size=len(undecided), dtype=np.uint8) >= low
+    kept = drawn >= threshold
+    rest = max(0.0, 1 - (1 - rate) / (1 - threshold / 256))
+    shots = rng.poisson(-math.log1p(-rest) * size)
+    kept[rng.integers(size, size=shots)] = False
     return kept
 
 
@@ -111,6 +117,7 @@ def trial_masks(
     seed: int,
     trial: int,
     stream: Stream = Stream.TRIAL_MASKS,
+    dtype: torch.dtype = torch.float32,
 ) -> DropoutMasks:
     """Draw the masks of one trial that all images share (scope "trial").
 
@@ -119,12 +126,12 @@ def trial_masks(
 
     Parameters
     ----------
-    shapes, rate
+    shapes, rate, dtype
         As for `draw_masks`.
     seed, trial, stream
         What the masks are derived from.
     """
-    return draw_masks(shapes, rate, 1, generator(seed, stream, trial))
+    return draw_masks(shapes, rate, 1, generator(seed, stream, trial), dtype)
 
 
 def sample_masks(
@@ -135,12 +142,13 @@ def sample_masks(
     first: int,
     count: int,
     stream: Stream = Stream.TRIAL_MASKS,
+    dtype: torch.dtype = torch.float32,
 ) -> DropoutMasks:
     """Draw the masks of one trial, own ones for each image (scope "sample").
 
     Parameters
     ----------
-    shapes, rate
+    shapes, rate, dtype
         As for `draw_masks`.
     seed, trial, stream
         What the masks are derived from, together with
@@ -153,6 +161,6 @@ def sample_masks(
     for block in range(first // _BLOCK, -(-(first + count) // _BLOCK)):
         before = block * _BLOCK
         rows = slice(max(first - before, 0), min(first + count - before, _BLOCK))
-        masks = draw_masks(shapes, rate, _BLOCK, generator(seed, stream, trial, block))
+        masks = draw_masks(shapes, rate, _BLOCK, generator(seed, stream, trial, block), dtype)
         drawn.append([site[rows] for site in masks.sites])
     return DropoutMasks(tuple(torch.cat(site) for site in zip(*drawn, strict=True)))

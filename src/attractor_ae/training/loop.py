@@ -293,8 +293,9 @@ class _Loop:
             x = self._feedback.mix(x, rows, rng)
         masks = None
         if network.dropout > 0:
-            masks = draw_masks(network.site_shapes, network.dropout, len(rows), rng)
-            masks = masks.to(self._device)
+            masks = draw_masks(
+                network.site_shapes, network.dropout, len(rows), rng, self._precision
+            ).to(self._device)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
