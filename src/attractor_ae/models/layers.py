@@ -214,7 +214,7 @@ class OutputConvolution(nn.ConvTranspose2d):
         if self.out_channels > 1 or input.device.type != "cpu" or output_size is not None:
             return super().forward(input, output_size)
         bias = input.new_zeros(1) if self.bias is None else self.bias
-        return _ToOneChannel.apply(input, self.weight, bias)
+        return _ToOneChannel.apply(input.to(_computed_in(input)), self.weight, bias)
 
 
 class _ToOneChannel(torch.autograd.Function):
