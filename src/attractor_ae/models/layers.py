@@ -153,10 +153,10 @@ class EvenTransposedConvolution(nn.ConvTranspose2d):
         lacking = _lacking(self.in_channels, input)
         if not lacking or output_size is not None:
             return super().forward(input, output_size)
-        weight = F.pad(self.weight, (0, 0, 0, 0, 0, 0, 0, lacking))
+        assert isinstance(self.padding, tuple)  # never a name here
         return F.conv_transpose2d(
             F.pad(input, (0, 0, 0, 0, 0, lacking)),
-            weight,
+            F.pad(self.weight, (0, 0, 0, 0, 0, 0, 0, lacking)),
             self.bias,
             self.stride,
             self.padding,
