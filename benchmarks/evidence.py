@@ -6,7 +6,9 @@ A recipe is a preset, with settings after colons: ``default:training.feedback=0`
 recipe, D_in and seed; jobs run in processes of one thread each, and finished ones are skipped, so
 that the same command goes on after an interruption. Everything is measured on that half of the
 D_outs that nothing was chosen on: every second image of faces, textures and photos, and
-the test images of the other of mnist and fashion. `evidence_report.py` makes tables and a figure.
+the test images of D_in and of the other of mnist and fashion. With ``--half choosing`` it is the
+other half, and training images that were not trained on. `evidence_report.py` makes tables and
+figures.
 """
 
 import argparse
@@ -21,13 +23,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attractor_ae import evaluate, fit_estimator, load, train
+from attractor_ae import ImageSet, evaluate, fit_estimator, load, train
 from attractor_ae.presets import preset
 from attractor_ae.scores import FUSED, SCORES
 from attractor_ae.storage import write_json
 
 OTHER = {"mnist": "fashion", "fashion": "mnist", "mnist5k": "digits8"}
 OUTS = ("faces", "textures", "photos")
+TRAINED = 250
+"""Images of each class that the experiment has."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,7 @@ class Job:
     per_class: int
     root: Path
     folder: Path
+    half: str = "reporting"
 
     @property
     def name(self) -> str:
@@ -50,10 +55,31 @@ class Job:
             f"-{self.epochs}epochs" if self.epochs else ""
         )
 
+    @property
+    def target(self) -> Path:
+        """The file of what is measured."""
+        choosing = "-choosing" if self.half == "choosing" else ""
+        return self.folder / f"{self.name}{choosing}.json"
+
+    def sets(self) -> tuple[ImageSet, list[ImageSet]]:
+        """Return the images of D_in and of the D_outs that it is measured on."""
+        choosing = self.half == "choosing"
+        outs = [load(name, "test") for name in OUTS]
+        outs = [out.take(range(0 if choosing else 1, len(out), 2)) for out in outs]
+        other = OTHER[self.in_dataset]
+        split = "train" if choosing else "test"
+        outs.append(load(other, split, per_class=self.per_class, root=self.root))
+        if not choosing:
+            return load(self.in_dataset, "test", per_class=self.per_class, root=self.root), outs
+        # Of each class those that come after the images of the training.
+        many = load(self.in_dataset, per_class=TRAINED + self.per_class, root=self.root)
+        rows = [np.flatnonzero(many.labels == c)[TRAINED:] for c in range(len(many.classes))]
+        return many.take(np.sort(np.concatenate(rows))), outs
+
 
 def run(job: Job) -> Path:
     """Train and evaluate; leave a JSON file with one row a D_out, score and recursion."""
-    target = job.folder / f"{job.name}.json"
+    target = job.target
     if target.exists():
         return target
     torch.set_num_threads(1)
@@ -69,18 +95,15 @@ def run(job: Job) -> Path:
             "training.device=cpu",
         ],
     )
-    images = load(job.in_dataset, per_class=250, root=job.root)
+    images = load(job.in_dataset, per_class=TRAINED, root=job.root)
     finished = train(config, images, job.folder / job.name, resume=True)
     with finished.history_file.open(encoding="utf-8") as file:
         trained = sum(float(row["seconds"]) for row in csv.DictReader(file))
     began = time.perf_counter()
     estimator = fit_estimator(finished.path, images)
     fitted = time.perf_counter() - began
-    outs = [load(name, "test") for name in OUTS]
-    outs = [out.take(range(1, len(out), 2)) for out in outs]
+    known, outs = job.sets()
     other = OTHER[job.in_dataset]
-    outs.append(load(other, "test", per_class=job.per_class, root=job.root))
-    known = load(job.in_dataset, "test", per_class=job.per_class, root=job.root)
     scores = [name for name in SCORES if name in estimator.score_names]
     result = evaluate(estimator, known, outs, scores=scores)
     rows = [
@@ -132,10 +155,11 @@ def main() -> None:
     parser.add_argument("--per-class", type=int, default=50, help="test images of each class")
     parser.add_argument("--root", type=Path, default=Path(".real"), help="data root")
     parser.add_argument("--out", type=Path, default=Path("build/evidence"))
+    parser.add_argument("--half", choices=("reporting", "choosing"), default="reporting")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     a = parser.parse_args()
     jobs = [
-        Job(recipe, name, seed, epochs, a.per_class, a.root, a.out)
+        Job(recipe, name, seed, epochs, a.per_class, a.root, a.out, a.half)
         for epochs in a.epochs
         for recipe in a.recipes
         for seed in a.seeds

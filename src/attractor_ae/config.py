@@ -17,11 +17,11 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     model_validator,
 )
 
 from attractor_ae.errors import AttractorError, unknown_name
+from attractor_ae.validation import read_toml, validated
 
 ReconstructionLossName = Literal["ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
 MetricLossName = Literal["", "triplet", "angular", "npair", "ntxent", "contrastive"]
@@ -223,10 +223,15 @@ class EvaluationConfig(_Section):
         default=(), strict=False, description="further scores that are measured"
     )
     out_datasets: tuple[str, ...] = Field(
-        default=(), strict=False, description="the D_outs; none names faces, textures and photos"
+        default=(),
+        strict=False,
+        description='the D_outs, "NAME" or "NAME:FACTOR"; none names faces, textures and photos',
     )
     shift_datasets: tuple[str, ...] = Field(
         default=(), strict=False, description="sets that show the known classes in another guise"
+    )
+    accuracy_splits: tuple[str, ...] = Field(
+        default=(), strict=False, description="further splits of D_in that accuracy is measured on"
     )
 
     @model_validator(mode="after")
@@ -291,10 +296,7 @@ class ExperimentConfig(_Section):
         AttractorError
             On an unknown key, a wrong type or an impossible value.
         """
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise AttractorError(f"{source}: {_explain(error)}") from None
+        return validated(cls, values, source)
 
     @classmethod
     def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "ExperimentConfig":
@@ -313,18 +315,7 @@ class ExperimentConfig(_Section):
         AttractorError
             If the file is missing or no TOML, or on an unknown key or an impossible value.
         """
-        path = Path(path)
-        try:
-            values: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise AttractorError(f"{path}: no such file; give the path of a TOML config") from None
-        except (OSError, UnicodeDecodeError) as error:
-            raise AttractorError(
-                f"{path}: cannot be read ({error}); give a TOML text file"
-            ) from None
-        except tomllib.TOMLDecodeError as error:
-            raise AttractorError(f"{path}: is no valid TOML: {error}") from None
-        return cls.from_dict(override(values, overrides), str(path))
+        return cls.from_dict(override(read_toml(path), overrides), str(path))
 
     def to_toml(self) -> str:
         """Return the experiment as TOML text; `from_toml` reads the same experiment back."""
@@ -364,39 +355,3 @@ def _parse_value(raw: str) -> Any:  # noqa: ANN401
         return tomllib.loads(f"value = {raw}")["value"]
     except tomllib.TOMLDecodeError:
         return raw  # text without quotes
-
-
-def _explain(error: ValidationError) -> str:
-    """Return the first mistake of ``error`` in one line: key, value, what is allowed."""
-    first = error.errors()[0]
-    key = ".".join(str(part) for part in first["loc"])
-    match first["type"]:
-        case "extra_forbidden":
-            *sections, name = first["loc"]
-            table = ".".join(str(section) for section in sections)
-            kind = f"key in [{table}]:" if table else "section"
-            return str(unknown_name(kind, str(name), _known_keys(sections)))
-        case "missing":
-            return f"{key} is missing; it must be given"
-        case "value_error":
-            reason = first["msg"].removeprefix("Value error, ")
-            return f"{key}: {reason}" if key else reason
-        case "literal_error":
-            allowed = (
-                first.get("ctx", {})["expected"].replace(" or ", ", ").replace("'", "").split(", ")
-            )
-            return f"{key}: {unknown_name('value', str(first['input']), allowed)}"
-        case "tuple_type":
-            return f"{key} = {first['input']!r}: must be a list of names, e.g. ['faces', 'photos']"
-        case _:
-            reason = first["msg"].removeprefix("Input ")
-            return f"{key} = {first['input']!r}: {reason}"
-
-
-def _known_keys(sections: Sequence[int | str]) -> list[str]:
-    model: type[BaseModel] = ExperimentConfig
-    for section in sections:
-        annotation = model.model_fields[str(section)].annotation
-        assert isinstance(annotation, type)
-        model = annotation
-    return list(model.model_fields)
