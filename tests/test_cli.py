@@ -1,6 +1,7 @@
 """The terminal, tried as a new user would."""
 
 import os
+import re
 import subprocess
 import sys
 from importlib.metadata import version
@@ -99,10 +100,23 @@ def test_train_then_evaluate(config, tmp_path):
     run = tmp_path / "run"
     trained = invoke("train", config, "--out", run, *options(TINY))
     assert trained.exit_code == 0, trained.output
+    assert "accuracy" not in trained.stdout
     assert f"Next: attractor-ae evaluate {run}" in trained.stdout
     evaluated = invoke("evaluate", run, "--set", "evaluation.head=knn")
     assert evaluated.exit_code == 0, evaluated.output
     assert "faces" in evaluated.stdout
+
+
+def test_train_then_evaluate_a_classifier(config, tmp_path):
+    run = tmp_path / "run"
+    settings = [*TINY, "model.type=conv"]
+    trained = invoke("train", config, "--out", run, *options(settings))
+    assert trained.exit_code == 0, trained.output
+    assert re.search(r"training: epoch 2/2, loss \S+, accuracy \d+\.\d%, ", trained.stdout)
+    evaluated = invoke("evaluate", run)
+    assert evaluated.exit_code == 0, evaluated.output
+    assert "MC dropout on mnist5k" in evaluated.stdout
+    assert f"{run}/evaluation/entropy.png" in evaluated.stdout
 
 
 def test_runs_have_a_place_by_default(config, tmp_path, monkeypatch):

@@ -2,7 +2,16 @@ import numpy as np
 import pytest
 import torch
 
-from attractor_ae import ExperimentConfig, ImageSet, fit_estimator, run_evaluation, train
+from attractor_ae import (
+    EvaluationResult,
+    ExperimentConfig,
+    ImageSet,
+    fit_estimator,
+    load,
+    load_estimator,
+    run_evaluation,
+    train,
+)
 from attractor_ae.errors import AttractorError
 from attractor_ae.presets import preset
 
@@ -39,11 +48,38 @@ def test_a_run_is_not_evaluated_on_a_set_that_it_was_not_trained_on(own, digits,
         fit_estimator(run.path, digits)
 
 
-def test_a_classifier_has_no_attractors(digits, tmp_path):
-    settings = ExperimentConfig.from_dict({**SETTINGS, "model": {"type": "conv"}})
-    run = train(settings, digits, tmp_path / "conv")
-    with pytest.raises(AttractorError, match="holds a classifier, which has no attractors"):
-        fit_estimator(run.path, digits)
+@pytest.mark.parametrize(("dropout", "method"), [(0.33, "MC dropout"), (0.0, "deep ensemble")])
+def test_a_classifier_is_evaluated_too(digits, tmp_path, dropout, method):
+    """With the scores that it has, and without pictures of what it does not do."""
+    settings = {
+        **SETTINGS,
+        "model": {"type": "conv", "dropout": dropout},
+        "evaluation": {
+            **SETTINGS["evaluation"],
+            "nbr_of_samples_per_class": 2,
+            "scores": ["mutual_information", "displacement", "neighbours"],
+            "out_datasets": ["textures"],
+        },
+    }
+    run = train(ExperimentConfig.from_dict(settings), digits, tmp_path / "conv")
+    # As an evaluation by an earlier version may have left it.
+    run.evaluation_folder.mkdir()
+    (run.evaluation_folder / "recursions.png").touch()
+    result = run_evaluation(run.path)
+    assert (result.method, result.recursions) == (method, 1)
+    assert result.score_names == ("entropy", "mutual_information")
+    assert {p.name for p in run.evaluation_folder.iterdir()} == {
+        "entropy.pdf",
+        "entropy.png",
+        "metrics.json",
+        "scores.safetensors",
+    }
+    again = EvaluationResult.load(run.evaluation_folder)
+    assert again.metrics() == result.metrics()
+    estimator = load_estimator(run.estimator_file)
+    assert estimator.method == method
+    u = estimator.predict(load("textures", "test", per_class=7).images[:5])
+    np.testing.assert_allclose(result.out_scores[0].uncertainty(0)[:5], u, rtol=1e-5)
 
 
 def test_the_preset_of_the_demo_is_a_config():

@@ -9,13 +9,20 @@ if TYPE_CHECKING:
     from attractor_ae.data import CATALOGUE, Augmentation, ImageSet, load
     from attractor_ae.dynamics import Trajectory, iterate
     from attractor_ae.errors import AttractorError
-    from attractor_ae.estimators import AttractorEstimator, UncertaintyEstimator
+    from attractor_ae.estimators import (
+        AttractorEstimator,
+        EnsembleEstimator,
+        MCDropoutEstimator,
+        UncertaintyEstimator,
+        load_estimator,
+    )
     from attractor_ae.evaluation import EvaluationResult, evaluate
+    from attractor_ae.fitting import fit_ensemble, fit_estimator
     from attractor_ae.models import Autoencoder, ConvClassifier, DropoutMasks
     from attractor_ae.presets import preset
     from attractor_ae.runs import Run
     from attractor_ae.training import train
-    from attractor_ae.workflows import fit_estimator, run_demo, run_evaluation, run_training
+    from attractor_ae.workflows import run_demo, run_evaluation, run_training
 
 __version__ = version("attractor-ae")
 
@@ -25,13 +32,20 @@ _HOMES = {
     "data": ("CATALOGUE", "Augmentation", "ImageSet", "load"),
     "dynamics": ("Trajectory", "iterate"),
     "errors": ("AttractorError",),
-    "estimators": ("AttractorEstimator", "UncertaintyEstimator"),
+    "estimators": (
+        "AttractorEstimator",
+        "EnsembleEstimator",
+        "MCDropoutEstimator",
+        "UncertaintyEstimator",
+        "load_estimator",
+    ),
     "evaluation": ("EvaluationResult", "evaluate"),
+    "fitting": ("fit_ensemble", "fit_estimator"),
     "models": ("Autoencoder", "ConvClassifier", "DropoutMasks"),
     "presets": ("preset",),
     "runs": ("Run",),
     "training": ("train",),
-    "workflows": ("fit_estimator", "run_demo", "run_evaluation", "run_training"),
+    "workflows": ("run_demo", "run_evaluation", "run_training"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -43,16 +57,20 @@ __all__ = [
     "Autoencoder",
     "ConvClassifier",
     "DropoutMasks",
+    "EnsembleEstimator",
     "EvaluationResult",
     "ExperimentConfig",
     "ImageSet",
+    "MCDropoutEstimator",
     "Run",
     "Trajectory",
     "UncertaintyEstimator",
     "evaluate",
+    "fit_ensemble",
     "fit_estimator",
     "iterate",
     "load",
+    "load_estimator",
     "preset",
     "run_demo",
     "run_evaluation",

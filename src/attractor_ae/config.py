@@ -265,7 +265,7 @@ class ExperimentConfig(_Section):
         if fused and not self.dataset.calibration_share:
             raise ValueError(
                 'the score "fused" needs images that nothing is trained on; '
-                "set dataset.calibration_share, e.g. to 0.1, or choose another score"
+                "set dataset.calibration_share for the training, or choose another score"
             )
         return self
 
@@ -277,6 +277,11 @@ class ExperimentConfig(_Section):
             raise ValueError(
                 'model.type "conv" has no latent code and no reconstruction; set model.metric to '
                 '"", make_scene_impossible and make_instance_impossible to false, and feedback to 0'
+            )
+        if self.model.type == "conv" and self.evaluation.score == "separation":
+            raise ValueError(
+                'model.type "conv" has no latent code, so there is no score "separation"; '
+                'set evaluation.score to "entropy"'
             )
         return self
 

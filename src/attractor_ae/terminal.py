@@ -1,5 +1,6 @@
 """What the command line shows: lines, errors in one line, and how far long work is."""
 
+import math
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -77,13 +78,14 @@ class Display:
         self._last_line = time.monotonic()
 
     def training(self, at: "TrainingProgress") -> None:
-        """Show the progress of a training."""
+        """Show the progress of a training; of a classifier, its accuracy as well."""
+        accuracy = "" if math.isnan(at.accuracy) else f"accuracy {at.accuracy:.1%}, "
         self._show(
             "training",
             at.step,
             at.steps,
             lambda: (
-                f"epoch {at.epoch}/{at.epochs}, loss {at.loss:.4g}, "
+                f"epoch {at.epoch}/{at.epochs}, loss {at.loss:.4g}, {accuracy}"
                 f"{at.images_per_second:.0f} images/s"
             ),
             at.seconds_left,

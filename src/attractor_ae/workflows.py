@@ -17,11 +17,11 @@ from attractor_ae.data import (
     load,
 )
 from attractor_ae.data.own import ALL
-from attractor_ae.devices import mixed_precision, resolve_device
+from attractor_ae.devices import mixed_precision
 from attractor_ae.errors import AttractorError
-from attractor_ae.estimators import AttractorEstimator
+from attractor_ae.estimators import AttractorEstimator, UncertaintyEstimator
 from attractor_ae.evaluation import EvaluationResult, evaluate
-from attractor_ae.models import Autoencoder
+from attractor_ae.fitting import AFTER_TRAINING, evaluation_config, fit_estimator
 from attractor_ae.presets import preset
 from attractor_ae.reporting import (
     auroc_by_recursion,
@@ -30,15 +30,7 @@ from attractor_ae.reporting import (
     save_figure,
 )
 from attractor_ae.runs import Run, environment
-from attractor_ae.storage import load_weights, read_tensors
-from attractor_ae.training import (
-    Progress,
-    build_network,
-    train,
-    trained_on,
-    training_augmentation,
-    training_part,
-)
+from attractor_ae.training import Progress, train
 
 ImageProgress = Callable[[str, int, int], None]
 """Called with the name of a data set, and its images that are done and of all."""
@@ -54,9 +46,6 @@ def _silent(_name: str, _done: int, _all: int) -> None:
 
 BUILT_IN_OUT = ("faces", "textures", "photos")
 """The D_outs of an experiment that names none."""
-
-# What may be set of a run that is trained: the measuring, and what it needs to read its images.
-_AFTER_TRAINING = ("evaluation.", "dataset.max_broken=")
 
 
 def run_training(
@@ -141,71 +130,6 @@ def training_images(
     return _load(config, info, dataset.split, number, data_root, on_preparing, dataset.factor)
 
 
-def fit_estimator(
-    folder: str | Path,
-    images: ImageSet,
-    *,
-    overrides: Sequence[str] = (),
-    natural: bool = False,
-) -> AttractorEstimator:
-    """Return an estimator of a finished run, fitted on the images that the run was trained on.
-
-    It is calibrated on those that the run's config kept for it, if any.
-
-    Parameters
-    ----------
-    folder
-        The run folder.
-    images
-        The images that its training was given.
-    overrides
-        Any number of ``"evaluation.key=value"``, which win over the stored config.
-    natural
-        As for `attractor_ae.train`.
-
-    Raises
-    ------
-    AttractorError
-        If the weights are missing or damaged, the run is no autoencoder, or it was trained on
-        another set.
-    """
-    run = Run.open(folder)
-    config = _evaluation_config(run, overrides)
-    tensors, metadata = read_tensors(run.weights_file)
-    for key, value in trained_on(images).items():
-        if metadata.get(key, value) != value:
-            raise AttractorError(
-                f"{run.path}: was trained on {key} {metadata[key]}, not {value}; "
-                "fit on the images that it was trained on"
-            )
-    network = build_network(config, len(images.classes))
-    if not isinstance(network, Autoencoder):
-        raise AttractorError(
-            f"{run.path}: holds a classifier, which has no attractors; evaluate an autoencoder"
-        )
-    load_weights(network, tensors, run.weights_file)
-    settings = config.evaluation
-    estimator = AttractorEstimator(
-        network,
-        recursions=settings.recursions,
-        recursion=settings.recursion,
-        trials=settings.trials,
-        head=settings.head,
-        head_masks=settings.head_masks,
-        mask_scope=settings.mask_scope,
-        precision=settings.precision,
-        augmentation=training_augmentation(config.training, natural),
-        seed=config.training.seed,
-    )
-    estimator.to(resolve_device(config.training.device, config.training.gpu))
-    trained, kept = training_part(config, images)
-    estimator.fit(trained.images, trained.labels)
-    if len(kept):
-        estimator.calibrate(kept.images, kept.labels)
-    estimator.score = settings.score
-    return estimator
-
-
 def run_evaluation(
     folder: str | Path,
     *,
@@ -241,7 +165,7 @@ def run_evaluation(
         On everything that a user can repair.
     """
     run = Run.open(folder)
-    config = _evaluation_config(run, overrides)
+    config = evaluation_config(run, overrides)
     # Everything is loaded before anything is computed, so that a missing set is told at once.
     info, out_infos, shift_infos = _evaluated(config, data_root)
     number = config.evaluation.nbr_of_samples_per_class
@@ -265,7 +189,8 @@ def run_evaluation(
         known,
         unknown,
         shifted,
-        scores=config.evaluation.scores,
+        # Of a classifier there are fewer: it has no reconstructions and no latent codes.
+        scores=[name for name in config.evaluation.scores if name in estimator.score_names],
         provenance={
             **environment(str(estimator.device), str(precision)),
             "experiment": config.model_dump(mode="json"),
@@ -308,7 +233,7 @@ def run_demo(
     config = preset("quick", overrides)
     run = run_training(config, folder, resume=True, on_progress=on_training)
     # A resumed run keeps the config that it was begun with, so these are said again.
-    again = [text for text in overrides if text.startswith(_AFTER_TRAINING)]
+    again = [text for text in overrides if text.startswith(AFTER_TRAINING)]
     return run_evaluation(run.path, overrides=again, on_progress=on_testing)
 
 
@@ -340,16 +265,6 @@ def _load(
     )
 
 
-def _evaluation_config(run: Run, overrides: Sequence[str]) -> ExperimentConfig:
-    """Return the experiment of a run with another evaluation."""
-    if foreign := [text for text in overrides if not text.startswith(_AFTER_TRAINING)]:
-        raise AttractorError(
-            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation] and "
-            "dataset.max_broken can be set"
-        )
-    return ExperimentConfig.from_toml(run.config_file, overrides)
-
-
 def _evaluated(
     config: ExperimentConfig, root: str | Path | None
 ) -> tuple[DatasetInfo, list[DatasetInfo], list[DatasetInfo]]:
@@ -379,14 +294,17 @@ def _evaluated(
 def _write_figures(
     folder: Path,
     result: EvaluationResult,
-    estimator: AttractorEstimator,
+    estimator: UncertaintyEstimator,
     sets: Sequence[ImageSet],
 ) -> None:
     # Those of sets that an earlier evaluation looked at would be taken for results of this one.
-    for stale in folder.glob("reconstructions-*"):
+    for stale in (*folder.glob("reconstructions-*"), *folder.glob("recursions.*")):
         stale.unlink()
     save_figure(entropy_histogram(result), folder / "entropy")
-    save_figure(auroc_by_recursion(result), folder / "recursions")
+    if result.recursions > 1:
+        save_figure(auroc_by_recursion(result), folder / "recursions")
+    if not isinstance(estimator, AttractorEstimator):
+        return  # a classifier reconstructs nothing
     # The middle image of each set: neither chosen for its looks nor by its score.
     middle = np.stack([images.images[len(images) // 2] for images in sets])
     trajectories = estimator.trajectory(middle)[:4]

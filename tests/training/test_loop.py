@@ -231,6 +231,27 @@ def test_a_classifier_trains_in_the_same_loop(digits, tmp_path):
     assert math.isnan(float(history[0]["reconstruction"]))
 
 
+def test_a_classifier_shows_its_accuracy(digits, tmp_path):
+    """Of the epoch so far; at its end it is that of the whole, which history and log keep."""
+    settings = ExperimentConfig.from_dict({**SETTINGS, "model": {"type": "conv", "dropout": 0.0}})
+    seen = []
+    run = train(settings, digits, tmp_path / "conv", on_progress=seen.append)
+    history = rows_of(run)
+    for at in seen:
+        count = 40 if at.report else 16 * (1 + (at.step - 1) % 3)
+        assert 0 <= at.accuracy <= 1
+        assert at.accuracy * count == pytest.approx(round(at.accuracy * count), abs=1e-4)
+        if at.report:
+            assert at.accuracy == at.report.accuracy == float(history[at.epoch - 1]["accuracy"])
+    log = run.log_file.read_text()
+    assert f"accuracy {seen[-1].accuracy:.1%}, " in log
+    seen.clear()
+    run = train(config(), digits, tmp_path / "autoencoder", on_progress=seen.append)
+    assert all(math.isnan(at.accuracy) for at in seen)
+    assert math.isnan(float(rows_of(run)[0]["accuracy"]))
+    assert "accuracy" not in run.log_file.read_text()
+
+
 def test_progress_counts_every_step_and_estimates_the_end(digits, tmp_path):
     seen = []
     train(config(), digits, tmp_path, on_progress=seen.append)

@@ -45,6 +45,8 @@ def test_a_classifier_has_the_cross_entropy():
     losses = build_objective(config(model={"type": "conv"}), network)(x, x, y, None)
     p = network(x).softmax(-1)[torch.arange(5), y]
     torch.testing.assert_close(losses.total, -p.log().mean())
+    right = network(x).argmax(-1) == y
+    assert losses.parts["accuracy"].item() == pytest.approx(right.sum().item() / 5)
 
 
 def test_the_metric_loss_is_added_with_weight_one():

@@ -1,53 +1,45 @@
 """The paper's own method: attractors of a dropout autoencoder, read by a classifier (MC-AE)."""
 
-import copy
-import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, get_args
+from typing import Any, ClassVar
 
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_ae.config import MaskScope, Precision
 from attractor_ae.data.augmentation import Augmentation
-from attractor_ae.devices import mixed_precision
 from attractor_ae.dynamics import Trajectory, iterate, iterate_latents
-from attractor_ae.errors import AttractorError, unknown_name
+from attractor_ae.errors import AttractorError
 from attractor_ae.estimators.base import (
     Batches,
     Images,
     ScoredImages,
-    UncertaintyEstimator,
     check_images,
     gather,
     to_unit_range,
 )
 from attractor_ae.estimators.heads import head_class
-from attractor_ae.fusion import DEFAULT_COMPONENTS, FusedScore
-from attractor_ae.models.autoencoder import Autoencoder, initialised_from
-from attractor_ae.models.masks import DropoutMasks, sample_masks, trial_masks
+from attractor_ae.estimators.networks import MaskedEstimator, check_counts
+from attractor_ae.estimators.stored import StoredEstimator, read_estimator, write_estimator
+from attractor_ae.fusion import DEFAULT_COMPONENTS
+from attractor_ae.models.autoencoder import Autoencoder
+from attractor_ae.models.masks import DropoutMasks, sample_masks
 from attractor_ae.randomness import Stream, generator
 from attractor_ae.scores import (
     DISTRIBUTION_SCORES,
-    FUSED,
     IMAGE_SCORES,
     LATENT_SCORES,
     KnownLatents,
     distribution_scores,
     image_distances,
 )
-from attractor_ae.storage import load_weights, read_tensors, write_tensors
-
-MASK_SCOPES: tuple[str, ...] = get_args(MaskScope)
-PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 # A code beyond this belongs to a trajectory that has left the images for good.
 _LARGEST_CODE = 1e6
 
 
-class AttractorEstimator(UncertaintyEstimator):
+class AttractorEstimator(MaskedEstimator[Autoencoder]):
     """Uncertainty of a dropout autoencoder's attractors (PROTOCOL section 1).
 
     Each trial keeps one dropout mask for all recursions: one dynamical system. A head reads a class
@@ -129,58 +121,30 @@ class AttractorEstimator(UncertaintyEstimator):
         batch_size: int = 128,
         precision: str = "auto",
     ) -> None:
-        for name, value in {
-            "recursions": recursions,
-            "trials": trials,
-            "head_masks": head_masks,
-            "batch_size": batch_size,
-        }.items():
-            if value < 1:
-                raise AttractorError(f"{name} must be at least 1, got {value}")
+        check_counts(recursions=recursions, head_masks=head_masks)
         if not 0 <= recursion < recursions:
             raise AttractorError(
                 f"recursion must be one of the {recursions} evaluated (0..{recursions - 1}), "
                 f"got {recursion}"
             )
-        if mask_scope not in MASK_SCOPES:
-            raise unknown_name("mask scope", mask_scope, MASK_SCOPES)
-        if precision not in PRECISIONS:
-            raise unknown_name("precision", precision, PRECISIONS)
         head_class(head)
-        if not all(bool(weights.isfinite().all()) for weights in model.parameters()):
-            raise AttractorError("the model has weights that are no finite numbers; train it again")
-        self.model = copy.deepcopy(model).requires_grad_(False).eval()
-        self.model.to(memory_format=torch.channels_last)
+        super().__init__(
+            model,
+            trials=trials,
+            mask_scope=mask_scope,
+            seed=seed,
+            batch_size=batch_size,
+            precision=precision,
+        )
         self.recursions = recursions
         self.recursion = recursion
-        self.trials = trials
         self.head = head
         self.head_masks = head_masks
-        self.mask_scope = mask_scope
         self.augmentation = augmentation
-        self.seed = seed
-        self.batch_size = batch_size
-        self.precision = precision
-        self._trial_masks: list[DropoutMasks] | None = None
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the model's images."""
-        return (self.model.channels, self.model.image_size, self.model.image_size)
-
-    @property
-    def device(self) -> torch.device:
-        """The device that is computed on."""
-        return self.model.latent.weight.device
-
-    @property
-    def _dtype(self) -> torch.dtype:
-        return mixed_precision(self.device, self.precision)
 
     def to(self, device: torch.device | str) -> "AttractorEstimator":
         """Compute on another device from now on, and return self."""
-        self.model.to(device)
-        self._trial_masks = None
+        super().to(device)
         if hasattr(self, "head_"):
             self.head_.to(torch.device(device))
             self.known_ = self.known_.to(torch.device(device))
@@ -322,25 +286,8 @@ class AttractorEstimator(UncertaintyEstimator):
         on_step: Callable[[Tensor, Tensor], None] | None = None,
     ) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        with torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32):
+        with self._autocast():
             return iterate_latents(self.model, x, trials, self.recursions, on_step).float()
-
-    def _trials(self, first_index: int, count: int) -> Iterable[DropoutMasks]:
-        if self.mask_scope == "trial" and self._trial_masks is not None:
-            return self._trial_masks
-        drawn = (self._masks(t, first_index, count, self._dtype) for t in range(self.trials))
-        if self.mask_scope == "trial":
-            self._trial_masks = list(drawn)
-            return self._trial_masks
-        return drawn
-
-    def _masks(self, trial: int, first_index: int, count: int, dtype: torch.dtype) -> DropoutMasks:
-        shapes, rate = self.model.site_shapes, self.model.dropout
-        if self.mask_scope == "sample":
-            masks = sample_masks(shapes, rate, self.seed, trial, first_index, count, dtype=dtype)
-        else:
-            masks = trial_masks(shapes, rate, self.seed, trial, dtype=dtype)
-        return masks.to(self.device)
 
     def save(self, path: str | Path) -> None:
         """Write the fitted estimator to one safetensors file, atomically.
@@ -358,30 +305,9 @@ class AttractorEstimator(UncertaintyEstimator):
             "head": self.head,
             "head_masks": self.head_masks,
             "mask_scope": self.mask_scope,
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "precision": self.precision,
-            "score": self.score,
         }
-        model = {
-            "latent_dim": self.model.latent_dim,
-            "dropout": self.model.dropout,
-            "activation": self.model.activation_name,
-            "image_size": self.model.image_size,
-            "channels": self.model.channels,
-        }
-        metadata = {
-            "method": self.method,
-            "settings": json.dumps(settings),
-            "model": json.dumps(model),
-        }
-        tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
-        tensors |= {f"head.{name}": t for name, t in self.head_.state().items()}
-        tensors |= {f"known.{name}": t for name, t in self.known_.state().items()}
-        if FUSED in self.score_names:
-            tensors |= {f"fused.{name}": t for name, t in self.fused_.state().items()}
-            metadata["fused_scores"] = json.dumps(self.fused_.names)
-        write_tensors(Path(path), {**tensors, "classes": self.classes_}, metadata)
+        state = {"head": self.head_.state(), "known": self.known_.state()}
+        write_estimator(path, self, {"model": self.model}, settings, state)
 
     @classmethod
     def load(cls, path: str | Path) -> "AttractorEstimator":
@@ -394,35 +320,16 @@ class AttractorEstimator(UncertaintyEstimator):
         AttractorError
             If the file is missing, damaged, or holds something else.
         """
-        path = Path(path)
-        tensors, metadata = read_tensors(path)
-        if metadata.get("method") != cls.method:
-            raise AttractorError(f"{path}: holds no estimator of method {cls.method}")
-        try:
-            with initialised_from(0):  # the weights follow; the global random state stays
-                model = Autoencoder(**json.loads(metadata["model"]))
-            load_weights(model, _part(tensors, "model."), path)
-            settings = json.loads(metadata["settings"])
-            score = settings.pop("score")
-            estimator = cls(model, **settings)
-            estimator.classes_ = tensors["classes"]
-            estimator.head_ = head_class(estimator.head).from_state(_part(tensors, "head."))
-            estimator.known_ = KnownLatents.from_state(_part(tensors, "known."))
-            if "fused_scores" in metadata:
-                names = tuple(json.loads(metadata["fused_scores"]))
-                estimator.fused_ = FusedScore(names, **_part(tensors, "fused."))
-            estimator.score = score
-        except (KeyError, TypeError, ValueError) as error:
-            raise AttractorError(
-                f"{path}: is no complete estimator ({error}); save it again"
-            ) from None
-        return estimator
+
+        def build(stored: StoredEstimator) -> AttractorEstimator:
+            estimator = cls(stored.network("model", Autoencoder), **stored.settings)
+            estimator.head_ = head_class(estimator.head).from_state(stored.part("head"))
+            estimator.known_ = KnownLatents.from_state(stored.part("known"))
+            return estimator
+
+        return read_estimator(path, cls.method, build)
 
 
 def _diverged(codes: Tensor) -> Tensor:
     """Return whether codes have left the images for good, or are no numbers: (..., latent)."""
     return ~(codes.abs() <= _LARGEST_CODE).all(-1)
-
-
-def _part(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}

@@ -152,23 +152,10 @@ class MLPHead(Head):
     def calibrate(
         self, latents: Float[Tensor, "recursions trials n latent"], labels: Int[Tensor, " n"]
     ) -> None:
-        """Divide each recursion's outputs by the temperature of the greatest likelihood.
-
-        After Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; here it is the mean
-        over the trials whose likelihood counts, as it is what is reported.
-        """
-        logits = self._logits(latents.flatten(1, 2)).unflatten(1, latents.shape[1:3]).double()
-        index = labels[None, :, None].expand(len(logits[0]), -1, 1)
-
-        def loss(log_temperature: float, logits: Tensor) -> float:
-            p = (logits / math.exp(log_temperature)).softmax(-1).gather(-1, index).mean(0)
-            return float(-p.clamp_min(1e-12).log().mean())
-
-        found = [
-            minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded", args=(of_one,)).x
-            for of_one in logits
-        ]
-        self.temperature_ = self.temperature_.new_tensor(found).exp()[:, None, None]
+        """Divide each recursion's outputs by their `best_temperature`."""
+        logits = self._logits(latents.flatten(1, 2)).unflatten(1, latents.shape[1:3])
+        found = [best_temperature(of_one, labels) for of_one in logits]
+        self.temperature_ = self.temperature_.new_tensor(found)[:, None, None]
 
     def predict_proba(
         self, latents: Float[Tensor, "recursions m latent"]
@@ -209,6 +196,36 @@ def _perceptrons(x: Tensor, weights: list[Tensor]) -> Tensor:
     """Apply one perceptron a recursion: (recursions, m, latent) -> (recursions, m, classes)."""
     w1, b1, w2, b2 = weights
     return torch.baddbmm(b2, torch.baddbmm(b1, x, w1).relu(), w2)
+
+
+def best_temperature(
+    logits: Float[Tensor, "members n classes"], labels: Int[Tensor, " n"]
+) -> float:
+    """Return what to divide logits by for the greatest likelihood of known labels.
+
+    After Guo et al., "On Calibration of Modern Neural Networks", ICML 2017; here it is the
+    members' mean distribution whose likelihood counts, as it is what is reported.
+
+    Parameters
+    ----------
+    logits
+        What each member says of images that nothing was fitted on, finite.
+    labels
+        int64 in 0 .. classes - 1.
+
+    Returns
+    -------
+    float
+        Between exp(-3) and exp(3).
+    """
+    logits = logits.double()
+    index = labels[None, :, None].expand(len(logits), -1, 1)
+
+    def loss(log_temperature: float) -> float:
+        p = (logits / math.exp(log_temperature)).softmax(-1).gather(-1, index).mean(0)
+        return float(-p.clamp_min(1e-12).log().mean())
+
+    return math.exp(minimize_scalar(loss, bounds=(-3.0, 3.0), method="bounded").x)
 
 
 class KNNHead(Head):

@@ -52,7 +52,11 @@ class ConvClassifier(nn.Module):
         check_image_size(image_size)
         w, f = scaled_widths(dropout)
         side = image_size // 16
+        self.classes = classes
         self.dropout = dropout
+        self.activation_name = activation
+        self.image_size = image_size
+        self.channels = channels
         self.encoder = encoder_convolutions(channels, w)
         self.hidden = RowwiseLinear(2 * w * side * side, f)
         self.output = RowwiseLinear(f, classes)

@@ -20,6 +20,9 @@ class EpochReport:
     loss, reconstruction, metric, cross_entropy
         Mean over the epoch's images of the loss and its parts; NaN where the network has no such
         part.
+    accuracy
+        Share of the epoch's images that a classifier got right as it met them, that is augmented
+        and under dropout, in [0, 1]; NaN for an autoencoder.
     learning_rate
         Learning rate of the last step.
     seconds
@@ -33,6 +36,7 @@ class EpochReport:
     reconstruction: float
     metric: float
     cross_entropy: float
+    accuracy: float
     learning_rate: float
     seconds: float
     images_per_second: float
@@ -41,14 +45,13 @@ class EpochReport:
 def epoch_report(
     epoch: int, sums: dict[str, float], count: int, rate: float, seconds: float
 ) -> EpochReport:
-    """Return the row of an epoch from the sums of its losses over ``count`` images."""
+    """Return the row of an epoch from the sums of losses and accuracy over ``count`` images."""
     means = {name: total / count for name, total in sums.items()}
-    part = {name: means.get(name, math.nan) for name in ("reconstruction", "metric")}
+    parts = ("reconstruction", "metric", "cross_entropy", "accuracy")
     return EpochReport(
         epoch=epoch,
         loss=means["loss"],
-        **part,
-        cross_entropy=means.get("cross_entropy", math.nan),
+        **{name: means.get(name, math.nan) for name in parts},
         learning_rate=rate,
         seconds=seconds,
         images_per_second=count / seconds,

@@ -51,6 +51,8 @@ class Progress:
         Estimated time to the end.
     report
         The epoch's row of the history if this step ended an epoch.
+    accuracy
+        Share of the epoch's images so far that a classifier got right; NaN for an autoencoder.
     """
 
     step: int
@@ -61,6 +63,7 @@ class Progress:
     images_per_second: float
     seconds_left: float
     report: EpochReport | None = None
+    accuracy: float = math.nan
 
 
 def train(
@@ -280,6 +283,7 @@ class _Loop:
                     speed,
                     left / speed,
                     report,
+                    sums.get("accuracy", math.nan) / (start + len(rows)),
                 )
 
     def _step(
@@ -402,7 +406,8 @@ def _check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
 
 def _log_epoch(run: Run, settings: TrainingConfig, report: EpochReport) -> None:
     if report.epoch % settings.frequency == 0 or report.epoch == settings.epochs:
+        accuracy = "" if math.isnan(report.accuracy) else f"accuracy {report.accuracy:.1%}, "
         run.log(
-            f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.6g}, "
+            f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.6g}, {accuracy}"
             f"{report.images_per_second:.0f} images a second"
         )

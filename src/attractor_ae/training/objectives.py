@@ -19,7 +19,11 @@ from attractor_ae.models.metric_losses import metric_loss
 
 
 class Losses(NamedTuple):
-    """The scalar losses of one batch, of which ``total`` is minimised, and the network's output."""
+    """What one batch gives: scalars, of which ``total`` is minimised, and the network's output.
+
+    ``parts`` are what else is told of a training: the losses that ``total`` is the sum of, and the
+    accuracy of a classifier.
+    """
 
     total: Tensor
     parts: dict[str, Tensor]
@@ -50,7 +54,8 @@ def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
         def classification(x: Tensor, _: Tensor, y: Tensor, masks: DropoutMasks | None) -> Losses:
             output = network(x, masks)
             loss = F.cross_entropy(output.float(), y)
-            return Losses(loss, {"cross_entropy": loss}, output)
+            accuracy = (output.detach().argmax(-1) == y).float().mean()
+            return Losses(loss, {"cross_entropy": loss, "accuracy": accuracy}, output)
 
         return classification
 

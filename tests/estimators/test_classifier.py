@@ -1,0 +1,254 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from pytorch_ood.detector import MCD
+
+from attractor_ae import ConvClassifier, EnsembleEstimator, MCDropoutEstimator, load
+from attractor_ae.errors import AttractorError
+from attractor_ae.fusion import halves
+from attractor_ae.models import initialised_from, sample_masks, trial_masks
+
+SCOPES = ["trial", "sample"]
+
+
+def classifier(seed, dropout, classes=10, **more):
+    """An untrained classifier whose outputs are magnified, so that it has opinions."""
+    with initialised_from(seed):
+        model = ConvClassifier(classes, dropout, **more)
+    with torch.no_grad():
+        model.output.weight.mul_(40)
+    return model
+
+
+def floats(digits, count):
+    return torch.from_numpy(digits.images[:count]).double() / 255
+
+
+def plain_softmax(model, x, drop=lambda h, site: h):
+    """PROTOCOL section 2 line by line, with the functions of PyTorch and in float64."""
+    weights = {name: value.double() for name, value in model.state_dict().items()}
+    for i in range(4):
+        x = F.conv2d(x, weights[f"encoder.{i}.weight"], weights[f"encoder.{i}.bias"], 2, 1)
+        x = drop(F.relu(x), i)
+    x = F.relu(F.linear(x.flatten(1), weights["hidden.weight"], weights["hidden.bias"]))
+    return F.linear(x, weights["output.weight"], weights["output.bias"]).softmax(-1)
+
+
+def masked(masks):
+    return lambda h, site: h * masks.sites[site].double()
+
+
+def test_an_ensemble_is_the_plain_mean_of_softmaxes(digits):
+    models = [classifier(seed, 0.0) for seed in range(3)]
+    # One of another width: members need only agree in images and classes.
+    models.append(classifier(3, 0.5))
+    estimator = EnsembleEstimator(models, precision="float32", batch_size=7)
+    estimator.fit(digits.images, digits.labels)
+    members = torch.stack([plain_softmax(model, floats(digits, 20)) for model in models])
+    np.testing.assert_allclose(estimator.sample_proba(digits.images[:20]), members, atol=1e-5)
+    mean = members.mean(0)
+    np.testing.assert_allclose(estimator.predict_proba(digits.images[:20]), mean, atol=1e-5)
+    assert (members - mean).abs().max() > 0.1  # they do disagree
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_mc_dropout_is_the_plain_mean_under_each_trials_mask(digits, scope):
+    model = classifier(0, 0.33)
+    settings = {"mask_scope": scope, "precision": "float32", "batch_size": 7, "seed": 5}
+    estimator = MCDropoutEstimator(model, trials=3, **settings)
+    estimator.fit(digits.images, digits.labels)
+    members = []
+    for trial in range(3):
+        if scope == "trial":
+            masks = trial_masks(model.site_shapes, 0.33, 5, trial)
+        else:
+            masks = sample_masks(model.site_shapes, 0.33, 5, trial, 0, 20)
+        members.append(plain_softmax(model, floats(digits, 20), masked(masks)))
+    found = estimator.sample_proba(digits.images[:20])
+    np.testing.assert_allclose(found, torch.stack(members), atol=1e-5)
+    assert (found - found.mean(0)).abs().max() > 0.1
+
+
+def test_the_scopes_and_seeds_differ(digits):
+    model = classifier(0, 0.33)
+    told = [
+        MCDropoutEstimator(model, trials=2, **settings)
+        .fit(digits.images, digits.labels)
+        .predict(digits.images)
+        for settings in ({}, {"mask_scope": "sample"}, {"seed": 1})
+    ]
+    assert not torch.allclose(told[0], told[1])
+    assert not torch.allclose(told[0], told[2])
+
+
+class UnderTheNextMask(torch.nn.Module):
+    """A network as pytorch-ood wants it: dropout at work in train mode, new at every call."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model, self.trial = model, 0
+
+    def forward(self, x):
+        assert self.training
+        masks = trial_masks(self.model.site_shapes, self.model.dropout, 0, self.trial)
+        self.trial += 1
+        return self.model(x, masks)
+
+
+def test_mc_dropout_agrees_with_pytorch_ood(digits):
+    """Its maximum of the mean softmax, and its variance over the passes, of the same masks."""
+    model = classifier(0, 0.33)
+    estimator = MCDropoutEstimator(model, trials=4, precision="float32")
+    estimator.fit(digits.images, digits.labels)
+    x = floats(digits, 20).float()
+    largest, variance = MCD.run(UnderTheNextMask(model).eval(), x, samples=4)
+    members = estimator.sample_proba(x)
+    torch.testing.assert_close(estimator.predict_proba(x).amax(-1), largest, rtol=0, atol=1e-5)
+    torch.testing.assert_close(members.var(0).mean(-1), variance, rtol=0, atol=1e-5)
+
+
+def test_mc_dropout_is_torchs_dropout_on_average(digits):
+    """Two samples of passes, of masks of ours and of PyTorch's, have the same mean."""
+    model, passes = classifier(0, 0.33), 200
+    estimator = MCDropoutEstimator(model, trials=passes).fit(digits.images, digits.labels)
+    ours = estimator.sample_proba(digits.images[:3])
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        # Dropout2d would drop whole channels; the protocol drops elements.
+        theirs = torch.stack(
+            [
+                plain_softmax(model, floats(digits, 3), lambda h, site: F.dropout(h, 0.33))
+                for _ in range(passes)
+            ]
+        )
+    error = ((ours.var(0) + theirs.var(0)) / passes).sqrt()
+    assert ((ours.mean(0) - theirs.mean(0)).abs() <= 5 * error + 1e-3).all()
+
+
+def test_the_masks_of_a_trial_are_drawn_once(digits, monkeypatch):
+    estimator = MCDropoutEstimator(classifier(0, 0.33), trials=2, batch_size=8)
+    estimator.fit(digits.images, digits.labels)
+    first = estimator.predict(digits.images)
+    monkeypatch.setattr("attractor_ae.estimators.networks.trial_masks", None)
+    assert torch.equal(estimator.predict(digits.images), first)
+
+
+@pytest.fixture(scope="module")
+def learned():
+    """A classifier that has learnt 100 real digits by heart, and 60 that it has not seen."""
+    with initialised_from(0):
+        model = ConvClassifier(10)
+    known = load("mnist5k", per_class=10)
+    x, y = torch.from_numpy(known.images).float() / 255, torch.from_numpy(known.labels)
+    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
+    for _ in range(30):
+        optimizer.zero_grad()
+        F.cross_entropy(model(x), y).backward()
+        optimizer.step()
+    return model, known, load("mnist5k", "test", per_class=6)
+
+
+@pytest.mark.parametrize("kind", ["mc dropout", "ensemble"])
+def test_the_temperature_is_that_of_the_greatest_likelihood(learned, kind):
+    """Of the members' mean, against a search over a grid, on the half that it is found on."""
+    model, known, others = learned
+    if kind == "ensemble":
+        estimator = EnsembleEstimator([model, classifier(1, 0.0)], precision="float32")
+    else:
+        estimator = MCDropoutEstimator(model, trials=4, precision="float32")
+    estimator.fit(known.images, known.labels)
+    assert estimator.temperature_ == 1
+    members = estimator.sample_proba(others.images).double().clamp_min(1e-30)
+    estimator.calibrate(others.images, others.labels)
+    found = estimator.temperature_
+    assert 0.05 < found < 20.09
+    assert abs(found - 1) > 0.01
+    # The softmax knows its logits up to a constant.
+    expected = (members.log() / found).softmax(-1)
+    np.testing.assert_allclose(estimator.sample_proba(others.images), expected, atol=1e-5)
+
+    first, _ = halves(len(others), estimator.seed)
+    truth = torch.from_numpy(others.labels)[first]
+
+    def likelihood(temperature):
+        mean = (members[:, first].log() / temperature).softmax(-1).mean(0)
+        return mean[torch.arange(len(truth)), truth].clamp_min(1e-12).log().mean()
+
+    reached = likelihood(found)
+    for temperature in np.exp(np.linspace(-2.9, 2.9, 59)):
+        assert likelihood(temperature) <= reached + 1e-5
+    estimator.fit(known.images, known.labels)
+    assert estimator.temperature_ == 1
+
+
+def test_members_without_finite_outputs_know_nothing(digits):
+    """Uniform: what overflows; its uncertainty is 1."""
+    model = classifier(0, 0.0)
+    with torch.no_grad():
+        model.output.weight.mul_(1e37)
+    images = digits.images[:5]
+    alone = EnsembleEstimator([model]).fit(digits.images, digits.labels)
+    torch.testing.assert_close(alone.sample_proba(images), torch.full((1, 5, 10), 0.1))
+    torch.testing.assert_close(alone.predict(images), torch.ones(5).double())
+    both = EnsembleEstimator([model, classifier(1, 0.0)]).fit(digits.images, digits.labels)
+    assert (both.predict(images) < 1).all()
+
+
+def test_fit_needs_every_class_and_no_other(digits):
+    for estimator in (
+        MCDropoutEstimator(classifier(0, 0.33, classes=11)),
+        EnsembleEstimator([classifier(0, 0.0, classes=9)]),
+    ):
+        with pytest.raises(AttractorError, match="images of 10 classes, but the classifier has"):
+            estimator.fit(digits.images, digits.labels)
+    fewer = digits.labels.copy()
+    fewer[fewer == 3] = -1
+    estimator = EnsembleEstimator([classifier(0, 0.0)])
+    with pytest.raises(AttractorError, match="of 9 classes, but the classifier has 10 outputs"):
+        estimator.fit(digits.images, fewer)
+    with pytest.raises(AttractorError, match="is not fitted"):
+        estimator.predict(digits.images)
+
+
+def test_a_failed_fit_leaves_what_was_fitted(digits):
+    estimator = EnsembleEstimator([classifier(0, 0.0)]).fit(digits.images, digits.labels)
+    expected = estimator.predict(digits.images)
+    with pytest.raises(AttractorError):
+        estimator.fit(digits.images, digits.labels % 2)
+    assert torch.equal(estimator.predict(digits.images), expected)
+
+
+def test_networks_that_do_not_fit_are_refused():
+    with pytest.raises(AttractorError, match="MC dropout needs a classifier with dropout"):
+        MCDropoutEstimator(classifier(0, 0.0))
+    with pytest.raises(AttractorError, match="at least one classifier"):
+        EnsembleEstimator([])
+    first = classifier(0, 0.0)
+    for other in (
+        classifier(0, 0.0, classes=9),
+        classifier(0, 0.0, channels=3),
+        classifier(0, 0.0, image_size=32),
+    ):
+        with pytest.raises(AttractorError, match="member 1 of the ensemble has .* but member 0"):
+            EnsembleEstimator([first, other])
+
+
+def test_colour_and_another_size(tmp_path):
+    model = classifier(0, 0.33, classes=2, channels=3, image_size=32, activation="SiLU")
+    images = np.random.default_rng(0).integers(0, 256, (6, 3, 32, 32), dtype=np.uint8)
+    estimator = MCDropoutEstimator(model, trials=2, mask_scope="sample")
+    estimator.fit(images, np.arange(6) % 2)
+    estimator.save(tmp_path / "e")
+    again = MCDropoutEstimator.load(tmp_path / "e")
+    assert again.image_shape == (3, 32, 32)
+    assert (again.trials, again.mask_scope) == (2, "sample")
+    assert torch.equal(again.predict(images), estimator.predict(images))
+
+
+def test_ten_and_more_members_keep_their_order(digits, tmp_path):
+    estimator = EnsembleEstimator([classifier(seed, 0.0) for seed in range(11)])
+    estimator.fit(digits.images, digits.labels).save(tmp_path / "e")
+    again = EnsembleEstimator.load(tmp_path / "e")
+    images = digits.images[:3]
+    assert torch.equal(again.sample_proba(images), estimator.sample_proba(images))
