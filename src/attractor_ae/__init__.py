@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from attractor_ae.presets import preset
     from attractor_ae.runs import Run
     from attractor_ae.training import train
-    from attractor_ae.workflows import run_demo, run_evaluation, run_training
+    from attractor_ae.workflows import (
+        run_demo,
+        run_ensemble_evaluation,
+        run_evaluation,
+        run_training,
+    )
 
 __version__ = version("attractor-ae")
 
@@ -45,7 +50,7 @@ _HOMES = {
     "presets": ("preset",),
     "runs": ("Run",),
     "training": ("train",),
-    "workflows": ("run_demo", "run_evaluation", "run_training"),
+    "workflows": ("run_demo", "run_ensemble_evaluation", "run_evaluation", "run_training"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -73,6 +78,7 @@ __all__ = [
     "load_estimator",
     "preset",
     "run_demo",
+    "run_ensemble_evaluation",
     "run_evaluation",
     "run_training",
     "train",

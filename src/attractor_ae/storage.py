@@ -5,6 +5,7 @@ Nothing is pickled, so nothing that is read can run code.
 
 import json
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -45,6 +46,17 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise cannot_write(path, error) from None
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def file_name(label: str) -> str:
+    """Return a label as the name of a file, without what some system does not like in one.
+
+    Examples
+    --------
+    >>> file_name("MC-AE, fused"), file_name("sviro:tesla")
+    ('MC-AE-fused', 'sviro-tesla')
+    """
+    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "unnamed"
 
 
 def cannot_write(path: Path, error: OSError) -> AttractorError:
