@@ -267,7 +267,8 @@ def test_the_run_can_be_evaluated(original, tmp_path):
             'evaluation.out_datasets=["faces"]',
         ],
     )
-    assert [scores.name for scores in result.datasets] == ["mnist5k", "faces"]
+    assert result.in_scores.name == "mnist5k"
+    assert [scores.name for scores in result.out_scores] == ["faces"]
 
 
 NAMES = {

@@ -10,6 +10,7 @@ import io
 import json
 import re
 import tomllib
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,7 +208,9 @@ def _expected_names(model_type: str, activation: str) -> dict[str, str]:
 def _unpickled(content: bytes, path: Path) -> Any:  # noqa: ANN401
     """Return what ``torch.save`` wrote, as far as it is data: nothing in it is run."""
     try:
-        return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensors of a kind that is refused below
+            return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # damage makes the reader raise almost anything
         # Its message is not passed on: it advises weights_only=False, which runs what is there.
         asked = re.search(r"(?i:global) (?:GLOBAL )?([\w.]+)", str(error))
