@@ -43,7 +43,6 @@ def values_of(name):
 
 def config_of(name):
     values = values_of(name)
-    values["evaluation"].pop("accuracy_splits", None)  # until the config knows the key
     return ExperimentConfig.from_dict(values, name)
 
 

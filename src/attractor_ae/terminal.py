@@ -20,6 +20,7 @@ from attractor_ae.errors import AttractorError
 
 if TYPE_CHECKING:
     from attractor_ae.data import ImageSet
+    from attractor_ae.sweep import SweepProgress
     from attractor_ae.training import Progress as TrainingProgress
 
 out = Console()
@@ -58,6 +59,11 @@ def say(line: str) -> None:
     out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
+def complain(line: str) -> None:
+    """Print a line to standard error, as `say` does."""
+    err.print(line, markup=False, highlight=False, soft_wrap=True)
+
+
 def warn_of(images: "ImageSet") -> None:
     """Tell which files were left out; of many, the first."""
     broken = images.left_out
@@ -94,6 +100,22 @@ class Display:
     def testing(self, name: str, done: int, count: int) -> None:
         """Show the progress of scoring one data set."""
         self._show(f"scoring {name}", done, count, lambda: f"{done}/{count} images", None)
+
+    def testing_of(self, run: str, name: str, done: int, count: int) -> None:
+        """Show the progress of scoring one data set with one of several runs."""
+        self.testing(f"{run}{name}", done, count)
+
+    def sweeping(self, at: "SweepProgress") -> None:
+        """Show the progress of a sweep: a line for each run that has ended."""
+        left = "" if at.seconds_left is None else f", {at.seconds_left:.0f} s left"
+        what = f"failed: {at.error}" if at.error else "trained"
+        place = f"{at.job.folder.parent.name}/{at.job.folder.name}"
+        out.print(
+            f"{at.done} of {at.total}: {place} {what}{left}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
 
     def preparing(self, what: str, done: int, count: int) -> None:
         """Show the progress of decoding images."""

@@ -131,6 +131,7 @@ def evaluated(config: ExperimentConfig, root: str | Path | None) -> Evaluated:
     shifts = [
         Wanted(f"{known.name}:{split}", known, split, factor, number)
         for split in settings.accuracy_splits
+        if split != known.test_split  # which is D_in's own row
     ]
     for name in settings.shift_datasets:
         info = _info(config, name, root)

@@ -1,52 +1,22 @@
-"""The command line: thin, one call of the public Python API a command."""
+"""The commands about data sets: which there are, and where."""
 
-import shlex
-import sys
-import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from attractor_ae import __version__
+from attractor_ae.cli.options import DataRootOption, again, root
 from attractor_ae.terminal import Display, one_line_errors, out, progress_display, say, warn_of
 
 if TYPE_CHECKING:
     from attractor_ae.data import DatasetInfo, DatasetStatus, ImageSet
-    from attractor_ae.evaluation import EvaluationResult
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
-app = typer.Typer(
-    name="attractor-ae",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    help="Know what an image classifier does not know: autoencoder attractors for uncertainty "
-    "estimation.\n\nStart with: attractor-ae demo",
-)
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: which there are, and where.")
-app.add_typer(data_app, name="data")
-
-SetOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="SECTION.KEY=VALUE",
-        help="Override a key of the config, e.g. training.epochs=200. Can be given many times.",
-    ),
-]
-DataRootOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data-root",
-        help="Folder of the data sets' files. Default: $ATTRACTOR_AE_DATA, or the user's data "
-        "directory.",
-    ),
-]
 
 SplitsOption = Annotated[
     list[str] | None,
@@ -72,110 +42,6 @@ ChannelsOption = Annotated[int, typer.Option("--channels", help="1: grey, 3: col
 MaxBrokenOption = Annotated[
     float, typer.Option("--max-broken", help="Share of broken files that may be left out.")
 ]
-
-
-def main() -> NoReturn:
-    """Run the command line: exit code 2 on what the user can repair, 130 on Ctrl-C."""
-    try:
-        with one_line_errors():
-            app()
-    except KeyboardInterrupt:  # while a command was still being imported
-        sys.exit(130)
-    sys.exit(0)
-
-
-@app.command()
-def demo(
-    folder: Annotated[
-        Path, typer.Option("--out", help="Folder to write to; made if it does not exist.")
-    ] = Path("demo"),
-    settings: SetOption = None,
-) -> None:
-    """Train on real handwritten digits, then measure what is known and what is not.
-
-    Takes some minutes on two CPU cores, needs no download, and leaves a table and pictures.
-    """
-    with one_line_errors(_again("demo", "--out", folder, *_sets(settings))):
-        from attractor_ae.workflows import run_demo
-
-        began = time.monotonic()
-        with progress_display() as display:
-            result = run_demo(
-                folder,
-                overrides=settings or (),
-                on_training=display.training,
-                on_testing=display.testing,
-            )
-        _show(result, folder)
-        out.print(f"\nDone in {time.monotonic() - began:.0f} seconds.", highlight=False)
-
-
-@app.command()
-def train(
-    config: Annotated[
-        Path,
-        typer.Argument(
-            help="TOML file of the experiment; see configs/. Or the name of a preset: default, "
-            "paper, quick."
-        ),
-    ] = Path("default"),
-    folder: Annotated[
-        Path | None,
-        typer.Option("--out", help="Run folder to make. Default: runs/CONFIG-seedN."),
-    ] = None,
-    settings: SetOption = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run to the same weights.")
-    ] = False,
-    data_root: DataRootOption = None,
-) -> None:
-    """Train the network of an experiment and leave a run folder."""
-    with one_line_errors():
-        from attractor_ae.presets import read_experiment
-
-        experiment = read_experiment(config, settings or ())
-        target = folder or Path("runs") / f"{config.stem}-seed{experiment.training.seed}"
-    options = [*_sets(settings), *_root(data_root), "--resume"]
-    with one_line_errors(_again("train", config, "--out", target, *options)):
-        from attractor_ae.workflows import run_training
-
-        with progress_display() as display:
-            run = run_training(
-                experiment,
-                target,
-                data_root=data_root,
-                resume=resume,
-                on_progress=display.training,
-                on_preparing=display.preparing,
-                on_left_out=warn_of,
-            )
-        out.print(f"Trained: {run.path}", highlight=False, soft_wrap=True)
-        out.print(f"Next: attractor-ae evaluate {run.path}", highlight=False, soft_wrap=True)
-
-
-@app.command()
-def evaluate(
-    run: Annotated[Path, typer.Argument(help="Folder of a finished run.")],
-    settings: SetOption = None,
-    data_root: DataRootOption = None,
-) -> None:
-    """Measure the uncertainty of a run on known and unknown images.
-
-    Writes scores, metrics, figures and the fitted estimator into the run folder.
-    """
-    with one_line_errors(_again("evaluate", run, *_sets(settings), *_root(data_root))):
-        from attractor_ae.workflows import run_evaluation
-
-        with progress_display() as display:
-            result = run_evaluation(
-                run,
-                overrides=settings or (),
-                data_root=data_root,
-                on_progress=display.testing,
-                on_preparing=display.preparing,
-                on_left_out=warn_of,
-            )
-        _show(result, run)
 
 
 @data_app.command("list")
@@ -214,7 +80,7 @@ def data_download(
     data_root: DataRootOption = None,
 ) -> None:
     """Fetch the official files of data sets and check their sums."""
-    with one_line_errors(_again("data", "download", *names, *_root(data_root))):
+    with one_line_errors(again("data", "download", *names, *root(data_root))):
         from attractor_ae.data import data_root as folder_of
         from attractor_ae.data import download
 
@@ -316,30 +182,6 @@ def data_clear(
         say(f"{freed / 1e6:.1f} MB freed")
 
 
-@app.callback(invoke_without_command=True)
-def _options(
-    version: Annotated[
-        bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
-    if version:
-        out.print(f"attractor-ae {__version__}", highlight=False)
-        raise typer.Exit
-
-
-def _again(*words: str | Path) -> str:
-    """Return the command that goes on where an interrupted one stopped, ready to be pasted."""
-    return shlex.join(["attractor-ae", *(str(word) for word in words)])
-
-
-def _sets(settings: list[str] | None) -> list[str]:
-    return [word for text in settings or () for word in ("--set", text)]
-
-
-def _root(data_root: Path | None) -> list[str]:
-    return [] if data_root is None else ["--data-root", str(data_root)]
-
-
 def _load(info: "DatasetInfo", split: str, display: Display, **wanted: Any) -> "ImageSet":  # noqa: ANN401
     """Load a split as `attractor_ae.data.load` does, and show how far it is and what it lacks."""
     from attractor_ae.data import load
@@ -400,18 +242,3 @@ def _describe(state: "DatasetStatus") -> None:
     if info.kind != "own":
         say(f"  to be cited: {info.citation}")
         say(f"  more: {info.homepage}")
-
-
-def _show(result: "EvaluationResult", folder: Path) -> None:
-    from attractor_ae.reporting import detection_table, recursion_table, score_table
-    from attractor_ae.runs import Run
-
-    pictures = Run(folder).evaluation_folder
-    out.print(detection_table(result))
-    out.print(recursion_table(result))
-    if len(result.score_names) > 1:
-        out.print(score_table(result))
-    out.print("Pictures and numbers:", highlight=False)
-    for path in sorted(pictures.iterdir()):
-        if path.suffix in {".png", ".json"}:
-            out.print(f"  {path}", highlight=False, soft_wrap=True)

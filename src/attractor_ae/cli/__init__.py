@@ -1,0 +1,53 @@
+"""The command line: thin, one call of the public Python API a command."""
+
+import sys
+from typing import Annotated, NoReturn
+
+import typer
+
+from attractor_ae import __version__
+from attractor_ae.cli import experiments, results
+from attractor_ae.cli.data import data_app
+from attractor_ae.terminal import one_line_errors, out
+
+app = typer.Typer(
+    name="attractor-ae",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Know what an image classifier does not know: autoencoder attractors for uncertainty "
+    "estimation.\n\nStart with: attractor-ae demo",
+)
+for _command in (
+    experiments.demo,
+    experiments.train,
+    experiments.sweep,
+    experiments.evaluate,
+    results.table,
+    results.figures,
+    results.reproduce,
+):
+    app.command()(_command)
+app.command("import-run")(experiments.import_run)
+app.add_typer(data_app, name="data")
+
+
+def main() -> NoReturn:
+    """Run the command line: exit code 2 on what the user can repair, 130 on Ctrl-C."""
+    try:
+        with one_line_errors():
+            app()
+    except KeyboardInterrupt:  # while a command was still being imported
+        sys.exit(130)
+    sys.exit(0)
+
+
+@app.callback(invoke_without_command=True)
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    if version:
+        out.print(f"attractor-ae {__version__}", highlight=False)
+        raise typer.Exit

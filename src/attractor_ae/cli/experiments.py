@@ -1,0 +1,292 @@
+"""The commands that train and measure."""
+
+import sys
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from attractor_ae.cli.options import (
+    DataRootOption,
+    GridOption,
+    OrientationOption,
+    SetOption,
+    again,
+    root,
+    sets,
+)
+from attractor_ae.errors import AttractorError
+from attractor_ae.terminal import (
+    complain,
+    one_line_errors,
+    out,
+    progress_display,
+    say,
+    warn_of,
+)
+
+if TYPE_CHECKING:
+    from attractor_ae.evaluation import EvaluationResult
+    from attractor_ae.metrics import Grid
+
+# Modules that import PyTorch are imported inside the commands: --help should not wait for it.
+
+
+def demo(
+    folder: Annotated[
+        Path, typer.Option("--out", help="Folder to write to; made if it does not exist.")
+    ] = Path("demo"),
+    settings: SetOption = None,
+) -> None:
+    """Train on real handwritten digits, then measure what is known and what is not.
+
+    Takes some minutes on two CPU cores, needs no download, and leaves a table and pictures.
+    """
+    with one_line_errors(again("demo", "--out", folder, *sets(settings))):
+        from attractor_ae.workflows import run_demo
+
+        began = time.monotonic()
+        with progress_display() as display:
+            result = run_demo(
+                folder,
+                overrides=settings or (),
+                on_training=display.training,
+                on_testing=display.testing,
+            )
+        _show(result, folder)
+        out.print(f"\nDone in {time.monotonic() - began:.0f} seconds.", highlight=False)
+
+
+def train(
+    config: Annotated[
+        Path,
+        typer.Argument(
+            help="TOML file of the experiment; see configs/. Or the name of a preset: default, "
+            "paper, quick."
+        ),
+    ] = Path("default"),
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Run folder to make. Default: runs/CONFIG-seedN."),
+    ] = None,
+    settings: SetOption = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Continue an interrupted run to the same weights.")
+    ] = False,
+    data_root: DataRootOption = None,
+) -> None:
+    """Train the network of an experiment and leave a run folder."""
+    with one_line_errors():
+        from attractor_ae.presets import read_experiment
+
+        experiment = read_experiment(config, settings or ())
+        target = folder or Path("runs") / f"{config.stem}-seed{experiment.training.seed}"
+    options = [*sets(settings), *root(data_root), "--resume"]
+    with one_line_errors(again("train", config, "--out", target, *options)):
+        from attractor_ae.workflows import run_training
+
+        with progress_display() as display:
+            run = run_training(
+                experiment,
+                target,
+                data_root=data_root,
+                resume=resume,
+                on_progress=display.training,
+                on_preparing=display.preparing,
+                on_left_out=warn_of,
+            )
+        out.print(f"Trained: {run.path}", highlight=False, soft_wrap=True)
+        out.print(f"Next: attractor-ae evaluate {run.path}", highlight=False, soft_wrap=True)
+
+
+def sweep(
+    config: Annotated[Path, typer.Argument(help="As for train.")] = Path("default"),
+    seeds: Annotated[str, typer.Option("--seeds", help="E.g. 0-9, or 0,3,5-7.")] = "0-9",
+    folder: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/CONFIG.")
+    ] = None,
+    settings: SetOption = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Runs trained at once. Default: one a core."),
+    ] = None,
+    backend: Annotated[
+        str, typer.Option("--backend", help="loky: processes of this machine; dask: a cluster.")
+    ] = "loky",
+    scheduler: Annotated[
+        str | None, typer.Option("--scheduler", help="Address of the cluster's scheduler.")
+    ] = None,
+    resources: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--resource",
+            metavar="NAME=AMOUNT",
+            help="What a run takes of its cluster worker's resources, e.g. GPU=0.25.",
+        ),
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """Train one experiment with many seeds; finished runs are skipped, failed ones reported."""
+    target = folder or Path("runs") / config.stem
+    options = [*sets(settings), *root(data_root), *_cluster(workers, backend, scheduler, resources)]
+    with one_line_errors(again("sweep", config, "--seeds", seeds, "--out", target, *options)):
+        from attractor_ae.presets import read_experiment
+        from attractor_ae.sweep import parse_seeds, seed_jobs
+        from attractor_ae.sweep import sweep as run_sweep
+
+        experiment = read_experiment(config, settings or ())
+        jobs = seed_jobs(experiment, parse_seeds(seeds), target)
+        with progress_display() as display:
+            report = run_sweep(
+                jobs,
+                data_root=data_root,
+                workers=workers,
+                backend=backend,
+                scheduler=scheduler,
+                resources=_amounts(resources),
+                on_progress=display.sweeping,
+                on_interrupt=lambda: say("stopping: each run writes its checkpoint ..."),
+            )
+    say(f"{len(report.finished)} trained, {len(report.skipped)} finished before: {target}")
+    for failure in report.failed:
+        complain(f"failed: {failure.job.folder}: {failure.error} (log: {failure.log})")
+    if report.failed:
+        sys.exit(2)
+    say(f"Next: attractor-ae evaluate {target}")
+
+
+def evaluate(
+    runs: Annotated[
+        list[str], typer.Argument(help="Folders of finished runs, of sweeps, or globs of them.")
+    ],
+    ensemble: Annotated[
+        bool, typer.Option("--ensemble", help="All runs together are one deep ensemble.")
+    ] = False,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the ensemble. Default: ensemble, beside its runs."),
+    ] = None,
+    recursions: Annotated[
+        int | None, typer.Option("--recursions", help="How many recursions, from 0 on.")
+    ] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="Number of masks.")] = None,
+    head: Annotated[str | None, typer.Option("--head", help="mlp or knn.")] = None,
+    out_datasets: Annotated[
+        str | None, typer.Option("--out-datasets", help="The D_outs, with commas between them.")
+    ] = None,
+    grid: GridOption = "exact",
+    orientation: OrientationOption = "in",
+    fresh: Annotated[
+        bool, typer.Option("--again", help="Measure again what was measured already.")
+    ] = False,
+    settings: SetOption = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """Measure the uncertainty of runs on known and unknown images.
+
+    Writes scores, metrics, figures and the fitted estimator into each run folder. What was measured
+    with the same settings is not measured again.
+    """
+    overrides = [*(settings or ())]
+    for key, value in {"recursions": recursions, "trials": trials, "head": head}.items():
+        if value is not None:
+            overrides.append(f"evaluation.{key}={value}")
+    if out_datasets is not None:
+        names = [name.strip() for name in out_datasets.split(",") if name.strip()]
+        overrides.append(f"evaluation.out_datasets={names}")
+    options = [*sets(overrides), *root(data_root), *(["--ensemble"] if ensemble else [])]
+    options += ["--out", str(folder)] if folder else []
+    with one_line_errors(again("evaluate", *runs, *options)):
+        from attractor_ae.reporting import check_reported
+        from attractor_ae.sweep import find_runs
+        from attractor_ae.workflows import compare_runs, run_ensemble_evaluation, run_evaluation
+        from attractor_ae.workflows.evaluation import ENSEMBLE
+
+        check_reported(grid, orientation)
+        if folder is not None and not ensemble:
+            raise AttractorError("--out is the folder of an ensemble; give --ensemble as well")
+        places = [run.path for run in find_runs(runs)]
+        with progress_display() as display:
+            shared = {
+                "overrides": overrides,
+                "data_root": data_root,
+                "again": fresh,
+                "on_preparing": display.preparing,
+                "on_left_out": warn_of,
+            }
+            if ensemble:
+                home = folder or places[0].parent / ENSEMBLE
+                result = run_ensemble_evaluation(
+                    places, home, on_progress=display.testing, **shared
+                )
+                done = [home]
+            else:
+                for place in places:
+                    name = f"{place.name}, " if len(places) > 1 else ""
+                    shown = partial(display.testing_of, name)
+                    result = run_evaluation(place, on_progress=shown, **shared)
+                done = places
+        if len(done) == 1:
+            _show(result, done[0], grid)
+        else:
+            table = compare_runs(done, grid=grid, orientation=orientation)
+            out.print(table.terminal())
+            out.print(table.accuracy_terminal())
+
+
+def import_run(
+    folder: Annotated[
+        Path,
+        typer.Argument(help="Results folder of the original scripts (cfg.toml, checkpoints/)."),
+    ],
+    target: Annotated[
+        Path | None, typer.Option("--out", help="Run folder to make. Default: runs/FOLDER.")
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """Turn a results folder of the original scripts into a run."""
+    place = target or Path("runs") / folder.resolve().name
+    with one_line_errors(again("import-run", folder, "--out", place, *root(data_root))):
+        from attractor_ae.importing import import_run as make_run
+
+        run = make_run(folder, place, data_root=data_root)
+        say(f"Imported: {run.path}")
+        say(f"Next: attractor-ae evaluate {run.path}")
+
+
+def _cluster(
+    workers: int | None, backend: str, scheduler: str | None, resources: list[str] | None
+) -> list[str]:
+    words = [] if workers is None else ["--workers", str(workers)]
+    words += [] if backend == "loky" else ["--backend", backend]
+    words += [] if scheduler is None else ["--scheduler", scheduler]
+    return words + [word for text in resources or () for word in ("--resource", text)]
+
+
+def _amounts(resources: list[str] | None) -> dict[str, float] | None:
+    amounts = {}
+    for text in resources or ():
+        name, _, amount = text.partition("=")
+        try:
+            amounts[name.strip()] = float(amount)
+        except ValueError:
+            raise AttractorError(f"--resource {text!r}: must read like GPU=0.25") from None
+    return amounts or None
+
+
+def _show(result: "EvaluationResult", folder: Path, grid: "Grid" = "exact") -> None:
+    from attractor_ae.reporting import detection_table, recursion_table, score_table
+    from attractor_ae.runs import Run
+
+    pictures = Run(folder).evaluation_folder
+    out.print(detection_table(result, grid=grid))
+    if result.recursions > 1:
+        out.print(recursion_table(result, grid=grid))
+    if len(result.score_names) > 1:
+        out.print(score_table(result))
+    out.print("Pictures and numbers:", highlight=False)
+    for path in sorted(pictures.iterdir()):
+        if path.suffix in {".png", ".json"}:
+            out.print(f"  {path}", highlight=False, soft_wrap=True)

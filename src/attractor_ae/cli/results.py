@@ -1,0 +1,130 @@
+"""The commands that make tables and figures of what was measured, and whole suites."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from attractor_ae.cli.options import (
+    DataRootOption,
+    GridOption,
+    OrientationOption,
+    again,
+    root,
+)
+from attractor_ae.terminal import one_line_errors, out, progress_display, say, warn_of
+
+# Modules that import PyTorch are imported inside the commands: --help should not wait for it.
+
+PlacesArgument = Annotated[
+    list[str],
+    typer.Argument(help="Evaluated runs, sweeps and ensembles: folders, or globs of them."),
+]
+
+
+def table(
+    places: PlacesArgument,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder for LaTeX, Markdown and CSV. Default: none is written."),
+    ] = None,
+    grid: GridOption = "exact",
+    orientation: OrientationOption = "in",
+    recursion: Annotated[
+        int | None, typer.Option("--recursion", help="Default: the one that each run reports.")
+    ] = None,
+    score: Annotated[
+        str | None, typer.Option("--score", help="Default: the one that each run reports.")
+    ] = None,
+    significance: Annotated[
+        bool, typer.Option("--significance", help="Wilcoxon's test over the seeds.")
+    ] = False,
+) -> None:
+    """Put methods side by side: mean and standard deviation over the seeds, the best in bold."""
+    with one_line_errors():
+        from attractor_ae.reporting import check_reported
+        from attractor_ae.workflows import compare_runs
+
+        check_reported(grid, orientation)
+        found = compare_runs(
+            places,
+            grid=grid,
+            orientation=orientation,
+            recursion=recursion,
+            score=score,
+            significance=significance,
+        )
+        out.print(found.terminal())
+        out.print(found.accuracy_terminal())
+        for path in found.save(folder) if folder else ():
+            say(str(path))
+
+
+def figures(
+    places: PlacesArgument,
+    folder: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("figures"),
+    data_root: DataRootOption = None,
+) -> None:
+    """Draw every figure of evaluated runs, with bands over the seeds, as PNG and PDF."""
+    with one_line_errors(again("figures", *places, "--out", folder, *root(data_root))):
+        from attractor_ae.workflows import draw_runs
+
+        with progress_display() as display:
+            drawn = draw_runs(
+                places,
+                folder,
+                data_root=data_root,
+                on_preparing=display.preparing,
+                on_note=say,
+            )
+        for path in drawn:
+            say(str(path))
+
+
+def reproduce(
+    suite: Annotated[
+        str,
+        typer.Argument(help="builtin, mnist, fashion, svhn, gtsrb, sviro_uncertainty; or TOML."),
+    ] = "builtin",
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder to write to. Default: reproductions/SUITE."),
+    ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="The short form, for a laptop.")] = False,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", help="Default: 0-9; 0-2 with --quick.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option("--workers", help="Runs trained at once. Default: one a core.")
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """Train what is missing of a published table, measure it, and write table and figures.
+
+    Interrupt it anywhere, and call it again: it goes on.
+    """
+    words = [*(["--out", str(folder)] if folder else []), *(["--quick"] if quick else [])]
+    words += [*(["--seeds", seeds] if seeds else []), *root(data_root)]
+    with one_line_errors(again("reproduce", suite, *words)):
+        from attractor_ae.reporting import compare
+        from attractor_ae.sweep import parse_seeds
+        from attractor_ae.workflows import run_reproduction
+
+        with progress_display() as display:
+            done = run_reproduction(
+                suite,
+                folder,
+                quick=quick,
+                seeds=parse_seeds(seeds) if seeds else None,
+                data_root=data_root,
+                workers=workers,
+                on_training=display.sweeping,
+                on_testing=display.testing,
+                on_preparing=display.preparing,
+                on_left_out=warn_of,
+                on_note=say,
+            )
+        found = compare(done.results)
+        out.print(found.terminal())
+        out.print(found.accuracy_terminal())
+        say(f"Everything: {done.folder / 'README.md'}")

@@ -1,0 +1,187 @@
+"""The figures of a suite: every method, bands over the seeds."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from attractor_ae.config import ExperimentConfig
+from attractor_ae.data import ImageSet
+from attractor_ae.errors import AttractorError
+from attractor_ae.estimators import AttractorEstimator, UncertaintyEstimator, load_estimator
+from attractor_ae.evaluation import EvaluationResult
+from attractor_ae.reporting import (
+    ReconstructionBlock,
+    accuracy_rejection_figure,
+    auroc_by_recursion,
+    auroc_by_trials,
+    entropy_histogram,
+    latent_map,
+    precision_recall_figure,
+    reconstruction_blocks,
+    reliability_diagram,
+    roc_figure,
+    save_figure,
+)
+from attractor_ae.runs import Run
+from attractor_ae.storage import file_name
+from attractor_ae.trial_curve import TrialCurve, trial_curve
+from attractor_ae.workflows.images import ImageProgress, evaluated, evaluated_images, silent
+
+_MOST_SAMPLED = 200
+"""Images of a set that are sampled again for the curve over the trials, and put on a map."""
+_MASKS_SHOWN = 4
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRun:
+    """A run, or an ensemble, with its result as a row of the table shows it."""
+
+    run: Run
+    result: EvaluationResult
+
+    @property
+    def trials_file(self) -> Path:
+        """The curve over the number of trials, once it was made."""
+        return self.run.evaluation_folder / "trials.safetensors"
+
+    def estimator(self) -> UncertaintyEstimator:
+        """Return the fitted estimator that the evaluation has left."""
+        return load_estimator(self.run.estimator_file)
+
+
+def suite_figures(
+    folder: Path,
+    measured: Mapping[str, Sequence[MeasuredRun]],
+    config: ExperimentConfig,
+    *,
+    data_root: str | Path | None = None,
+    on_preparing: ImageProgress = silent,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> list[Path]:
+    """Draw every figure of a suite as PNG and PDF, unless all are newer than the results.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    measured
+        Label of a method -> its runs, or its ensemble.
+    config
+        An experiment on the suite's data.
+    data_root, on_preparing
+        As for `run_evaluation`.
+    on_note
+        Called with a line about what is not drawn.
+
+    Returns
+    -------
+    list of Path
+        The PNG files.
+
+    Raises
+    ------
+    AttractorError
+        If files of the data sets or of a run are missing or damaged.
+    """
+    known, _, unknown = evaluated_images(
+        config, evaluated(config, data_root), data_root=data_root, on_preparing=on_preparing
+    )
+    results = {label: [run.result for run in runs] for label, runs in measured.items()}
+    drawn: list[Path] = []
+
+    def save(name: str, figure: object) -> None:
+        drawn.append(save_figure(figure, folder / name)[0])  # type: ignore[arg-type]
+
+    for label, found in results.items():
+        save(f"entropy-{file_name(label)}", entropy_histogram(found))
+    recursive = {label: found for label, found in results.items() if found[0].recursions > 1}
+    if recursive:
+        save("recursions", auroc_by_recursion(results))
+    save("roc", roc_figure(results))
+    save("precision-recall", precision_recall_figure(results))
+    save("rejection", accuracy_rejection_figure(results))
+    save("reliability", reliability_diagram(results))
+    curves = {
+        label: [_trial_curve(run, known, unknown) for run in runs]
+        for label, runs in _by_their_entropy(measured)
+    }
+    save("trials", auroc_by_trials(curves))
+    for label, estimator in _attractors(measured):
+        save(f"reconstructions-{file_name(label)}", _reconstructions(estimator, known, unknown))
+        try:
+            save(f"latent-{file_name(label)}", _latent_map(estimator, label, known, unknown))
+        except AttractorError as error:
+            on_note(f"not drawn: latent-{file_name(label)}: {error}")
+    return drawn
+
+
+def _by_their_entropy(
+    measured: Mapping[str, Sequence[MeasuredRun]],
+) -> Iterator[tuple[str, Sequence[MeasuredRun]]]:
+    """Give the methods once for each set of runs: the curve is of the entropy alone."""
+    seen = set()
+    for label, runs in measured.items():
+        places = tuple(run.run.path for run in runs)
+        if places not in seen:
+            seen.add(places)
+            yield label, runs
+
+
+def _attractors(
+    measured: Mapping[str, Sequence[MeasuredRun]],
+) -> Iterator[tuple[str, AttractorEstimator]]:
+    """Give the methods that have attractors, once for each set of runs: the first run's."""
+    for label, runs in _by_their_entropy(measured):
+        estimator = runs[0].estimator()
+        if isinstance(estimator, AttractorEstimator):
+            yield label, estimator
+
+
+def _few(images: ImageSet) -> ImageSet:
+    """Return images from all over a set, at most as many as are sampled."""
+    count = min(len(images), _MOST_SAMPLED)
+    return images.take(np.arange(count) * len(images) // count)
+
+
+def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[ImageSet]) -> TrialCurve:
+    """Return the curve over the trials; one that was made after the evaluation is read."""
+    path = measured.trials_file
+    scores = measured.run.evaluation_folder / "scores.safetensors"
+    if path.is_file() and path.stat().st_mtime >= scores.stat().st_mtime:
+        return TrialCurve.load(path)
+    curve = trial_curve(measured.estimator(), _few(known), [_few(out) for out in unknown])
+    curve.save(path)
+    return curve
+
+
+def _reconstructions(
+    estimator: AttractorEstimator, known: ImageSet, unknown: Sequence[ImageSet]
+) -> object:
+    # The middle image of each set: neither chosen for its looks nor by its score.
+    sets = [known, *unknown]
+    middle = np.stack([images.images[len(images) // 2] for images in sets])
+    trajectories = estimator.trajectory(middle)[:_MASKS_SHOWN]
+    inputs = torch.from_numpy(middle).float() / 255
+    blocks = [
+        ReconstructionBlock(inputs[i], [t.image(i) for t in trajectories], images.name)
+        for i, images in enumerate(sets)
+    ]
+    return reconstruction_blocks(blocks, per_row=2)
+
+
+def _latent_map(
+    estimator: AttractorEstimator, label: str, known: ImageSet, unknown: Sequence[ImageSet]
+) -> object:
+    shown = known if len(known) <= 1000 else _few(known)
+    r = estimator.recursion
+    return latent_map(
+        estimator.latents(shown.images)[r].numpy(),
+        shown.labels,
+        shown.classes,
+        {out.name: estimator.latents(_few(out).images)[r].numpy() for out in unknown},
+        title=f"{label} on {known.name}, recursion {r}",
+        seed=estimator.seed,
+    )
