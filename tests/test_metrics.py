@@ -252,47 +252,7 @@ def test_scores_of_any_precision_are_compared_as_they_are(dtype):
     assert result.auroc == 1
 
 
-# ---- detection, the paper's grid ---------------------------------------------------------------
-
-
-def literal_paper(inside, outside):
-    """The released grid read out loud: fifty thresholds, trapezoids, nearest TPR; in fractions."""
-    n_in, n_out = len(inside), len(outside)
-    accepting, flagging = [], []
-    for step in range(50):
-        threshold = step / 50
-        accepting.append((sum(u < threshold for u in inside), sum(u < threshold for u in outside)))
-        flagging.append(
-            (sum(not u < threshold for u in outside), sum(not u < threshold for u in inside))
-        )
-    flagging.reverse()
-    expected = {}
-    for side, curve, positives, negatives in (
-        ("in", accepting, n_in, n_out),
-        ("out", flagging, n_out, n_in),
-    ):
-        tpr = [Fraction(tp, positives) for tp, _ in curve]
-        fpr = [Fraction(fp, negatives) for _, fp in curve]
-        precision = [Fraction(tp, tp + fp) if tp + fp else Fraction(1) for tp, fp in curve]
-        roc_area = pr_area = Fraction(0)
-        for k in range(49):
-            roc_area += (fpr[k + 1] - fpr[k]) * (tpr[k] + tpr[k + 1]) / 2
-            pr_area += (tpr[k + 1] - tpr[k]) * (precision[k] + precision[k + 1]) / 2
-        if side == "in":
-            expected["auroc"] = roc_area
-        expected[f"aupr_{side}"] = pr_area
-        for q in TPR_PERCENTS:
-            distance = [abs(rate - Fraction(q, 100)) for rate in tpr]
-            expected[f"fpr{q}_{side}"] = fpr[distance.index(min(distance))]
-    return expected
-
-
-@examples
-@given(sides)
-def test_paper_grid_is_the_literal_loop(both):
-    result = dataclasses.asdict(detection_metrics(*both, grid="paper"))
-    assert (result.pop("n_in"), result.pop("n_out")) == tuple(map(len, both))
-    assert result == {name: close(float(v)) for name, v in literal_paper(*both).items()}
+# ---- detection, the paper's grid (on random inputs: test_paper_grid.py) -------------------------
 
 
 def test_paper_grid_worked_by_hand():
@@ -477,16 +437,6 @@ def test_exact_areas_have_closed_forms(pairs):
     assert areas.u_spec == close((1 - u[right]).mean() if right.any() else np.nan)
     assert areas.u_sen == close(u[~right].mean() if not right.all() else np.nan)
     assert areas.p_uncertain_inaccurate == close(areas.u_sen)
-
-
-@examples
-@given(predictions)
-def test_paper_areas_are_trapezoids_over_fifty_thresholds(pairs):
-    metrics = misclassification_metrics(*columns(pairs), grid="paper")
-    rates = [literal_rates(pairs, step / 50)[1] for step in range(50)]
-    for name, area in dataclasses.asdict(metrics.areas).items():
-        expected = sum(float(a[name] + b[name]) / 2 * 0.02 for a, b in pairwise(rates))
-        assert area == close(expected)
 
 
 @examples

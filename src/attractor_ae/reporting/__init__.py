@@ -1,5 +1,7 @@
 """Figures and tables of results."""
 
+from attractor_ae.reporting.comparison import Comparison, compare
+from attractor_ae.reporting.comparison_table import ComparisonTable
 from attractor_ae.reporting.contact_sheet import contact_sheet
 from attractor_ae.reporting.figures import (
     auroc_by_recursion,
@@ -10,7 +12,10 @@ from attractor_ae.reporting.style import save_figure
 from attractor_ae.reporting.tables import detection_table, recursion_table, score_table
 
 __all__ = [
+    "Comparison",
+    "ComparisonTable",
     "auroc_by_recursion",
+    "compare",
     "contact_sheet",
     "detection_table",
     "entropy_histogram",
