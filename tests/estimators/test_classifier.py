@@ -22,17 +22,18 @@ def classifier(seed, dropout, classes=10, **more):
 
 
 def floats(digits, count):
+    """As a network takes them, in float64."""
     return torch.from_numpy(digits.images[:count]).double() / 255
 
 
-def plain_softmax(model, x, drop=lambda h, site: h):
+def plain_logits(model, x, drop=lambda h, site: h):
     """PROTOCOL section 2 line by line, with the functions of PyTorch and in float64."""
     weights = {name: value.double() for name, value in model.state_dict().items()}
     for i in range(4):
         x = F.conv2d(x, weights[f"encoder.{i}.weight"], weights[f"encoder.{i}.bias"], 2, 1)
         x = drop(F.relu(x), i)
     x = F.relu(F.linear(x.flatten(1), weights["hidden.weight"], weights["hidden.bias"]))
-    return F.linear(x, weights["output.weight"], weights["output.bias"]).softmax(-1)
+    return F.linear(x, weights["output.weight"], weights["output.bias"])
 
 
 def masked(masks):
@@ -45,11 +46,12 @@ def test_an_ensemble_is_the_plain_mean_of_softmaxes(digits):
     models.append(classifier(3, 0.5))
     estimator = EnsembleEstimator(models, precision="float32", batch_size=7)
     estimator.fit(digits.images, digits.labels)
-    members = torch.stack([plain_softmax(model, floats(digits, 20)) for model in models])
+    members = torch.stack([plain_logits(model, floats(digits, 20)) for model in models])
+    members = members.softmax(-1)
     np.testing.assert_allclose(estimator.sample_proba(digits.images[:20]), members, atol=1e-5)
     mean = members.mean(0)
     np.testing.assert_allclose(estimator.predict_proba(digits.images[:20]), mean, atol=1e-5)
-    assert (members - mean).abs().max() > 0.1  # they do disagree
+    assert (members - mean).abs().max() > 0.03  # they do disagree
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -64,10 +66,10 @@ def test_mc_dropout_is_the_plain_mean_under_each_trials_mask(digits, scope):
             masks = trial_masks(model.site_shapes, 0.33, 5, trial)
         else:
             masks = sample_masks(model.site_shapes, 0.33, 5, trial, 0, 20)
-        members.append(plain_softmax(model, floats(digits, 20), masked(masks)))
+        members.append(plain_logits(model, floats(digits, 20), masked(masks)).softmax(-1))
     found = estimator.sample_proba(digits.images[:20])
     np.testing.assert_allclose(found, torch.stack(members), atol=1e-5)
-    assert (found - found.mean(0)).abs().max() > 0.1
+    assert (found - found.mean(0)).abs().max() > 0.03
 
 
 def test_the_scopes_and_seeds_differ(digits):
@@ -118,10 +120,10 @@ def test_mc_dropout_is_torchs_dropout_on_average(digits):
         # Dropout2d would drop whole channels; the protocol drops elements.
         theirs = torch.stack(
             [
-                plain_softmax(model, floats(digits, 3), lambda h, site: F.dropout(h, 0.33))
+                plain_logits(model, floats(digits, 3), lambda h, site: F.dropout(h, 0.33))
                 for _ in range(passes)
             ]
-        )
+        ).softmax(-1)
     error = ((ours.var(0) + theirs.var(0)) / passes).sqrt()
     assert ((ours.mean(0) - theirs.mean(0)).abs() <= 5 * error + 1e-3).all()
 
@@ -136,13 +138,13 @@ def test_the_masks_of_a_trial_are_drawn_once(digits, monkeypatch):
 
 @pytest.fixture(scope="module")
 def learned():
-    """A classifier that has learnt 100 real digits by heart, and 60 that it has not seen."""
+    """A classifier that has seen 60 real digits some times, and 60 that it has not seen."""
     with initialised_from(0):
         model = ConvClassifier(10)
-    known = load("mnist5k", per_class=10)
+    known = load("mnist5k", per_class=6)
     x, y = torch.from_numpy(known.images).float() / 255, torch.from_numpy(known.labels)
-    optimizer = torch.optim.Adam(model.parameters(), lr=2e-3)
-    for _ in range(30):
+    optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
+    for _ in range(15):
         optimizer.zero_grad()
         F.cross_entropy(model(x), y).backward()
         optimizer.step()
@@ -159,20 +161,24 @@ def test_the_temperature_is_that_of_the_greatest_likelihood(learned, kind):
         estimator = MCDropoutEstimator(model, trials=4, precision="float32")
     estimator.fit(known.images, known.labels)
     assert estimator.temperature_ == 1
-    members = estimator.sample_proba(others.images).double().clamp_min(1e-30)
+    x = floats(others, len(others))
+    if kind == "ensemble":
+        logits = torch.stack([plain_logits(network, x) for network in estimator.networks])
+    else:
+        masks = [trial_masks(model.site_shapes, 0.33, 0, trial) for trial in range(4)]
+        logits = torch.stack([plain_logits(model, x, masked(of_one)) for of_one in masks])
     estimator.calibrate(others.images, others.labels)
     found = estimator.temperature_
     assert 0.05 < found < 20.09
     assert abs(found - 1) > 0.01
-    # The softmax knows its logits up to a constant.
-    expected = (members.log() / found).softmax(-1)
+    expected = (logits / found).softmax(-1)
     np.testing.assert_allclose(estimator.sample_proba(others.images), expected, atol=1e-5)
 
     first, _ = halves(len(others), estimator.seed)
     truth = torch.from_numpy(others.labels)[first]
 
     def likelihood(temperature):
-        mean = (members[:, first].log() / temperature).softmax(-1).mean(0)
+        mean = (logits[:, first] / temperature).softmax(-1).mean(0)
         return mean[torch.arange(len(truth)), truth].clamp_min(1e-12).log().mean()
 
     reached = likelihood(found)
@@ -186,7 +192,8 @@ def test_members_without_finite_outputs_know_nothing(digits):
     """Uniform: what overflows; its uncertainty is 1."""
     model = classifier(0, 0.0)
     with torch.no_grad():
-        model.output.weight.mul_(1e37)
+        model.hidden.weight.mul_(1e6)
+        model.output.weight.mul_(1e36)
     images = digits.images[:5]
     alone = EnsembleEstimator([model]).fit(digits.images, digits.labels)
     torch.testing.assert_close(alone.sample_proba(images), torch.full((1, 5, 10), 0.1))

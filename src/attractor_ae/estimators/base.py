@@ -241,7 +241,8 @@ class UncertaintyEstimator(ABC):
 
     def predict_label(self, x: Images) -> Int[Tensor, " n"]:
         """Return the most probable label of each image, int64, one of ``classes_``."""
-        return self.classes_[self.predict_proba(x).argmax(-1)]
+        index = self.predict_proba(x).argmax(-1)
+        return self.classes_[index]
 
     def predict_proba(self, x: Images) -> Float[Tensor, "n classes"]:
         """Return the members' mean class distribution of each image at the reported recursion."""
