@@ -1,6 +1,6 @@
 """Figures and tables of results."""
 
-from attractor_ae.reporting.comparison import Comparison, compare
+from attractor_ae.reporting.comparison import Comparison, check_reported, compare
 from attractor_ae.reporting.comparison_table import ComparisonTable
 from attractor_ae.reporting.contact_sheet import contact_sheet
 from attractor_ae.reporting.figures import (
@@ -15,6 +15,7 @@ __all__ = [
     "Comparison",
     "ComparisonTable",
     "auroc_by_recursion",
+    "check_reported",
     "compare",
     "contact_sheet",
     "detection_table",

@@ -195,9 +195,7 @@ def compare(
     -----
     The rates are those of PROTOCOL section 8.
     """
-    check_grid(grid)
-    if orientation not in get_args(Orientation):
-        raise unknown_name("orientation", orientation, get_args(Orientation))
+    check_reported(grid, orientation)
     if not results:
         raise AttractorError("there is nothing to compare; give the results of at least one method")
     check_same_images(results)
@@ -264,6 +262,13 @@ def compare(
 
 Rates = dict[tuple[Key, str], float]
 """(Data set, key of a metric) -> its value."""
+
+
+def check_reported(grid: str, orientation: str) -> None:
+    """Raise an AttractorError unless both are names that `compare` knows."""
+    check_grid(grid)
+    if orientation not in get_args(Orientation):
+        raise unknown_name("orientation", orientation, get_args(Orientation))
 
 
 def _detection_rates(
