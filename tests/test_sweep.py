@@ -421,6 +421,27 @@ def test_a_cluster_is_told_of_failures_and_of_ctrl_c(cluster, tmp_path):
     assert Run(jobs[0].folder).checkpoint_file.exists()
 
 
+def test_runs_that_share_a_worker_do_not_disturb_each_other(tmp_path):
+    """Their first weights are drawn under a seed that is global to the process."""
+    from distributed import LocalCluster
+
+    jobs = seed_jobs(config(), range(4), tmp_path / "runs")
+    with LocalCluster(
+        processes=False,
+        n_workers=1,
+        threads_per_worker=4,
+        dashboard_address=":0",
+        resources={"GPU": 1},
+    ) as shared:
+        report = sweep(
+            jobs, backend="dask", scheduler=shared.scheduler_address, resources={"GPU": 0.25}
+        )
+    assert report.finished == tuple(jobs)
+    for job in jobs:
+        assert "threads: 1\n" in log(job)
+        assert same_weights(Run(job.folder), plain(job, tmp_path / "plain" / job.folder.name))
+
+
 def test_resources_that_no_worker_has_are_told(cluster, tmp_path):
     with pytest.raises(AttractorError, match="none of its workers offers TPU=0.5; start some with"):
         sweep(
