@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from sklearn import metrics as sklearn_metrics
+from sklearn.calibration import calibration_curve
 
 from attractor_ae.errors import AttractorError
 from attractor_ae.metrics import (
@@ -22,6 +23,7 @@ from attractor_ae.metrics import (
     accuracy,
     detection_metrics,
     entropy,
+    expected_calibration_error,
     wasserstein_sums,
 )
 from attractor_ae.misclassification import misclassification_metrics
@@ -564,3 +566,61 @@ def test_accuracy_of_names():
 def test_accuracy_names_what_it_cannot_compare(predicted, labels, message):
     with pytest.raises(AttractorError, match=message):
         accuracy(predicted, labels)
+
+
+# ---- calibration -------------------------------------------------------------------------------
+
+
+def literal_calibration_error(confidence, correct, bins):
+    """Guo et al., equation 3, bin by bin, in fractions."""
+    total = Fraction(0)
+    for b in range(bins):
+        low, high = Fraction(b, bins), Fraction(b + 1, bins)
+        inside = [
+            i
+            for i, sure in enumerate(confidence)
+            if low < Fraction(sure) <= high or (b == 0 and sure == 0)
+        ]
+        if inside:
+            right = Fraction(sum(correct[i] for i in inside), len(inside))
+            sure = sum(Fraction(confidence[i]) for i in inside) / len(inside)
+            total += Fraction(len(inside), len(confidence)) * abs(right - sure)
+    return float(total)
+
+
+@examples
+@given(
+    # Sixteenths lie on the bounds of 4, 8 and 16 bins, which floats hold exactly.
+    st.lists(st.tuples(tied, st.booleans()), min_size=1, max_size=40),
+    st.sampled_from([1, 4, 8, 16]),
+)
+def test_calibration_error_is_the_literal_sum_over_bins(pairs, bins):
+    confidence, correct = columns(pairs)
+    expected = literal_calibration_error(confidence, correct, bins)
+    assert expected_calibration_error(confidence, correct, bins=bins) == close(expected)
+
+
+@pytest.mark.parametrize("bins", [5, 10, 15])
+def test_calibration_error_follows_from_scikit_learns_curve(bins):
+    rng = np.random.default_rng(0)
+    confidence = rng.random(500)
+    correct = rng.random(500) < confidence**2
+    right, sure = calibration_curve(correct, confidence, n_bins=bins)
+    counts = np.histogram(confidence, bins=bins, range=(0, 1))[0]
+    expected = np.sum(counts[counts > 0] / 500 * np.abs(right - sure))
+    assert expected_calibration_error(confidence, correct, bins=bins) == close(expected)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "correct", "bins", "message"),
+    [
+        ([0.5, 1.5], [True, True], 15, r"confidence at index 1 is 1\.5, but must lie in \[0, 1\]"),
+        ([0.5], [True, True], 15, r"correct must be boolean of shape \(1,\) like confidence"),
+        ([0.5], [1], 15, r"correct must be boolean"),
+        ([], [], 15, r"confidence has shape \(0,\)"),
+        ([0.5], [True], 0, r"bins must be at least 1, got 0"),
+    ],
+)
+def test_calibration_error_names_what_it_cannot_use(confidence, correct, bins, message):
+    with pytest.raises(AttractorError, match=message):
+        expected_calibration_error(confidence, correct, bins=bins)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 import numpy as np
-from jaxtyping import Float64
+from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 from scipy.integrate import trapezoid
 from scipy.special import entr
@@ -258,6 +258,45 @@ def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
     return float(np.mean(given == wanted))
 
 
+def expected_calibration_error(
+    confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15
+) -> float:
+    """Return how far confidence and accuracy are apart on average, in [0, 1].
+
+    The sum over bins of (images in the bin / all) times |accuracy - mean confidence| in it (Guo et
+    al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3). The bins of equal width
+    are open at the left end and closed at the right; the first holds 0 too.
+
+    Parameters
+    ----------
+    confidence
+        Probability of the predicted class, shape (n,), n >= 1, in [0, 1].
+    correct
+        Whether each prediction is right: booleans, shape (n,).
+    bins
+        Number of bins, at least 1.
+
+    Raises
+    ------
+    AttractorError
+        If shapes or kinds differ, or a value is out of range.
+
+    Examples
+    --------
+    >>> expected_calibration_error([0.5, 0.5, 1.0, 1.0], [True, False, True, False])
+    0.25
+    """
+    sure = checked_scores("confidence", confidence)
+    _check_all("confidence", sure, (sure >= 0) & (sure <= 1), "must lie in [0, 1]")
+    right = checked_correct(correct, "confidence", sure)
+    if bins < 1:
+        raise AttractorError(f"bins must be at least 1, got {bins}")
+    of_each = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], sure)
+    # The number of images in a bin cancels: n_b / n times |right_b / n_b - sure_b / n_b|.
+    gaps = np.bincount(of_each, weights=right - sure, minlength=bins)
+    return float(np.abs(gaps).sum() / len(sure))
+
+
 # ---- the two grids -----------------------------------------------------------------------------
 
 
@@ -355,6 +394,20 @@ def checked_scores(
             "grid for other scores",
         )
     return scores
+
+
+def checked_correct(correct: object, like: str, scores: np.ndarray) -> Bool[np.ndarray, " n"]:
+    """Return booleans, one for each of ``scores``, or raise an AttractorError.
+
+    ``like`` is what the error calls the scores.
+    """
+    right = np.asarray(correct)
+    if right.dtype != np.bool_ or right.shape != scores.shape:
+        raise AttractorError(
+            f"correct must be boolean of shape {scores.shape} like {like}, got {right.dtype} "
+            f"of shape {right.shape}; compare one predicted class an image with its label"
+        )
+    return right
 
 
 def _check_all(name: str, values: np.ndarray, good: np.ndarray | np.bool_, remedy: str) -> None:

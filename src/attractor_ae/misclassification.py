@@ -11,13 +11,13 @@ from jaxtyping import Float64, Int64
 from numpy.typing import ArrayLike
 from scipy.integrate import trapezoid
 
-from attractor_ae.errors import AttractorError
 from attractor_ae.metrics import (
     DETECTION_RATES,
     PAPER_THRESHOLDS,
     DetectionMetrics,
     Grid,
     check_grid,
+    checked_correct,
     checked_scores,
     count_below,
     detection_metrics,
@@ -141,12 +141,7 @@ def misclassification_metrics(
     """
     check_grid(grid)
     scores = checked_scores("uncertainty", uncertainty, bounded=True)
-    right = np.asarray(correct)
-    if right.dtype != np.bool_ or right.shape != scores.shape:
-        raise AttractorError(
-            f"correct must be boolean of shape {scores.shape} like uncertainty, got {right.dtype} "
-            f"of shape {right.shape}; compare one predicted class an image with its label"
-        )
+    right = checked_correct(correct, "uncertainty", scores)
     accurate, inaccurate = scores[right], scores[~right]
     if len(accurate) and len(inaccurate):
         detection = detection_metrics(accurate, inaccurate, grid=grid)

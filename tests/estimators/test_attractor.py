@@ -52,6 +52,27 @@ def test_trajectories_show_every_trial(estimator, digits):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
+def test_latents_are_those_of_the_first_trajectory(autoencoder, digits, scope):
+    # Needs no fit, and does not depend on the batch.
+    estimator = AttractorEstimator(
+        autoencoder, recursions=3, trials=2, mask_scope=scope, batch_size=3, precision="float32"
+    )
+    latents = estimator.latents(digits.images[:5])
+    assert latents.shape == (3, 5, 64)
+    expected = estimator.trajectory(digits.images[:5])[0].latents
+    torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-5)
+    assert estimator.latents(digits.images[:0]).shape == (3, 0, 64)
+
+
+def test_latents_that_diverge_are_no_numbers(autoencoder, digits):
+    with torch.no_grad():
+        autoencoder.output.weight.mul_(1e20)  # x_1 is out of all bounds, and z_1 with it
+    latents = AttractorEstimator(autoencoder, recursions=3, trials=1).latents(digits.images[:2])
+    assert latents[0].isfinite().all()
+    assert latents[1:].isnan().all()
+
+
+@pytest.mark.parametrize("scope", SCOPES)
 def test_members_are_the_iterated_model_under_each_trials_mask(autoencoder, digits, scope):
     estimator = make(autoencoder, digits, mask_scope=scope, seed=5, precision="float32")
     x = torch.from_numpy(digits.images[:4]).float() / 255

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -237,6 +238,27 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
                 iterate(self.model, batch, self._masks(trial, 0, len(batch), torch.float32), count)
                 for trial in range(self.trials)
             ]
+
+    @torch.no_grad()
+    def latents(self, x: Images) -> Float[Tensor, "recursions n latent"]:
+        """Return the latent codes z_r of images under the first trial's mask; needs no fit.
+
+        Not the mean over the trials: each trial is a dynamical system of its own, whose codes lie
+        near its own attractors, and a mean of them is a code that no system ever has, nor any head
+        was fitted on. Codes that have diverged are NaN.
+
+        Parameters
+        ----------
+        x
+            Images.
+        """
+        codes = [
+            self._codes(batch, [self._masks(0, first, len(batch))])[:, 0]
+            for batch, first in self._batches(x)
+        ]
+        empty = torch.zeros(self.recursions, 0, self.model.latent_dim)
+        found = torch.cat([empty, *(batch.cpu() for batch in codes)], dim=1)
+        return found.masked_fill(_diverged(found)[..., None], torch.nan)
 
     def _sample(self, x: Tensor, first_index: int) -> Tensor:
         codes = self._codes(x, self._trials(first_index, len(x)))

@@ -1,0 +1,141 @@
+"""AUROC and accuracy against the number of recursions, and against the number of trials."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from attractor_ae.errors import AttractorError
+from attractor_ae.evaluation import EvaluationResult
+from attractor_ae.metrics import accuracy
+from attractor_ae.reporting.panels import Curve, Curves, curve_figure
+from attractor_ae.reporting.seeds import Results, by_method
+from attractor_ae.trial_curve import TrialCurve
+
+
+def auroc_by_recursion(results: Results) -> Figure:
+    """Draw AUROC against each D_out, and the accuracy on D_in, over the recursions.
+
+    One method is drawn in one picture, several in a panel for each set. Several results of a
+    method are seeds: a line is their mean, its band one standard deviation. A method without
+    recursions is a level line across the others'.
+
+    Parameters
+    ----------
+    results
+        One result, several, or those of each method by its name.
+
+    Raises
+    ------
+    AttractorError
+        If there is no result, or those of a method do not belong together.
+    """
+    methods = by_method(results)
+    most = max(seeds[0].recursions for seeds in methods.values())
+    curves = {name: _recursion_curves(seeds, most) for name, seeds in methods.items()}
+    reported = {seeds[0].recursion for seeds in methods.values() if seeds[0].recursions > 1}
+    return _figure(curves, "recursion", reported.pop() if len(reported) == 1 else None)
+
+
+def auroc_by_trials(
+    curves: TrialCurve | Sequence[TrialCurve] | Mapping[str, Sequence[TrialCurve]],
+) -> Figure:
+    """Draw AUROC against each D_out, and the accuracy on D_in, over the number of trials.
+
+    Methods, seeds and bands as in `auroc_by_recursion`.
+
+    Parameters
+    ----------
+    curves
+        One curve, several, or those of each method by its name; see `attractor_ae.trial_curve`.
+
+    Raises
+    ------
+    AttractorError
+        If there is no curve, or those of a method do not belong together.
+    """
+    if isinstance(curves, TrialCurve):
+        curves = [curves]
+    methods: dict[str, list[TrialCurve]] = {}
+    if isinstance(curves, Mapping):
+        methods = {name: list(found) for name, found in curves.items()}
+    else:
+        for curve in curves:
+            methods.setdefault(curve.method, []).append(curve)
+    if not methods or not all(methods.values()):
+        raise AttractorError("there are no curves to draw; give at least one of each method")
+    return _figure({name: _trial_curves(name, found) for name, found in methods.items()}, "trials")
+
+
+def _recursion_curves(seeds: Sequence[EvaluationResult], most: int) -> dict[str, Curve]:
+    first = seeds[0]
+    rates: dict[str, list[list[float]]] = {scores.name: [] for scores in first.out_scores}
+    right = []
+    for result in seeds:
+        found = [result.detection(result.score, r) for r in range(first.recursions)]
+        for name, rows in rates.items():
+            rows.append([detection[name].auroc for detection in found])
+        known = result.in_scores
+        right.append([accuracy(known.predicted(r), known.labels) for r in range(first.recursions)])
+    return _curves(
+        np.arange(first.recursions, dtype=np.float64),
+        {name: np.array(rows) for name, rows in rates.items()},
+        np.array(right),
+        first.in_scores.name,
+        level=most if first.recursions == 1 else 1,
+    )
+
+
+def _trial_curves(method: str, seeds: Sequence[TrialCurve]) -> dict[str, Curve]:
+    first = seeds[0]
+    shape = (first.in_dataset, first.out_datasets, len(first.accuracy))
+    for other in seeds[1:]:
+        if (other.in_dataset, other.out_datasets, len(other.accuracy)) != shape:
+            raise AttractorError(
+                f"curves of {method} are of other data sets or numbers of trials, so they are not "
+                "seeds of one experiment; give each experiment a name of its own"
+            )
+    auroc = np.stack([curve.auroc for curve in seeds])  # (seeds, outs, trials)
+    return _curves(
+        np.arange(1, shape[2] + 1, dtype=np.float64),
+        {name: auroc[:, i] for i, name in enumerate(first.out_datasets)},
+        np.stack([curve.accuracy for curve in seeds]),
+        first.in_dataset,
+    )
+
+
+def _curves(
+    x: np.ndarray,
+    auroc: Mapping[str, np.ndarray],
+    right: np.ndarray,
+    known: str,
+    *,
+    level: int = 1,
+) -> dict[str, Curve]:
+    """Return the curves of a method; ``level`` points of those that have a single one."""
+    if level > 1:
+        x = np.arange(level, dtype=np.float64)
+        auroc = {name: rows.repeat(level, axis=1) for name, rows in auroc.items()}
+        right = right.repeat(level, axis=1)
+    return {
+        **{f"AUROC, {name}": Curve(x, y, f"AUROC, {name}") for name, y in auroc.items()},
+        f"accuracy, {known}": Curve(x, right, f"accuracy, {known}", known=True),
+    }
+
+
+def _figure(curves: Curves, xlabel: str, reported: int | None = None) -> Figure:
+    figure = curve_figure(
+        curves,
+        xlabel=xlabel,
+        ylabel="AUROC or accuracy",
+        height=2.3,
+        title=next(iter(curves)) if len(curves) == 1 else "",
+        reported=reported,
+    )
+    for axes in figure.axes:
+        if axes.axison:
+            axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=6))
+            low, high = axes.get_ylim()
+            axes.set_ylim(low, min(high, 1.02))
+    return figure

@@ -1,0 +1,134 @@
+"""The entropy plot: how uncertainty is distributed on known and unknown images."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from attractor_ae.errors import unknown_name
+from attractor_ae.evaluation import DatasetScores, EvaluationResult
+from attractor_ae.metrics import checked_scores, wasserstein_sums
+from attractor_ae.reporting.seeds import one_method, stated
+from attractor_ae.reporting.style import (
+    COLUMN_WIDTH,
+    IN_COLOUR,
+    SHIFT_COLOUR,
+    legend_above,
+    look,
+    plain,
+    styled,
+    wrapped,
+)
+
+_BINS = np.linspace(0, 1, 51)
+_AXIS_LABELS = {
+    "entropy": "uncertainty (normalised entropy)",
+    "fused": "uncertainty (fused score: share of known images below)",
+}
+_REFERENCES = ("cifar10", "photos")
+
+
+def entropy_histogram(
+    results: EvaluationResult | Sequence[EvaluationResult],
+    recursion: int | None = None,
+    *,
+    score: str | None = None,
+    reference: str | None = None,
+) -> Figure:
+    """Draw how the reported score is distributed on D_in (filled) and each D_out (outlines).
+
+    PROTOCOL section 8, "Entropy plot", for whatever score in [0, 1]: 50 bins. Bars show shares of
+    a set's images, since sets differ in size. Shifted sets are drawn dotted in grey. Above stand
+    the two sums of Wasserstein distances. Several results are the seeds of one method: their images
+    are put together, and of the sums mean and standard deviation are given.
+
+    Parameters
+    ----------
+    results
+        What to draw.
+    recursion, score
+        The reported ones by default.
+    reference
+        The D_out that the others are compared with: by default cifar10, or photos where that is
+        not among them, or else the first.
+
+    Raises
+    ------
+    AttractorError
+        If the results do not belong together, the reference is no D_out, or the score is unknown
+        or leaves [0, 1].
+    """
+    seeds = one_method(results)
+    first = seeds[0]
+    r = first.recursion if recursion is None else recursion
+    name = first.score if score is None else score
+
+    def pooled(sets: Sequence[DatasetScores]) -> np.ndarray:
+        values = np.concatenate([scores.uncertainty(r, name) for scores in sets])
+        return checked_scores(f"{name} of {sets[0].name}", values, bounded=True)
+
+    with styled():
+        figure = Figure(figsize=(COLUMN_WIDTH, 2.4))
+        axes = figure.add_subplot()
+
+        def draw(values: np.ndarray, **looks: object) -> None:
+            axes.hist(values, bins=_BINS, weights=np.full(len(values), 1 / len(values)), **looks)  # type: ignore[arg-type]
+
+        handles: list[Artist] = [Patch(color=IN_COLOUR)]
+        labels = [f"{first.in_scores.name} (known)"]
+        draw(pooled([result.in_scores for result in seeds]), color=IN_COLOUR)
+        outlined = []
+        for i, sets in enumerate(zip(*(result.out_scores for result in seeds), strict=True)):
+            looks = {key: value for key, value in look(i).items() if key != "marker"}
+            outlined.append((sets[0].name, pooled(sets), looks))
+        for sets in zip(*(result.shift_scores for result in seeds), strict=True):
+            looks = {"color": SHIFT_COLOUR, "linestyle": ":"}
+            outlined.append((f"{sets[0].name} (shift)", pooled(sets), looks))
+        for label, values, looks in outlined:
+            draw(values, histtype="step", linewidth=1.2, **looks)
+            handles.append(Line2D([], [], linewidth=1.2, **looks))
+            labels.append(label)
+        title = plain(wrapped(f"{first.method}, recursion {r}", COLUMN_WIDTH - 0.6, 8))
+        if len(seeds) > 1:
+            title += f", {len(seeds)} seeds"
+        # The sums belong to the picture: they say how far apart the histograms are.
+        axes.set_title(
+            "\n".join([title, *_sums(seeds, r, name, reference)]), loc="left", fontsize=7
+        )
+        axes.set(
+            xlim=(0, 1),
+            xlabel=_AXIS_LABELS.get(name, f"uncertainty ({name})"),
+            ylabel="share of images",
+        )
+        legend_above(figure, handles, labels)
+    return figure
+
+
+def _sums(
+    seeds: Sequence[EvaluationResult], recursion: int, score: str, reference: str | None
+) -> list[str]:
+    """Return the lines that state the sums of Wasserstein distances."""
+    names = [scores.name for scores in seeds[0].out_scores]
+    if reference is not None and reference not in names:
+        raise unknown_name("D_out", reference, names)
+    if not names:
+        return []
+    chosen = reference or next((name for name in _REFERENCES if name in names), names[0])
+    sums = [
+        wasserstein_sums(
+            result.in_scores.uncertainty(recursion, score),
+            {out.name: out.uncertainty(recursion, score) for out in result.out_scores},
+            reference=chosen,
+        )
+        for result in seeds
+    ]
+    lines = [r"$\Sigma$ Wasserstein, known to unknown: " + stated([s.in_to_out for s in sums], 2)]
+    if len(names) > 1:
+        said = plain(wrapped(f"{chosen} to other unknown: ", COLUMN_WIDTH - 1.5, 7))
+        lines.append(
+            rf"$\Sigma$ Wasserstein, {said} " + stated([s.reference_to_out for s in sums], 2)
+        )
+    return lines

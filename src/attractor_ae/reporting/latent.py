@@ -1,0 +1,173 @@
+"""The latent space in two dimensions: classes in colour, unknown images in grey on top."""
+
+import importlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from numpy.typing import ArrayLike, NDArray
+
+from attractor_ae.errors import AttractorError
+from attractor_ae.reporting.style import (
+    COLUMN_WIDTH,
+    IN_COLOUR,
+    OUT_COLOURS,
+    legend_above,
+    plain,
+    styled,
+)
+
+_COLOURS = (*OUT_COLOURS[:-1], IN_COLOUR, "#F0E442")  # black is for the unknown
+_CLASS_MARKERS = ("o", "s", "^", "D", "v")
+_OUT_MARKERS = ("x", "+", "1", "2", "3", "4")
+_OUT_GREYS = ("0.0", "0.4")
+_MOST_NAMED = 20  # classes that a legend has room for
+_NEIGHBOURS = 30
+_FEWEST = 5
+
+
+def latent_map(
+    codes: ArrayLike,
+    labels: ArrayLike,
+    classes: Sequence[str],
+    out_codes: Mapping[str, ArrayLike] | None = None,
+    *,
+    title: str = "",
+    seed: int = 0,
+) -> Figure:
+    """Draw latent codes in two dimensions by t-SNE, those of D_outs on top of the known ones.
+
+    All codes are embedded together: an embedding of the known alone could place unknown codes only
+    among them, however far away they are. What is near in the picture is near in the latent space;
+    distances between groups say little (van der Maaten and Hinton, "Visualizing data using t-SNE",
+    2008). The same codes and seed give the same picture.
+
+    Parameters
+    ----------
+    codes
+        Codes of known images at one recursion, real, shape (n, latent); see
+        `AttractorEstimator.latents`. Rows with a NaN, which are codes that have diverged, are left
+        out, and their number is told.
+    labels
+        Their classes, integers of shape (n,), indices into ``classes``.
+    classes
+        Names of the classes; a legend names twenty at most.
+    out_codes
+        Name of a D_out -> its codes, shape (m, latent).
+    title
+        What to write above, e.g. the recursion.
+    seed
+        Of the embedding.
+
+    Raises
+    ------
+    AttractorError
+        If openTSNE is not installed, shapes differ, a label is no class, or there are fewer than
+        five codes.
+    """
+    known = _codes("codes", codes)
+    index = np.asarray(labels)
+    if index.shape != (len(known),) or index.dtype.kind not in "iu":
+        raise AttractorError(
+            f"labels are {index.dtype} of shape {index.shape}; give one integer for each of the "
+            f"{len(known)} codes"
+        )
+    if len(index) and not 0 <= index.min() <= index.max() < len(classes):
+        raise AttractorError(
+            f"labels must lie in 0..{len(classes) - 1}, got {index.min()}..{index.max()}; "
+            "name every class"
+        )
+    outs = {name: _codes(f"codes of {name}", found) for name, found in (out_codes or {}).items()}
+    for name, found in outs.items():
+        if found.shape[1] != known.shape[1]:
+            raise AttractorError(
+                f"codes of {name} have {found.shape[1]} dimensions, those of the known "
+                f"{known.shape[1]}; give codes of one model"
+            )
+    stays = [~np.isnan(found).any(1) for found in (known, *outs.values())]
+    kept = [found[rows] for found, rows in zip((known, *outs.values()), stays, strict=True)]
+    lost = sum(int((~rows).sum()) for rows in stays)
+    parts = np.split(_embedded(np.concatenate(kept), seed), np.cumsum([len(k) for k in kept])[:-1])
+    heading = title + (f" (diverged, left out: {lost})" if lost else "")
+    with styled():
+        figure = Figure(figsize=(COLUMN_WIDTH, 3.1))
+        axes = figure.add_subplot()
+        handles: list[Artist] = []
+        names = []
+        for label, name in enumerate(classes):
+            points = parts[0][index[stays[0]] == label]
+            if len(points):
+                handles += axes.plot(*points.T, label=name, **_class_look(label))
+                names.append(name)
+        if len(names) > _MOST_NAMED:
+            further = f"… and {len(names) - _MOST_NAMED} further classes"
+            handles = [*handles[:_MOST_NAMED], Line2D([], [], linestyle="")]
+            names = [*names[:_MOST_NAMED], further]
+        for i, (name, points) in enumerate(zip(outs, parts[1:], strict=True)):
+            handles += axes.plot(*points.T, label=name, **_out_look(i))
+            names.append(f"{name} (unknown)")
+        axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
+        axes.spines[:].set_visible(False)
+        if heading:
+            axes.set_title(plain(heading), loc="left")
+        legend_above(figure, handles, names)
+    return figure
+
+
+def _codes(name: str, values: ArrayLike) -> NDArray[np.float64]:
+    codes = np.asarray(values)
+    if codes.ndim != 2 or codes.dtype.kind not in "fiu":
+        raise AttractorError(
+            f"{name} are {codes.dtype} of shape {codes.shape}; give real codes of shape "
+            "(n, latent), those of one recursion"
+        )
+    return codes.astype(np.float64)
+
+
+def _embedded(codes: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
+    """Return codes of shape (n, latent) in two dimensions, (n, 2)."""
+    try:
+        tsne = importlib.import_module("openTSNE")
+    except ImportError:
+        raise AttractorError(
+            "the latent map needs the package openTSNE; install it with: "
+            "pip install 'attractor-ae[latent]'"
+        ) from None
+    if len(codes) < _FEWEST:
+        raise AttractorError(
+            f"the latent map needs at least {_FEWEST} codes, got {len(codes)}; give more images"
+        )
+    embedding = tsne.TSNE(
+        # At most a third of the codes can be neighbours.
+        perplexity=min(_NEIGHBOURS, (len(codes) - 1) / 3),
+        initialization="pca",
+        neighbors="exact",  # the approximate ones depend on more than the seed
+        negative_gradient_method="bh",
+        n_jobs=1,
+        random_state=seed,
+    )
+    return np.asarray(embedding.fit(codes), dtype=np.float64)
+
+
+def _class_look(label: int) -> dict[str, Any]:
+    turn, place = divmod(label, len(_COLOURS))
+    return {
+        "color": _COLOURS[place],
+        "marker": _CLASS_MARKERS[(place + turn) % len(_CLASS_MARKERS)],
+        "markersize": 3,
+        "markeredgewidth": 0,
+        "linestyle": "",
+    }
+
+
+def _out_look(place: int) -> dict[str, Any]:
+    return {
+        "color": _OUT_GREYS[place % len(_OUT_GREYS)],
+        "marker": _OUT_MARKERS[(place + place // len(_OUT_MARKERS)) % len(_OUT_MARKERS)],
+        "markersize": 4,
+        "markeredgewidth": 0.8,
+        "linestyle": "",
+    }

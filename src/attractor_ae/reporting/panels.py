@@ -1,0 +1,166 @@
+"""Curves with a band over the seeds: one method in one picture, several in a panel a data set."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from attractor_ae.reporting.seeds import mean_and_deviation
+from attractor_ae.reporting.style import (
+    COLUMN_WIDTH,
+    IN_COLOUR,
+    REFERENCE_COLOUR,
+    legend_above,
+    look,
+    plain,
+    styled,
+    wrapped,
+)
+
+_PER_ROW = 2
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """A curve of every seed.
+
+    Attributes
+    ----------
+    x
+        Where it was measured.
+    y
+        One row a seed.
+    label
+        What the legend calls it where one method is shown.
+    known
+        Whether it is of known images: it has their colour then.
+    """
+
+    x: Float[np.ndarray, " points"]
+    y: Float[np.ndarray, "seeds points"]
+    label: str
+    known: bool = False
+
+
+Curves = Mapping[str, Mapping[str, Curve]]
+"""Method -> what a panel shows, by its title -> the curve."""
+
+
+def draw_curve(axes: Axes, curve: Curve, **looks: Any) -> Line2D:  # noqa: ANN401
+    """Draw the mean over the seeds and, where there are several, a band of one deviation."""
+    mean, deviation = mean_and_deviation(curve.y)
+    (line,) = axes.plot(curve.x, mean, label=curve.label, **{"markersize": 3, **looks})
+    if len(curve.y) > 1:
+        axes.fill_between(
+            curve.x,
+            mean - deviation,
+            mean + deviation,
+            color=looks["color"],
+            alpha=0.2,
+            linewidth=0,
+            step="pre" if looks.get("drawstyle") == "steps-pre" else None,
+        )
+    return line
+
+
+def curve_figure(
+    curves: Curves,
+    *,
+    xlabel: str,
+    ylabel: str,
+    height: float,
+    panel_height: float = 1.45,
+    title: str = "",
+    reported: int | None = None,
+    looks: Mapping[str, Any] | None = None,
+) -> Figure:
+    """Draw curves of one method together, or those of several in a panel for each data set.
+
+    Parameters
+    ----------
+    curves
+        What to draw.
+    xlabel, ylabel
+        Of the axes.
+    height, panel_height
+        Of the one picture, or of each panel; in inches, without the legend.
+    title
+        What stands above the legend.
+    reported
+        Where on the horizontal axis the reported numbers are.
+    looks
+        How lines are drawn beside colour, dashes and marker.
+    """
+    more = looks or {}
+    names = list(dict.fromkeys(name for panels in curves.values() for name in panels))
+    with styled():
+        if len(curves) == 1:
+            figure = Figure(figsize=(COLUMN_WIDTH, height))
+            axes = figure.add_subplot()
+            lines = [
+                draw_curve(axes, curve, **{**_look(place, curve.known), **more})
+                for place, curve in _numbered(next(iter(curves.values())))
+            ]
+            axes.set(xlabel=xlabel, ylabel=ylabel)
+            every, labels = [axes], [str(line.get_label()) for line in lines]
+        else:
+            rows = -(-len(names) // _PER_ROW)
+            figure = Figure(figsize=(COLUMN_WIDTH, panel_height * rows + 0.2))
+            grid = figure.subplots(rows, _PER_ROW, sharex=True, sharey=True, squeeze=False)
+            every, empty = list(grid.flat[: len(names)]), grid.flat[len(names) :]
+            for axes in empty:
+                axes.set_axis_off()
+            for i, (axes, name) in enumerate(zip(every, names, strict=True)):
+                for place, panels in enumerate(curves.values()):
+                    if name in panels:
+                        draw_curve(axes, panels[name], **{**look(place), **more})
+                axes.set_title(plain(wrapped(name, 1.4, 7)), fontsize=7, loc="left")
+                # Also those above an empty place have numbers below them.
+                axes.tick_params(labelbottom=i + _PER_ROW >= len(names))
+            figure.supxlabel(xlabel, fontsize=8)
+            figure.supylabel(ylabel, fontsize=8)
+            lines = [Line2D([], [], markersize=3, **look(i)) for i in range(len(curves))]
+            if "marker" in more:
+                for line in lines:
+                    line.set_marker(more["marker"])
+            labels = list(curves)
+        handles: list[Artist] = list(lines)
+        if reported is not None:
+            for axes in every:
+                axes.axvline(reported, color=REFERENCE_COLOUR, linewidth=0.8, zorder=0)
+            mark = Line2D([], [], color=REFERENCE_COLOUR, marker="|", markersize=8, linestyle="")
+            handles.append(mark)
+            labels.append("reported")
+        seeds = {len(curve.y) for panels in curves.values() for curve in panels.values()}
+        if band := band_entry(seeds):
+            handles.append(Patch(color="0.8", linewidth=0))
+            labels.append(band)
+        legend_above(figure, handles, labels, title=title)
+    return figure
+
+
+def band_entry(seeds: set[int]) -> str:
+    """Return what a legend says of bands over numbers of seeds; nothing where there is none."""
+    if seeds == {1}:
+        return ""
+    return f"± deviation, {max(seeds)} seeds" if len(seeds) == 1 else "± deviation over seeds"
+
+
+def _numbered(panels: Mapping[str, Curve]) -> list[tuple[int, Curve]]:
+    """Return curves with their place among those of unknown sets, which have a look each."""
+    numbered, place = [], 0
+    for curve in panels.values():
+        numbered.append((place, curve))
+        place += not curve.known
+    return numbered
+
+
+def _look(place: int, known: bool) -> dict[str, Any]:
+    return {"color": IN_COLOUR, "linestyle": "-", "marker": "s"} if known else look(place)

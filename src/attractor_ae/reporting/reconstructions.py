@@ -1,0 +1,147 @@
+"""What dynamical systems make of images, recursion by recursion."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from torch import Tensor
+
+from attractor_ae.dynamics import Trajectory
+from attractor_ae.errors import AttractorError
+from attractor_ae.reporting.style import PAGE_WIDTH, plain, styled, wrapped
+
+_CELL = 0.42  # inches
+_MARGIN = 0.3  # inches, left of a block
+_TITLE_LINE = 0.13  # inches
+
+
+@dataclass(frozen=True, eq=False)
+class ReconstructionBlock:
+    """One image under several dynamical systems.
+
+    Attributes
+    ----------
+    image
+        The input, in [0, 1].
+    trajectories
+        One a trial (mask), of this image alone: n = 1. See `Trajectory.image`.
+    title
+        What to write above the block, e.g. ``"trained on mnist5k: faces"``.
+    """
+
+    image: Float[Tensor, "c h w"]
+    trajectories: Sequence[Trajectory]
+    title: str
+
+
+def reconstruction_figure(
+    images: Float[Tensor, "n c h w"],
+    trajectories: Sequence[Trajectory],
+    names: Sequence[str],
+    *,
+    per_row: int = 1,
+) -> Figure:
+    """Draw what several dynamical systems make of images (PROTOCOL section 8).
+
+    A block an image; in it rows are trials (masks), and columns the input and x_1, x_2, x_3, ...
+
+    Parameters
+    ----------
+    images
+        The inputs, in [0, 1].
+    trajectories
+        One a trial, each of the ``images``.
+    names
+        What to write above the block of each image.
+    per_row
+        Number of blocks beside each other.
+
+    Raises
+    ------
+    AttractorError
+        As `reconstruction_blocks`.
+    """
+    return reconstruction_blocks(
+        [
+            ReconstructionBlock(image, [t.image(i) for t in trajectories], name)
+            for i, (image, name) in enumerate(zip(images, names, strict=False))
+        ],
+        per_row=per_row,
+    )
+
+
+def reconstruction_blocks(blocks: Sequence[ReconstructionBlock], *, per_row: int = 1) -> Figure:
+    """Draw what different models make of images, block beside block.
+
+    The paper's figure shows several D_in side by side: a model trained on each, a block for each
+    model and image. A figure is at most as wide as a page; cells shrink to that.
+
+    Parameters
+    ----------
+    blocks
+        What to draw. Numbers of trials and recursions may differ.
+    per_row
+        Number of blocks beside each other.
+
+    Raises
+    ------
+    AttractorError
+        If there is no block, or one has no trajectory.
+    """
+    if not blocks or not all(block.trajectories for block in blocks):
+        raise AttractorError("there is nothing to draw; give blocks of at least one trajectory")
+    columns = 1 + max(len(block.trajectories[0].reconstructions) for block in blocks)
+    trials = max(len(block.trajectories) for block in blocks)
+    per_row = max(1, min(per_row, len(blocks)))
+    rows = -(-len(blocks) // per_row)
+    cell = min(_CELL, (PAGE_WIDTH / per_row - _MARGIN) / columns)
+    width = cell * columns + _MARGIN
+    titles = [plain(wrapped(block.title, width - 0.1, 8)) for block in blocks]
+    lines = 1 + max(title.count("\n") for title in titles)
+    # Titles of as many lines each, so that the images of a row of blocks are level.
+    titles = ["\n" * (lines - 1 - title.count("\n")) + title for title in titles]
+    height = cell * trials + 0.3 + _TITLE_LINE * lines
+    with styled():
+        figure = Figure(figsize=(width * per_row, height * rows))
+        layout = figure.get_layout_engine()
+        assert isinstance(layout, ConstrainedLayoutEngine)  # what the style asks for
+        layout.set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
+        parts = figure.subfigures(rows, per_row, squeeze=False).flat
+        for part, block, title in zip(parts, blocks, titles, strict=False):
+            _draw_block(part, block, (trials, columns), title)
+    return figure
+
+
+def _draw_block(
+    part: SubFigure, block: ReconstructionBlock, shape: tuple[int, int], title: str
+) -> None:
+    """Draw one image in a grid of (trials, 1 + recursions) cells, some of which may stay empty."""
+    axes = part.subplots(*shape, squeeze=False)
+    part.suptitle(title, fontsize=8)
+    image = block.image.cpu().numpy()
+    grid = [t.reconstructions[:, 0].cpu().numpy() for t in block.trajectories]
+    for trial, row in enumerate(axes):
+        for column, cell in enumerate(row):
+            if trial >= len(grid) or column > len(grid[trial]):
+                cell.set_axis_off()
+                continue
+            shown = image if column == 0 else grid[trial][column - 1]
+            # (c, h, w) -> (h, w, c); what is outside [0, 1] is shown at the bound.
+            cell.imshow(
+                np.clip(shown, 0, 1).transpose(1, 2, 0),
+                cmap="gray",
+                vmin=0,
+                vmax=1,
+                interpolation="nearest",
+            )
+            cell.set(xticks=[], yticks=[])
+            for spine in cell.spines.values():
+                spine.set_visible(False)
+            if trial == 0:
+                label = "input" if column == 0 else f"$x_{{{column}}}$"
+                cell.set_title(label, fontsize=7, pad=2)
+        if trial < len(grid):
+            row[0].set_ylabel(f"mask {trial + 1}", fontsize=6, labelpad=2)

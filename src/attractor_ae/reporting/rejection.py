@@ -1,0 +1,153 @@
+"""The accuracy-rejection curve: how right the rest is when the most uncertain are set aside."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+from jaxtyping import Float64
+from matplotlib.artist import Artist
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from numpy.typing import ArrayLike
+
+from attractor_ae.evaluation import EvaluationResult
+from attractor_ae.metrics import checked_correct, checked_scores
+from attractor_ae.reporting.panels import Curve, band_entry, draw_curve
+from attractor_ae.reporting.seeds import Results, by_method, known_scores, stated
+from attractor_ae.reporting.style import COLUMN_WIDTH, legend_above, look, plain, styled, wrapped
+
+_GRID = np.linspace(0, 1, 201)
+
+
+def rejection_curve(
+    uncertainty: ArrayLike, correct: ArrayLike
+) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
+    """Return the accuracy of what is kept when the 0, 1, ..., n - 1 most uncertain are rejected.
+
+    Of equally uncertain images, any may be the next: the accuracy is the mean over their orders,
+    so that the order in which images come does not matter (Nadeem, Zucker, Hanczar,
+    "Accuracy-Rejection Curves (ARCs) for Comparing Classification Methods with a Reject Option",
+    2009).
+
+    Parameters
+    ----------
+    uncertainty
+        Real, shape (n,), finite, n >= 1.
+    correct
+        Whether each prediction is right: booleans, shape (n,).
+
+    Returns
+    -------
+    rejected
+        Share of images that are rejected, ascending from 0.
+    accuracy
+        Share of correct predictions among those that are kept, in [0, 1].
+
+    Raises
+    ------
+    AttractorError
+        If shapes differ, or a value is not finite.
+
+    Examples
+    --------
+    >>> rejected, kept = rejection_curve([0.1, 0.2, 0.3, 0.4], [True, True, False, False])
+    >>> rejected.tolist(), kept.round(2).tolist()
+    ([0.0, 0.25, 0.5, 0.75], [0.5, 0.67, 1.0, 1.0])
+    """
+    u = checked_scores("uncertainty", uncertainty)
+    right = checked_correct(correct, "uncertainty", u)
+    _, group, sizes = np.unique(u, return_inverse=True, return_counts=True)
+    # In a group of equals each is right with the group's share of right ones.
+    share = np.bincount(group, weights=right) / sizes
+    kept = np.arange(1, len(u) + 1)
+    accuracy = np.cumsum(np.repeat(share, sizes)) / kept
+    return (1 - kept / len(u))[::-1], accuracy[::-1]
+
+
+def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -> Figure:
+    """Draw the accuracy of what is kept against the share that the uncertainty rejects.
+
+    At the reported recursion and score. Thin lines in the colour of each method are its
+    references: an oracle, which rejects all wrong predictions first, and chance, which rejects any.
+    Several results of a method are seeds: a line is their mean, its band one standard deviation.
+    The legend gives the area under each curve.
+
+    Parameters
+    ----------
+    results
+        One result, several, or those of each method by its name.
+    dataset
+        D_in, or the name of a shifted set.
+
+    Raises
+    ------
+    AttractorError
+        If the results do not belong together, or there is no such set of known classes.
+    """
+    methods = by_method(results)
+    shown = known_scores(next(iter(methods.values()))[0], dataset).name
+    with styled():
+        figure = Figure(figsize=(COLUMN_WIDTH, 2.3))
+        axes = figure.add_subplot()
+        handles: list[Artist] = []
+        labels = []
+        for i, (name, seeds) in enumerate(methods.items()):
+            looks = {**look(i), "marker": ""}
+            oracle, chance = _references(seeds, dataset)
+            for reference, dashes in ((oracle, (0, (4, 2))), (chance, (0, (1, 1.5)))):
+                axes.plot(
+                    reference.x,
+                    reference.y.mean(0),
+                    color=looks["color"],
+                    linestyle=dashes,
+                    linewidth=0.7,
+                    label=reference.label,
+                )
+            curve = _method_curve(name, seeds, dataset)
+            handles.append(draw_curve(axes, curve, **looks))
+            labels.append(curve.label)
+        for dashes, label in (((0, (4, 2)), "oracle"), ((0, (1, 1.5)), "random")):
+            handles.append(Line2D([], [], color="0.3", linestyle=dashes, linewidth=0.7))
+            labels.append(label)
+        if band := band_entry({len(seeds) for seeds in methods.values()}):
+            handles.append(Patch(color="0.8", linewidth=0))
+            labels.append(band)
+        axes.set(
+            xlim=(0, 1),
+            xlabel="share rejected, most uncertain first",
+            ylabel=plain(wrapped(f"accuracy of the rest, {shown}", 2.1, 8)),
+        )
+        low, high = axes.get_ylim()
+        axes.set_ylim(low, min(high, 1.02))
+        legend_above(figure, handles, labels)
+    return figure
+
+
+def _method_curve(name: str, seeds: Sequence[EvaluationResult], dataset: str | None) -> Curve:
+    points = []
+    for result in seeds:
+        scores = known_scores(result, dataset)
+        correct = scores.predicted(result.recursion) == scores.labels
+        points.append(rejection_curve(scores.uncertainty(result.recursion, result.score), correct))
+    curve = _curve(name, points)
+    areas = [float(kept.mean()) for _, kept in points]
+    return replace(curve, label=f"{name}, area {stated(areas)}")
+
+
+def _references(seeds: Sequence[EvaluationResult], dataset: str | None) -> tuple[Curve, Curve]:
+    """Return the curves of an oracle and of chance, for the predictions that there are."""
+    oracle, chance = [], []
+    for result in seeds:
+        scores = known_scores(result, dataset)
+        correct = scores.predicted(result.recursion) == scores.labels
+        oracle.append(rejection_curve((~correct).astype(np.float64), correct))
+        chance.append(rejection_curve(np.zeros(len(correct)), correct))
+    return _curve("oracle", oracle), _curve("random", chance)
+
+
+def _curve(label: str, points: list[tuple[np.ndarray, np.ndarray]]) -> Curve:
+    """Return the curves of several seeds at the same shares."""
+    if all(np.array_equal(x, points[0][0]) for x, _ in points):
+        return Curve(points[0][0], np.stack([y for _, y in points]), label)
+    return Curve(_GRID, np.stack([np.interp(_GRID, x, y) for x, y in points]), label)

@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+import torch
+
+from attractor_ae import AttractorError
+from attractor_ae.dynamics import Trajectory
+from attractor_ae.reporting import (
+    ReconstructionBlock,
+    reconstruction_blocks,
+    reconstruction_figure,
+)
+from attractor_ae.reporting.style import PAGE_WIDTH
+
+
+def trajectory(recursions, n=1, channels=1):
+    return Trajectory(torch.zeros(recursions, n, 4), torch.rand(recursions, n, channels, 8, 8))
+
+
+def shown(cell):
+    return cell.images[0].get_array().squeeze()
+
+
+def test_reconstructions_stand_in_rows_of_masks_and_columns_of_recursions():
+    images = torch.rand(2, 1, 8, 8)
+    trajectories = [trajectory(3, 2) for _ in range(5)]
+    figure = reconstruction_figure(images, trajectories, ["left", "right"], per_row=2)
+    blocks = figure.subfigs
+    assert [block.get_suptitle() for block in blocks] == ["left", "right"]
+    for i, block in enumerate(blocks):
+        cells = np.array(block.axes).reshape(5, 4)
+        assert [cell.get_title() for cell in cells[0]] == ["input", "$x_{1}$", "$x_{2}$", "$x_{3}$"]
+        assert [row[0].get_ylabel() for row in cells] == [f"mask {k}" for k in range(1, 6)]
+        for trial in range(5):
+            np.testing.assert_allclose(shown(cells[trial, 0]), images[i, 0], rtol=1e-6)
+            for r in range(3):
+                expected = trajectories[trial].reconstructions[r, i, 0]
+                np.testing.assert_allclose(shown(cells[trial, 1 + r]), expected, rtol=1e-6)
+
+
+def test_blocks_of_several_models_stand_beside_each_other():
+    long = "trained on sviro_uncertainty: test-adults-and-seats-and-objects"
+    blocks = [
+        ReconstructionBlock(torch.rand(1, 8, 8), [trajectory(2) for _ in range(3)], "short"),
+        ReconstructionBlock(torch.rand(3, 8, 8), [trajectory(4, channels=3)], long),
+    ]
+    figure = reconstruction_blocks(blocks, per_row=2)
+    titles = [part.get_suptitle() for part in figure.subfigs]
+    assert titles[0].strip() == "short"
+    assert titles[1].replace("\n", "").replace(" ", "") == long.replace(" ", "")
+    # As many lines each: the images below them are level.
+    assert titles[0].count("\n") == titles[1].count("\n") > 0
+    for part, block in zip(figure.subfigs, blocks, strict=True):
+        cells = np.array(part.axes).reshape(3, 5)
+        for trial in range(3):
+            for column in range(5):
+                cell = cells[trial, column]
+                there = trial < len(block.trajectories) and column <= len(
+                    block.trajectories[0].reconstructions
+                )
+                assert cell.axison == there
+                if there and column:
+                    expected = block.trajectories[trial].reconstructions[column - 1, 0]
+                    np.testing.assert_allclose(
+                        shown(cell), expected.permute(1, 2, 0).squeeze(), rtol=1e-6
+                    )
+
+
+def test_many_blocks_are_no_wider_than_a_page():
+    block = ReconstructionBlock(torch.rand(1, 8, 8), [trajectory(6)], "block")
+    assert reconstruction_blocks([block]).get_figwidth() < 3.5
+    wide = reconstruction_blocks([block] * 6, per_row=6).get_figwidth()
+    assert wide == pytest.approx(PAGE_WIDTH)
+
+
+def test_colour_images_and_values_outside_the_range_are_shown():
+    seven = Trajectory(torch.zeros(1, 1, 4), torch.full((1, 1, 3, 8, 8), 7.0))
+    figure = reconstruction_figure(torch.rand(1, 3, 8, 8), [seven], ["colour"])
+    drawn = figure.subfigs[0].axes[1].images[0].get_array()
+    assert drawn.shape == (8, 8, 3)
+    assert (drawn == 1).all()
+
+
+@pytest.mark.parametrize("blocks", [[], [ReconstructionBlock(torch.rand(1, 8, 8), [], "none")]])
+def test_nothing_is_not_drawn(blocks):
+    with pytest.raises(AttractorError, match="nothing to draw"):
+        reconstruction_blocks(blocks)
