@@ -4,7 +4,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -207,7 +207,7 @@ def evaluate(
         check_reported(grid, orientation)
         if folder is not None and not ensemble:
             raise AttractorError("--out is the folder of an ensemble; give --ensemble as well")
-        places = [run.path for run in find_runs(runs)]
+        places = [run.path for run in find_runs(*runs)]
         with progress_display() as display:
             shared = {
                 "overrides": overrides,
@@ -218,18 +218,23 @@ def evaluate(
             }
             if ensemble:
                 home = folder or places[0].parent / ENSEMBLE
-                result = run_ensemble_evaluation(
-                    places, home, on_progress=display.testing, **shared
-                )
+                results = [
+                    run_ensemble_evaluation(places, home, on_progress=display.testing, **shared)
+                ]
                 done = [home]
             else:
-                for place in places:
-                    name = f"{place.name}, " if len(places) > 1 else ""
-                    shown = partial(display.testing_of, name)
-                    result = run_evaluation(place, on_progress=shown, **shared)
+                many = len(places) > 1
+                results = [
+                    run_evaluation(
+                        place,
+                        on_progress=partial(display.testing_of, f"{place.name}, " if many else ""),
+                        **shared,
+                    )
+                    for place in places
+                ]
                 done = places
         if len(done) == 1:
-            _show(result, done[0], grid)
+            _show(results[0], done[0], cast("Grid", grid))
         else:
             table = compare_runs(done, grid=grid, orientation=orientation)
             out.print(table.terminal())

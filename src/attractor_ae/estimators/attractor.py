@@ -253,7 +253,7 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
             Images.
         """
         codes = [
-            self._codes(batch, [self._masks(0, first, len(batch))])[:, 0]
+            self._codes(batch, [self._masks(0, first, len(batch), self._dtype)])[:, 0]
             for batch, first in self._batches(x)
         ]
         empty = torch.zeros(self.recursions, 0, self.model.latent_dim)

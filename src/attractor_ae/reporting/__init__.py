@@ -1,8 +1,8 @@
 """Figures and tables of results."""
 
+from attractor_ae.reporting.calibration import reliability_diagram
 from attractor_ae.reporting.comparison import Comparison, check_reported, compare
 from attractor_ae.reporting.comparison_table import ComparisonTable
-from attractor_ae.reporting.calibration import reliability_diagram
 from attractor_ae.reporting.contact_sheet import contact_sheet
 from attractor_ae.reporting.curves import auroc_by_recursion, auroc_by_trials
 from attractor_ae.reporting.detection import precision_recall_figure, roc_figure

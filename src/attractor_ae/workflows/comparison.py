@@ -103,7 +103,7 @@ def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
     """
     homes = [Run(Path(place)) for place in places if (Path(place) / MEMBERS_FILE).is_file()]
     others = [place for place in places if not (Path(place) / MEMBERS_FILE).is_file()]
-    for run in find_runs(others) if others else ():
+    for run in find_runs(*others) if others else ():
         together = run.path.parent / ENSEMBLE
         if (run.evaluation_folder / SCORES_FILE).is_file():
             homes.append(run)
