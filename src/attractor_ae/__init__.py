@@ -18,14 +18,18 @@ if TYPE_CHECKING:
     )
     from attractor_ae.evaluation import EvaluationResult, evaluate
     from attractor_ae.fitting import fit_ensemble, fit_estimator
+    from attractor_ae.importing import import_run
     from attractor_ae.models import Autoencoder, ConvClassifier, DropoutMasks
     from attractor_ae.presets import preset
     from attractor_ae.runs import Run
     from attractor_ae.training import train
     from attractor_ae.workflows import (
+        compare_runs,
+        draw_runs,
         run_demo,
         run_ensemble_evaluation,
         run_evaluation,
+        run_reproduction,
         run_training,
     )
 
@@ -46,11 +50,20 @@ _HOMES = {
     ),
     "evaluation": ("EvaluationResult", "evaluate"),
     "fitting": ("fit_ensemble", "fit_estimator"),
+    "importing": ("import_run",),
     "models": ("Autoencoder", "ConvClassifier", "DropoutMasks"),
     "presets": ("preset",),
     "runs": ("Run",),
     "training": ("train",),
-    "workflows": ("run_demo", "run_ensemble_evaluation", "run_evaluation", "run_training"),
+    "workflows": (
+        "compare_runs",
+        "draw_runs",
+        "run_demo",
+        "run_ensemble_evaluation",
+        "run_evaluation",
+        "run_reproduction",
+        "run_training",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -70,9 +83,12 @@ __all__ = [
     "Run",
     "Trajectory",
     "UncertaintyEstimator",
+    "compare_runs",
+    "draw_runs",
     "evaluate",
     "fit_ensemble",
     "fit_estimator",
+    "import_run",
     "iterate",
     "load",
     "load_estimator",
@@ -80,6 +96,7 @@ __all__ = [
     "run_demo",
     "run_ensemble_evaluation",
     "run_evaluation",
+    "run_reproduction",
     "run_training",
     "train",
 ]
