@@ -4,6 +4,7 @@ import signal
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 
@@ -440,6 +441,28 @@ def test_runs_that_share_a_worker_do_not_disturb_each_other(tmp_path):
     for job in jobs:
         assert "threads: 1\n" in log(job)
         assert same_weights(Run(job.folder), plain(job, tmp_path / "plain" / job.folder.name))
+
+
+def test_in_one_process_runs_begin_one_by_one_and_go_on_together(tmp_path, monkeypatch):
+    beginning, together = [], threading.Barrier(3)
+
+    def run_training(_config, folder, *, on_progress, **_):
+        assert not beginning
+        beginning.append(folder)
+        time.sleep(0.02)
+        beginning.remove(folder)
+        on_progress(None)
+        together.wait(timeout=20)
+
+    monkeypatch.setattr(workers, "run_training", run_training)
+    (tmp_path / "go_on").touch()
+    tasks = [
+        workers.Task(i, job, None, tmp_path / "go_on")
+        for i, job in enumerate(seed_jobs(config(), range(3), tmp_path))
+    ]
+    with ThreadPoolExecutor(3) as pool:
+        outcomes = list(pool.map(lambda task: workers.train_task(task, 1), tasks))
+    assert [outcome.error for outcome in outcomes] == ["", "", ""]
 
 
 def test_resources_that_no_worker_has_are_told(cluster, tmp_path):

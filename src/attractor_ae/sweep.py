@@ -303,7 +303,7 @@ def _workers(
     if backend == "dask" and waiting:
         return cluster_workers(scheduler, resources)
     on_gpu = any(_on_gpu(task.job.config) for task in tasks)
-    number = min(workers or (1 if on_gpu else cpu_count()), len(waiting))
+    number = min(workers or (1 if on_gpu else cpu_count()), len(tasks))
     # Not of those that wait: weights are bitwise the same with as many threads, so a run must not
     # depend on how many were finished before it.
     threads = max(1, cpu_count() // number)
