@@ -8,6 +8,7 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+from at_terminal import error_line, invoke, options
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -28,22 +29,6 @@ TINY = [
 ]
 # Of six images a class three are enough to calibrate on.
 TINY_DEMO = [*TINY, "dataset.calibration_share=0.5"]
-
-
-def options(settings):
-    return [part for text in settings for part in ("--set", text)]
-
-
-def invoke(*arguments):
-    """Run a command; what it prints is not wrapped to a narrow terminal."""
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
-
-
-def error_line(result):
-    assert result.exit_code == 2, result.output
-    assert result.stderr.count("\n") == 1
-    assert result.stderr.startswith("error: ")
-    return result.stderr
 
 
 @pytest.fixture

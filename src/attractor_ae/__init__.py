@@ -23,15 +23,11 @@ if TYPE_CHECKING:
     from attractor_ae.presets import preset
     from attractor_ae.runs import Run
     from attractor_ae.training import train
-    from attractor_ae.workflows import (
-        compare_runs,
-        draw_runs,
-        run_demo,
-        run_ensemble_evaluation,
-        run_evaluation,
-        run_reproduction,
-        run_training,
-    )
+    from attractor_ae.workflows.comparison import compare_runs, draw_runs
+    from attractor_ae.workflows.demo import run_demo
+    from attractor_ae.workflows.evaluation import run_ensemble_evaluation, run_evaluation
+    from attractor_ae.workflows.reproduction import run_reproduction
+    from attractor_ae.workflows.training import run_training
 
 __version__ = version("attractor-ae")
 
@@ -55,15 +51,11 @@ _HOMES = {
     "presets": ("preset",),
     "runs": ("Run",),
     "training": ("train",),
-    "workflows": (
-        "compare_runs",
-        "draw_runs",
-        "run_demo",
-        "run_ensemble_evaluation",
-        "run_evaluation",
-        "run_reproduction",
-        "run_training",
-    ),
+    "workflows.comparison": ("compare_runs", "draw_runs"),
+    "workflows.demo": ("run_demo",),
+    "workflows.evaluation": ("run_ensemble_evaluation", "run_evaluation"),
+    "workflows.reproduction": ("run_reproduction",),
+    "workflows.training": ("run_training",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

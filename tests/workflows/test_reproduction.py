@@ -6,7 +6,7 @@ import pytest
 
 from attractor_ae import EvaluationResult, run_reproduction
 from attractor_ae.errors import AttractorError
-from attractor_ae.workflows import compare_runs, draw_runs, measured_runs
+from attractor_ae.workflows.comparison import compare_runs, draw_runs, measured_runs
 
 TINY = """
 in_dataset = "mnist5k"

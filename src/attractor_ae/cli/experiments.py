@@ -45,7 +45,7 @@ def demo(
     Takes some minutes on two CPU cores, needs no download, and leaves a table and pictures.
     """
     with one_line_errors(again("demo", "--out", folder, *sets(settings))):
-        from attractor_ae.workflows import run_demo
+        from attractor_ae.workflows.demo import run_demo
 
         began = time.monotonic()
         with progress_display() as display:
@@ -85,7 +85,7 @@ def train(
         target = folder or Path("runs") / f"{config.stem}-seed{experiment.training.seed}"
     options = [*sets(settings), *root(data_root), "--resume"]
     with one_line_errors(again("train", config, "--out", target, *options)):
-        from attractor_ae.workflows import run_training
+        from attractor_ae.workflows.training import run_training
 
         with progress_display() as display:
             run = run_training(
@@ -201,8 +201,12 @@ def evaluate(
     with one_line_errors(again("evaluate", *runs, *options)):
         from attractor_ae.reporting import check_reported
         from attractor_ae.sweep import find_runs
-        from attractor_ae.workflows import compare_runs, run_ensemble_evaluation, run_evaluation
-        from attractor_ae.workflows.evaluation import ENSEMBLE
+        from attractor_ae.workflows.comparison import compare_runs
+        from attractor_ae.workflows.evaluation import (
+            ENSEMBLE,
+            run_ensemble_evaluation,
+            run_evaluation,
+        )
 
         check_reported(grid, orientation)
         if folder is not None and not ensemble:

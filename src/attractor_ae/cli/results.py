@@ -43,7 +43,7 @@ def table(
     """Put methods side by side: mean and standard deviation over the seeds, the best in bold."""
     with one_line_errors():
         from attractor_ae.reporting import check_reported
-        from attractor_ae.workflows import compare_runs
+        from attractor_ae.workflows.comparison import compare_runs
 
         check_reported(grid, orientation)
         found = compare_runs(
@@ -67,7 +67,7 @@ def figures(
 ) -> None:
     """Draw every figure of evaluated runs, with bands over the seeds, as PNG and PDF."""
     with one_line_errors(again("figures", *places, "--out", folder, *root(data_root))):
-        from attractor_ae.workflows import draw_runs
+        from attractor_ae.workflows.comparison import draw_runs
 
         with progress_display() as display:
             drawn = draw_runs(
@@ -108,7 +108,7 @@ def reproduce(
     with one_line_errors(again("reproduce", suite, *words)):
         from attractor_ae.reporting import compare
         from attractor_ae.sweep import parse_seeds
-        from attractor_ae.workflows import run_reproduction
+        from attractor_ae.workflows.reproduction import run_reproduction
 
         with progress_display() as display:
             done = run_reproduction(

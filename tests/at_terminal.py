@@ -1,0 +1,21 @@
+"""What the tests of the terminal share."""
+
+from typer.testing import CliRunner
+
+from attractor_ae.cli import app
+
+
+def options(settings):
+    return [part for text in settings for part in ("--set", text)]
+
+
+def invoke(*arguments):
+    """Run a command; what it prints is not wrapped to a narrow terminal."""
+    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
+
+
+def error_line(result):
+    assert result.exit_code == 2, result.output
+    assert result.stderr.count("\n") == 1
+    assert result.stderr.startswith("error: ")
+    return result.stderr
