@@ -161,6 +161,7 @@ def _train(task: Task, run: Run, threads: int) -> None:
         stop_if_told()
 
     with ExitStack() as start:
+        start.enter_context(_starting)
         stop_if_told()
         try:
             run.path.mkdir(parents=True, exist_ok=True)
