@@ -27,7 +27,7 @@ from attractor_ae.randomness import Stream, generator
 
 DEFAULT_COMPONENTS = (
     "structural_displacement",
-    "step",
+    "displacement@0",
     "neighbours@0",
     "feature_norm@0",
 )
