@@ -1,10 +1,19 @@
 import csv
 import re
+import tomllib
 
 import numpy as np
 import pytest
 
-from attractor_ae import EvaluationResult, run_reproduction
+from attractor_ae import (
+    EvaluationResult,
+    ExperimentConfig,
+    evaluate,
+    fit_estimator,
+    load,
+    run_reproduction,
+    train,
+)
 from attractor_ae.errors import AttractorError
 from attractor_ae.workflows.comparison import compare_runs, draw_runs, measured_runs
 
@@ -154,3 +163,21 @@ def test_a_suite_without_any_of_its_sets_is_one_line(suite, tmp_path):
     with pytest.raises(AttractorError, match=r"none of its D_outs is there \(omniglot\)"):
         run_reproduction(path, tmp_path / "made", quick=True, data_root=tmp_path)
     assert not (tmp_path / "made").exists()
+
+
+def test_runs_on_several_known_sets_are_drawn_side_by_side(reproduced, digits, tmp_path):
+    """The paper's figure of reconstructions: several D_in beside each other."""
+    runs = reproduced.folder / "runs" / "MC-AE"
+    values = tomllib.loads((runs / "seed0" / "config.toml").read_text())
+    values["dataset"] |= {"name": "photos", "split": "test", "nbr_of_samples_per_class": 8}
+    values["dataset"] |= {"calibration_share": 0.0}
+    values["evaluation"] |= {"out_datasets": ["faces"], "score": "entropy", "scores": []}
+    images = load("photos", "test", per_class=8)
+    other = train(ExperimentConfig.from_dict(values), images, tmp_path / "other")
+    estimator = fit_estimator(other.path, images)
+    estimator.save(other.estimator_file)
+    result = evaluate(estimator, images, [load("faces", "test")], provenance={"experiment": values})
+    result.save(other.evaluation_folder)
+    drawn = draw_runs([runs / "seed0", other.path], tmp_path / "drawn")
+    assert tmp_path / "drawn" / "reconstructions.png" in drawn
+    assert {path.parent.name for path in drawn} == {"drawn", "mnist5k", "photos"}

@@ -8,12 +8,22 @@ from typing import Any
 from attractor_ae.config import ExperimentConfig
 from attractor_ae.errors import AttractorError
 from attractor_ae.evaluation import SCORES_FILE, EvaluationResult
-from attractor_ae.reporting import Comparison, compare
+from attractor_ae.reporting import Comparison, compare, reconstruction_blocks, save_figure
 from attractor_ae.runs import Run
+from attractor_ae.storage import file_name
 from attractor_ae.sweep import find_runs
 from attractor_ae.workflows.evaluation import ENSEMBLE, MEMBERS_FILE
-from attractor_ae.workflows.images import ImageProgress, silent
-from attractor_ae.workflows.suite_figures import MeasuredRun, suite_figures
+from attractor_ae.workflows.images import (
+    ImageProgress,
+    evaluated,
+    evaluated_images,
+    silent,
+)
+from attractor_ae.workflows.suite_figures import (
+    MeasuredRun,
+    reconstructions,
+    suite_figures,
+)
 
 
 def compare_runs(places: Sequence[str | Path], **options: Any) -> Comparison:  # noqa: ANN401
@@ -47,6 +57,8 @@ def draw_runs(
 ) -> list[Path]:
     """Draw every figure of evaluated runs, sweeps and ensembles (``attractor-ae figures``).
 
+    Runs on several D_in have a folder each, and a figure of reconstructions side by side.
+
     Parameters
     ----------
     places
@@ -68,17 +80,27 @@ def draw_runs(
     AttractorError
         As `compare_runs`; if files of the data sets are missing.
     """
-    measured = measured_runs(places)
-    first = next(iter(measured.values()))[0].result
-    config = ExperimentConfig.from_dict(first.provenance["experiment"], "evaluation")
-    return suite_figures(
-        Path(folder),
-        measured,
-        config,
-        data_root=data_root,
-        on_preparing=on_preparing,
-        on_note=on_note,
-    )
+    by_in_dataset: dict[str, dict[str, list[MeasuredRun]]] = {}
+    for label, runs in measured_runs(places).items():
+        name = runs[0].result.in_scores.name
+        by_in_dataset.setdefault(name, {})[label] = runs
+    drawn, beside = [], []
+    for name, measured in by_in_dataset.items():
+        first = next(iter(measured.values()))[0].result
+        config = ExperimentConfig.from_dict(first.provenance["experiment"], "evaluation")
+        images = evaluated_images(
+            config, evaluated(config, data_root), data_root=data_root, on_preparing=on_preparing
+        )
+        alone = len(by_in_dataset) == 1
+        place = Path(folder) if alone else Path(folder) / file_name(name)
+        drawn += suite_figures(place, measured, images, on_note=on_note)
+        beside.append(reconstructions(measured, images[0], images[2]))
+    # A row shows the same kind of image under the networks of every D_in.
+    blocks = [block for row in zip(*filter(None, beside), strict=True) for block in row]
+    if len(by_in_dataset) > 1 and blocks:
+        figure = reconstruction_blocks(blocks, per_row=sum(map(bool, beside)))
+        drawn.append(save_figure(figure, Path(folder) / "reconstructions")[0])
+    return drawn
 
 
 def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:

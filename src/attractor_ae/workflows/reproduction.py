@@ -28,7 +28,14 @@ from attractor_ae.workflows.evaluation import (
     run_ensemble_evaluation,
     run_evaluation,
 )
-from attractor_ae.workflows.images import ImageProgress, LeftOut, silent, wanted_out
+from attractor_ae.workflows.images import (
+    ImageProgress,
+    LeftOut,
+    evaluated,
+    evaluated_images,
+    silent,
+    wanted_out,
+)
 from attractor_ae.workflows.suite_figures import MeasuredRun, suite_figures
 from attractor_ae.workflows.suite_readme import suite_readme
 
@@ -158,14 +165,11 @@ def run_reproduction(
     results = {label: [run.result for run in found] for label, found in measured.items()}
     table = compare(results)
     table.save(home)
-    suite_figures(
-        home / "figures",
-        measured,
-        rows[0].config,
-        data_root=data_root,
-        on_preparing=on_preparing,
-        on_note=note,
+    config = rows[0].config
+    images = evaluated_images(
+        config, evaluated(config, data_root), data_root=data_root, on_preparing=on_preparing
     )
+    suite_figures(home / "figures", measured, images, on_note=note)
     text = suite_readme(suite, results, table, seeds=seeds, quick=quick, notes=notes)
     write_text(home / "README.md", text)
     return Reproduction(suite, home, results, missing, report, tuple(notes))

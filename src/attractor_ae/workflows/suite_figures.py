@@ -1,5 +1,6 @@
 """The figures of a suite: every method, bands over the seeds."""
 
+import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attractor_ae.config import ExperimentConfig
 from attractor_ae.data import ImageSet
 from attractor_ae.errors import AttractorError
 from attractor_ae.estimators import AttractorEstimator, UncertaintyEstimator, load_estimator
@@ -28,7 +28,6 @@ from attractor_ae.reporting import (
 from attractor_ae.runs import Run
 from attractor_ae.storage import file_name
 from attractor_ae.trial_curve import TrialCurve, trial_curve
-from attractor_ae.workflows.images import ImageProgress, evaluated, evaluated_images, silent
 
 _MOST_SAMPLED = 200
 """Images of a set that are sampled again for the curve over the trials, and put on a map."""
@@ -55,13 +54,11 @@ class MeasuredRun:
 def suite_figures(
     folder: Path,
     measured: Mapping[str, Sequence[MeasuredRun]],
-    config: ExperimentConfig,
+    images: tuple[ImageSet, list[ImageSet], list[ImageSet]],
     *,
-    data_root: str | Path | None = None,
-    on_preparing: ImageProgress = silent,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
-    """Draw every figure of a suite as PNG and PDF, unless all are newer than the results.
+    """Draw every figure of runs on one D_in, as PNG and PDF.
 
     Parameters
     ----------
@@ -69,10 +66,8 @@ def suite_figures(
         Where to write.
     measured
         Label of a method -> its runs, or its ensemble.
-    config
-        An experiment on the suite's data.
-    data_root, on_preparing
-        As for `run_evaluation`.
+    images
+        D_in, shifted sets and D_outs.
     on_note
         Called with a line about what is not drawn.
 
@@ -84,11 +79,9 @@ def suite_figures(
     Raises
     ------
     AttractorError
-        If files of the data sets or of a run are missing or damaged.
+        If files of a run are missing or damaged.
     """
-    known, _, unknown = evaluated_images(
-        config, evaluated(config, data_root), data_root=data_root, on_preparing=on_preparing
-    )
+    known, _, unknown = images
     results = {label: [run.result for run in runs] for label, runs in measured.items()}
     drawn: list[Path] = []
 
@@ -110,7 +103,8 @@ def suite_figures(
     }
     save("trials", auroc_by_trials(curves))
     for label, estimator in _attractors(measured):
-        save(f"reconstructions-{file_name(label)}", _reconstructions(estimator, known, unknown))
+        blocks = _blocks(estimator, [known, *unknown])
+        save(f"reconstructions-{file_name(label)}", reconstruction_blocks(blocks, per_row=2))
         try:
             save(f"latent-{file_name(label)}", _latent_map(estimator, label, known, unknown))
         except AttractorError as error:
@@ -157,19 +151,33 @@ def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[Image
     return curve
 
 
-def _reconstructions(
-    estimator: AttractorEstimator, known: ImageSet, unknown: Sequence[ImageSet]
-) -> object:
+def reconstructions(
+    measured: Mapping[str, Sequence[MeasuredRun]],
+    known: ImageSet,
+    unknown: Sequence[ImageSet],
+) -> list[ReconstructionBlock]:
+    """Return what the first method with attractors makes of D_in and of one D_out.
+
+    They are told apart by their D_in, for a figure of several.
+    """
+    for _, estimator in _attractors(measured):
+        blocks = _blocks(estimator, [known, *unknown[:1]])
+        return [
+            dataclasses.replace(block, title=f"trained on {known.name}: {block.title}")
+            for block in blocks
+        ]
+    return []
+
+
+def _blocks(estimator: AttractorEstimator, sets: Sequence[ImageSet]) -> list[ReconstructionBlock]:
     # The middle image of each set: neither chosen for its looks nor by its score.
-    sets = [known, *unknown]
     middle = np.stack([images.images[len(images) // 2] for images in sets])
     trajectories = estimator.trajectory(middle)[:_MASKS_SHOWN]
     inputs = torch.from_numpy(middle).float() / 255
-    blocks = [
+    return [
         ReconstructionBlock(inputs[i], [t.image(i) for t in trajectories], images.name)
         for i, images in enumerate(sets)
     ]
-    return reconstruction_blocks(blocks, per_row=2)
 
 
 def _latent_map(
