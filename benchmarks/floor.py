@@ -1,7 +1,7 @@
 """The floor: the convolutions and linears of an autoencoder, and nothing else.
 
-No masks, no activations, no heads, no augmentation, no structural loss. The layers are the modules
-of the model that is measured, so dtype and layout are those of the fast way.
+No masks, no activations, no heads, no augmentation, no structural loss: PyTorch's own functions
+with the weights of the model that is measured, in its dtype and layout.
 """
 
 from contextlib import AbstractContextManager, nullcontext
@@ -17,13 +17,15 @@ def encode(model: Autoencoder, x: Tensor) -> Tensor:
     """Return what the encoder's layers make of images, by PyTorch alone."""
     for layer in model.encoder:
         x = F.conv2d(x, layer.weight, layer.bias, stride=2, padding=1)
-    return model.latent(model.encoder_linear(x.flatten(1)))
+    for layer in (model.encoder_linear, model.latent):
+        x = F.linear(x.flatten(1), layer.weight, layer.bias)
+    return x
 
 
 def decode(model: Autoencoder, z: Tensor) -> Tensor:
     """Return what the decoder's layers make of codes, by PyTorch alone."""
-    for linear in model.decoder_linear:
-        z = linear(z)
+    for layer in model.decoder_linear:
+        z = F.linear(z, layer.weight, layer.bias)
     side = model.image_size // 16
     x = z.unflatten(1, (-1, side, side))
     for layer in (*model.decoder, model.output):

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 
 from attractor_ae.data import CATALOGUE
@@ -110,7 +112,11 @@ def test_an_own_suite_is_a_file(tmp_path):
         ("in_dataset = 'mnist5k'\nout_dataset = ['faces']", "did you mean 'out_datasets'"),
         (
             "in_dataset = 'mnist5k'\nout_datasets = ['faces']\n[methods.a]\nscores = 'entropy'",
-            "did you mean 'score'",
+            r'methods."a".*did you mean \'score\'',
+        ),
+        (
+            "in_dataset = 'mnist5k'\nout_datasets = ['faces']\n[methods.'A+']\n[methods.'a-']",
+            "several methods would have the folder 'a'",
         ),
         ("in_dataset = 'mnist5k'\nout_datasets = ['faces']\nmethods = 3", "methods must be tables"),
         ("in_dataset", "is no valid TOML"),
@@ -130,3 +136,38 @@ def test_an_unknown_suite_is_told_with_the_nearest():
         read_suite("fashon")
     with pytest.raises(AttractorError, match="no such file"):
         read_suite("nowhere.toml")
+
+
+def test_a_folder_of_that_name_is_no_suite_and_no_preset(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("mnist", "paper", "quick"):
+        (tmp_path / name).mkdir()
+    suite = read_suite("mnist")
+    assert suite.experiment(suite.methods[0]).training.epochs == 25_000
+    (tmp_path / "paper").rmdir()
+    (tmp_path / "paper").write_text("not a config")
+    assert suite.experiment(suite.methods[0]).training.epochs == 25_000
+
+
+def test_the_score_of_a_method_is_measured(tmp_path):
+    path = tmp_path / "mine.toml"
+    text = "in_dataset = 'mnist5k'\nout_datasets = ['faces']\n[methods.a]\nscore = '{}'"
+    path.write_text(text.format("mutual_information"))
+    suite = read_suite(path)
+    for quick in (True, False):
+        config = suite.experiment(suite.methods[0], quick=quick)
+        assert "mutual_information" in config.evaluation.scores
+    path.write_text(text.format("fused"))
+    suite = read_suite(path)
+    with pytest.raises(AttractorError, match="needs images that nothing is trained on"):
+        suite.experiment(suite.methods[0])
+
+
+@pytest.mark.parametrize("quick", [True, False])
+def test_the_documented_suite_works(tmp_path, quick):
+    page = (Path(__file__).parents[1] / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    path = tmp_path / "mine.toml"
+    path.write_text(page.split("```toml")[1].split("```")[0])
+    suite = read_suite(path)
+    kinds = [suite.experiment(method, quick=quick).model.type for method in suite.methods]
+    assert kinds == ["dropout-cae", "conv"]

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from attractor_ae.config import ExperimentConfig, ReportedScore
 from attractor_ae.errors import AttractorError, unknown_name
-from attractor_ae.presets import read_experiment
+from attractor_ae.presets import PRESETS, preset, read_experiment
+from attractor_ae.storage import file_name
 from attractor_ae.validation import read_toml, validated
 
 
@@ -21,7 +22,7 @@ from attractor_ae.validation import read_toml, validated
 class Method:
     """One row of a table: how its networks are trained, and what is read off them.
 
-    Methods whose experiments differ in nothing but ``[evaluation]`` share their runs.
+    Methods whose experiments differ in nothing but the reported score share their runs.
 
     Attributes
     ----------
@@ -128,6 +129,7 @@ class Suite:
         """
         outs = self.out_datasets if out_datasets is None else tuple(out_datasets)
         source = method.quick_experiment if quick else method.experiment
+        read = preset if source in PRESETS and method in METHODS else read_experiment
         settings = [
             *method.settings,
             *(method.quick if quick else method.full),
@@ -137,7 +139,12 @@ class Suite:
             f"evaluation.accuracy_splits={_listed(self.accuracy_splits)}",
             f"evaluation.shift_datasets={_listed(self.shift_datasets)}",
         ]
-        return read_experiment(source, settings)
+        config = read(source, settings)
+        wanted = {config.evaluation.score, *config.evaluation.scores, "entropy"}
+        if method.score in wanted:
+            return config
+        more = [*config.evaluation.scores, method.score]
+        return read(source, [*settings, f"evaluation.scores={_listed(more)}"])
 
 
 def _quoted(text: str) -> str:
@@ -187,18 +194,24 @@ def read_suite(source: str | Path) -> Suite:
         If there is no such suite and no such file, or the file says something impossible.
     """
     path = Path(source)
-    if str(source) in SUITES and not path.exists():
+    if str(source) in SUITES and not path.is_file():
         return SUITES[str(source)]
     if path.suffix != ".toml":
         raise unknown_name("suite", str(source), SUITES)
     values = read_toml(path)
-    named = [{"label": label, **table} for label, table in _tables(values.pop("methods", {}), path)]
-    stated = validated(_SuiteFile, {**values, "methods": named}, str(path))
-    return Suite(
-        name=path.stem,
-        methods=tuple(Method(**dict(method)) for method in stated.methods) or METHODS,
-        **stated.model_dump(exclude={"methods"}),
+    methods = tuple(
+        Method(label, **dict(validated(_MethodTable, table, f'{path}: [methods."{label}"]')))
+        for label, table in _tables(values.pop("methods", {}), path)
     )
+    places = [file_name(method.label).lower() for method in methods]
+    for method, place in zip(methods, places, strict=True):
+        if places.count(place) > 1:
+            raise AttractorError(
+                f"{path}: several methods would have the folder {place!r}, one of them "
+                f"{method.label!r}; give each a name that differs in letters or numbers"
+            )
+    stated = validated(_SuiteFile, values, str(path))
+    return Suite(name=path.stem, methods=methods or METHODS, **stated.model_dump())
 
 
 def _tables(methods: object, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
@@ -211,7 +224,6 @@ def _tables(methods: object, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
 class _MethodTable(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    label: str = Field(min_length=1)
     experiment: str = "paper"
     quick_experiment: str = "quick"
     settings: tuple[str, ...] = Field(default=(), strict=False)
@@ -229,4 +241,3 @@ class _SuiteFile(BaseModel):
     split: str = "train"
     accuracy_splits: tuple[str, ...] = Field(default=(), strict=False)
     shift_datasets: tuple[str, ...] = Field(default=(), strict=False)
-    methods: tuple[_MethodTable, ...] = Field(default=(), strict=False)

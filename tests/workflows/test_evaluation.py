@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -17,6 +18,7 @@ from attractor_ae import (
 )
 from attractor_ae.errors import AttractorError
 from attractor_ae.presets import preset
+from attractor_ae.workflows import evaluation
 from attractor_ae.workflows.images import evaluated as images_of
 
 SETTINGS = {
@@ -129,6 +131,36 @@ def test_another_evaluation_is_measured(evaluated):
     scores = run.evaluation_folder / "scores.safetensors"
     scores.write_bytes(scores.read_bytes()[:-9])
     assert counted(run, settings)[1] == 2  # damaged, so it is made again
+
+
+def test_an_interrupted_evaluation_is_not_taken_for_a_complete_one(evaluated):
+    run, settings, _ = evaluated
+    counted(run, settings)
+
+    def interrupted(name, done, count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(
+            run.path, overrides=[*settings, "evaluation.trials=3"], on_progress=interrupted
+        )
+    assert counted(run, settings)[1] == 2
+
+
+def test_other_images_are_measured(evaluated, monkeypatch):
+    run, settings, _ = evaluated
+    counted(run, settings)
+    assert counted(run, [*settings, "evaluation.nbr_of_samples_per_class=1"])[1] == 2
+    counted(run, settings)
+    faces = load("faces", "test").images
+    original = evaluation.evaluated_images
+
+    def others(*arguments, **options):
+        known, shifted, (unknown,) = original(*arguments, **options)
+        return known, shifted, [dataclasses.replace(unknown, images=faces[::-1].copy())]
+
+    monkeypatch.setattr(evaluation, "evaluated_images", others)
+    assert counted(run, settings)[1] == 2
 
 
 def test_other_weights_are_measured(evaluated, digits, tmp_path):

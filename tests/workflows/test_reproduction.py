@@ -1,5 +1,6 @@
 import csv
 import re
+import shutil
 import tomllib
 
 import numpy as np
@@ -11,6 +12,7 @@ from attractor_ae import (
     evaluate,
     fit_estimator,
     load,
+    run_evaluation,
     run_reproduction,
     train,
 )
@@ -116,7 +118,7 @@ def test_a_missing_set_is_told_and_left_out(reproduced):
 
 def test_the_page_says_what_was_run(reproduced):
     text = (reproduced.folder / "README.md").read_text()
-    assert "attractor-ae reproduce tiny --quick --seeds 0,1" in text
+    assert re.search(r"attractor-ae reproduce \S+tiny.toml --quick --seeds 0,1", text)
     assert re.search(r"\*\*ensemble\*\*: 2 networks as one ensemble, 1 epochs", text)
     assert "left out: omniglot" in text
     assert "torch" in text
@@ -155,6 +157,38 @@ def test_a_run_that_was_not_evaluated_is_named(reproduced, digits, tmp_path):
         (folder / name).write_bytes(source.read_bytes())
     with pytest.raises(AttractorError, match="was not evaluated; do so with: attractor-ae eval"):
         measured_runs([folder])
+
+
+def test_runs_in_folders_of_one_name_are_told_apart(reproduced, digits, tmp_path):
+    runs = reproduced.folder / "runs" / "MC-AE"
+    copies = []
+    for place in ("a", "b"):
+        copies.append(tmp_path / place / "seed0")
+        shutil.copytree(runs / "seed0", copies[-1])
+    # Another experiment: its result says so.
+    stored = EvaluationResult.load(copies[1] / "evaluation")
+    stored.provenance["experiment"]["evaluation"]["trials"] = 7
+    stored.save(copies[1] / "evaluation")
+    assert list(measured_runs(copies)) == ["MC-AE (a/seed0)", "MC-AE (b/seed0)"]
+
+
+def test_an_ensemble_goes_before_its_members(reproduced):
+    runs = reproduced.folder / "runs" / "ensemble"
+    run_evaluation(runs / "seed0", overrides=["evaluation.out_datasets=['faces']"])
+    (found,) = measured_runs([runs]).values()
+    assert [run.run.path.name for run in found] == ["ensemble"]
+    assert measured_runs([str(runs.parent / "*" / "ensemble")]).keys() == {"deep ensemble"}
+
+
+def test_what_no_run_could_do_is_told_before_training(suite, tmp_path):
+    path = tmp_path / "wrong.toml"
+    path.write_text(TINY.replace('"model.dropout=0", ', ""))
+    with pytest.raises(AttractorError, match="'ensemble': the members of an ensemble are"):
+        run_reproduction(path, tmp_path / "made", quick=True, data_root=tmp_path)
+    path.write_text(TINY.replace('"mnist5k"', '"cifar10"'))
+    with pytest.raises(AttractorError, match="'cifar10' needs"):
+        run_reproduction(path, tmp_path / "made", quick=True, data_root=tmp_path)
+    assert not (tmp_path / "made").exists()
 
 
 def test_a_suite_without_any_of_its_sets_is_one_line(suite, tmp_path):

@@ -30,6 +30,7 @@ from attractor_ae.terminal import (
 if TYPE_CHECKING:
     from attractor_ae.evaluation import EvaluationResult
     from attractor_ae.metrics import Grid
+    from attractor_ae.reporting.comparison import Orientation
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
@@ -195,9 +196,12 @@ def evaluate(
             overrides.append(f"evaluation.{key}={value}")
     if out_datasets is not None:
         names = [name.strip() for name in out_datasets.split(",") if name.strip()]
+        if not names:
+            raise typer.BadParameter("name at least one set", param_hint="--out-datasets")
         overrides.append(f"evaluation.out_datasets={names}")
     options = [*sets(overrides), *root(data_root), *(["--ensemble"] if ensemble else [])]
     options += ["--out", str(folder)] if folder else []
+    options += [*(["--again"] if fresh else []), "--grid", grid, "--orientation", orientation]
     with one_line_errors(again("evaluate", *runs, *options)):
         from attractor_ae.reporting import check_reported
         from attractor_ae.sweep import find_runs
@@ -238,7 +242,7 @@ def evaluate(
                 ]
                 done = places
         if len(done) == 1:
-            _show(results[0], done[0], cast("Grid", grid))
+            _show(results[0], done[0], cast("Grid", grid), cast("Orientation", orientation))
         else:
             table = compare_runs(done, grid=grid, orientation=orientation)
             out.print(table.terminal())
@@ -285,15 +289,21 @@ def _amounts(resources: list[str] | None) -> dict[str, float] | None:
     return amounts or None
 
 
-def _show(result: "EvaluationResult", folder: Path, grid: "Grid" = "exact") -> None:
+def _show(
+    result: "EvaluationResult",
+    folder: Path,
+    grid: "Grid" = "exact",
+    orientation: "Orientation" = "in",
+) -> None:
     from attractor_ae.reporting import detection_table, recursion_table, score_table
     from attractor_ae.runs import Run
 
     pictures = Run(folder).evaluation_folder
-    out.print(detection_table(result, grid=grid))
+    out.print(detection_table(result, grid=grid, orientation=orientation))
     if result.recursions > 1:
         out.print(recursion_table(result, grid=grid))
-    if len(result.score_names) > 1:
+    # Not every score lies in [0, 1], as the paper's grid wants.
+    if len(result.score_names) > 1 and grid == "exact":
         out.print(score_table(result))
     out.print("Pictures and numbers:", highlight=False)
     for path in sorted(pictures.iterdir()):

@@ -1,5 +1,6 @@
 """The commands that make tables and figures of what was measured, and whole suites."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +13,7 @@ from attractor_ae.cli.options import (
     again,
     root,
 )
-from attractor_ae.terminal import one_line_errors, out, progress_display, say, warn_of
+from attractor_ae.terminal import complain, one_line_errors, out, progress_display, say, warn_of
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
@@ -105,6 +106,7 @@ def reproduce(
     """
     words = [*(["--out", str(folder)] if folder else []), *(["--quick"] if quick else [])]
     words += [*(["--seeds", seeds] if seeds else []), *root(data_root)]
+    words += [] if workers is None else ["--workers", str(workers)]
     with one_line_errors(again("reproduce", suite, *words)):
         from attractor_ae.reporting import compare
         from attractor_ae.sweep import parse_seeds
@@ -128,3 +130,7 @@ def reproduce(
         out.print(found.terminal())
         out.print(found.accuracy_terminal())
         say(f"Everything: {done.folder / 'README.md'}")
+        for failure in done.training.failed:
+            complain(f"failed: {failure.job.folder}: {failure.error} (log: {failure.log})")
+        if done.training.failed:
+            sys.exit(2)

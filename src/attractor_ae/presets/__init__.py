@@ -49,6 +49,6 @@ def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> Experi
         As `ExperimentConfig.from_toml`.
     """
     path = Path(source)
-    if str(source) in PRESETS and not path.exists():
+    if str(source) in PRESETS and not path.is_file():
         return preset(str(source), overrides)
     return ExperimentConfig.from_toml(path, overrides)

@@ -4,9 +4,12 @@ from rich.table import Table
 
 from attractor_ae.evaluation import EvaluationResult
 from attractor_ae.metrics import Grid
+from attractor_ae.reporting.comparison import Orientation
 
 
-def detection_table(result: EvaluationResult, *, grid: Grid = "exact") -> Table:
+def detection_table(
+    result: EvaluationResult, *, grid: Grid = "exact", orientation: Orientation = "in"
+) -> Table:
     """Return AUROC, AUPR and FPR95 of each D_out at the reported recursion, in percent.
 
     Parameters
@@ -15,12 +18,16 @@ def detection_table(result: EvaluationResult, *, grid: Grid = "exact") -> Table:
         What to show.
     grid
         Thresholds that the curves are computed on.
+    orientation
+        Positive class of AUPR and FPR95: ``"in"``, D_in, or ``"out"``, D_out.
     """
     metrics = result.metrics(grid=grid)
+    rates = ("auroc", f"aupr_{orientation}", f"fpr95_{orientation}")
+    positive = {"in": "D_in", "out": "D_out"}[orientation]
     known = result.in_scores
     table = Table(
         title=f"{result.method} on {known.name}, recursion {result.recursion}, "
-        f"score {result.score} (percent; D_in is the positive class)",
+        f"score {result.score} (percent; {positive} is the positive class)",
         title_justify="left",
         caption=f"accuracy on {known.name} ({known.split}, {len(known.labels)} images): "
         f"{100 * metrics['accuracy']:.1f}",
@@ -44,7 +51,7 @@ def detection_table(result: EvaluationResult, *, grid: Grid = "exact") -> Table:
                 name,
                 {"shift": "shift of the known", "out": "unknown"}[role],
                 f"{row['n_out']}",
-                *(f"{100 * row[key]:.1f}" for key in ("auroc", "aupr_in", "fpr95_in")),
+                *(f"{100 * row[key]:.1f}" for key in rates),
                 f"{100 * row['mean_uncertainty']:.1f}",
                 f"{100 * row['accuracy']:.1f}" if "accuracy" in row else "",
             )

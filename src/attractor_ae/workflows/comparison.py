@@ -1,11 +1,11 @@
 """Tables and figures of runs that were measured (``attractor-ae table`` and ``figures``)."""
 
+import glob
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from attractor_ae.config import ExperimentConfig
 from attractor_ae.errors import AttractorError
 from attractor_ae.evaluation import SCORES_FILE, EvaluationResult
 from attractor_ae.reporting import Comparison, compare, reconstruction_blocks, save_figure
@@ -13,14 +13,10 @@ from attractor_ae.runs import Run
 from attractor_ae.storage import file_name
 from attractor_ae.sweep import find_runs
 from attractor_ae.workflows.evaluation import ENSEMBLE, MEMBERS_FILE
-from attractor_ae.workflows.images import (
-    ImageProgress,
-    evaluated,
-    evaluated_images,
-    silent,
-)
+from attractor_ae.workflows.images import ImageProgress, silent
 from attractor_ae.workflows.suite_figures import (
     MeasuredRun,
+    images_of_runs,
     reconstructions,
     suite_figures,
 )
@@ -85,19 +81,16 @@ def draw_runs(
         name = runs[0].result.in_scores.name
         by_in_dataset.setdefault(name, {})[label] = runs
     drawn, beside = [], []
+    images = images_of_runs(data_root, on_preparing)
     for name, measured in by_in_dataset.items():
-        first = next(iter(measured.values()))[0].result
-        config = ExperimentConfig.from_dict(first.provenance["experiment"], "evaluation")
-        images = evaluated_images(
-            config, evaluated(config, data_root), data_root=data_root, on_preparing=on_preparing
-        )
         alone = len(by_in_dataset) == 1
         place = Path(folder) if alone else Path(folder) / file_name(name)
         drawn += suite_figures(place, measured, images, on_note=on_note)
-        beside.append(reconstructions(measured, images[0], images[2]))
+        if not alone:
+            beside.append(reconstructions(measured, images))
     # A row shows the same kind of image under the networks of every D_in.
     blocks = [block for row in zip(*filter(None, beside), strict=True) for block in row]
-    if len(by_in_dataset) > 1 and blocks:
+    if blocks:
         figure = reconstruction_blocks(blocks, per_row=sum(map(bool, beside)))
         drawn.append(save_figure(figure, Path(folder) / "reconstructions")[0])
     return drawn
@@ -123,37 +116,62 @@ def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
     AttractorError
         If a run was not evaluated.
     """
-    homes = [Run(Path(place)) for place in places if (Path(place) / MEMBERS_FILE).is_file()]
-    others = [place for place in places if not (Path(place) / MEMBERS_FILE).is_file()]
+    homes, others = [], []
+    for place in places:
+        matches = sorted(map(Path, glob.glob(str(place)))) or [Path(place)]  # noqa: PTH207
+        ensembles = [match for match in matches if (match / MEMBERS_FILE).is_file()]
+        homes += map(Run, ensembles)
+        if not ensembles:
+            others.append(place)
     for run in find_runs(*others) if others else ():
-        together = run.path.parent / ENSEMBLE
-        if (run.evaluation_folder / SCORES_FILE).is_file():
+        together = Run(run.path.parent / ENSEMBLE)
+        if _is_member(run, together) and _was_evaluated(together):
+            homes.append(together)
+        elif _was_evaluated(run):
             homes.append(run)
-        elif _is_member(run, together):
-            homes += [] if Run(together) in homes else [Run(together)]
         else:
             raise AttractorError(
                 f"{run.path}: was not evaluated; do so with: attractor-ae evaluate {run.path}"
             )
     experiments: dict[str, list[MeasuredRun]] = {}
-    for home in homes:
+    for home in {run.path.resolve(): run for run in homes}.values():
         measured = MeasuredRun(home, EvaluationResult.load(home.evaluation_folder))
         experiments.setdefault(_without_seed(measured.result), []).append(measured)
-    methods = [runs[0].result.method for runs in experiments.values()]
-    named = {}
-    for method, runs in zip(methods, experiments.values(), strict=True):
-        place = runs[0].run.path
-        where = place.name if len(runs) == 1 else place.parent.name
-        named[method if methods.count(method) == 1 else f"{method} ({where})"] = runs
-    return named
+    return dict(zip(_labels(list(experiments.values())), experiments.values(), strict=True))
 
 
-def _is_member(run: Run, ensemble: Path) -> bool:
+def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
+    """Return names of experiments: the method, and as much of the folder as tells them apart."""
+    methods = [runs[0].result.method for runs in experiments]
+    folders = []
+    for runs in experiments:
+        path = runs[0].run.path.resolve()
+        folders.append(path if len(runs) == 1 else path.parent)
+    labels = []
+    for method, folder in zip(methods, folders, strict=True):
+        rivals = [f for m, f in zip(methods, folders, strict=True) if m == method]
+        depth = 1
+        while [f.parts[-depth:] for f in rivals].count(folder.parts[-depth:]) > 1:
+            if depth == len(folder.parts):  # one folder: it holds several experiments
+                raise AttractorError(
+                    f"{folder}: holds runs of several experiments; name those of each apart"
+                )
+            depth += 1
+        where = "/".join(folder.parts[-depth:])
+        labels.append(method if len(rivals) == 1 else f"{method} ({where})")
+    return labels
+
+
+def _was_evaluated(home: Run) -> bool:
+    return (home.evaluation_folder / SCORES_FILE).is_file()
+
+
+def _is_member(run: Run, ensemble: Run) -> bool:
     try:
-        members = json.loads((ensemble / MEMBERS_FILE).read_text(encoding="utf-8"))["members"]
-    except (OSError, ValueError, KeyError):
+        members = json.loads((ensemble.path / MEMBERS_FILE).read_text(encoding="utf-8"))["members"]
+        return run.path.resolve() in [(ensemble.path / member).resolve() for member in members]
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return run.path.resolve() in [(ensemble / member).resolve() for member in members]
 
 
 def _without_seed(result: EvaluationResult) -> str:

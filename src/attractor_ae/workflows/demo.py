@@ -21,7 +21,7 @@ def run_demo(
 ) -> EvaluationResult:
     """Train on real digits that ship in a package and find the unknown (``attractor-ae demo``).
 
-    An interrupted demo goes on where it was; a finished one is evaluated again.
+    An interrupted demo goes on where it was; of a finished one the result is read.
 
     Parameters
     ----------

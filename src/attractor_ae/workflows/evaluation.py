@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from attractor_ae import __version__
 from attractor_ae.data import ImageSet
 from attractor_ae.devices import mixed_precision
 from attractor_ae.errors import AttractorError
@@ -36,6 +37,8 @@ ENSEMBLE = "ensemble"
 """Name of the folder, beside its members' runs, that an ensemble is evaluated in."""
 MEMBERS_FILE = "members.json"
 """Which runs an ensemble is made of."""
+TRIALS_FILE = "trials.safetensors"
+"""The curve over the number of trials, which figures leave beside the result."""
 
 
 def run_evaluation(
@@ -51,7 +54,8 @@ def run_evaluation(
     """Evaluate a finished run and leave scores, metrics and figures (``attractor-ae evaluate``).
 
     They are written to ``RUN/evaluation``, and the fitted estimator to
-    ``RUN/estimator.safetensors``. What was measured before with the same settings is read.
+    ``RUN/estimator.safetensors``. What was measured before with
+    the same settings, weights and images is read; another evaluation takes its place.
 
     Parameters
     ----------
@@ -133,19 +137,24 @@ def _evaluated_into(
 ) -> EvaluationResult:
     """Evaluate one run, or several as an ensemble, and leave the results in ``home``."""
     config = evaluation_config(runs[0], overrides)
-    # What a result depends on; the rest of its provenance tells how it came about.
-    basis = {
-        "experiment": config.model_dump(mode="json"),
-        "weights": [_digest(run.weights_file) for run in runs],
-    }
-    if not again and (stored := stored_result(home, basis)) is not None:
-        return stored
     # Everything is loaded before anything is computed, so that a missing set is told at once.
     every = evaluated(config, data_root)
     known, shifted, unknown = evaluated_images(
         config, every, data_root=data_root, on_preparing=on_preparing
     )
     sets = [known, *shifted, *unknown]
+    # What a result depends on; the rest of its provenance tells how it came about.
+    basis = {
+        "version": __version__,
+        "experiment": config.model_dump(mode="json"),
+        "weights": [_digest(_content(run.weights_file)) for run in runs],
+        "images": {images.name: _digest(images.images.tobytes()) for images in sets},
+    }
+    if not again and (stored := stored_result(home, basis)) is not None:
+        return stored
+    # What says that the folder is complete goes first, and comes back last.
+    for name in (METRICS_FILE, TRIALS_FILE):
+        (home.evaluation_folder / name).unlink(missing_ok=True)
     home.path.mkdir(parents=True, exist_ok=True)
     for images in sets:
         if images.left_out:
@@ -199,9 +208,13 @@ def stored_result(home: Run, basis: Mapping[str, Any]) -> EvaluationResult | Non
     return result if same else None
 
 
-def _digest(path: Path) -> str:
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _content(path: Path) -> bytes:
     try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return path.read_bytes()
     except OSError as error:
         raise AttractorError(f"{path}: cannot be read ({error.strerror}); train again") from None
 

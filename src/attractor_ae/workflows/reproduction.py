@@ -10,6 +10,7 @@ FOLDER/
 import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import tomli_w
@@ -32,11 +33,10 @@ from attractor_ae.workflows.images import (
     ImageProgress,
     LeftOut,
     evaluated,
-    evaluated_images,
     silent,
     wanted_out,
 )
-from attractor_ae.workflows.suite_figures import MeasuredRun, suite_figures
+from attractor_ae.workflows.suite_figures import MeasuredRun, images_of_runs, suite_figures
 from attractor_ae.workflows.suite_readme import suite_readme
 
 PUBLISHED_SEEDS = tuple(range(10))
@@ -60,7 +60,7 @@ class Reproduction:
     training
         How the trainings ended.
     notes
-        What else was left out, a line each.
+        Everything that was left out or has failed, a line each.
     """
 
     suite: Suite
@@ -148,6 +148,16 @@ def run_reproduction(
             "see: attractor-ae data list"
         )
     rows = _rows(suite, home, quick, outs, seeds)
+    for row in rows:  # what would fail after the training, or in every run, is told now
+        dataset = row.config.dataset
+        known = evaluated(row.config, data_root).known.info
+        if dataset.split in known.splits:
+            check_present(known, dataset.split, data_root, dataset.factor)
+        if row.method.ensemble and (row.config.model.type != "conv" or row.config.model.dropout):
+            raise AttractorError(
+                f"method {row.method.label!r}: the members of an ensemble are classifiers without "
+                "dropout; set model.type=conv and model.dropout=0"
+            )
     jobs = list({job.folder: job for row in rows for job in row.jobs}.values())
     report = sweep(jobs, data_root=data_root, workers=workers, on_progress=on_training)
     for failure in report.failed:
@@ -165,13 +175,12 @@ def run_reproduction(
     results = {label: [run.result for run in found] for label, found in measured.items()}
     table = compare(results)
     table.save(home)
-    config = rows[0].config
-    images = evaluated_images(
-        config, evaluated(config, data_root), data_root=data_root, on_preparing=on_preparing
-    )
+    # The page before the figures, which may fail, and after them with what they have left out.
+    page = partial(suite_readme, str(source), results, table, seeds=seeds, quick=quick)
+    write_text(home / "README.md", page(notes=notes))
+    images = images_of_runs(data_root, on_preparing)
     suite_figures(home / "figures", measured, images, on_note=note)
-    text = suite_readme(suite, results, table, seeds=seeds, quick=quick, notes=notes)
-    write_text(home / "README.md", text)
+    write_text(home / "README.md", page(notes=notes))
     return Reproduction(suite, home, results, missing, report, tuple(notes))
 
 
@@ -181,8 +190,8 @@ def _missing(
     """Return the D_outs that are not there, and what they lack."""
     missing = {}
     for name in suite.out_datasets:
-        wanted = wanted_out(config, name, data_root)
         try:
+            wanted = wanted_out(config, name, data_root)
             check_present(wanted.info, wanted.split, data_root, wanted.factor)
         except AttractorError as error:
             missing[name] = str(error)

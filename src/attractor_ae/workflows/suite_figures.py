@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from attractor_ae.config import ExperimentConfig
 from attractor_ae.data import ImageSet
 from attractor_ae.errors import AttractorError
 from attractor_ae.estimators import AttractorEstimator, UncertaintyEstimator, load_estimator
@@ -28,6 +29,13 @@ from attractor_ae.reporting import (
 from attractor_ae.runs import Run
 from attractor_ae.storage import file_name
 from attractor_ae.trial_curve import TrialCurve, trial_curve
+from attractor_ae.workflows.evaluation import TRIALS_FILE
+from attractor_ae.workflows.images import (
+    ImageProgress,
+    evaluated,
+    evaluated_images,
+    silent,
+)
 
 _MOST_SAMPLED = 200
 """Images of a set that are sampled again for the curve over the trials, and put on a map."""
@@ -44,17 +52,55 @@ class MeasuredRun:
     @property
     def trials_file(self) -> Path:
         """The curve over the number of trials, once it was made."""
-        return self.run.evaluation_folder / "trials.safetensors"
+        return self.run.evaluation_folder / TRIALS_FILE
 
     def estimator(self) -> UncertaintyEstimator:
         """Return the fitted estimator that the evaluation has left."""
         return load_estimator(self.run.estimator_file)
 
 
+RunImages = Callable[[MeasuredRun], tuple[ImageSet, list[ImageSet]]]
+"""D_in and the D_outs that a run was measured on."""
+
+
+def images_of_runs(
+    data_root: str | Path | None = None, on_preparing: ImageProgress = silent
+) -> RunImages:
+    """Return what loads the images of runs; those of runs on the same images are loaded once.
+
+    Parameters
+    ----------
+    data_root, on_preparing
+        As for `run_evaluation`.
+    """
+    loaded: dict[str, tuple[ImageSet, list[ImageSet]]] = {}
+
+    def images(run: MeasuredRun) -> tuple[ImageSet, list[ImageSet]]:
+        experiment = run.result.provenance.get("experiment")
+        if experiment is None:
+            raise AttractorError(
+                f"{run.run.path}: its result does not tell the experiment; evaluate it again"
+            )
+        config = ExperimentConfig.from_dict(experiment, str(run.run.path))
+        number = config.evaluation.nbr_of_samples_per_class
+        key = f"{config.dataset} {number} {evaluated(config, data_root)}"
+        if key not in loaded:
+            known, _, unknown = evaluated_images(
+                config,
+                evaluated(config, data_root),
+                data_root=data_root,
+                on_preparing=on_preparing,
+            )
+            loaded[key] = (known, unknown)
+        return loaded[key]
+
+    return images
+
+
 def suite_figures(
     folder: Path,
     measured: Mapping[str, Sequence[MeasuredRun]],
-    images: tuple[ImageSet, list[ImageSet], list[ImageSet]],
+    images: RunImages,
     *,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
@@ -67,7 +113,7 @@ def suite_figures(
     measured
         Label of a method -> its runs, or its ensemble.
     images
-        D_in, shifted sets and D_outs.
+        Gives the images of a run; see `images_of_runs`.
     on_note
         Called with a line about what is not drawn.
 
@@ -81,7 +127,6 @@ def suite_figures(
     AttractorError
         If files of a run are missing or damaged.
     """
-    known, _, unknown = images
     results = {label: [run.result for run in runs] for label, runs in measured.items()}
     drawn: list[Path] = []
 
@@ -90,19 +135,19 @@ def suite_figures(
 
     for label, found in results.items():
         save(f"entropy-{file_name(label)}", entropy_histogram(found))
-    recursive = {label: found for label, found in results.items() if found[0].recursions > 1}
-    if recursive:
+    if any(found[0].recursions > 1 for found in results.values()):
         save("recursions", auroc_by_recursion(results))
     save("roc", roc_figure(results))
     save("precision-recall", precision_recall_figure(results))
     save("rejection", accuracy_rejection_figure(results))
     save("reliability", reliability_diagram(results))
     curves = {
-        label: [_trial_curve(run, known, unknown) for run in runs]
+        label: [_trial_curve(run, *images(run)) for run in runs]
         for label, runs in _by_their_entropy(measured)
     }
     save("trials", auroc_by_trials(curves))
-    for label, estimator in _attractors(measured):
+    for label, run, estimator in _attractors(measured):
+        known, unknown = images(run)
         blocks = _blocks(estimator, [known, *unknown])
         save(f"reconstructions-{file_name(label)}", reconstruction_blocks(blocks, per_row=2))
         try:
@@ -126,12 +171,12 @@ def _by_their_entropy(
 
 def _attractors(
     measured: Mapping[str, Sequence[MeasuredRun]],
-) -> Iterator[tuple[str, AttractorEstimator]]:
+) -> Iterator[tuple[str, MeasuredRun, AttractorEstimator]]:
     """Give the methods that have attractors, once for each set of runs: the first run's."""
     for label, runs in _by_their_entropy(measured):
         estimator = runs[0].estimator()
         if isinstance(estimator, AttractorEstimator):
-            yield label, estimator
+            yield label, runs[0], estimator
 
 
 def _few(images: ImageSet) -> ImageSet:
@@ -141,10 +186,9 @@ def _few(images: ImageSet) -> ImageSet:
 
 
 def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[ImageSet]) -> TrialCurve:
-    """Return the curve over the trials; one that was made after the evaluation is read."""
+    """Return the curve over the trials, or read it: a new evaluation has removed the old one."""
     path = measured.trials_file
-    scores = measured.run.evaluation_folder / "scores.safetensors"
-    if path.is_file() and path.stat().st_mtime >= scores.stat().st_mtime:
+    if path.is_file():
         return TrialCurve.load(path)
     curve = trial_curve(measured.estimator(), _few(known), [_few(out) for out in unknown])
     curve.save(path)
@@ -152,15 +196,14 @@ def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[Image
 
 
 def reconstructions(
-    measured: Mapping[str, Sequence[MeasuredRun]],
-    known: ImageSet,
-    unknown: Sequence[ImageSet],
+    measured: Mapping[str, Sequence[MeasuredRun]], images: RunImages
 ) -> list[ReconstructionBlock]:
     """Return what the first method with attractors makes of D_in and of one D_out.
 
     They are told apart by their D_in, for a figure of several.
     """
-    for _, estimator in _attractors(measured):
+    for _, run, estimator in _attractors(measured):
+        known, unknown = images(run)
         blocks = _blocks(estimator, [known, *unknown[:1]])
         return [
             dataclasses.replace(block, title=f"trained on {known.name}: {block.title}")

@@ -1,16 +1,16 @@
 """The page that says what a suite has been run on, with what, and what came out."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from attractor_ae.evaluation import EvaluationResult
 from attractor_ae.reporting import Comparison
-from attractor_ae.suites import Suite
 
 _PACKAGES = ("attractor-ae", "torch", "torchvision", "numpy", "scikit-learn")
 
 
 def suite_readme(
-    suite: Suite,
+    source: str,
     results: Mapping[str, Sequence[EvaluationResult]],
     table: Comparison,
     *,
@@ -22,8 +22,8 @@ def suite_readme(
 
     Parameters
     ----------
-    suite
-        What was run.
+    source
+        The suite's name, or the path of its file.
     results
         Label of a method -> its results.
     table
@@ -39,13 +39,13 @@ def suite_readme(
     made = first.provenance
     command = " ".join(
         [
-            f"attractor-ae reproduce {suite.name}",
+            f"attractor-ae reproduce {source}",
             *(["--quick"] if quick else []),
             f"--seeds {','.join(map(str, seeds))}",
         ]
     )
     lines = [
-        f"# {suite.name}{', in short' if quick else ''}",
+        f"# {Path(source).stem}{', in short' if quick else ''}",
         "",
         f"    {command}",
         "",
@@ -75,6 +75,8 @@ def suite_readme(
     versions = made.get("packages", {})
     lines += [
         "## Made with",
+        "",
+        "The first evaluation; `environment.json` in each run folder tells of its training.",
         "",
         f"Python {made.get('python', '?')}, "
         + ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions)
