@@ -282,6 +282,15 @@ def test_a_run_whose_process_dies_again_and_again_ends_no_other(tmp_path):
     assert failure.error in failure.log.read_text()
 
 
+def test_a_training_that_nobody_wants_any_more_stops(tmp_path):
+    """As those of a sweep that was killed, which took no file away."""
+    [job] = seed_jobs(config(**LONG), (0,), tmp_path)
+    (tmp_path / "go_on").touch()
+    task = workers.Task(0, job, None, tmp_path / "go_on")
+    assert workers.train_task(task, 1, lambda: False).state == "interrupted"
+    assert not job.folder.exists()
+
+
 def test_the_time_left_is_the_work_left_over_the_workers():
     """Ten jobs of a minute on two workers: the first has ended, and so has half of the second."""
     left = sweep_module._seconds_left

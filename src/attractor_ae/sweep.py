@@ -20,7 +20,7 @@ from attractor_ae.errors import AttractorError, unknown_name
 from attractor_ae.runs import Run
 from attractor_ae.storage import cannot_write
 from attractor_ae.sweep_folder import find_runs, write_states
-from attractor_ae.training.loop import _check_claim
+from attractor_ae.training.loop import check_claim
 from attractor_ae.workers import Job, Outcome, Task, Workers, cluster_workers, local_workers
 from attractor_ae.workflows.images import training_images
 
@@ -279,7 +279,7 @@ def _check_folders(tasks: Sequence[Task]) -> None:
     if repeated := _repeated([task.job.folder for task in tasks]):
         raise AttractorError(f"{repeated[0]}: two jobs have this folder; give each its own")
     for task in tasks:
-        _check_claim(Run(task.job.folder), task.job.config, resume=True)
+        check_claim(Run(task.job.folder), task.job.config, resume=True)
 
 
 def _workers(

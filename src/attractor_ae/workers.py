@@ -109,7 +109,7 @@ class Workers:
     train: Callable[[Sequence[Task]], Iterator[Outcome]]
 
 
-def train_task(task: Task, threads: int) -> Outcome:
+def train_task(task: Task, threads: int, is_wanted: Callable[[], bool] = lambda: True) -> Outcome:
     """Train the run of a task, from its checkpoint if it has one.
 
     What goes wrong is an outcome and no exception. Its whole story is in the run's log: where it
@@ -121,12 +121,14 @@ def train_task(task: Task, threads: int) -> Outcome:
         What to do.
     threads
         How many threads PyTorch may use.
+    is_wanted
+        Asked now and then beside the file; false stops the training as well.
     """
     began, before = time.perf_counter(), torch.get_num_threads()
     run = Run(task.job.folder)
     try:
         torch.set_num_threads(threads)
-        _train(task, run, threads)
+        _train(task, run, threads, is_wanted)
     except KeyboardInterrupt:
         return Outcome(task.index, "interrupted")
     except AttractorError as error:
@@ -146,14 +148,14 @@ def train_task(task: Task, threads: int) -> Outcome:
 _starting = threading.Lock()
 
 
-def _train(task: Task, run: Run, threads: int) -> None:
+def _train(task: Task, run: Run, threads: int, is_wanted: Callable[[], bool]) -> None:
     looked = -1.0
 
     def stop_if_told(*_: object) -> None:
         nonlocal looked
         if time.monotonic() - looked > 1:  # on a shared file system a look takes its time
             looked = time.monotonic()
-            if not task.go_on.exists():
+            if not (task.go_on.exists() and is_wanted()):
                 raise KeyboardInterrupt
 
     def on_step(*_: object) -> None:
@@ -256,7 +258,10 @@ def _parallel(tasks: Sequence[Task], number: int, threads: int) -> Iterator[Outc
 def _train_in_process(task: Task, threads: int) -> Outcome:
     # Ctrl-C in a terminal reaches every process of it; this one is told by the file.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return train_task(task, threads)
+    # Of a sweep that was killed nothing should go on and be in the way of the next one.
+    # Asked at the start and not told: on Windows a launcher may stand between the two.
+    parent = os.getppid()
+    return train_task(task, threads, lambda: os.getppid() == parent)
 
 
 # A cluster

@@ -113,7 +113,7 @@ def train(
     run = Run(Path(folder))
     images, _ = training_part(config, images)
     _check_trainable(config, images)
-    begun = _check_claim(run, config, resume)
+    begun = check_claim(run, config, resume)
     if run.finished:
         return run
 
@@ -380,7 +380,7 @@ def _check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
 _FREE_ON_RESUME = {"training": {"gpu", "device", "frequency", "checkpoint_interval"}}
 
 
-def _check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
+def check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
     """Return whether there is a training to continue; raise if the folder must not be written to.
 
     A training that ended before its first checkpoint has left nothing to lose: it starts over.
