@@ -127,7 +127,7 @@ def figure_of(groups: dict[Group, list[dict]]) -> Figure:
             draw(axes, accuracies, color=IN_COLOUR, linewidth=2, label="accuracy")
             axes.set(title=f"{recipe}, {name}, {epochs} epochs", xlabel="recursion", ylim=(0.5, 1))
             axes.grid(alpha=0.3)
-        panels[0].set_ylabel("mean AUROC over the D_outs, accuracy")
+        panels[0].set_ylabel("mean AUROC, or accuracy")
         for axes in panels[len(groups) :]:
             axes.remove()
         handles = {}
