@@ -413,7 +413,10 @@ def test_the_runs_of_a_killed_worker_go_on_elsewhere(cluster, tmp_path):
 def test_a_cluster_is_told_of_failures_and_of_ctrl_c(cluster, tmp_path):
     jobs = seed_jobs(config(epochs=100_000), range(3), tmp_path)
     bad = Job(config(learning_rate=1e30, epochs=3), tmp_path / "diverges")
-    begun = lambda: True if "epoch 2 of" in log(jobs[0]) and log(bad) else None  # noqa: E731
+
+    def begun():
+        return ("epoch 2 of" in log(jobs[0]) and "failed" in log(bad)) or None
+
     told = []
     with (
         Meanwhile(begun, lambda _: os.kill(os.getpid(), signal.SIGINT)),
