@@ -109,7 +109,7 @@ def reconstruction_blocks(blocks: Sequence[ReconstructionBlock], *, per_row: int
         layout = figure.get_layout_engine()
         assert isinstance(layout, ConstrainedLayoutEngine)  # what the style asks for
         layout.set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
-        parts = figure.subfigures(rows, per_row, squeeze=False).flat
+        parts = figure.subfigures(rows, per_row, squeeze=False, hspace=0.03).flat
         for part, block, title in zip(parts, blocks, titles, strict=False):
             _draw_block(part, block, (trials, columns), title)
     return figure
