@@ -21,6 +21,14 @@ def own_cache(tmp_path_factory):
         yield
 
 
+@pytest.fixture(autouse=True)
+def own_threads():
+    """Leave PyTorch's threads as they were: weights are the same to the bit with as many."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def digits() -> ImageSet:
     """Forty real handwritten digits, four of each class."""

@@ -233,7 +233,7 @@ def test_ctrl_c_keeps_what_was_trained_and_a_second_call_goes_on(tmp_path, numbe
     # With one worker, too, the threads of the plain training.
     monkeypatch.setattr(sweep_module, "cpu_count", lambda: number)
     # No checkpoint comes before the end, but that of the interruption.
-    jobs = seed_jobs(config(epochs=120, checkpoint_interval=1000), range(3), tmp_path / "runs")
+    jobs = seed_jobs(config(epochs=400, checkpoint_interval=1000), range(3), tmp_path / "runs")
     met, told = [], []
 
     def press(job):
