@@ -141,10 +141,12 @@ def rows_of(run):
 
 SCRIPT = """
 import sys
+import torch
 from attractor_ae import ExperimentConfig, load, train
 
 config = ExperimentConfig.from_toml(sys.argv[1])
 images = load("mnist5k", "train", per_class=4)
+torch.set_num_threads(int(sys.argv[3]))
 train(config, images, sys.argv[2], resume=True, on_progress=lambda at: print(at.step, flush=True))
 """
 
@@ -155,8 +157,10 @@ def test_a_killed_run_resumes_to_bitwise_the_same_weights(digits, tmp_path):
     whole = train(settings, digits, tmp_path / "whole")
     toml = tmp_path / "config.toml"
     toml.write_text(settings.to_toml())
+    threads = torch.get_num_threads()
     process = subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(toml), str(tmp_path / "cut")],
+        # To the bit with as many threads; a cluster of another test may have told processes fewer.
+        [sys.executable, "-c", SCRIPT, str(toml), str(tmp_path / "cut"), str(threads)],
         stdout=subprocess.PIPE,
         text=True,
     )
