@@ -83,13 +83,11 @@ def images_of_runs(
             )
         config = ExperimentConfig.from_dict(experiment, str(run.run.path))
         number = config.evaluation.nbr_of_samples_per_class
-        key = f"{config.dataset} {number} {evaluated(config, data_root)}"
+        every = evaluated(config, data_root)
+        key = f"{config.dataset} {number} {every}"
         if key not in loaded:
             known, _, unknown = evaluated_images(
-                config,
-                evaluated(config, data_root),
-                data_root=data_root,
-                on_preparing=on_preparing,
+                config, every, data_root=data_root, on_preparing=on_preparing
             )
             loaded[key] = (known, unknown)
         return loaded[key]
