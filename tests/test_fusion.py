@@ -51,7 +51,24 @@ def test_the_fused_score_worked_by_hand():
     # (99, 99, 99). (99, 0, 0) has one extreme p-value of the strange kind and two of the usual.
     third = -norm.isf(0.5 / 11) / 3
     above = int((expected >= third).sum())
-    np.testing.assert_allclose(found, [1 - 11 / 11, 1 - 2 / 11, 1 - 1 / 11, 1 - (1 + above) / 11])
+    # A thousandth of a count, and less the larger T, tells apart what the count does not.
+    extreme = norm.sf(norm.isf(0.5 / 11)) / 1000
+    finer = norm.sf([norm.isf(1.5 / 11), norm.isf(0.5 / 11), third]) / 1000
+    counts = np.array([2, 1, 1 + above]) + finer
+    np.testing.assert_allclose(found, [0, *(1 - counts / 11)], rtol=0, atol=1e-12)
+    assert found[2] == pytest.approx(1 - (1 + extreme) / 11)
+
+
+def test_what_is_stranger_than_all_known_is_still_ranked():
+    """Beyond the known the count is the same: the larger statistic has the larger score."""
+    rng = np.random.default_rng(0)
+    fused = FusedScore.calibrate(scores_of(rng.standard_normal((3, 200))), NAMES, 0)
+    strange = np.full((3, 4), 9.0)
+    strange[1:, 0], strange[2, 1] = 1.5, 1.5
+    strange[2, 2] = 2.0
+    found = fused(scores_of(strange))[0]
+    assert (found > 1 - 2 / 101).all()
+    assert (found.diff() > 0).all()
 
 
 def test_a_component_can_be_held_at_one_recursion():

@@ -29,6 +29,7 @@ OptimizerName = Literal["Adam", "AdamW", "SGD"]
 ModelType = Literal["dropout-cae", "conv"]
 HeadName = Literal["mlp", "knn"]
 MaskScope = Literal["trial", "sample"]
+HeadInput = Literal["code", "path"]
 # In [0, 1], as thresholds and histograms want them.
 ReportedScore = Literal["entropy", "member_entropy", "mutual_information", "separation", "fused"]
 ScoreName = Literal[
@@ -210,6 +211,9 @@ class EvaluationConfig(_Section):
     head: Annotated[HeadName, _spelled(HeadName)] = "mlp"
     head_masks: int = Field(
         default=1, ge=1, description="masks a training image that a head is fitted on"
+    )
+    head_input: HeadInput = Field(
+        default="code", description="what a head reads: the code z_r, or the path z_0 .. z_r"
     )
     mask_scope: MaskScope = Field(
         default="trial", description="whether the images of a trial share a mask"

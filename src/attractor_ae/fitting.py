@@ -61,6 +61,7 @@ def fit_estimator(
             trials=settings.trials,
             head=settings.head,
             head_masks=settings.head_masks,
+            head_input=settings.head_input,
             mask_scope=settings.mask_scope,
             precision=settings.precision,
             augmentation=training_augmentation(config.training, natural),

@@ -7,12 +7,15 @@ in a Random World", 2005, section 2.2). Those are divided into two halves:
 
 1. On the first half each score s_k becomes a p-value, p_k = (1/2 + #{known >= s_k}) / (1 + n_1).
 2. The p-values are combined into T = mean_k Phi^-1(1 - p_k) (Stouffer's statistic, scaled).
-3. On the second half T becomes the p-value p = (1 + #{known T >= T}) / (1 + n_2).
+3. On the second half T becomes the p-value p = (1 + #{known T >= T} + e) / (1 + n_2), at most 1,
+   with e = (1 - Phi(T)) / 1000.
 
 Given the first half, T is one fixed function of an image. So for a new known image, exchangeable
 with those of the second half, P(p <= a) <= a for every a in [0, 1] - whatever the scores are, and
-however they depend on each other. The fused score is 1 - p, in [0, 1): flagging what lies above
-1 - a flags at most the share a of known images, on average over calibrations.
+however they depend on each other; e, which is no part of the theory, only makes p larger. It ranks
+the images between which no known one lies, those beyond all known ones above all. The fused score
+is 1 - p, in [0, 1): flagging what lies above 1 - a flags at most the share a of known images, on
+average over calibrations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -35,6 +38,9 @@ DEFAULT_COMPONENTS = (
 
 SMALLEST_CALIBRATION = 20
 """Known images that a calibration needs at least."""
+
+# How much of a count tells apart what lies between the same known images.
+_FINER = 1e-3
 
 
 def p_values(
@@ -130,8 +136,9 @@ class FusedScore:
         scores
             As for `calibrate`.
         """
-        values = _components(scores, self.names)
-        return 1 - p_values(_statistic(values, self.known), self.statistics)
+        t = _statistic(_components(scores, self.names), self.known)
+        finer = _FINER * torch.special.ndtr(-t) / (1 + self.statistics.shape[-1])
+        return 1 - (p_values(t, self.statistics) + finer).clamp_max(1)
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors of the calibration; the names are to be kept beside them."""

@@ -224,6 +224,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_others(autoencoder, di
         ({"head_masks": 0}, "head_masks must be at least 1"),
         ({"recursion": 6}, r"one of the 6 evaluated \(0..5\)"),
         ({"head": "forest"}, "unknown head"),
+        ({"head_input": "image"}, "unknown head input"),
     ],
 )
 def test_impossible_settings_are_refused(autoencoder, settings, message):
@@ -233,7 +234,13 @@ def test_impossible_settings_are_refused(autoencoder, settings, message):
 
 @pytest.mark.parametrize("head", ["mlp", "knn"])
 def test_save_and_load(autoencoder, digits, head, tmp_path):
-    settings = {"head": head, "head_masks": 2, "precision": "float32", "mask_scope": "sample"}
+    settings = {
+        "head": head,
+        "head_masks": 2,
+        "head_input": "path",
+        "precision": "float32",
+        "mask_scope": "sample",
+    }
     estimator = make(autoencoder, digits, **settings)
     path = tmp_path / "attractor.safetensors"
     estimator.save(path)
@@ -249,6 +256,31 @@ def test_more_head_masks_mean_more_codes(autoencoder, digits):
     # Different masks: the same image has another code under each.
     first, second = estimator.head_.latents_[:, :40], estimator.head_.latents_[:, 40:80]
     assert not torch.allclose(first, second)
+
+
+def test_heads_that_read_paths_know_what_recursion_0_knew(trained, many_digits):
+    """A model whose reconstructions are all the same image: only z_0 tells images apart."""
+    model = copy.deepcopy(trained)
+    with torch.no_grad():
+        model.output.weight.zero_()
+    right = {}
+    for head_input in ("code", "path"):
+        estimator = make(model, many_digits, head_input=head_input)
+        probabilities = estimator.predict_proba_recursions(many_digits.images)
+        right[head_input] = (probabilities.argmax(-1).numpy() == many_digits.labels).mean(-1)
+    assert (right["path"] > 0.8).all()
+    assert (right["code"][1:] < 0.3).all()
+
+
+def test_a_path_through_a_lost_code_knows_nothing(estimator, digits):
+    codes = torch.zeros(3, 3, 2, 64)
+    lost = torch.zeros(3, 3, 2, dtype=torch.bool)
+    lost[1, :, 0] = True
+    for head_input, uniform in {"code": [False, True, False], "path": [False, True, True]}.items():
+        reading = make(estimator.model, digits, head_input=head_input)
+        p = reading._distributions(codes, lost)
+        assert [bool((p[r, :, 0] == 0.1).all()) for r in range(3)] == uniform
+        assert not (p[:, :, 1] == 0.1).any()
 
 
 def test_members_that_diverge_know_nothing(estimator, digits):

@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
 from attractor_ae.errors import AttractorError
-from attractor_ae.estimators.heads import HEADS, KNNHead, MLPHead, head_class
+from attractor_ae.estimators.heads import HEAD_INPUTS, HEADS, KNNHead, MLPHead, head_class
 
 
 @pytest.fixture(scope="module")
@@ -94,13 +94,51 @@ def test_neighbours_with_few_codes_and_a_class_without_any():
 
 
 @pytest.mark.parametrize("name", HEADS)
-def test_state_restores_the_head(split, name):
+def test_a_path_keeps_what_a_later_code_has_lost(split, name):
+    """At recursion 1 every image has the same code; what recursion 0 knew is still read."""
+    train, labels, test, truth = split
+    train, test = train.clone(), test.clone()
+    train[1], test[1] = 7, 7
+    accuracies = {}
+    for reads in HEAD_INPUTS:
+        head = head_class(name)(reads).fit(train, labels, 10, seed=0)
+        right = head.predict_proba(test).argmax(-1) == truth
+        accuracies[reads] = right.float().mean(-1)
+    assert accuracies["code"][1] < 0.2
+    assert accuracies["path"][1] > 0.93
+    # There is nothing before recursion 0.
+    assert (accuracies["path"][0] - accuracies["code"][0]).abs() < 0.02
+
+
+def test_neighbours_of_paths_are_scikit_learns_of_codes_side_by_side(split):
     train, labels, test, _ = split
-    head = head_class(name)().fit(train[:, :200], labels[:200], 10, seed=0)
-    again = head_class(name).from_state(head.state())
+    p = KNNHead("path").fit(train, labels, 10, seed=0).predict_proba(test)
+    reference = KNeighborsClassifier(50, weights="distance").fit(np.hstack([*train]), labels)
+    np.testing.assert_allclose(p[1], reference.predict_proba(np.hstack([*test])), atol=1e-6)
+    assert torch.equal(p[:1], KNNHead().fit(train[:1], labels, 10, seed=0).predict_proba(test[:1]))
+
+
+def test_the_perceptron_of_a_path_sees_no_later_code(split):
+    """What recursion 0 says is the same whatever comes at recursion 1."""
+    train, labels, test, _ = split
+    head = MLPHead("path", epochs=5).fit(train, labels, 10, seed=0)
+    other = torch.stack([test[0], torch.rand_like(test[1])])
+    before, after = head.predict_proba(test), head.predict_proba(other)
+    assert torch.equal(before[0], after[0])
+    assert not torch.allclose(before[1], after[1])
+
+
+@pytest.mark.parametrize("reads", HEAD_INPUTS)
+@pytest.mark.parametrize("name", HEADS)
+def test_state_restores_the_head(split, name, reads):
+    train, labels, test, _ = split
+    head = head_class(name)(reads).fit(train[:, :200], labels[:200], 10, seed=0)
+    again = head_class(name).from_state(head.state(), reads)
     assert torch.equal(again.predict_proba(test), head.predict_proba(test))
 
 
 def test_an_unknown_head_is_named():
     with pytest.raises(AttractorError, match="unknown head 'mpl'; did you mean 'mlp'"):
         head_class("mpl")
+    with pytest.raises(AttractorError, match="unknown head input 'paths'; did you mean 'path'"):
+        MLPHead("paths")

@@ -62,6 +62,9 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
         ``"mlp"`` or ``"knn"``.
     head_masks
         Number of masks for each training image that the heads are fitted on; the original uses 1.
+    head_input
+        What the head of recursion r reads: ``"code"``, z_r, as in the original, or ``"path"``,
+        z_0 .. z_r.
     mask_scope
         ``"trial"``: the images of a trial share its mask. ``"sample"``: each image has its own,
         derived from its index in what `predict` is given. Either way an image's score does not
@@ -116,6 +119,7 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
         trials: int = 20,
         head: str = "mlp",
         head_masks: int = 1,
+        head_input: str = "code",
         mask_scope: str = "trial",
         augmentation: Augmentation | None = None,
         seed: int = 0,
@@ -128,7 +132,7 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
                 f"recursion must be one of the {recursions} evaluated (0..{recursions - 1}), "
                 f"got {recursion}"
             )
-        head_class(head)
+        head_class(head)(head_input)  # neither name is unknown
         super().__init__(
             model,
             trials=trials,
@@ -141,6 +145,7 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
         self.recursion = recursion
         self.head = head
         self.head_masks = head_masks
+        self.head_input = head_input
         self.augmentation = augmentation
 
     def to(self, device: torch.device | str) -> "AttractorEstimator":
@@ -197,7 +202,7 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
                 "evaluate fewer recursions"
             )
         labels_of_codes = targets.repeat(self.head_masks).to(self.device)
-        self.head_ = head_class(self.head)().fit(
+        self.head_ = head_class(self.head)(self.head_input).fit(
             latents, labels_of_codes, len(self.classes_), self.seed
         )
         # The scores of codes look at one mask of each image: the others show it again.
@@ -297,6 +302,8 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
 
     def _distributions(self, codes: Tensor, diverged: Tensor) -> Tensor:
         """Return what the heads read off codes; of those that have diverged, nothing."""
+        if self.head_input == "path":
+            diverged = diverged.cumsum(0) > 0  # a path goes through all its codes
         p = self.head_.predict_proba(codes.masked_fill(diverged[..., None], 0).flatten(1, 2))
         p = p.unflatten(1, codes.shape[1:3])
         return p.masked_fill(diverged[..., None], 1 / p.shape[-1])
@@ -326,6 +333,7 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
             "trials": self.trials,
             "head": self.head,
             "head_masks": self.head_masks,
+            "head_input": self.head_input,
             "mask_scope": self.mask_scope,
         }
         state = {"head": self.head_.state(), "known": self.known_.state()}
@@ -345,7 +353,9 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
 
         def build(stored: StoredEstimator) -> AttractorEstimator:
             estimator = cls(stored.network("model", Autoencoder), **stored.settings)
-            estimator.head_ = head_class(estimator.head).from_state(stored.part("head"))
+            estimator.head_ = head_class(estimator.head).from_state(
+                stored.part("head"), estimator.head_input
+            )
             estimator.known_ = KnownLatents.from_state(stored.part("known"))
             return estimator
 

@@ -3,23 +3,41 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from scipy.optimize import minimize_scalar
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from attractor_ae.config import HeadInput
 from attractor_ae.errors import unknown_name
 from attractor_ae.randomness import Stream, generator
+
+HEAD_INPUTS: tuple[str, ...] = get_args(HeadInput)
+"""What a head may read at recursion r: z_r, or z_0 .. z_r."""
 
 
 class Head(ABC):
     """A classifier for each recursion, fitted on latent codes.
 
     Fitted state is tensors alone, so that it can be stored without code.
+
+    Parameters
+    ----------
+    reads
+        What the classifier of recursion r sees: ``"code"``, z_r, as in the original; or ``"path"``,
+        z_0 .. z_r side by side, which knows where a code came from and so loses nothing on the way.
     """
+
+    def __init__(self, reads: str = "code") -> None:
+        if reads not in HEAD_INPUTS:
+            raise unknown_name("head input", reads, HEAD_INPUTS)
+        self.reads = reads
 
     @abstractmethod
     def fit(
@@ -68,7 +86,7 @@ class Head(ABC):
 
     @classmethod
     @abstractmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> "Head":
+    def from_state(cls, state: Mapping[str, Tensor], reads: str = "code") -> "Head":
         """Return the head with that fitted state."""
 
     @abstractmethod
@@ -84,17 +102,21 @@ class MLPHead(Head):
 
     Parameters
     ----------
+    reads
+        As for `Head`.
     epochs, batch_size, learning_rate, weight_decay
         Settings of the AdamW optimiser; the learning rate falls to zero along half a cosine.
     """
 
     def __init__(
         self,
+        reads: str = "code",
         epochs: int = 60,
         batch_size: int = 256,
         learning_rate: float = 3e-3,
         weight_decay: float = 1e-2,
     ) -> None:
+        super().__init__(reads)
         self.epochs = epochs
         self.batch_size = batch_size
         self.learning_rate = learning_rate
@@ -108,13 +130,14 @@ class MLPHead(Head):
         seed: int,
     ) -> "MLPHead":
         """Fit the perceptrons (arguments as for `Head.fit`)."""
-        recursions, count, width = latents.shape
+        recursions, count, hidden = latents.shape
         device = latents.device
         rng = generator(seed, Stream.HEAD_TRAINING)
         # Codes of different recursions differ in scale: standardise each feature of each.
         self.mean_ = latents.mean(1, keepdim=True)  # (recursions, 1, latent)
         self.scale_ = latents.std(1, keepdim=True).clamp_min(1e-6)
-        x = (latents - self.mean_) / self.scale_
+        x = self._inputs(latents)
+        width = x.shape[-1]
 
         def uniform(fan_in: int, *shape: int) -> Tensor:
             # As torch.nn.Linear initialises, the same draw for every recursion.
@@ -123,10 +146,10 @@ class MLPHead(Head):
             return values.expand(recursions, *shape).clone().requires_grad_()
 
         weights = [
-            uniform(width, width, width),
-            uniform(width, 1, width),
-            uniform(width, width, classes),
-            uniform(width, 1, classes),
+            uniform(width, width, hidden),
+            uniform(width, 1, hidden),
+            uniform(hidden, hidden, classes),
+            uniform(hidden, 1, classes),
         ]
         optimizer = torch.optim.AdamW(
             weights, lr=self.learning_rate, weight_decay=self.weight_decay
@@ -164,7 +187,17 @@ class MLPHead(Head):
         return (self._logits(latents) / self.temperature_).softmax(-1)
 
     def _logits(self, latents: Tensor) -> Tensor:
-        return _perceptrons((latents - self.mean_) / self.scale_, self.weights_)
+        return _perceptrons(self._inputs(latents), self.weights_)
+
+    def _inputs(self, latents: Tensor) -> Tensor:
+        """Return what the perceptrons read: one width for all, for they are one product."""
+        x = (latents - self.mean_) / self.scale_
+        if self.reads == "code":
+            return x
+        padded = x.new_zeros(*x.shape[:2], len(x), x.shape[-1])
+        for r in range(len(x)):
+            padded[r, :, : r + 1] = x[: r + 1].transpose(0, 1)
+        return padded.flatten(2)  # (recursions, m, recursions * latent), zero beyond z_r
 
     def state(self) -> dict[str, Tensor]:
         """Return means, scales, temperatures, weights and biases."""
@@ -176,9 +209,9 @@ class MLPHead(Head):
         }
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> "MLPHead":
+    def from_state(cls, state: Mapping[str, Tensor], reads: str = "code") -> "MLPHead":
         """Return the head with that fitted state."""
-        head = cls()
+        head = cls(reads)
         head.mean_, head.scale_ = state["mean"], state["scale"]
         head.temperature_ = state["temperature"]
         head.weights_ = [state[f"weights.{i}"] for i in range(4)]
@@ -233,11 +266,14 @@ class KNNHead(Head):
 
     Parameters
     ----------
+    reads
+        As for `Head`.
     k
         Number of neighbours; all training codes where there are fewer.
     """
 
-    def __init__(self, k: int = 50) -> None:
+    def __init__(self, reads: str = "code", k: int = 50) -> None:
+        super().__init__(reads)
         self.k = k
 
     def fit(
@@ -251,9 +287,9 @@ class KNNHead(Head):
         self.latents_, self.labels_, self.classes_ = latents.cpu(), labels.cpu(), classes
         self._neighbours = [
             KNeighborsClassifier(min(self.k, len(labels)), weights="distance").fit(
-                codes.numpy(), self.labels_.numpy()
+                self._inputs(self.latents_, r), self.labels_.numpy()
             )
-            for codes in self.latents_
+            for r in range(len(self.latents_))
         ]
         return self
 
@@ -264,9 +300,17 @@ class KNNHead(Head):
         # scikit-learn has columns for the classes that it saw alone, in order.
         seen = torch.unique(self.labels_)
         votes = torch.zeros(*latents.shape[:2], self.classes_)
-        for r, (model, codes) in enumerate(zip(self._neighbours, latents.cpu(), strict=True)):
-            votes[r, :, seen] = torch.from_numpy(model.predict_proba(codes.numpy())).float()
+        codes = latents.cpu()
+        for r, model in enumerate(self._neighbours):
+            found = model.predict_proba(self._inputs(codes, r))
+            votes[r, :, seen] = torch.from_numpy(found).float()
         return votes.to(latents.device)
+
+    def _inputs(self, latents: Tensor, r: int) -> NDArray[np.float32]:
+        """Return what the neighbours of recursion r are found by."""
+        if self.reads == "code":
+            return latents[r].numpy()
+        return latents[: r + 1].transpose(0, 1).flatten(1).numpy()
 
     def state(self) -> dict[str, Tensor]:
         """Return the training codes and their labels."""
@@ -274,10 +318,10 @@ class KNNHead(Head):
         return {"latents": self.latents_, "labels": self.labels_, "numbers": numbers}
 
     @classmethod
-    def from_state(cls, state: Mapping[str, Tensor]) -> "KNNHead":
+    def from_state(cls, state: Mapping[str, Tensor], reads: str = "code") -> "KNNHead":
         """Return the head with that fitted state."""
         k, classes = state["numbers"].tolist()
-        return cls(k).fit(state["latents"], state["labels"], classes, seed=0)
+        return cls(reads, k).fit(state["latents"], state["labels"], classes, seed=0)
 
     def to(self, device: torch.device) -> "KNNHead":
         """Return self: scikit-learn computes on the CPU."""
