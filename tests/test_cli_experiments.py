@@ -144,7 +144,8 @@ def test_a_run_of_the_original_is_imported(tmp_path, autoencoder):
         for kind in ("weight", "bias")
     }
     torch.save(state, folder / "checkpoints" / "last_model.pth")
-    told = invoke("import-run", folder, "--out", tmp_path / "run")
+    told = invoke("import-run", folder, "--out", tmp_path / "run", "--seed", "3")
     assert told.exit_code == 0, told.output
     assert Run.open(tmp_path / "run").finished
+    assert Run.open(tmp_path / "run").config().training.seed == 3
     assert "cfg.toml: cannot be read" in error_line(invoke("import-run", tmp_path / "nothing"))

@@ -257,14 +257,19 @@ def import_run(
     target: Annotated[
         Path | None, typer.Option("--out", help="Run folder to make. Default: runs/FOLDER.")
     ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(help="Seed that the original was started with; it does not store it. [0]"),
+    ] = None,
     data_root: DataRootOption = None,
 ) -> None:
     """Turn a results folder of the original scripts into a run."""
     place = target or Path("runs") / folder.resolve().name
-    with one_line_errors(again("import-run", folder, "--out", place, *root(data_root))):
+    words = [] if seed is None else ["--seed", str(seed)]
+    with one_line_errors(again("import-run", folder, "--out", place, *words, *root(data_root))):
         from attractor_ae.importing import import_run as make_run
 
-        run = make_run(folder, place, data_root=data_root)
+        run = make_run(folder, place, seed=seed, data_root=data_root)
         say(f"Imported: {run.path}")
         say(f"Next: attractor-ae evaluate {run.path}")
 
