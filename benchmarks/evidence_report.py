@@ -1,14 +1,19 @@
 """Make tables and a figure of what `evidence.py` has measured.
 
-    python benchmarks/evidence_report.py build/evidence
+    python benchmarks/evidence_report.py build/evidence --recipes default paper --epochs 30 300
 
 Tables are printed as Markdown: mean and standard deviation (population) over the seeds, in percent.
-The figure, mean and range over the seeds, goes beside the files: `evidence.png` and `.pdf`.
+The figures, mean and range over the seeds, go beside the files: `time.png`, what each recipe
+reaches against its training time, and `recursions.png`, each score at each recursion; both as
+`.pdf` too. Score by score are shown the recipes and numbers of epochs that are named, by default
+all.
 """
 
 import argparse
 import json
 from collections import defaultdict
+from collections.abc import Callable, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +22,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from attractor_ae.reporting import save_figure
-from attractor_ae.reporting.style import COLUMN_WIDTH, IN_COLOUR, OUT_COLOURS, OUT_DASHES, styled
+from attractor_ae.reporting.style import COLUMN_WIDTH, IN_COLOUR, look, styled
 
 OUTS = ("faces", "textures", "photos", "other")
 SHOWN = ("fused", "entropy", "structural_displacement", "step", "neighbours", "feature_norm")
@@ -45,6 +50,11 @@ def picked(run: dict, key: str, score: str, recursion: int) -> dict[str, float]:
 def mean_of(run: dict, key: str, score: str, recursion: int) -> float:
     """Return the mean over the D_outs."""
     return float(np.mean(list(picked(run, key, score, recursion).values())))
+
+
+def minutes_of(runs: list[dict]) -> float:
+    """Return the mean minutes of a training on one core."""
+    return float(np.mean([run["training_seconds_one_thread"] for run in runs])) / 60
 
 
 def recipe_table(groups: dict[Group, list[dict]]) -> None:
@@ -96,44 +106,88 @@ def score_table(groups: dict[Group, list[dict]]) -> None:
         print("| *accuracy* |", " | ".join(accuracies), "|")
 
 
-def draw(axes: Axes, of_each: list[list[float]], **look: Any) -> None:  # noqa: ANN401
-    """Draw the mean of several curves over the recursions, and their range."""
-    recursions = range(len(of_each[0]))
-    axes.plot(recursions, np.mean(of_each, 0), marker="o", markersize=3, **look)
-    low, high = np.min(of_each, 0), np.max(of_each, 0)
-    axes.fill_between(recursions, low, high, color=look["color"], alpha=0.15, linewidth=0)
+def draw(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], **style: Any) -> None:  # noqa: ANN401
+    """Draw the mean of the seeds' values at each x, and their range."""
+    axes.plot(x, [np.mean(at) for at in values], **{"marker": "o", "markersize": 3, **style})
+    low, high = [min(at) for at in values], [max(at) for at in values]
+    axes.fill_between(x, low, high, color=style["color"], alpha=0.15, linewidth=0)
 
 
-def figure_of(groups: dict[Group, list[dict]]) -> Figure:
+def common_legend(figure: Figure, panels: list[Axes]) -> None:
+    """Show each label of all the panels once, below them."""
+    handles = {}
+    for axes in panels:
+        handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+
+
+def recursions_figure(groups: dict[Group, list[dict]]) -> Figure:
     """Draw mean AUROC of the scores, and the accuracy, over the recursions."""
     with styled():
-        figure = Figure(
-            figsize=(2 * COLUMN_WIDTH, 2.5 * -(-len(groups) // 2)), layout="constrained"
-        )
-        panels = figure.subplots(-(-len(groups) // 2), 2, sharey=True, squeeze=False).flatten()
+        rows = -(-len(groups) // 2)
+        figure = Figure(figsize=(2 * COLUMN_WIDTH, 2.5 * rows), layout="constrained")
+        panels = figure.subplots(rows, 2, sharey=True, squeeze=False).flatten()
         for axes, ((recipe, name, epochs), runs) in zip(panels, groups.items(), strict=False):
             recursions = range(len(runs[0]["accuracy"]))
-
             known = {row["score"] for row in runs[0]["rows"]}
-            for i, score in enumerate(s for s in SHOWN if s in known):
-                draw(
-                    axes,
-                    [[mean_of(run, "auroc", score, r) for r in recursions] for run in runs],
-                    color=OUT_COLOURS[i % len(OUT_COLOURS)],
-                    linestyle=OUT_DASHES[i % len(OUT_DASHES)],
-                    label=f"AUROC, {score}",
-                )
-            accuracies = [run["accuracy"] for run in runs]
-            draw(axes, accuracies, color=IN_COLOUR, linewidth=2, label="accuracy")
+            for i, score in enumerate(SHOWN):
+                if score in known:
+                    values = [[mean_of(run, "auroc", score, r) for run in runs] for r in recursions]
+                    draw(axes, recursions, values, label=f"AUROC, {score}", **look(i))
+            accuracies = [[run["accuracy"][r] for run in runs] for r in recursions]
+            draw(axes, recursions, accuracies, color=IN_COLOUR, linewidth=2, label="accuracy")
             axes.set(title=f"{recipe}, {name}, {epochs} epochs", xlabel="recursion", ylim=(0.5, 1))
             axes.grid(alpha=0.3)
-        panels[0].set_ylabel("mean AUROC, or accuracy")
+        for axes in panels[::2]:
+            axes.set_ylabel("mean AUROC, or accuracy")
         for axes in panels[len(groups) :]:
             axes.remove()
-        handles = {}
-        for axes in panels[: len(groups)]:
-            handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-        figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=4)
+        common_legend(figure, list(panels[: len(groups)]))
+    return figure
+
+
+TIMED: dict[str, Callable[[dict, str], float]] = {
+    "mean AUROC": lambda run, score: mean_of(run, "auroc", score, run["recursion"]),
+    "mean FPR95": lambda run, score: mean_of(run, "fpr95", score, run["recursion"]),
+    "accuracy": lambda run, _: run["accuracy"][run["recursion"]],
+}
+"""What is drawn against the time, of a run and a score."""
+
+
+def time_panel(axes: Axes, trainings: dict[str, list[list[dict]]], metric: str) -> None:
+    """Draw one metric of the recipes, each given as its trainings by their length."""
+    for i, (recipe, score) in enumerate(product(trainings, ("fused", "entropy"))):
+        runs_by_length = trainings[recipe]
+        reported = runs_by_length[0][0]["reported"]
+        # Accuracy is the same for every score.
+        if score != reported and (reported != "fused" or metric == "accuracy"):
+            continue
+        minutes = [minutes_of(runs) for runs in runs_by_length]
+        values = [[TIMED[metric](run, score) for run in runs] for runs in runs_by_length]
+        draw(axes, minutes, values, label=f"{recipe}, {score}", **look(i))
+    axes.set_xscale("log")
+    axes.grid(alpha=0.3)
+
+
+def time_figure(groups: dict[Group, list[dict]]) -> Figure:
+    """Draw what each recipe reaches, at the recursion that it reports, over its training time."""
+    names = list(dict.fromkeys(name for _, name, _ in groups))
+    with styled():
+        figure = Figure(figsize=(2 * COLUMN_WIDTH, 2.1 * len(TIMED)), layout="constrained")
+        panels = figure.subplots(len(TIMED), len(names), squeeze=False, sharex=True, sharey="row")
+        for column, name in zip(panels.T, names, strict=True):
+            trainings: dict[str, list[list[dict]]] = defaultdict(list)
+            for recipe, where, epochs in sorted(groups, key=lambda group: group[2]):
+                if where == name:
+                    trainings[recipe].append(groups[recipe, where, epochs])
+            in_order = {recipe: trainings[recipe] for recipe in sorted(trainings)}
+            for axes, metric in zip(column, TIMED, strict=True):
+                time_panel(axes, in_order, metric)
+            column[0].set_title(f"D_in {name}")
+            column[-1].set_xlabel("training, minutes of one core")
+        for row, metric in zip(panels, TIMED, strict=True):
+            row[0].set_ylabel(metric)
+        common_legend(figure, list(panels[0]))
     return figure
 
 
@@ -143,14 +197,22 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser.add_argument("--recipes", nargs="+", help="shown score by score; default: all")
+    parser.add_argument("--epochs", nargs="+", type=int, help="as --recipes")
+    a = parser.parse_args()
     groups: dict[Group, list[dict]] = defaultdict(list)
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(a.folder.glob("*.json")):
         run = json.loads(path.read_text(encoding="utf-8"))
         groups[run["recipe"], run["in_dataset"], run["epochs"]].append(run)
     recipe_table(groups)
-    score_table(groups)
-    save_figure(figure_of(groups), folder / "evidence")
+    detailed = {
+        group: runs
+        for group, runs in groups.items()
+        if (not a.recipes or group[0] in a.recipes) and (not a.epochs or group[2] in a.epochs)
+    }
+    score_table(detailed)
+    save_figure(recursions_figure(detailed), a.folder / "recursions")
+    save_figure(time_figure(groups), a.folder / "time")
 
 
 if __name__ == "__main__":

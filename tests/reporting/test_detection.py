@@ -52,6 +52,15 @@ def test_the_precision_recall_curve_of_one_seed_is_scikit_learns(result, positiv
         assert steps == pytest.approx(area)
 
 
+@pytest.mark.parametrize("positive", ["in", "out"])
+def test_the_axis_of_precision_shows_all_of_the_curves_and_little_else(result, positive):
+    figure = precision_recall_figure(result, positive=positive)
+    bottom, top = figure.axes[0].get_ylim()
+    lowest = min(line.get_ydata().min() for line in figure.axes[0].lines)
+    assert lowest - 0.12 < bottom < lowest
+    assert 1 < top < 1.03
+
+
 def test_roc_curves_of_seeds_are_averaged_at_each_false_positive_rate(seeds):
     figure = roc_figure(seeds)
     line = figure.axes[0].lines[0]

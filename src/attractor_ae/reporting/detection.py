@@ -1,5 +1,6 @@
 """Receiver operating characteristic and precision-recall curve of telling D_in from D_out."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
@@ -63,7 +64,8 @@ def precision_recall_figure(results: Results, *, positive: Positive = "in") -> F
     """Draw the precision-recall curve of D_in against each D_out, as `roc_figure`.
 
     As average precision takes it, without interpolation: the precision at a recall is that of the
-    strictest threshold which reaches it. The legend gives the average precision (AUPR).
+    strictest threshold which reaches it. The legend gives the average precision (AUPR). The axis of
+    precision begins below the lowest: flagging at random has the share of positives, not 0.
 
     Parameters
     ----------
@@ -77,7 +79,7 @@ def precision_recall_figure(results: Results, *, positive: Positive = "in") -> F
     AttractorError
         If the results do not belong together or have no D_out, or ``positive`` is unknown.
     """
-    return _figure(
+    figure = _figure(
         results,
         positive,
         _precision_recall,
@@ -87,6 +89,12 @@ def precision_recall_figure(results: Results, *, positive: Positive = "in") -> F
         labels=("recall ({what})", "precision"),
         drawstyle="steps-pre",
     )
+    panels = [axes for axes in figure.axes if axes.axison]
+    lowest = min(float(np.min(line.get_ydata())) for axes in panels for line in axes.lines)
+    bottom = math.floor(10 * lowest) / 10
+    for axes in panels:
+        axes.set_ylim(bottom - 0.01 * (1 - bottom), 1 + 0.02 * (1 - bottom))
+    return figure
 
 
 def _figure(
