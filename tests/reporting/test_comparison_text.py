@@ -161,6 +161,7 @@ def test_latex_compiles_whatever_the_names_are(nasty, small, tmp_path):
 def test_a_latex_row_by_hand(small):
     # 0.981, 0.987: 98.4 and 0.3; 0.9846, 0.9866: 98.56 and 0.1; a single value has no deviation
     assert latex_by_method(small, "tab:mnist-x_y z").splitlines() == [
+        r"% With \usepackage{booktabs} in the preamble: \input this file.",
         r"\begin{table*}[t]",
         r"  \centering",
         r"  \caption{Small. Bold: best; underlined: mean $\pm$ deviation overlaps "

@@ -143,6 +143,7 @@ def _latex_table(table: ComparisonTable, label: str, columns: int, body: Sequenc
     marks = "Bold: best; underlined: mean ± deviation overlaps that of the best."
     caption = " ".join([f"{table.title}.", *notes(table, marks)])
     lines = [
+        r"% With \usepackage{booktabs} in the preamble: \input this file.",
         r"\begin{table*}[t]",
         r"  \centering",
         rf"  \caption{{{latex_escaped(caption)}}}",
