@@ -1,5 +1,7 @@
 """What several test files share."""
 
+import signal
+
 import numpy as np
 import pytest
 import torch
@@ -19,6 +21,14 @@ def own_cache(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTRACTOR_AE_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def heeded_interrupt():
+    """Let Ctrl-C be heard, also where the suite was started in the background and it is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture(autouse=True)

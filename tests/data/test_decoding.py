@@ -244,7 +244,7 @@ def files(draw):
     with warnings.catch_warnings(action="ignore"):
         try:
             data = stored(image, file_format)
-        except (OSError, ValueError, KeyError):  # a format that does not have this mode
+        except (OSError, ValueError, KeyError, TypeError):  # a format without this mode
             data = stored(image.convert("RGB") if image.mode != "LAB" else CAT, "PNG")
     damage = draw(st.sampled_from(["none", "cut", "changed", "inserted"]))
     at = draw(st.integers(0, len(data)))
