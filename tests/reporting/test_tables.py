@@ -6,7 +6,8 @@ from rich.console import Console
 
 from attractor_ae import EvaluationResult
 from attractor_ae.evaluation import DatasetScores
-from attractor_ae.reporting import detection_table, recursion_table
+from attractor_ae.reporting import detection_table, recursion_table, score_table
+from attractor_ae.scores import IMAGE_SCORES
 
 
 def constant(name, role, p, n):
@@ -27,14 +28,14 @@ def result():
     )
 
 
-def text_of(table):
-    console = Console(width=200, file=io.StringIO())
+def text_of(table, width=200):
+    console = Console(width=width, file=io.StringIO())
     console.print(table)
     return console.file.getvalue()
 
 
 def rows(text):
-    return [[c.strip() for c in line.split("│")[1:-1]] for line in text.splitlines() if "│" in line]
+    return [[c.strip() for c in line.split("│")] for line in text.splitlines() if "│" in line]
 
 
 def test_the_detection_table_by_hand(result):
@@ -55,3 +56,27 @@ def test_the_recursion_table_has_every_recursion(result):
         ["0", "100.0", "100.0"],
         ["1", "100.0", "100.0"],
     ]
+
+
+@pytest.mark.parametrize("table_of", [detection_table, recursion_table, score_table])
+def test_tables_of_three_d_outs_are_whole_in_80_columns(table_of):
+    rng = np.random.default_rng(0)
+
+    def measured(name, role):
+        p = rng.uniform(size=(2, 30, 1)).astype(np.float32)
+        scores = {score: rng.uniform(size=(2, 30)) for score in IMAGE_SCORES}
+        labels = np.full(30, -1 if role == "out" else 0)
+        return DatasetScores(name, "test", role, labels, np.concatenate((p, 1 - p), -1), scores)
+
+    result = EvaluationResult(
+        "MC-AE",
+        ("a", "b"),
+        1,
+        measured("mnist5k", "in"),
+        (measured("digits8", "shift"),),
+        tuple(measured(name, "out") for name in ("faces", "textures", "photos")),
+    )
+    text = text_of(table_of(result), width=80)
+    assert "…" not in text
+    if table_of is score_table:
+        assert [row[0] for row in rows(text)] == ["entropy", *IMAGE_SCORES]

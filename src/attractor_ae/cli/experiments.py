@@ -306,10 +306,13 @@ def _show(
     pictures = Run(folder).evaluation_folder
     out.print(detection_table(result, grid=grid, orientation=orientation))
     if result.recursions > 1:
+        out.print()
         out.print(recursion_table(result, grid=grid))
     # Not every score lies in [0, 1], as the paper's grid wants.
     if len(result.score_names) > 1 and grid == "exact":
+        out.print()
         out.print(score_table(result))
+    out.print()
     out.print("Pictures and numbers:", highlight=False)
     for path in sorted(pictures.iterdir()):
         if path.suffix in {".png", ".json"}:

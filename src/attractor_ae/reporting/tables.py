@@ -1,5 +1,7 @@
 """Tables for the terminal."""
 
+from typing import Any
+
 from rich.table import Table
 
 from attractor_ae.evaluation import EvaluationResult
@@ -25,17 +27,16 @@ def detection_table(
     rates = ("auroc", f"aupr_{orientation}", f"fpr95_{orientation}")
     positive = {"in": "D_in", "out": "D_out"}[orientation]
     known = result.in_scores
-    table = Table(
+    table = _table(
         title=f"{result.method} on {known.name}, recursion {result.recursion}, "
         f"score {result.score} (percent; {positive} is the positive class)",
-        title_justify="left",
         caption=f"accuracy on {known.name} ({known.split}, {len(known.labels)} images): "
         f"{100 * metrics['accuracy']:.1f}",
         caption_justify="left",
     )
-    table.add_column("data set")
+    table.add_column("data set", overflow="fold")
     table.add_column("role")
-    for heading in ("images", "AUROC", "AUPR", "FPR95", "mean uncertainty", "accuracy"):
+    for heading in ("images", "AUROC", "AUPR", "FPR95", "mean score", "accuracy"):
         table.add_column(heading, justify="right")
     table.add_row(
         known.name,
@@ -60,7 +61,7 @@ def detection_table(
 
 def recursion_table(result: EvaluationResult, *, grid: Grid = "exact") -> Table:
     """Return accuracy on D_in and AUROC of each D_out at every recursion, in percent."""
-    table = Table(title="every recursion (AUROC; percent)", title_justify="left")
+    table = _table(title="every recursion (AUROC; percent)")
     table.add_column("recursion", justify="right")
     table.add_column(f"accuracy on {result.in_scores.name}", justify="right")
     for scores in result.out_scores:
@@ -81,11 +82,8 @@ def score_table(result: EvaluationResult) -> Table:
 
     FPR95 is the share of D_out that is accepted where 95 % of D_in is.
     """
-    table = Table(
-        title=f"every score, recursion {result.recursion} (AUROC / FPR95; percent)",
-        title_justify="left",
-    )
-    table.add_column("score")
+    table = _table(title=f"every score, recursion {result.recursion} (AUROC/FPR95, percent)")
+    table.add_column("score", overflow="fold")
     for scores in result.out_scores:
         table.add_column(scores.name, justify="right")
     table.add_column("mean", justify="right")
@@ -95,7 +93,12 @@ def score_table(result: EvaluationResult) -> Table:
         rows.append((sum(a for a, _ in rows) / len(rows), sum(f for _, f in rows) / len(rows)))
         table.add_row(
             name,
-            *(f"{auroc:.1f} / {fpr95:.1f}" for auroc, fpr95 in rows),
+            *(f"{auroc:.1f}/{fpr95:.1f}" for auroc, fpr95 in rows),
             style="bold" if name == result.score else None,
         )
     return table
+
+
+def _table(**options: Any) -> Table:  # noqa: ANN401
+    # Without a frame three D_outs beside each other fit into the 80 columns of a terminal.
+    return Table(title_justify="left", show_edge=False, pad_edge=False, **options)
