@@ -53,6 +53,12 @@ def mean_of(run: dict, key: str, score: str, recursion: int) -> float:
     return float(np.mean(list(picked(run, key, score, recursion).values())))
 
 
+def short(recipe: str) -> str:
+    """Return a recipe without the sections of its settings, for a figure."""
+    name, *settings = recipe.split(":")
+    return ", ".join([name, *(setting.partition(".")[2] for setting in settings)])
+
+
 def seconds_of_trainings(groups: dict[Group, list[dict]]) -> dict[Group, float]:
     """Return the seconds of one core that a training takes undisturbed.
 
@@ -129,7 +135,7 @@ def common_legend(figure: Figure, panels: list[Axes]) -> None:
     handles = {}
     for axes in panels:
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=3)
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=2)
 
 
 def recursions_figure(groups: dict[Group, list[dict]]) -> Figure:
@@ -147,7 +153,9 @@ def recursions_figure(groups: dict[Group, list[dict]]) -> Figure:
                     draw(axes, recursions, values, label=f"AUROC, {score}", **look(i))
             accuracies = [[run["accuracy"][r] for run in runs] for r in recursions]
             draw(axes, recursions, accuracies, color=IN_COLOUR, linewidth=2, label="accuracy")
-            axes.set(title=f"{recipe}, {name}, {epochs} epochs", xlabel="recursion", ylim=(0.5, 1))
+            axes.set(
+                title=f"{short(recipe)}, {name}, {epochs} epochs", xlabel="recursion", ylim=(0.5, 1)
+            )
             axes.grid(alpha=0.3)
         for axes in panels[::2]:
             axes.set_ylabel("mean AUROC, or accuracy")
@@ -175,7 +183,7 @@ def time_panel(axes: Axes, trainings: dict[str, dict[float, list[dict]]], metric
             continue
         minutes = [seconds / 60 for seconds in trainings[recipe]]
         values = [[TIMED[metric](run, score) for run in runs] for runs in runs_by_length]
-        draw(axes, minutes, values, label=f"{recipe}, {score}", **look(i))
+        draw(axes, minutes, values, label=f"{short(recipe)}, {score}", **look(i))
     axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
