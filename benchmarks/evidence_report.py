@@ -4,9 +4,9 @@
 
 Tables are printed as Markdown: mean and standard deviation (population) over the seeds, in percent.
 The figures, mean and range over the seeds, go beside the files: `time.png`, what each recipe
-reaches against its training time, and `recursions.png`, each score at each recursion; both as
-`.pdf` too. Score by score are shown the recipes and numbers of epochs that are named, by default
-all.
+reaches against its training time; `recursions.png`, each score at each recursion; and
+`scores-RECIPE.png`, each score against the training time; all as `.pdf` too. Score by score are
+shown the recipes and numbers of epochs that are named, by default all.
 """
 
 import argparse
@@ -24,6 +24,7 @@ from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
 from attractor_ae.reporting import save_figure
 from attractor_ae.reporting.style import COLUMN_WIDTH, IN_COLOUR, look, styled
+from attractor_ae.storage import file_name
 
 OUTS = ("faces", "textures", "photos", "other")
 SHOWN = ("fused", "entropy", "structural_displacement", "step", "neighbours", "feature_norm")
@@ -165,6 +166,15 @@ def recursions_figure(groups: dict[Group, list[dict]]) -> Figure:
     return figure
 
 
+def minutes_axis(axes: Axes) -> None:
+    """Show minutes as such on a logarithmic axis."""
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.grid(alpha=0.3)
+
+
 TIMED: dict[str, Callable[[dict, str], float]] = {
     "mean AUROC": lambda run, score: mean_of(run, "auroc", score, run["recursion"]),
     "mean FPR95": lambda run, score: mean_of(run, "fpr95", score, run["recursion"]),
@@ -184,11 +194,7 @@ def time_panel(axes: Axes, trainings: dict[str, dict[float, list[dict]]], metric
         minutes = [seconds / 60 for seconds in trainings[recipe]]
         values = [[TIMED[metric](run, score) for run in runs] for runs in runs_by_length]
         draw(axes, minutes, values, label=f"{short(recipe)}, {score}", **look(i))
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axes.xaxis.set_major_formatter(StrMethodFormatter("{x:g}"))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.grid(alpha=0.3)
+    minutes_axis(axes)
 
 
 def time_figure(groups: dict[Group, list[dict]]) -> Figure:
@@ -211,6 +217,48 @@ def time_figure(groups: dict[Group, list[dict]]) -> Figure:
         for row, metric in zip(panels, TIMED, strict=True):
             row[0].set_ylabel(metric)
         common_legend(figure, list(panels[0]))
+    return figure
+
+
+def scores_figure(groups: dict[Group, list[dict]], recipe: str) -> Figure:
+    """Draw what every score of a recipe reaches at several recursions over its training time."""
+    names = list(dict.fromkeys(name for which, name, _ in groups if which == recipe))
+    seconds = seconds_of_trainings(groups)
+    of_recipe = {group: groups[group] for group in groups if group[0] == recipe}
+    first = next(iter(of_recipe.values()))[0]
+    scores = [*dict.fromkeys(row["score"] for row in first["rows"]), "accuracy"]
+    columns = list(product(names, ("auroc", "fpr95")))
+    with styled():
+        figure = Figure(figsize=(2 * COLUMN_WIDTH, 1.15 * len(scores)), layout="constrained")
+        panels = figure.subplots(len(scores), len(columns), squeeze=False, sharex=True)
+        for (row, score), (column, (name, key)) in product(enumerate(scores), enumerate(columns)):
+            axes = panels[row, column]
+            if score == "accuracy" and key == "fpr95":
+                axes.remove()
+                continue
+            here = sorted((g for g in of_recipe if g[1] == name), key=lambda g: g[2])
+            for i, r in enumerate(r for r in (0, 1, 2, 5) if r < len(first["accuracy"])):
+                values = [
+                    [
+                        run["accuracy"][r] if score == "accuracy" else mean_of(run, key, score, r)
+                        for run in groups[group]
+                    ]
+                    for group in here
+                ]
+                minutes = [seconds[group] / 60 for group in here]
+                draw(axes, minutes, values, label=f"recursion {r}", **look(i))
+            axes.set_ylim((0, 1) if key == "fpr95" else (0.5, 1))
+            minutes_axis(axes)
+            if row == 0:
+                axes.set_title(f"{name}, mean {key.upper()}")
+            if column == 0:
+                axes.set_ylabel(score.replace("_", "\n"))
+        for column, (_, key) in enumerate(columns):
+            # There is no accuracy below FPR95.
+            last = panels[-1 if key == "auroc" else -2, column]
+            last.set_xlabel("training, min")
+            last.tick_params(labelbottom=True)
+        common_legend(figure, [panels[0, 0]])
     return figure
 
 
@@ -237,6 +285,8 @@ def main() -> None:
     score_table(detailed)
     save_figure(recursions_figure(detailed), a.folder / "recursions")
     save_figure(time_figure(groups), a.folder / "time")
+    for recipe in dict.fromkeys(recipe for recipe, _, _ in detailed):
+        save_figure(scores_figure(groups, recipe), a.folder / f"scores-{file_name(recipe)}")
 
 
 if __name__ == "__main__":
