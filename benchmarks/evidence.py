@@ -132,7 +132,7 @@ def run(job: Job) -> Path:
             "epochs": config.training.epochs,
             "recursion": result.recursion,
             "reported": result.score,
-            # Other work on the machine slows some epochs down; a quarter at least is undisturbed.
+            # Other work on the machine slows some epochs down, or all: the report compares runs.
             "training_seconds_one_thread": len(epochs) * float(np.quantile(epochs, 0.25)),
             "fit_seconds_one_thread": fitted,
             "accuracy": [float(np.mean(c)) for c in correct],

@@ -1,4 +1,4 @@
-"""Make tables and a figure of what `evidence.py` has measured.
+"""Make tables and figures of what `evidence.py` has measured.
 
     python benchmarks/evidence_report.py build/evidence --recipes default paper --epochs 30 300
 
@@ -30,7 +30,7 @@ OUTS = ("faces", "textures", "photos", "other")
 SHOWN = ("fused", "entropy", "structural_displacement", "step", "neighbours", "feature_norm")
 
 Group = tuple[str, str, int]
-"""Recipe, D_in, epochs."""
+"""Recipe, D_in, epochs; groups of runs are kept in this order."""
 
 
 def cell(values: list[float]) -> str:
@@ -206,12 +206,11 @@ def time_figure(groups: dict[Group, list[dict]]) -> Figure:
         panels = figure.subplots(len(TIMED), len(names), squeeze=False, sharex=True, sharey="row")
         for column, name in zip(panels.T, names, strict=True):
             trainings: dict[str, dict[float, list[dict]]] = defaultdict(dict)
-            for group in sorted(groups, key=lambda group: group[2]):
+            for group, runs in groups.items():
                 if group[1] == name:
-                    trainings[group[0]][seconds[group]] = groups[group]
-            in_order = {recipe: trainings[recipe] for recipe in sorted(trainings)}
+                    trainings[group[0]][seconds[group]] = runs
             for axes, metric in zip(column, TIMED, strict=True):
-                time_panel(axes, in_order, metric)
+                time_panel(axes, trainings, metric)
             column[0].set_title(f"D_in {name}")
             column[-1].set_xlabel("training, minutes of one core")
         for row, metric in zip(panels, TIMED, strict=True):
@@ -220,11 +219,18 @@ def time_figure(groups: dict[Group, list[dict]]) -> Figure:
     return figure
 
 
+def reached(run: dict, key: str, score: str, recursion: int) -> float:
+    """Return the accuracy, or the mean AUROC or FPR95 of a score."""
+    if score == "accuracy":
+        return run["accuracy"][recursion]
+    return mean_of(run, key, score, recursion)
+
+
 def scores_figure(groups: dict[Group, list[dict]], recipe: str) -> Figure:
     """Draw what every score of a recipe reaches at several recursions over its training time."""
-    names = list(dict.fromkeys(name for which, name, _ in groups if which == recipe))
+    of_recipe = {group: runs for group, runs in groups.items() if group[0] == recipe}
+    names = list(dict.fromkeys(name for _, name, _ in of_recipe))
     seconds = seconds_of_trainings(groups)
-    of_recipe = {group: groups[group] for group in groups if group[0] == recipe}
     first = next(iter(of_recipe.values()))[0]
     scores = [*dict.fromkeys(row["score"] for row in first["rows"]), "accuracy"]
     columns = list(product(names, ("auroc", "fpr95")))
@@ -236,16 +242,10 @@ def scores_figure(groups: dict[Group, list[dict]], recipe: str) -> Figure:
             if score == "accuracy" and key == "fpr95":
                 axes.remove()
                 continue
-            here = sorted((g for g in of_recipe if g[1] == name), key=lambda g: g[2])
+            here = {group: runs for group, runs in of_recipe.items() if group[1] == name}
+            minutes = [seconds[group] / 60 for group in here]
             for i, r in enumerate(r for r in (0, 1, 2, 5) if r < len(first["accuracy"])):
-                values = [
-                    [
-                        run["accuracy"][r] if score == "accuracy" else mean_of(run, key, score, r)
-                        for run in groups[group]
-                    ]
-                    for group in here
-                ]
-                minutes = [seconds[group] / 60 for group in here]
+                values = [[reached(run, key, score, r) for run in runs] for runs in here.values()]
                 draw(axes, minutes, values, label=f"recursion {r}", **look(i))
             axes.set_ylim((0, 1) if key == "fpr95" else (0.5, 1))
             minutes_axis(axes)

@@ -194,10 +194,9 @@ class MLPHead(Head):
         x = (latents - self.mean_) / self.scale_
         if self.reads == "code":
             return x
-        padded = x.new_zeros(*x.shape[:2], len(x), x.shape[-1])
-        for r in range(len(x)):
-            padded[r, :, : r + 1] = x[: r + 1].transpose(0, 1)
-        return padded.flatten(2)  # (recursions, m, recursions * latent), zero beyond z_r
+        paths = [_path(x, r) for r in range(len(x))]
+        most = paths[-1].shape[-1]  # recursions * latent; zero beyond z_r
+        return torch.stack([F.pad(path, (0, most - path.shape[-1])) for path in paths])
 
     def state(self) -> dict[str, Tensor]:
         """Return means, scales, temperatures, weights and biases."""
@@ -223,6 +222,11 @@ class MLPHead(Head):
         self.temperature_ = self.temperature_.to(device)
         self.weights_ = [w.to(device) for w in self.weights_]
         return self
+
+
+def _path(latents: Tensor, r: int) -> Tensor:
+    """Return z_0 .. z_r side by side: (recursions, m, latent) -> (m, (r + 1) * latent)."""
+    return latents[: r + 1].transpose(0, 1).flatten(1)
 
 
 def _perceptrons(x: Tensor, weights: list[Tensor]) -> Tensor:
@@ -308,9 +312,7 @@ class KNNHead(Head):
 
     def _inputs(self, latents: Tensor, r: int) -> NDArray[np.float32]:
         """Return what the neighbours of recursion r are found by."""
-        if self.reads == "code":
-            return latents[r].numpy()
-        return latents[: r + 1].transpose(0, 1).flatten(1).numpy()
+        return (latents[r] if self.reads == "code" else _path(latents, r)).numpy()
 
     def state(self) -> dict[str, Tensor]:
         """Return the training codes and their labels."""
