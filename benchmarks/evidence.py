@@ -46,6 +46,7 @@ class Job:
     root: Path
     folder: Path
     half: str = "reporting"
+    settings: tuple[str, ...] = ()  # of all the recipes
 
     @property
     def name(self) -> str:
@@ -90,6 +91,7 @@ def run(job: Job) -> Path:
         name,
         [
             *overrides,
+            *job.settings,
             f"dataset.name={job.in_dataset}",
             f"training.seed={job.seed}",
             "training.device=cpu",
@@ -118,7 +120,9 @@ def run(job: Job) -> Path:
         for r in range(result.recursions)
         for out, rates in result.detection(score, r).items()
     ]
-    correct = [result.in_scores.predicted(r) == result.in_scores.labels for r in range(6)]
+    correct = [
+        result.in_scores.predicted(r) == result.in_scores.labels for r in range(result.recursions)
+    ]
     flagged = None
     if FUSED in result.score_names:
         u = result.in_scores.uncertainty(result.recursion, FUSED)
@@ -129,6 +133,7 @@ def run(job: Job) -> Path:
             "recipe": job.recipe,
             "in_dataset": job.in_dataset,
             "seed": job.seed,
+            "settings": job.settings,
             "epochs": config.training.epochs,
             "recursion": result.recursion,
             "reported": result.score,
@@ -157,10 +162,17 @@ def main() -> None:
     parser.add_argument("--root", type=Path, default=Path(".real"), help="data root")
     parser.add_argument("--out", type=Path, default=Path("build/evidence"))
     parser.add_argument("--half", choices=("reporting", "choosing"), default="reporting")
+    parser.add_argument(
+        "--set",
+        nargs="+",
+        default=[],
+        metavar="SECTION.KEY=VALUE",
+        help="of all the recipes and no part of their names, e.g. evaluation.trials=12",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     a = parser.parse_args()
     jobs = [
-        Job(recipe, name, seed, epochs, a.per_class, a.root, a.out, a.half)
+        Job(recipe, name, seed, epochs, a.per_class, a.root, a.out, a.half, tuple(a.set))
         for epochs in a.epochs
         for recipe in a.recipes
         for seed in a.seeds

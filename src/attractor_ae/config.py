@@ -23,11 +23,14 @@ from pydantic import (
 from attractor_ae.errors import AttractorError, unknown_name
 from attractor_ae.validation import read_toml, validated
 
-ReconstructionLossName = Literal["ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
+ReconstructionLossName = Literal[
+    "ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual", "ssim-l1"
+]
 MetricLossName = Literal["", "triplet", "angular", "npair", "ntxent", "contrastive"]
 OptimizerName = Literal["Adam", "AdamW", "SGD"]
 ModelType = Literal["dropout-cae", "conv"]
 HeadName = Literal["mlp", "knn"]
+Initialization = Literal["default", "kaiming", "xavier", "orthogonal"]
 MaskScope = Literal["trial", "sample"]
 HeadInput = Literal["code", "path"]
 # In [0, 1], as thresholds and histograms want them.
@@ -136,6 +139,11 @@ class ModelConfig(_Section):
     dimension: int = Field(default=64, ge=1, le=65_536, description="length of the latent code")
     activation: Annotated[str, AfterValidator(_activation)] = "ReLU"
     dropout: float = Field(default=0.33, ge=0, le=0.99, allow_inf_nan=False)
+    # New key.
+    initialization: Annotated[Initialization, _spelled(Initialization)] = Field(
+        default="default",
+        description='how the first weights are drawn; "default" is PyTorch\'s way',
+    )
 
 
 class TrainingConfig(_Section):
@@ -163,6 +171,13 @@ class TrainingConfig(_Section):
     # New keys.
     seed: int = Field(default=0, ge=0, lt=2**63)
     schedule: Literal["constant", "onecycle"] = "constant"
+    weight_averaging: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay, a step, of the moving average of the weights that a run keeps; 0: the "
+        "last weights",
+    )
     feedback: float = Field(
         default=0.0,
         ge=0,

@@ -13,17 +13,11 @@ import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from attractor_ae import Augmentation, ExperimentConfig, ImageSet, train
 from attractor_ae.errors import AttractorError
 from attractor_ae.models import Autoencoder
-from attractor_ae.training.loop import (
-    build_optimizer,
-    learning_rate,
-    training_augmentation,
-    training_part,
-)
+from attractor_ae.training import training_augmentation, training_part
 
 SETTINGS = {
     "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},
@@ -62,15 +56,22 @@ class StopAfter:
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "feedback"), [("Adam", 0.0), ("AdamW", 0.0), ("SGD", 0.0), ("Adam", 0.5)]
+    ("optimizer", "further"),
+    [
+        ("Adam", {}),
+        ("AdamW", {}),
+        ("SGD", {}),
+        ("Adam", {"feedback": 0.5}),
+        ("Adam", {"weight_averaging": 0.9}),
+    ],
 )
 def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(
-    digits, tmp_path, optimizer, feedback
+    digits, tmp_path, optimizer, further
 ):
-    # SGD's momentum, the schedule and the fed back outputs are state too; SGD needs a small rate
-    # for summed pixels.
+    # SGD's momentum, the schedule, the fed back outputs and the average are state too; SGD needs a
+    # small rate for summed pixels.
     settings = config(
-        feedback=feedback,
+        **further,
         optimizer=optimizer,
         schedule="onecycle",
         learning_rate=1e-5 if optimizer == "SGD" else 1e-3,
@@ -110,6 +111,24 @@ def test_feedback_begins_where_the_config_says(digits, tmp_path):
     )
     assert same(plain, late)
     assert not same(plain, early)
+
+
+def test_a_run_keeps_the_moving_average_of_its_weights(digits, tmp_path):
+    """Of the weights after each step: those that trainings of fewer epochs end with, at one a step.
+
+    The weights themselves are trained as without it, and the first ones are taken as they are.
+    """
+    steps = [
+        weights(train(config(epochs=epochs, batch_size=40), digits, tmp_path / f"{epochs}"))
+        for epochs in (1, 2, 3)
+    ]
+    averaged = config(epochs=3, batch_size=40, weight_averaging=0.75)
+    found = weights(train(averaged, digits, tmp_path / "averaged"))
+    for name, tensor in found.items():
+        first, second, third = (step[name] for step in steps)
+        assert not torch.equal(tensor, third)
+        expected = 0.75 * (0.75 * first + 0.25 * second) + 0.25 * third
+        torch.testing.assert_close(tensor, expected, rtol=1e-5, atol=1e-6)
 
 
 def test_a_share_of_each_class_is_kept_for_calibration(digits):
@@ -371,37 +390,6 @@ def test_mixed_precision_trains_too(digits, tmp_path):
     run = train(config(precision="bfloat16", loss="ssim", epochs=1), digits, tmp_path)
     assert json.loads(run.environment_file.read_text())["precision"] == "bfloat16"
     assert all(t.dtype == torch.float32 for t in weights(run).values())
-
-
-def test_the_constant_schedule_is_constant():
-    settings = config().training
-    assert {learning_rate(settings, step, 100) for step in range(100)} == {1e-3}
-
-
-def test_one_cycle_rises_in_a_line_and_falls_as_pytorchs_cosine():
-    settings = config(schedule="onecycle").training
-    rates = [learning_rate(settings, step, 100) for step in range(100)]
-    np.testing.assert_allclose(rates[:10], 1e-3 * np.arange(1, 11) / 10)
-    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
-    cosine = CosineAnnealingLR(optimizer, T_max=89, eta_min=1e-6)
-    expected = []
-    for _ in range(90):
-        expected.append(cosine.get_last_lr()[0])
-        optimizer.step()
-        cosine.step()
-    np.testing.assert_allclose(rates[10:], expected, rtol=1e-9)
-
-
-@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
-def test_optimizers_are_those_of_the_protocol(name):
-    optimizer = build_optimizer(
-        torch.nn.Linear(2, 2), config(optimizer=name, weight_decay=0.25).training
-    )
-    assert type(optimizer).__name__ == name
-    assert optimizer.defaults["lr"] == 1e-3
-    assert optimizer.defaults["weight_decay"] == 0.25
-    if name == "SGD":
-        assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
 
 
 def test_ctrl_c_on_the_command_line(tmp_path):

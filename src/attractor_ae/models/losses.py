@@ -2,7 +2,8 @@
 
 Sources: SSIM is Wang et al., "Image Quality Assessment: From Error Visibility to Structural
 Similarity", 2004; MS-SSIM is Wang et al., "Multiscale Structural Similarity for Image Quality
-Assessment", 2003; the perceptual loss is in `attractor_ae.models.perceptual`.
+Assessment", 2003; the mixture with L1 is after Zhao et al., "Loss Functions for Image Restoration
+with Neural Networks", 2017; the perceptual loss is in `attractor_ae.models.perceptual`.
 """
 
 import functools
@@ -24,6 +25,8 @@ ReconstructionLoss = Callable[
 SSIM_WINDOW = 11
 MS_SSIM_WINDOW = 7
 SSIM_SIGMA = 1.5
+# What SSIM weighs beside the absolute difference of a pixel in "ssim-l1".
+_SSIM_SHARE = 0.84
 # What keeps a ratio of two dark or two flat places finite: (0.01 L)^2 and (0.03 L)^2 for the data
 # range L = 1 (Wang et al. 2004, section III.B).
 _LUMINANCE_CONSTANT = 0.01**2
@@ -33,7 +36,7 @@ MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def reconstruction_loss(name: str) -> ReconstructionLoss:
-    """Return a reconstruction loss of PROTOCOL section 3.
+    """Return a reconstruction loss of PROTOCOL section 3, or the mixture "ssim-l1".
 
     "ms-ssim" has the published five scales in images of 97 pixels and more; in smaller ones as many
     as its window fits in, which are four in images of 64 pixels.
@@ -81,10 +84,20 @@ def reconstruction_loss(name: str) -> ReconstructionLoss:
     return in_float32
 
 
-def _one_minus_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
-    _check_window_fits("ssim", SSIM_WINDOW, target)
+def _one_minus_ssim(reconstruction: Tensor, target: Tensor, name: str = "ssim") -> Tensor:
+    _check_window_fits(name, SSIM_WINDOW, target)
     similarity, _ = structural_similarity(reconstruction, target, SSIM_WINDOW)
     return 1 - similarity.mean()
+
+
+def _ssim_and_l1(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Return 0.84 (1 - SSIM) + 0.16 L1, the mean over pixels: structure, and grey values with it.
+
+    The weights are those of Zhao et al. 2017 (equation 14), where SSIM has several scales and L1 is
+    weighted with the window.
+    """
+    structure = _one_minus_ssim(reconstruction, target, "ssim-l1")
+    return _SSIM_SHARE * structure + (1 - _SSIM_SHARE) * F.l1_loss(reconstruction, target)
 
 
 def _one_minus_ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
@@ -203,6 +216,7 @@ _LOSSES: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
     "huber": lambda: _huber,
     "bce": lambda: _bce,
     "perceptual": _perceptual,
+    "ssim-l1": lambda: _ssim_and_l1,
 }
 
 RECONSTRUCTION_LOSSES: tuple[str, ...] = tuple(_LOSSES)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from attractor_ae.config import ExperimentConfig, TrainingConfig
 from attractor_ae.data import ImageSet
@@ -31,6 +31,7 @@ from attractor_ae.training.history import (
     read_history,
 )
 from attractor_ae.training.objectives import Targets, build_network, build_objective
+from attractor_ae.training.optimization import build_optimizer, learning_rate, moving_average
 
 
 @dataclass(frozen=True)
@@ -153,7 +154,7 @@ def train(
         run.log(f"interrupted after epoch {len(history)}")
         raise
     write_text(run.history_file, history_text(history))
-    write_tensors(run.weights_file, loop.network.state_dict(), trained_on(images))
+    write_tensors(run.weights_file, loop.weights(), trained_on(images))
     run.checkpoint_file.unlink(missing_ok=True)
     run.log("training is finished")
     return run
@@ -224,6 +225,8 @@ class _Loop:
         self.network.to(device).to(memory_format=torch.channels_last)
         self._objective = build_objective(config, self.network)
         self._optimizer = build_optimizer(self.network, settings)
+        decay = settings.weight_averaging
+        self._average = moving_average(self.network, decay) if decay else None
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         # A copy: prepared images are a map of a file, read-only, and torch wants to write.
         self._images = torch.tensor(images.images, device=device)  # uint8 (n, c, h, w)
@@ -242,7 +245,15 @@ class _Loop:
         checkpoint.restore(self.network, self._optimizer, self._scaler, self._further_state(), path)
 
     def _further_state(self) -> dict[str, Tensor]:
-        return {} if self._feedback is None else {"outputs": self._feedback.outputs}
+        state = {} if self._feedback is None else {"outputs": self._feedback.outputs}
+        if self._average is not None:
+            # The tensors themselves, which a checkpoint is put back into.
+            state |= {f"average.{k}": t for k, t in self._average.state_dict().items()}
+        return state
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return what the training is for: the last weights, or their moving average."""
+        return (self.network if self._average is None else self._average.module).state_dict()
 
     def run(self, first_epoch: int) -> Iterator[Progress]:
         settings = self._settings
@@ -311,6 +322,8 @@ class _Loop:
         self._scaler.scale(losses.total).backward()
         self._scaler.step(optimizer)
         self._scaler.update()
+        if self._average is not None:
+            self._average.update_parameters(network)
         if self._feedback is not None:
             self._feedback.keep(losses.output, rows)
         return {
@@ -320,42 +333,6 @@ class _Loop:
 
     def _batch(self, rows: np.ndarray) -> Tensor:
         return self._images[torch.from_numpy(rows).to(self._device)].float().div_(255)
-
-
-def build_optimizer(network: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimiser of PROTOCOL section 3 for a network's parameters."""
-    builders = {
-        "Adam": lambda p, **kw: torch.optim.Adam(p, fused=True, **kw),
-        "AdamW": lambda p, **kw: torch.optim.AdamW(p, fused=True, **kw),
-        "SGD": lambda p, **kw: torch.optim.SGD(p, momentum=0.9, nesterov=True, fused=True, **kw),
-    }
-    return builders[settings.optimizer](
-        network.parameters(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
-
-
-def learning_rate(settings: TrainingConfig, step: int, steps: int) -> float:
-    """Return the learning rate of a step.
-
-    A function of the step alone, so that a schedule has no state to save.
-
-    Parameters
-    ----------
-    settings
-        ``schedule`` is "constant" (the original) or "onecycle": a linear rise to
-        ``learning_rate`` over the first tenth of the steps, then half a cosine down to a
-        thousandth of it (after Smith and Topin, "Super-convergence", 2018).
-    step, steps
-        The step, from 0 on, and the number of all steps.
-    """
-    peak = settings.learning_rate
-    if settings.schedule == "constant":
-        return peak
-    rise = max(1, round(0.1 * steps))
-    if step < rise:
-        return peak * (step + 1) / rise
-    through = (step - rise) / max(1, steps - rise - 1)
-    return peak * (0.001 + 0.999 * 0.5 * (1 + math.cos(math.pi * through)))
 
 
 def _check_trainable(config: ExperimentConfig, images: ImageSet) -> None:

@@ -13,6 +13,7 @@ from attractor_ae.data import ImageSet
 from attractor_ae.errors import AttractorError
 from attractor_ae.models.autoencoder import Autoencoder, initialised_from
 from attractor_ae.models.classifier import ConvClassifier
+from attractor_ae.models.initialization import initialise
 from attractor_ae.models.losses import reconstruction_loss
 from attractor_ae.models.masks import DropoutMasks
 from attractor_ae.models.metric_losses import metric_loss
@@ -39,8 +40,11 @@ def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvC
     model, size, channels = config.model, config.dataset.image_size, config.dataset.channels
     with initialised_from(config.training.seed):
         if model.type == "conv":
-            return ConvClassifier(classes, model.dropout, model.activation, size, channels)
-        return Autoencoder(model.dimension, model.dropout, model.activation, size, channels)
+            network = ConvClassifier(classes, model.dropout, model.activation, size, channels)
+        else:
+            network = Autoencoder(model.dimension, model.dropout, model.activation, size, channels)
+        initialise(network, model.initialization)
+    return network
 
 
 def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+import torch
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from attractor_ae.config import TrainingConfig
+from attractor_ae.training.optimization import build_optimizer, learning_rate, moving_average
+
+
+def test_the_constant_schedule_is_constant():
+    settings = TrainingConfig(learning_rate=1e-3)
+    assert {learning_rate(settings, step, 100) for step in range(100)} == {1e-3}
+
+
+def test_one_cycle_rises_in_a_line_and_falls_as_pytorchs_cosine():
+    settings = TrainingConfig(learning_rate=1e-3, schedule="onecycle")
+    rates = [learning_rate(settings, step, 100) for step in range(100)]
+    np.testing.assert_allclose(rates[:10], 1e-3 * np.arange(1, 11) / 10)
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3)
+    cosine = CosineAnnealingLR(optimizer, T_max=89, eta_min=1e-6)
+    expected = []
+    for _ in range(90):
+        expected.append(cosine.get_last_lr()[0])
+        optimizer.step()
+        cosine.step()
+    np.testing.assert_allclose(rates[10:], expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])
+def test_optimizers_are_those_of_the_protocol(name):
+    optimizer = build_optimizer(
+        torch.nn.Linear(2, 2), TrainingConfig(optimizer=name, learning_rate=1e-3, weight_decay=0.25)
+    )
+    assert type(optimizer).__name__ == name
+    assert optimizer.defaults["lr"] == 1e-3
+    assert optimizer.defaults["weight_decay"] == 0.25
+    if name == "SGD":
+        assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
+
+
+def test_the_moving_average_is_the_weighted_sum_and_leaves_the_network_alone():
+    network = torch.nn.Linear(1, 1, bias=False)
+    average = moving_average(network, 0.9)
+    values = np.random.default_rng(0).normal(size=20)
+    for value in values:
+        with torch.no_grad():
+            network.weight.fill_(value)
+        average.update_parameters(network)
+    ages = np.arange(19, -1, -1)
+    factors = 0.1 * 0.9**ages
+    factors[0] = 0.9**19  # the first is taken as it is
+    assert factors.sum() == pytest.approx(1)
+    assert average.module.weight.item() == pytest.approx(factors @ values, rel=1e-5)
+    assert network.weight.item() == pytest.approx(values[-1])
