@@ -23,7 +23,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attractor_ae import ImageSet, evaluate, fit_estimator, load, train
+from attractor_ae import ImageSet, Run, evaluate, fit_estimator, load, train
 from attractor_ae.presets import preset
 from attractor_ae.scores import FUSED, SCORES
 from attractor_ae.storage import write_json
@@ -78,11 +78,8 @@ class Job:
         return many.take(np.sort(np.concatenate(rows))), outs
 
 
-def run(job: Job) -> Path:
-    """Train and evaluate; leave a JSON file with one row a D_out, score and recursion."""
-    target = job.target
-    if target.exists():
-        return target
+def trained(job: Job) -> tuple[Run, ImageSet]:
+    """Return the run of a job, trained if it is not yet, and the images that it was given."""
     torch.set_num_threads(1)
     name, *overrides = job.recipe.split(":")
     if job.epochs:
@@ -98,11 +95,19 @@ def run(job: Job) -> Path:
         ],
     )
     images = load(job.in_dataset, per_class=TRAINED, root=job.root)
-    finished = train(config, images, job.folder / job.name, resume=True)
+    return train(config, images, job.folder / job.name, resume=True), images
+
+
+def run(job: Job) -> Path:
+    """Train and evaluate; leave a JSON file with one row a D_out, score and recursion."""
+    target = job.target
+    if target.exists():
+        return target
+    finished, images = trained(job)
     with finished.history_file.open(encoding="utf-8") as file:
         epochs = [float(row["seconds"]) for row in csv.DictReader(file)]
     began = time.perf_counter()
-    estimator = fit_estimator(finished.path, images)
+    estimator = fit_estimator(finished.path, images, overrides=job.settings)
     fitted = time.perf_counter() - began
     known, outs = job.sets()
     other = OTHER[job.in_dataset]
@@ -134,7 +139,7 @@ def run(job: Job) -> Path:
             "in_dataset": job.in_dataset,
             "seed": job.seed,
             "settings": job.settings,
-            "epochs": config.training.epochs,
+            "epochs": len(epochs),
             "recursion": result.recursion,
             "reported": result.score,
             # Other work on the machine slows some epochs down, or all: the report compares runs.

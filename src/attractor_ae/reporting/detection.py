@@ -79,7 +79,7 @@ def precision_recall_figure(results: Results, *, positive: Positive = "in") -> F
     AttractorError
         If the results do not belong together or have no D_out, or ``positive`` is unknown.
     """
-    figure = _figure(
+    return _figure(
         results,
         positive,
         _precision_recall,
@@ -88,13 +88,8 @@ def precision_recall_figure(results: Results, *, positive: Positive = "in") -> F
         name="average precision",
         labels=("recall ({what})", "precision"),
         drawstyle="steps-pre",
+        from_lowest=True,
     )
-    panels = [axes for axes in figure.axes if axes.axison]
-    lowest = min(float(np.min(line.get_ydata())) for axes in panels for line in axes.lines)
-    bottom = math.floor(10 * lowest) / 10
-    for axes in panels:
-        axes.set_ylim(bottom - 0.01 * (1 - bottom), 1 + 0.02 * (1 - bottom))
-    return figure
 
 
 def _figure(
@@ -107,6 +102,7 @@ def _figure(
     name: str,
     labels: tuple[str, str],
     drawstyle: str = "default",
+    from_lowest: bool = False,
 ) -> Figure:
     if positive not in get_args(Positive):
         raise unknown_name("positive class", positive, get_args(Positive))
@@ -142,8 +138,11 @@ def _figure(
         panel_height=1.6,
         looks={"marker": "", "drawstyle": drawstyle},
     )
+    lines = [line for axes in figure.axes for line in axes.lines]
+    lowest = min(float(np.min(line.get_ydata())) for line in lines) if from_lowest else 0.0
+    bottom = math.floor(10 * lowest) / 10
     for axes in figure.axes:
-        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
+        axes.set(xlim=(-0.01, 1.01), ylim=(bottom - 0.01 * (1 - bottom), 1 + 0.02 * (1 - bottom)))
         axes.set_box_aspect(1)
     return figure
 

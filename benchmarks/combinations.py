@@ -1,0 +1,139 @@
+"""Choose what the fused score combines: try every combination of two to five scores.
+
+    python benchmarks/combinations.py --in-datasets fashion mnist --seeds 0 1
+
+Trainings are those of `evidence.py`, made if they are missing. Each score takes part at recursion 0
+and at the reported one. Combinations are compared by what they rank, on images of the training
+split that were not trained on and on that half of the D_outs which choices are made on. The best
+are printed as Markdown, by their mean AUROC over D_ins, seeds and D_outs, and what is fused by
+default with its place among all.
+"""
+
+import argparse
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from itertools import combinations
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import torch
+from evidence import OTHER, Job, trained
+from torch import Tensor
+
+from attractor_ae import fit_estimator
+from attractor_ae.fusion import DEFAULT_COMPONENTS, halves, p_values
+from attractor_ae.scores import FUSED
+from attractor_ae.training import training_part
+
+LARGEST = 5
+"""Scores in a combination at most."""
+_AT_ONCE = 500  # combinations
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """Of one training: each component's normal quantiles, of known images and of each D_out."""
+
+    components: tuple[str, ...]
+    known: Tensor  # (components, n)
+    outs: tuple[Tensor, ...]  # each (components, m)
+
+
+def measure(job: Job) -> Measured:
+    """Score the images of a training with everything that there is to combine."""
+    run, images = trained(job)
+    estimator = fit_estimator(run.path, images, overrides=job.settings)
+    config = run.config()
+    names = [name for name in estimator.score_names if name != FUSED]
+    r = estimator.recursion
+
+    def scores(pixels: np.ndarray) -> dict[str, Tensor]:
+        found = estimator.predict_scores(pixels, names).scores
+        values = {f"{name}@0": found[name][0] for name in names if name != "step"}
+        return values | {name: found[name][r] for name in names}  # step@0 is displacement@0
+
+    _, kept = training_part(config, images)
+    first, _ = halves(len(kept), estimator.seed)
+    calibration = {
+        name: values.sort().values for name, values in scores(kept.images[first.numpy()]).items()
+    }
+
+    def quantiles(pixels: np.ndarray) -> Tensor:
+        rows = []
+        for name, values in scores(pixels).items():
+            # As in `attractor_ae.fusion`.
+            p = p_values(values, calibration[name]) - 0.5 / (1 + len(calibration[name]))
+            rows.append(torch.special.ndtri(1 - p))
+        return torch.stack(rows)
+
+    known, outs = job.sets()
+    return Measured(
+        tuple(calibration), quantiles(known.images), tuple(quantiles(out.images) for out in outs)
+    )
+
+
+def rates(measured: Measured, chosen: Tensor) -> Tensor:
+    """Return mean AUROC and FPR95 over the D_outs of combinations (n, size): shape (2, n)."""
+    known = measured.known[chosen].mean(1).sort(-1).values  # (n, images)
+    limit = known[:, -(-95 * known.shape[-1] // 100) - 1, None]
+    aurocs, fprs = [], []
+    for out in measured.outs:
+        t = out[chosen].mean(1)
+        # Half of what is equal counts as ranked right.
+        twice = torch.searchsorted(known, t) + torch.searchsorted(known, t, right=True)
+        aurocs.append(twice.double().mean(-1) / (2 * known.shape[-1]))
+        fprs.append((t <= limit).double().mean(-1))
+    return torch.stack([torch.stack(aurocs).mean(0), torch.stack(fprs).mean(0)])
+
+
+def all_rates(measured: Measured) -> tuple[list[tuple[str, ...]], Tensor]:
+    """Return every combination and its rates, of shape (2, combinations)."""
+    names, found = [], []
+    for size in range(2, LARGEST + 1):
+        names += combinations(measured.components, size)
+        chosen = torch.combinations(torch.arange(len(measured.components)), size)
+        found += [rates(measured, some) for some in chosen.split(_AT_ONCE)]
+    return names, torch.cat(found, dim=-1)
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--recipe", default="default")
+    parser.add_argument("--in-datasets", nargs="+", choices=list(OTHER), default=["mnist5k"])
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
+    parser.add_argument("--per-class", type=int, default=50, help="known images of each class")
+    parser.add_argument("--root", type=Path, default=Path(".real"), help="data root")
+    parser.add_argument("--out", type=Path, default=Path("build/evidence"))
+    parser.add_argument("--best", type=int, default=10, help="how many are printed")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    a = parser.parse_args()
+    jobs = [
+        Job(a.recipe, name, seed, 0, a.per_class, a.root, a.out, "choosing")
+        for seed in a.seeds
+        for name in a.in_datasets
+    ]
+    # Fresh processes: a forked one would inherit PyTorch's threads.
+    with ProcessPoolExecutor(a.jobs, mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(measure, jobs))
+    names, _ = all_rates(found[0])
+    of_runs = torch.stack([all_rates(measured)[1] for measured in found])  # (runs, 2, combinations)
+    mean = of_runs.mean(0)
+    columns = [f"{job.in_dataset}, seed {job.seed}" for job in jobs]
+    print("| place | combination |", " | ".join([*columns, "mean"]), "|")
+    print("|---|---|" + "---|" * (len(columns) + 1))
+    for place, index in enumerate(mean[0].argsort(descending=True).tolist(), start=1):
+        default = set(names[index]) == set(DEFAULT_COMPONENTS)
+        if place <= a.best or default:
+            pairs = [*of_runs[..., index].tolist(), mean[:, index].tolist()]
+            cells = [f"{100 * auroc:.1f} / {100 * fpr:.1f}" for auroc, fpr in pairs]
+            named = ", ".join(names[index]) + (" (the default)" if default else "")
+            print(f"| {place} | {named} |", " | ".join(cells), "|")
+    print(f"\nMean AUROC / FPR95 over the D_outs in percent; {len(names)} combinations.")
+
+
+if __name__ == "__main__":
+    main()
