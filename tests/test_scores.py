@@ -13,6 +13,7 @@ from sklearn.covariance import EmpiricalCovariance
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
+from attractor_ae import load
 from attractor_ae.config import EvaluationConfig
 from attractor_ae.scores import (
     DISTRIBUTION_SCORES,
@@ -60,6 +61,39 @@ def test_members_that_agree_share_no_information_and_sure_ones_that_differ_all()
     found = distribution_scores(differ)
     assert found["mutual_information"].item() == pytest.approx(1)
     assert found["member_entropy"].item() == 0
+
+
+def test_entropies_of_rounded_distributions_stay_in_their_range():
+    """A tenth in float32 is more than a tenth, and ten of them are more than 1."""
+    found = distribution_scores(torch.full((1, 3, 2, 10), 0.1).double())
+    for name in ("entropy", "member_entropy"):
+        assert (found[name] <= 1).all()
+        np.testing.assert_allclose(found[name], 1, rtol=1e-12)
+    np.testing.assert_allclose(found["mutual_information"], 0, atol=1e-12)
+
+
+def test_structure_is_compared_in_32_bits_whatever_the_network_computes_in():
+    """Bright images of little contrast, whose variance 16 bits cannot hold: a photograph, faded."""
+    photograph = load("photos", "test").images[:4] / 255
+    faded = torch.from_numpy(0.7 + 0.05 * photograph).float()
+    moved = faded.roll(1, dims=-1)
+    exact = image_distances(faded, faded, moved)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = image_distances(faded, faded, moved)
+    torch.testing.assert_close(mixed, exact)
+    similarities = [
+        structural_similarity(
+            a[0],
+            b[0],
+            data_range=1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            full=True,
+        )[1][5:-5, 5:-5].mean()
+        for a, b in zip(faded.numpy(), moved.numpy(), strict=True)
+    ]
+    np.testing.assert_allclose(mixed[1], 1 - np.array(similarities), atol=1e-3)
 
 
 def test_distances_of_real_images_are_scikit_images(digits):

@@ -18,6 +18,8 @@ Larger is more unknown, for every score. ``t`` counts the T trials (members), ``
 | ``neighbours`` | mean_t distance of z_r to the k-th nearest training code | [0, 2] |
 | ``separation`` | 1 - sum_c v_c^2, v_c the share of members nearest to an image of c | [0, 1) |
 
+Where the codes diverge under any member, the image and latent scores are 1e6, and ``separation`` 1.
+
 rms is the root of the mean square over pixels and channels, in grey values of [0, 1]. The last four
 look at directions: codes are scaled to unit length first, since the metric losses that shape them
 compare directions, and since the known have the longer codes, which would pass for far away.
@@ -61,8 +63,10 @@ def distribution_scores(
 ) -> dict[str, Float[Tensor, "recursions n"]]:
     """Return ``DISTRIBUTION_SCORES`` of the members' class distributions, which sum to 1."""
     largest = math.log(p.shape[-1])
-    entropy = _entropy(p.mean(1)) / largest
-    member_entropy = _entropy(p).mean(1) / largest
+    # Rounded in float32, a distribution sums to a little more or less than 1.
+    p = p / p.sum(-1, keepdim=True)
+    entropy = (_entropy(p.mean(1)) / largest).clamp_max(1)
+    member_entropy = (_entropy(p) / largest).clamp_max(1).mean(1)
     # Not below 0, as rounding might have it: entropy is concave.
     disagreement = (entropy - member_entropy).clamp_min(0)
     return {
@@ -90,14 +94,15 @@ def image_distances(
     before, after
         x_r and x_{r+1}.
     """
-    similarity, _ = structural_similarity(after, original)
-    return torch.stack(
-        [_rms(after - original), 1 - similarity.mean(1), _rms(after - before)]
-    ).float()
+    # A variance, as a difference of means of squares, is noise in 16 bits.
+    with torch.autocast(original.device.type, enabled=False):
+        original, before, after = original.float(), before.float(), after.float()
+        similarity, _ = structural_similarity(after, original)
+        return torch.stack([_rms(after - original), 1 - similarity.mean(1), _rms(after - before)])
 
 
 def _rms(difference: Tensor) -> Tensor:
-    return difference.float().square().mean((1, 2, 3)).sqrt()
+    return difference.square().mean((1, 2, 3)).sqrt()
 
 
 @dataclass(frozen=True, eq=False)

@@ -293,6 +293,40 @@ def test_members_that_diverge_know_nothing(estimator, digits):
     torch.testing.assert_close(estimator.predict(digits.images), torch.ones(40).double())
 
 
+def test_scores_of_images_that_diverge_are_the_largest_that_there_are(estimator, digits):
+    """Those that may be reported stay in [0, 1], which figures and the paper's thresholds want."""
+    with torch.no_grad():
+        estimator.model.output.weight.mul_(1e20)
+    scored = estimator.predict_scores(digits.images[:3], ["separation", "member_entropy", "step"])
+    assert scored.scores["separation"][1:].tolist() == [[1] * 3] * 2
+    np.testing.assert_allclose(scored.scores["member_entropy"][1:], 1, rtol=1e-12)
+    assert scored.scores["step"][1:].tolist() == [[1e6] * 3] * 2
+
+
+def test_a_fit_that_is_refused_leaves_what_was_there(estimator, digits):
+    before = estimator.predict_proba(digits.images)
+    weight = estimator.model.output.weight
+    with torch.no_grad():
+        weight.mul_(1e20)
+    few = digits.take(np.flatnonzero(digits.labels < 3))
+    with pytest.raises(AttractorError, match="the model diverges on the images"):
+        estimator.fit(few.images, few.labels)
+    with torch.no_grad():
+        weight.div_(1e20)
+    assert estimator.classes_.tolist() == list(range(10))
+    torch.testing.assert_close(estimator.predict_proba(digits.images), before)
+
+
+def test_other_trials_and_seeds_have_masks_of_their_own(estimator, digits):
+    """Also after a first prediction, whose masks are kept."""
+    estimator.predict(digits.images[:2])
+    estimator.trials, estimator.seed = 4, 7
+    found = estimator.sample_proba(digits.images[:2])
+    estimator.to("cpu")  # forgets all masks
+    assert torch.equal(found, estimator.sample_proba(digits.images[:2]))
+    assert found.shape == (4, 2, 10)
+
+
 def test_a_model_that_diverges_on_what_it_is_fitted_on_is_refused(autoencoder, digits):
     with torch.no_grad():
         autoencoder.output.weight.mul_(1e20)

@@ -258,6 +258,15 @@ def test_labels_may_be_any_numbers(estimator, method, digits, others):
     assert torch.equal(other.predict(digits.images), estimator.predict(digits.images))
 
 
+def test_known_images_of_one_class_calibrate_as_well(estimator):
+    images = load("mnist5k", per_class=34)
+    threes = images.take(np.flatnonzero(images.labels == 3)[4:])
+    scores = estimator.calibrate(threes.images, threes.labels).predict(threes.images)
+    assert ((scores >= 0) & (scores < 1)).all()
+    with pytest.raises(AttractorError, match=r"labels must be integers of shape \(30,\)"):
+        estimator.calibrate(threes.images, threes.labels[:-1])
+
+
 @pytest.mark.parametrize(
     ("labels", "message"),
     [

@@ -174,8 +174,7 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
             If images or labels have another form, or show fewer than two classes.
         """
         images, targets = gather(data, labels, self.image_shape)
-        self._forget_calibration()
-        self.classes_, targets = torch.unique(targets, return_inverse=True)
+        classes, targets = torch.unique(targets, return_inverse=True)
         codes = []
         with torch.no_grad():
             for mask in range(self.head_masks):
@@ -202,12 +201,15 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
                 "evaluate fewer recursions"
             )
         labels_of_codes = targets.repeat(self.head_masks).to(self.device)
-        self.head_ = head_class(self.head)(self.head_input).fit(
-            latents, labels_of_codes, len(self.classes_), self.seed
+        head = head_class(self.head)(self.head_input).fit(
+            latents, labels_of_codes, len(classes), self.seed
         )
         # The scores of codes look at one mask of each image: the others show it again.
         once = len(images)
-        self.known_ = KnownLatents.of(latents[:, :once], labels_of_codes[:once], len(self.classes_))
+        known = KnownLatents.of(latents[:, :once], labels_of_codes[:once], len(classes))
+        # All at once: a fit that is refused leaves what was there before.
+        self._forget_calibration()
+        self.classes_, self.head_, self.known_ = classes, head, known
         return self
 
     @torch.no_grad()
@@ -291,12 +293,11 @@ class AttractorEstimator(MaskedEstimator[Autoencoder]):
         lost = diverged.any(1)  # (recursions, n)
         for name in (*IMAGE_SCORES, *LATENT_SCORES):
             if name in scores:
-                # Beyond all images, but a number, which curves and files can hold.
+                # Beyond all images, but a number, which curves and files can hold; the separation
+                # may be what is reported, and stays in [0, 1].
+                most = 1.0 if name == "separation" else _LARGEST_CODE
                 scores[name] = (
-                    scores[name]
-                    .masked_fill(lost, _LARGEST_CODE)
-                    .nan_to_num(nan=_LARGEST_CODE)
-                    .clamp_max(_LARGEST_CODE)
+                    scores[name].masked_fill(lost, most).nan_to_num(nan=most).clamp_max(most)
                 )
         return ScoredImages(p.mean(1), {name: scores[name] for name in names})
 

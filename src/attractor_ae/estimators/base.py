@@ -141,7 +141,7 @@ class UncertaintyEstimator(ABC):
         Parameters
         ----------
         images, labels
-            As for `fit`.
+            As for `fit`, but no loader; one class is enough.
         on_progress
             Called with the number of images that are done and of all, after every batch.
 
@@ -151,7 +151,9 @@ class UncertaintyEstimator(ABC):
             If images or labels have another form, or are too few.
         """
         self._check_fitted()
-        known, targets = gather(images, labels, self.image_shape)
+        known = check_images(images, self.image_shape)
+        targets = check_labels(labels, len(known))
+        known, targets = known[targets >= 0], targets[targets >= 0]
         strange = targets[~torch.isin(targets, self.classes_)]
         if len(strange):
             raise AttractorError(
@@ -364,21 +366,27 @@ def gather(
                     f"fit needs a loader of pairs (images, labels), got a {type(batch).__name__}"
                 )
             images.append(check_images(batch[0], image_shape))
-            targets.append(_check_labels(batch[1], len(images[-1])))
+            targets.append(check_labels(batch[1], len(images[-1])))
         if not images:
             raise AttractorError("fit was given a loader without batches; give labelled images")
         images, targets = torch.cat(images), torch.cat(targets)
     else:
         images = check_images(data, image_shape)  # type: ignore[arg-type]
-        targets = _check_labels(labels, len(images))
+        targets = check_labels(labels, len(images))
     known = targets >= 0
     if len(torch.unique(targets[known])) < 2:
         raise AttractorError("fit needs images of at least 2 classes with labels of 0 or more")
     return images[known], targets[known]
 
 
-def _check_labels(labels: Tensor | NDArray[Any], count: int) -> Tensor:
-    """Return labels as int64 on the CPU, after a check of type and number."""
+def check_labels(labels: Tensor | NDArray[Any], count: int) -> Tensor:
+    """Return labels as int64 on the CPU, after a check of type and number.
+
+    Raises
+    ------
+    AttractorError
+        If they are no integers of shape (count,).
+    """
     values = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
     if values.dtype.kind not in "iu" or values.shape != (count,):
         raise AttractorError(

@@ -132,7 +132,7 @@ class MaskedEstimator(NetworkEstimator[Network]):
         super().__init__([model], seed=seed, batch_size=batch_size, precision=precision)
         self.trials = trials
         self.mask_scope = mask_scope
-        self._trial_masks: list[DropoutMasks] | None = None
+        self._trial_masks: dict[tuple[object, ...], list[DropoutMasks]] = {}
 
     @property
     def model(self) -> Network:
@@ -142,17 +142,17 @@ class MaskedEstimator(NetworkEstimator[Network]):
     def to(self, device: torch.device | str) -> "MaskedEstimator":
         """Compute on another device from now on, and return self."""
         super().to(device)
-        self._trial_masks = None
+        self._trial_masks.clear()
         return self
 
     def _trials(self, first_index: int, count: int) -> Iterable[DropoutMasks]:
-        if self.mask_scope == "trial" and self._trial_masks is not None:
-            return self._trial_masks
         drawn = (self._masks(t, first_index, count, self._dtype) for t in range(self.trials))
-        if self.mask_scope == "trial":
-            self._trial_masks = list(drawn)
-            return self._trial_masks
-        return drawn
+        if self.mask_scope == "sample":
+            return drawn
+        drawn_for = (self.trials, self.seed, self._dtype)
+        if drawn_for not in self._trial_masks:
+            self._trial_masks = {drawn_for: list(drawn)}
+        return self._trial_masks[drawn_for]
 
     def _masks(self, trial: int, first_index: int, count: int, dtype: torch.dtype) -> DropoutMasks:
         shapes, rate = self.model.site_shapes, self.model.dropout
