@@ -169,7 +169,17 @@ def test_a_folder_that_cannot_be_written_to(config, tmp_path):
 def test_only_the_evaluation_of_a_run_can_be_set(demo):
     folder, _ = demo
     line = error_line(invoke("evaluate", folder, "--set", "training.epochs=3"))
-    assert "only keys of [evaluation] and dataset.max_broken can be set" in line
+    assert "only keys of [evaluation], dataset.max_broken, training.device and" in line
+
+
+def test_a_run_of_another_machines_device_is_evaluated_on_this_ones(config, tmp_path):
+    run = tmp_path / "run"
+    invoke("train", config, "--out", run, *options(TINY))
+    toml = run / "config.toml"
+    toml.write_text(toml.read_text().replace('device = "auto"', 'device = "cuda:99"'))
+    assert "device 'cuda:99' cannot be used" in error_line(invoke("evaluate", run))
+    result = invoke("evaluate", run, "--set", "training.device=cpu")
+    assert result.exit_code == 0, result.stderr
 
 
 def test_an_unknown_option_is_the_usual_error():

@@ -14,8 +14,8 @@ from attractor_ae.runs import Run
 from attractor_ae.storage import load_weights, read_tensors
 from attractor_ae.training import build_network, trained_on, training_augmentation, training_part
 
-AFTER_TRAINING = ("evaluation.", "dataset.max_broken=")
-"""What may be set of a run that is trained: the measuring, and what it needs to read its images."""
+AFTER_TRAINING = ("evaluation.", "dataset.max_broken=", "training.device=", "training.gpu=")
+"""What may be set of a run that is trained: the measuring, and what images and device it needs."""
 
 
 def fit_estimator(
@@ -157,8 +157,8 @@ def evaluation_config(run: Run, overrides: Sequence[str] = ()) -> ExperimentConf
     """
     if foreign := [text for text in overrides if not text.startswith(AFTER_TRAINING)]:
         raise AttractorError(
-            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation] and "
-            "dataset.max_broken can be set"
+            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation], "
+            "dataset.max_broken, training.device and training.gpu can be set"
         )
     return ExperimentConfig.from_toml(run.config_file, overrides)
 

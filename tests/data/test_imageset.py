@@ -26,6 +26,22 @@ def places(chosen):
     return chosen.images[:, 0, 0, 0].tolist()
 
 
+def test_the_digest_tells_images_labels_and_classes_apart():
+    plain = image_set([0, 1, -1])
+    assert plain.digest == image_set([0, 1, -1], name="other", split="test").digest
+    changed = plain.images.copy()
+    changed[2, 0, 2, 1] = 1
+    others = [
+        image_set([0, 1, -1], images=changed),
+        image_set([0, 1, 1]),
+        image_set([0, 1]),
+        image_set([]),
+        image_set([0, 1, -1], classes=("b", "a", "c")),
+        image_set([0, 1, -1], images=plain.images.reshape(3, 1, 2, 3)),
+    ]
+    assert len({image.digest for image in [plain, *others]}) == 7
+
+
 @settings(deadline=None)
 @given(st.lists(st.integers(-1, 2), max_size=60), st.integers(0, 8))
 def test_first_per_class_is_the_plain_loop(labels, n):

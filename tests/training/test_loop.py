@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -17,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from attractor_ae import Augmentation, ExperimentConfig, ImageSet, train
 from attractor_ae.errors import AttractorError
 from attractor_ae.models import Autoencoder
-from attractor_ae.training import training_augmentation, training_part
+from attractor_ae.training import loop, training_augmentation, training_part
 
 SETTINGS = {
     "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},
@@ -99,6 +100,40 @@ def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(
     for a, b in zip(rows_of(whole), rows_of(resumed), strict=True):
         assert a["loss"] == b["loss"]
     assert not resumed.checkpoint_file.exists()
+
+
+@pytest.mark.parametrize("ended", [KeyboardInterrupt, AttractorError("disk: is full")])
+def test_what_ends_the_last_write_costs_no_epoch(digits, tmp_path, monkeypatch, ended):
+    """Fewer epochs than lie between two checkpoints, and no place for the weights."""
+    settings = config(checkpoint_interval=50)
+    whole = train(settings, digits, tmp_path / "whole")
+
+    def fails(*_):
+        raise ended
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "write_tensors", fails)
+        with pytest.raises(ended if isinstance(ended, type) else AttractorError):
+            train(settings, digits, tmp_path / "cut")
+    steps = []
+    resumed = train(
+        settings, digits, tmp_path / "cut", resume=True, on_progress=lambda at: steps.append(at)
+    )
+    assert not steps
+    assert same(weights(whole), weights(resumed))
+    assert [row["loss"] for row in rows_of(whole)] == [row["loss"] for row in rows_of(resumed)]
+
+
+def test_a_run_is_not_continued_on_other_images(digits, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        train(config(), digits, tmp_path, on_progress=StopAfter(8))
+    inverted = dataclasses.replace(digits, images=255 - digits.images)
+    fewer = digits.take(range(30))
+    swapped = dataclasses.replace(digits, labels=digits.labels[::-1].copy())
+    for other in (inverted, fewer, swapped):
+        with pytest.raises(AttractorError, match="begun on other images of data set 'mnist5k'"):
+            train(config(), other, tmp_path, resume=True)
+    train(config(), digits, tmp_path, resume=True)
 
 
 def test_feedback_begins_where_the_config_says(digits, tmp_path):

@@ -19,7 +19,9 @@ from attractor_ae import (
 from attractor_ae.errors import AttractorError
 from attractor_ae.presets import preset
 from attractor_ae.workflows import evaluation
+from attractor_ae.workflows.comparison import measured_runs
 from attractor_ae.workflows.images import evaluated as images_of
+from attractor_ae.workflows.images import training_images
 
 SETTINGS = {
     "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},
@@ -144,6 +146,32 @@ def test_an_interrupted_evaluation_is_not_taken_for_a_complete_one(evaluated):
         run_evaluation(
             run.path, overrides=[*settings, "evaluation.trials=3"], on_progress=interrupted
         )
+    assert counted(run, settings)[1] == 2
+
+
+def test_an_interrupted_evaluation_is_in_no_table(evaluated):
+    run, settings, _ = evaluated
+    counted(run, settings)
+    assert next(iter(measured_runs([run.path]).values()))[0].result.in_scores.name == "mnist5k"
+    (run.evaluation_folder / "metrics.json").unlink()  # as an interrupted one leaves it
+    with pytest.raises(AttractorError, match="was not evaluated; do so with"):
+        measured_runs([run.path])
+    counted(run, settings)
+
+
+def test_what_was_fitted_on_other_images_is_measured(evaluated, monkeypatch):
+    """A folder of training images may change after the training."""
+    run, settings, _ = evaluated
+    counted(run, settings)
+
+    def fewer(*args, **kwargs):
+        images = training_images(*args, **kwargs)
+        return images.take(range(1, len(images)))
+
+    monkeypatch.setattr(evaluation, "training_images", fewer)
+    assert counted(run, settings)[1] == 2
+    assert counted(run, settings)[1] == 0
+    monkeypatch.undo()
     assert counted(run, settings)[1] == 2
 
 

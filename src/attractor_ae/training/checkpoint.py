@@ -29,6 +29,8 @@ class Checkpoint:
     ----------
     epoch
         Number of finished epochs.
+    images
+        `ImageSet.digest` of what is trained on.
     tensors
         Weights as ``weights.NAME``, optimiser state as ``optimizer.PARAMETER.NAME``, and further
         state as ``state.NAME``.
@@ -37,6 +39,7 @@ class Checkpoint:
     """
 
     epoch: int
+    images: str
     tensors: dict[str, Tensor]
     scaler: dict[str, float]
 
@@ -44,6 +47,7 @@ class Checkpoint:
     def take(
         cls,
         epoch: int,
+        images: str,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
@@ -59,7 +63,7 @@ class Checkpoint:
                 if isinstance(value, Tensor)
             }
         copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        return cls(epoch, copies, scaler.state_dict())
+        return cls(epoch, images, copies, scaler.state_dict())
 
     def restore(
         self,
@@ -104,7 +108,11 @@ class Checkpoint:
 
     def write(self, path: Path) -> None:
         """Write the checkpoint atomically."""
-        metadata = {"epoch": str(self.epoch), "scaler": json.dumps(self.scaler)}
+        metadata = {
+            "epoch": str(self.epoch),
+            "images": self.images,
+            "scaler": json.dumps(self.scaler),
+        }
         write_tensors(path, self.tensors, metadata)
 
     @classmethod
@@ -118,7 +126,8 @@ class Checkpoint:
         """
         tensors, metadata = read_tensors(path)
         try:
-            return cls(int(metadata["epoch"]), tensors, json.loads(metadata["scaler"]))
+            scaler = json.loads(metadata["scaler"])
+            return cls(int(metadata["epoch"]), metadata["images"], tensors, scaler)
         except (KeyError, ValueError):
             raise AttractorError(
                 f"{path}: is no checkpoint; remove it and train without --resume"

@@ -148,13 +148,14 @@ def train(
                     if len(history) % config.training.checkpoint_interval == 0:
                         save()
                 on_progress(progress)
+        # Before the weights: where the disk has no place for them, nothing is lost.
+        save()
+        write_tensors(run.weights_file, loop.weights(), trained_on(images))
     except KeyboardInterrupt:
         if history:
             save()
         run.log(f"interrupted after epoch {len(history)}")
         raise
-    write_text(run.history_file, history_text(history))
-    write_tensors(run.weights_file, loop.weights(), trained_on(images))
     run.checkpoint_file.unlink(missing_ok=True)
     run.log("training is finished")
     return run
@@ -229,6 +230,7 @@ class _Loop:
         self._average = moving_average(self.network, decay) if decay else None
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
         # A copy: prepared images are a map of a file, read-only, and torch wants to write.
+        self._name, self._digest = images.name, images.digest
         self._images = torch.tensor(images.images, device=device)  # uint8 (n, c, h, w)
         self._labels = torch.from_numpy(images.labels).to(device)  # int64 (n,)
         self._targets = Targets(images, settings.make_instance_impossible)
@@ -238,10 +240,20 @@ class _Loop:
 
     def checkpoint(self, epoch: int) -> Checkpoint:
         return Checkpoint.take(
-            epoch, self.network, self._optimizer, self._scaler, self._further_state()
+            epoch,
+            self._digest,
+            self.network,
+            self._optimizer,
+            self._scaler,
+            self._further_state(),
         )
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
+        if checkpoint.images != self._digest:
+            raise AttractorError(
+                f"{path}: was begun on other images of data set {self._name!r} than these; resume "
+                "on the same images, or choose another --out"
+            )
         checkpoint.restore(self.network, self._optimizer, self._scaler, self._further_state(), path)
 
     def _further_state(self) -> dict[str, Tensor]:

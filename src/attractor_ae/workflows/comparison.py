@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from attractor_ae.errors import AttractorError
-from attractor_ae.evaluation import SCORES_FILE, EvaluationResult
+from attractor_ae.evaluation import METRICS_FILE, EvaluationResult
 from attractor_ae.reporting import Comparison, compare, reconstruction_blocks, save_figure
 from attractor_ae.runs import Run
 from attractor_ae.storage import file_name
@@ -163,7 +163,8 @@ def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
 
 
 def _was_evaluated(home: Run) -> bool:
-    return (home.evaluation_folder / SCORES_FILE).is_file()
+    # What is written last: where it lacks, an evaluation was interrupted.
+    return (home.evaluation_folder / METRICS_FILE).is_file()
 
 
 def _is_member(run: Run, ensemble: Run) -> bool:

@@ -143,12 +143,14 @@ def _evaluated_into(
         config, every, data_root=data_root, on_preparing=on_preparing
     )
     sets = [known, *shifted, *unknown]
+    trained = training_images(config, data_root=data_root, on_preparing=on_preparing)
     # What a result depends on; the rest of its provenance tells how it came about.
     basis = {
         "version": __version__,
         "experiment": config.model_dump(mode="json"),
         "weights": [_digest(_content(run.weights_file)) for run in runs],
-        "images": {images.name: _digest(images.images.tobytes()) for images in sets},
+        "images": {images.name: images.digest for images in sets},
+        "training_images": trained.digest,
     }
     if not again and (stored := stored_result(home, basis)) is not None:
         return stored
@@ -160,7 +162,6 @@ def _evaluated_into(
         if images.left_out:
             home.log(f"left out of {images.name} ({images.split}): {len(images.left_out)} files")
             on_left_out(images)
-    trained = training_images(config, data_root=data_root, on_preparing=on_preparing)
     natural = every.known.info.natural
     if home in runs:
         estimator = fit_estimator(home.path, trained, overrides=overrides, natural=natural)
