@@ -149,3 +149,13 @@ def test_a_run_of_the_original_is_imported(tmp_path, autoencoder):
     assert Run.open(tmp_path / "run").finished
     assert Run.open(tmp_path / "run").config().training.seed == 3
     assert "cfg.toml: cannot be read" in error_line(invoke("import-run", tmp_path / "nothing"))
+
+
+def test_mistakes_beside_a_preset_are_told_of_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "default").mkdir()  # no file: the preset is meant
+    line = error_line(invoke("train", "default", "--set", "training.optmizer=Adam"))
+    assert line.startswith("error: preset default: unknown key in [training]: 'optmizer'")
+    line = error_line(invoke("train", "defalt"))
+    assert "unknown preset or TOML file 'defalt'; did you mean 'default'?" in line
+    assert "no such file" in error_line(invoke("train", "defalt.toml"))

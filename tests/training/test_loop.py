@@ -184,8 +184,29 @@ def test_a_share_of_each_class_is_kept_for_calibration(digits):
     )
     assert not np.array_equal(training_part(other, unlabelled)[1].images, kept.images)
     few = digits.take(range(10, 30))
-    with pytest.raises(AttractorError, match="keeps 10 images for calibration, which needs 20"):
+    with pytest.raises(AttractorError, match="keeps 10 of 20 images .* use more images, or set"):
         training_part(settings, few)
+
+
+def test_a_share_that_is_too_small_is_answered_with_the_smallest_that_will_do(digits):
+    def part(share):
+        dataset = {"name": "mnist5k", "calibration_share": share}
+        return training_part(ExperimentConfig.from_dict({"dataset": dataset}), digits)
+
+    with pytest.raises(AttractorError, match="set dataset.calibration_share to 0.38, or set"):
+        part(0.25)
+    assert len(part(0.38)[1]) == 20
+    with pytest.raises(AttractorError):
+        part(0.37)
+
+
+def test_the_loss_on_the_way_is_the_mean_of_the_epoch_so_far(digits, tmp_path):
+    """So that its last one is that of the history, though the last batch has eight images."""
+    told = []
+    run = train(config(epochs=2), digits, tmp_path, on_progress=told.append)
+    at_the_end = [at.loss for at in told if at.report is not None]
+    assert at_the_end == pytest.approx([float(row["loss"]) for row in rows_of(run)])
+    assert len(told) == 6
 
 
 def rows_of(run):
@@ -427,8 +448,12 @@ def test_mixed_precision_trains_too(digits, tmp_path):
     assert all(t.dtype == torch.float32 for t in weights(run).values())
 
 
-def test_ctrl_c_on_the_command_line(tmp_path):
-    """A real signal to a real process: one line, exit code 130, and the run resumes."""
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_on_the_command_line(tmp_path, sent):
+    """A real signal to a real process: one line, exit code 130, and the run resumes.
+
+    SIGTERM is what a batch system sends at its time limit.
+    """
     toml = tmp_path / "c.toml"
     toml.write_text(config(epochs=500).to_toml())
     command = [sys.executable, "-c", "from attractor_ae.cli import main; main()"]
@@ -443,7 +468,7 @@ def test_ctrl_c_on_the_command_line(tmp_path):
     checkpoint = tmp_path / "run" / "checkpoint.safetensors"
     while not checkpoint.exists() and process.poll() is None:
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     _, errors = process.communicate()
     assert process.returncode == 130
     assert errors.count("\n") == 1

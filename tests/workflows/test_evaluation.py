@@ -135,7 +135,7 @@ def test_another_evaluation_is_measured(evaluated):
     assert counted(run, settings)[1] == 2  # damaged, so it is made again
 
 
-def test_an_interrupted_evaluation_is_not_taken_for_a_complete_one(evaluated):
+def test_an_evaluation_that_fails_leaves_the_result_that_was_there(evaluated):
     run, settings, _ = evaluated
     counted(run, settings)
 
@@ -146,6 +146,20 @@ def test_an_interrupted_evaluation_is_not_taken_for_a_complete_one(evaluated):
         run_evaluation(
             run.path, overrides=[*settings, "evaluation.trials=3"], on_progress=interrupted
         )
+    assert counted(run, settings)[1] == 0
+
+
+def test_a_half_written_evaluation_is_not_taken_for_a_complete_one(evaluated, monkeypatch):
+    run, settings, _ = evaluated
+    counted(run, settings)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "_write_figures", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_evaluation(run.path, overrides=[*settings, "evaluation.trials=3"])
     assert counted(run, settings)[1] == 2
 
 

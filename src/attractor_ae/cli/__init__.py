@@ -1,5 +1,6 @@
 """The command line: thin, one call of the public Python API a command."""
 
+import signal
 import sys
 from typing import Annotated, NoReturn
 
@@ -34,6 +35,8 @@ app.add_typer(data_app, name="data")
 
 def main() -> NoReturn:
     """Run the command line: exit code 2 on what the user can repair, 130 on Ctrl-C."""
+    # A batch system's time limit, or `kill`: what is done is written as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with one_line_errors():
             app()

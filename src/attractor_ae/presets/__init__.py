@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
-from attractor_ae.config import ExperimentConfig
+from attractor_ae.config import ExperimentConfig, override
 from attractor_ae.errors import unknown_name
+from attractor_ae.validation import read_toml
 
 PRESETS = ("default", "paper", "quick")
 """Experiments that ship with the package."""
@@ -30,7 +31,9 @@ def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
     with resources.as_file(resources.files(__name__) / f"{name}.toml") as path:
-        return ExperimentConfig.from_toml(path, overrides)
+        values = read_toml(path)
+    # A mistake is one of the overrides: nobody should go and edit the package's file.
+    return ExperimentConfig.from_dict(override(values, overrides), f"preset {name}")
 
 
 def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -46,9 +49,11 @@ def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> Experi
     Raises
     ------
     AttractorError
-        As `ExperimentConfig.from_toml`.
+        If a name without an ending is neither; else as `ExperimentConfig.from_toml`.
     """
     path = Path(source)
-    if str(source) in PRESETS and not path.is_file():
+    if path.name == str(source) and not path.suffix and not path.is_file():
+        if str(source) not in PRESETS:
+            raise unknown_name("preset or TOML file", str(source), PRESETS)
         return preset(str(source), overrides)
     return ExperimentConfig.from_toml(path, overrides)

@@ -45,7 +45,7 @@ class Progress:
     epoch, epochs
         The current epoch, from 1 on, and all of them.
     loss
-        Loss of the last step.
+        Mean loss of the epoch so far, as in the history: the last batch may be a few images.
     images_per_second
         Speed since the training was started or resumed.
     seconds_left
@@ -186,10 +186,17 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
     trained, kept = images.divided(config.dataset.calibration_share, config.dataset.split_seed)
     if len(kept) < SMALLEST_CALIBRATION:
         # Now: nobody should learn of it after the training.
+        sizes = np.unique(images.labels, return_counts=True)[1]
+        enough = [
+            percent / 100
+            for percent in range(1, 51)
+            if sum(round(percent / 100 * n) for n in sizes.tolist()) >= SMALLEST_CALIBRATION
+        ]
+        higher = f"set dataset.calibration_share to {enough[0]:g}" if enough else "use more images"
         raise AttractorError(
-            f"data set {images.name!r} ({images.split}) keeps {len(kept)} images for calibration, "
-            f"which needs {SMALLEST_CALIBRATION}; set dataset.calibration_share higher, or to 0 "
-            'and evaluation.score to "entropy"'
+            f"data set {images.name!r} ({images.split}) keeps {len(kept)} of {len(images)} images "
+            f"for calibration, which needs {SMALLEST_CALIBRATION}; {higher}, or set "
+            'dataset.calibration_share to 0 and evaluation.score to "entropy"'
         )
     return trained, kept
 
@@ -302,7 +309,7 @@ class _Loop:
                     steps,
                     epoch,
                     settings.epochs,
-                    parts["loss"],
+                    sums["loss"] / (start + len(rows)),
                     speed,
                     left / speed,
                     report,

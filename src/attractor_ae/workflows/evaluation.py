@@ -154,9 +154,6 @@ def _evaluated_into(
     }
     if not again and (stored := stored_result(home, basis)) is not None:
         return stored
-    # What says that the folder is complete goes first, and comes back last.
-    for name in (METRICS_FILE, TRIALS_FILE):
-        (home.evaluation_folder / name).unlink(missing_ok=True)
     home.path.mkdir(parents=True, exist_ok=True)
     for images in sets:
         if images.left_out:
@@ -181,6 +178,10 @@ def _evaluated_into(
         provenance={**environment(str(estimator.device), str(precision)), **basis},
         on_progress=on_progress,
     )
+    # Only now, with all at hand, does the result that was there go: first what says that the folder
+    # is complete, which comes back last.
+    for name in (METRICS_FILE, TRIALS_FILE):
+        (home.evaluation_folder / name).unlink(missing_ok=True)
     estimator.save(home.estimator_file)
     _write_figures(home.evaluation_folder, result, estimator, sets)
     result.save(home.evaluation_folder)  # last: what it says is there, is there
