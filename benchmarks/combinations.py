@@ -22,7 +22,7 @@ from evidence import OTHER, Job, trained
 from torch import Tensor
 
 from attractor_ae import fit_estimator
-from attractor_ae.fusion import DEFAULT_COMPONENTS, halves, p_values
+from attractor_ae.fusion import DEFAULT_COMPONENTS, halves, normal_quantiles
 from attractor_ae.scores import FUSED
 from attractor_ae.training import training_part
 
@@ -60,12 +60,9 @@ def measure(job: Job) -> Measured:
     }
 
     def quantiles(pixels: np.ndarray) -> Tensor:
-        rows = []
-        for name, values in scores(pixels).items():
-            # As in `attractor_ae.fusion`.
-            p = p_values(values, calibration[name]) - 0.5 / (1 + len(calibration[name]))
-            rows.append(torch.special.ndtri(1 - p))
-        return torch.stack(rows)
+        return torch.stack(
+            [normal_quantiles(values, calibration[name]) for name, values in scores(pixels).items()]
+        )
 
     known, outs = job.sets()
     return Measured(
@@ -119,8 +116,8 @@ def main() -> None:
     # Fresh processes: a forked one would inherit PyTorch's threads.
     with ProcessPoolExecutor(a.jobs, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(measure, jobs))
-    names, _ = all_rates(found[0])
-    of_runs = torch.stack([all_rates(measured)[1] for measured in found])  # (runs, 2, combinations)
+    names, of_runs = zip(*map(all_rates, found), strict=True)
+    names, of_runs = names[0], torch.stack(of_runs)  # of_runs: (runs, 2, combinations)
     mean = of_runs.mean(0)
     columns = [f"{job.in_dataset}, seed {job.seed}" for job in jobs]
     print("| place | combination |", " | ".join([*columns, "mean"]), "|")

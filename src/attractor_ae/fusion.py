@@ -65,6 +65,21 @@ def p_values(
     return (1 + m - below).to(values.dtype) / (1 + m)
 
 
+def normal_quantiles(
+    values: Float[Tensor, "*batch n"], known: Float[Tensor, "*batch m"]
+) -> Float[Tensor, "*batch n"]:
+    """Return Phi^-1(1 - p_k) of scores, of which T is the mean; see above.
+
+    Parameters
+    ----------
+    values, known
+        As for `p_values`, in float64.
+    """
+    # Half a count less than a p-value of conformal prediction: neither 0 nor 1.
+    p = p_values(values, known) - 0.5 / (1 + known.shape[-1])
+    return torch.special.ndtri(1 - p)
+
+
 def halves(n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Return a division of the calibration images 0 .. n - 1 into two halves, at random.
 
@@ -161,7 +176,4 @@ def _components(scores: Mapping[str, Tensor], names: Sequence[str]) -> Tensor:
 
 
 def _statistic(values: Tensor, known: Tensor) -> Tensor:
-    n = known.shape[-1]
-    # Half a count less than a p-value of conformal prediction: neither 0 nor 1.
-    p = p_values(values, known) - 0.5 / (1 + n)
-    return torch.special.ndtri(1 - p).mean(0)  # (recursions, n)
+    return normal_quantiles(values, known).mean(0)  # (recursions, n)

@@ -71,13 +71,17 @@ def test_an_unknown_name_is_answered_with_the_nearest():
 # --- SSIM ---
 
 
-def test_ssim_is_that_of_skimage(pair):
-    similarities = [
+def skimages_similarities(reconstructions, targets):
+    return [
         structural_similarity(
             x[0], y[0], gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1
         )
-        for x, y in zip(*pair, strict=True)
+        for x, y in zip(reconstructions, targets, strict=True)
     ]
+
+
+def test_ssim_is_that_of_skimage(pair):
+    similarities = skimages_similarities(*pair)
     assert min(similarities) < 0 < max(similarities)
     assert value("ssim", *pair) == pytest.approx(1 - np.mean(similarities), abs=1e-5)
 
@@ -160,12 +164,7 @@ def test_a_loss_that_was_first_had_in_inference_mode_can_be_trained_with(name):
 
 
 def test_the_mixture_with_l1_is_the_formula(pair):
-    similarities = [
-        structural_similarity(
-            x[0], y[0], gaussian_weights=True, sigma=1.5, use_sample_covariance=False, data_range=1
-        )
-        for x, y in zip(*pair, strict=True)
-    ]
+    similarities = skimages_similarities(*pair)
     expected = 0.84 * (1 - np.mean(similarities)) + 0.16 * np.abs(pair[0] - pair[1]).mean()
     assert value("ssim-l1", *pair) == pytest.approx(expected, abs=1e-5)
 

@@ -1,6 +1,5 @@
 """The training loop: read it from `train` downwards."""
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -16,7 +15,6 @@ from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.devices import mixed_precision, resolve_device
 from attractor_ae.errors import AttractorError
-from attractor_ae.fusion import SMALLEST_CALIBRATION
 from attractor_ae.memory import keep_freed_memory
 from attractor_ae.models.masks import draw_masks
 from attractor_ae.randomness import Stream, generator
@@ -29,6 +27,12 @@ from attractor_ae.training.history import (
     epoch_report,
     history_text,
     read_history,
+)
+from attractor_ae.training.images import (
+    check_trainable,
+    trained_on,
+    training_augmentation,
+    training_part,
 )
 from attractor_ae.training.objectives import Targets, build_network, build_objective
 from attractor_ae.training.optimization import build_optimizer, learning_rate, moving_average
@@ -113,7 +117,7 @@ def train(
     """
     run = Run(Path(folder))
     images, _ = training_part(config, images)
-    _check_trainable(config, images)
+    check_trainable(config, images)
     begun = check_claim(run, config, resume)
     if run.finished:
         return run
@@ -145,11 +149,11 @@ def train(
                     history.append(progress.report)
                     checkpoint = loop.checkpoint(len(history))
                     _log_epoch(run, config.training, progress.report)
-                    if len(history) % config.training.checkpoint_interval == 0:
+                    # At the end too: nothing is lost where the disk has no place for the weights.
+                    last = len(history) == config.training.epochs
+                    if last or len(history) % config.training.checkpoint_interval == 0:
                         save()
                 on_progress(progress)
-        # Before the weights: where the disk has no place for them, nothing is lost.
-        save()
         write_tensors(run.weights_file, loop.weights(), trained_on(images))
     except KeyboardInterrupt:
         if history:
@@ -159,58 +163,6 @@ def train(
     run.checkpoint_file.unlink(missing_ok=True)
     run.log("training is finished")
     return run
-
-
-def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Return the images that an experiment trains on, and those that it keeps for calibration.
-
-    Images without a label (-1) are left out of both.
-
-    Parameters
-    ----------
-    config
-        The experiment; ``dataset.calibration_share`` of each class is kept, drawn from
-        ``dataset.split_seed``.
-    images
-        All the images of its training split.
-
-    Raises
-    ------
-    AttractorError
-        If images are to be kept, but are too few for a calibration.
-    """
-    if (labelled := images.labels >= 0).sum() < len(images):
-        images = images.take(np.flatnonzero(labelled))
-    if not config.dataset.calibration_share:
-        return images, images.take([])
-    trained, kept = images.divided(config.dataset.calibration_share, config.dataset.split_seed)
-    if len(kept) < SMALLEST_CALIBRATION:
-        # Now: nobody should learn of it after the training.
-        sizes = np.unique(images.labels, return_counts=True)[1]
-        enough = [
-            percent / 100
-            for percent in range(1, 51)
-            if sum(round(percent / 100 * n) for n in sizes.tolist()) >= SMALLEST_CALIBRATION
-        ]
-        higher = f"set dataset.calibration_share to {enough[0]:g}" if enough else "use more images"
-        raise AttractorError(
-            f"data set {images.name!r} ({images.split}) keeps {len(kept)} of {len(images)} images "
-            f"for calibration, which needs {SMALLEST_CALIBRATION}; {higher}, or set "
-            'dataset.calibration_share to 0 and evaluation.score to "entropy"'
-        )
-    return trained, kept
-
-
-def training_augmentation(settings: TrainingConfig, natural: bool) -> Augmentation | None:
-    """Return how a config augments images; natural ones in brightness and contrast as well."""
-    if not settings.augment:
-        return None
-    return Augmentation(brightness_contrast=0.33 if natural else 0.0)
-
-
-def trained_on(images: ImageSet) -> dict[str, str]:
-    """Return what weights are stored with, to be known again: the trained set and its classes."""
-    return {"dataset": images.name, "classes": json.dumps(images.classes)}
 
 
 class _Loop:
@@ -352,24 +304,6 @@ class _Loop:
 
     def _batch(self, rows: np.ndarray) -> Tensor:
         return self._images[torch.from_numpy(rows).to(self._device)].float().div_(255)
-
-
-def _check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
-    where = f"data set {images.name!r} ({images.split})"
-    if config.training.make_scene_impossible:
-        raise AttractorError(
-            f"{where} does not show the same scene in variations; "
-            "set training.make_scene_impossible to false"
-        )
-    side, channels = config.dataset.image_size, config.dataset.channels
-    if images.images.shape[1:] != (channels, side, side):
-        raise AttractorError(
-            f"{where} has images of shape {images.images.shape[1:]}, but the config makes a "
-            f"network for ({channels}, {side}, {side}); set dataset.channels and "
-            "dataset.image_size to those of the images"
-        )
-    if len(np.unique(images.labels)) < 2:
-        raise AttractorError(f"{where} must hold labelled images of at least 2 classes to train on")
 
 
 # What may change between the start of a run and its resumption: nothing that the weights depend on.

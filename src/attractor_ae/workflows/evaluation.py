@@ -165,8 +165,6 @@ def _evaluated_into(
     else:
         folders = [run.path for run in runs]
         estimator = fit_ensemble(folders, trained, overrides=overrides, natural=natural)
-        members = [os.path.relpath(folder, home.path) for folder in folders]
-        write_json(home.path / MEMBERS_FILE, {"members": members})
     precision = mixed_precision(estimator.device, estimator.precision)
     result = evaluate(
         estimator,
@@ -182,6 +180,9 @@ def _evaluated_into(
     # is complete, which comes back last.
     for name in (METRICS_FILE, TRIALS_FILE):
         (home.evaluation_folder / name).unlink(missing_ok=True)
+    if home not in runs:
+        members = [os.path.relpath(run.path, home.path) for run in runs]
+        write_json(home.path / MEMBERS_FILE, {"members": members})
     estimator.save(home.estimator_file)
     _write_figures(home.evaluation_folder, result, estimator, sets)
     result.save(home.evaluation_folder)  # last: what it says is there, is there
