@@ -1,4 +1,4 @@
-"""Measure what the defaults of the estimator are chosen by, on a finished run.
+"""Measure what the defaults of the detector are chosen by, on a finished run.
 
     python benchmarks/choices.py RUN...
 
@@ -14,7 +14,7 @@ from collections import defaultdict
 
 import numpy as np
 
-from attractor_ae import Run, evaluate, fit_estimator, load
+from attractor_ae import Run, evaluate, fit_detector, load
 
 OUTS = ("faces", "textures", "photos")
 
@@ -35,12 +35,12 @@ def main() -> None:
         for head, masks in itertools.product(("mlp", "knn"), arguments.head_masks):
             overrides = [f"evaluation.head={head}", f"evaluation.head_masks={masks}"]
             began = time.perf_counter()
-            estimator = fit_estimator(folder, train, overrides=overrides)
+            detector = fit_detector(folder, train, overrides=overrides)
             fit_seconds = time.perf_counter() - began
             for scope in ("trial", "sample"):
-                estimator.mask_scope = scope  # heads are fitted alike for both
+                detector.mask_scope = scope  # heads are fitted alike for both
                 began = time.perf_counter()
-                metrics = evaluate(estimator, known, outs).metrics()
+                metrics = evaluate(detector, known, outs).metrics()
                 aurocs = [row["auroc"] for row in metrics["out"].values()]
                 measured[scope, head, masks].append(
                     [

@@ -21,9 +21,9 @@ import torch
 from evidence import OTHER, Job, trained
 from torch import Tensor
 
-from attractor_ae import fit_estimator
-from attractor_ae.fusion import DEFAULT_COMPONENTS, halves, normal_quantiles
-from attractor_ae.scores import FUSED
+from attractor_ae import fit_detector
+from attractor_ae.conformal import DEFAULT_COMPONENTS, halves, normal_quantiles
+from attractor_ae.core.scores import OOD_SCORE
 from attractor_ae.training import training_part
 
 LARGEST = 5
@@ -43,18 +43,18 @@ class Measured:
 def measure(job: Job) -> Measured:
     """Score the images of a training with everything that there is to combine."""
     run, images = trained(job)
-    estimator = fit_estimator(run.path, images, overrides=job.settings)
+    detector = fit_detector(run.path, images, overrides=job.settings)
     config = run.config()
-    names = [name for name in estimator.score_names if name != FUSED]
-    r = estimator.recursion
+    names = [name for name in detector.score_names if name != OOD_SCORE]
+    r = detector.recursion
 
     def scores(pixels: np.ndarray) -> dict[str, Tensor]:
-        found = estimator.predict_scores(pixels, names).scores
+        found = detector.predict_scores(pixels, names).scores
         values = {f"{name}@0": found[name][0] for name in names if name != "step"}
-        return values | {name: found[name][r] for name in names}  # step@0 is displacement@0
+        return values | {name: found[name][r] for name in names}  # step@0 is reconstruction_error@0
 
     _, kept = training_part(config, images)
-    first, _ = halves(len(kept), estimator.seed)
+    first, _ = halves(len(kept), detector.seed)
     calibration = {
         name: values.sort().values for name, values in scores(kept.images[first.numpy()]).items()
     }

@@ -13,10 +13,10 @@ from PIL import Image
 from sizes import Sizes
 from torch import nn
 
-from attractor_ae import AttractorEstimator, Autoencoder, ImageSet, load
-from attractor_ae.config import ExperimentConfig
+from attractor_ae import AttractorDetector, Autoencoder, ImageSet, load
+from attractor_ae.core.autoencoder import initialised_from
 from attractor_ae.data import ImageFormat
-from attractor_ae.models import initialised_from
+from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.training import training_augmentation
 
 Way = Callable[[], float]
@@ -49,16 +49,16 @@ def training_config(sizes: Sizes, epochs: int) -> ExperimentConfig:
     return ExperimentConfig.model_validate({"dataset": {"name": "mnist5k"}, "training": settings})
 
 
-def new_estimator(
+def new_detector(
     sizes: Sizes,
     model: Autoencoder,
     recursions: int,
     trials: int,
     *,
     recursion: int | None = None,
-) -> AttractorEstimator:
-    """Return an estimator that is not fitted; by default it reports the last recursion."""
-    return AttractorEstimator(
+) -> AttractorDetector:
+    """Return an detector that is not fitted; by default it reports the last recursion."""
+    return AttractorDetector(
         model,
         recursions=recursions,
         recursion=recursions - 1 if recursion is None else recursion,

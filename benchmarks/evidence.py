@@ -23,10 +23,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attractor_ae import ImageSet, Run, evaluate, fit_estimator, load, train
-from attractor_ae.presets import preset
-from attractor_ae.scores import FUSED, SCORES
-from attractor_ae.storage import write_json
+from attractor_ae import ImageSet, Run, evaluate, fit_detector, load, train
+from attractor_ae._files import write_json
+from attractor_ae.core.scores import OOD_SCORE, SCORES
+from attractor_ae.experiment.presets import preset
 
 OTHER = {"mnist": "fashion", "fashion": "mnist", "mnist5k": "digits8"}
 OUTS = ("faces", "textures", "photos")
@@ -107,12 +107,12 @@ def run(job: Job) -> Path:
     with finished.history_file.open(encoding="utf-8") as file:
         epochs = [float(row["seconds"]) for row in csv.DictReader(file)]
     began = time.perf_counter()
-    estimator = fit_estimator(finished.path, images, overrides=job.settings)
+    detector = fit_detector(finished.path, images, overrides=job.settings)
     fitted = time.perf_counter() - began
     known, outs = job.sets()
     other = OTHER[job.in_dataset]
-    scores = [name for name in SCORES if name in estimator.score_names]
-    result = evaluate(estimator, known, outs, scores=scores)
+    scores = [name for name in SCORES if name in detector.score_names]
+    result = evaluate(detector, known, outs, scores=scores)
     rows = [
         {
             "score": score,
@@ -129,8 +129,8 @@ def run(job: Job) -> Path:
         result.in_scores.predicted(r) == result.in_scores.labels for r in range(result.recursions)
     ]
     flagged = None
-    if FUSED in result.score_names:
-        u = result.in_scores.uncertainty(result.recursion, FUSED)
+    if OOD_SCORE in result.score_names:
+        u = result.in_scores.uncertainty(result.recursion, OOD_SCORE)
         flagged = {str(a): float((u > 1 - a).mean()) for a in (0.05, 0.1, 0.2)}
     write_json(
         target,

@@ -22,12 +22,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
+from attractor_ae._files import file_name
 from attractor_ae.reporting import save_figure
 from attractor_ae.reporting.style import COLUMN_WIDTH, IN_COLOUR, look, styled
-from attractor_ae.storage import file_name
 
 OUTS = ("faces", "textures", "photos", "other")
-SHOWN = ("fused", "entropy", "structural_displacement", "step", "neighbours", "feature_norm")
+SHOWN = ("ood_score", "entropy", "ssim_distance", "step", "knn_distance", "feature_norm")
 
 Group = tuple[str, str, int]
 """Recipe, D_in, epochs; groups of runs are kept in this order."""
@@ -185,11 +185,11 @@ TIMED: dict[str, Callable[[dict, str], float]] = {
 
 def time_panel(axes: Axes, trainings: dict[str, dict[float, list[dict]]], metric: str) -> None:
     """Draw one metric of the recipes, each given as its runs by their seconds."""
-    for i, (recipe, score) in enumerate(product(trainings, ("fused", "entropy"))):
+    for i, (recipe, score) in enumerate(product(trainings, ("ood_score", "entropy"))):
         runs_by_length = list(trainings[recipe].values())
         reported = runs_by_length[0][0]["reported"]
         # Accuracy is the same for every score.
-        if score != reported and (reported != "fused" or metric == "accuracy"):
+        if score != reported and (reported != "ood_score" or metric == "accuracy"):
             continue
         minutes = [seconds / 60 for seconds in trainings[recipe]]
         values = [[TIMED[metric](run, score) for run in runs] for runs in runs_by_length]

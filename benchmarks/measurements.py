@@ -22,7 +22,7 @@ from common import (
     check_same,
     fresh_model,
     image_files,
-    new_estimator,
+    new_detector,
     resized,
     spread,
     timed,
@@ -31,10 +31,10 @@ from common import (
 from sizes import Sizes, scalar_options
 
 from attractor_ae import Autoencoder, ImageSet, evaluate, load, train
-from attractor_ae.devices import mixed_precision
-from attractor_ae.estimators.heads import MLPHead
-from attractor_ae.presets import preset
-from attractor_ae.storage import load_weights, read_tensors
+from attractor_ae._devices import mixed_precision
+from attractor_ae._files import load_weights, read_tensors
+from attractor_ae.core.heads import MLPHead
+from attractor_ae.experiment.presets import preset
 from attractor_ae.training import build_network
 
 OUTS = ("faces", "textures", "photos", "digits8")
@@ -168,23 +168,23 @@ class Benchmark:
         sizes, few = self.sizes, spread(load("mnist5k"), 100)
         if model.image_size != few.images.shape[-1]:
             few = dataclasses.replace(few, images=resized(few.images, model.image_size))
-        estimator = new_estimator(sizes, model, recursions, trials).fit(few.images, few.labels)
+        detector = new_detector(sizes, model, recursions, trials).fit(few.images, few.labels)
         plain_model = plain.PlainAutoencoder(model)
         heads = plain.fit_heads(plain.latents(plain_model, few, recursions), few.labels)
         floor_images = torch.from_numpy(images).float() / 255
         passes = functools.partial(
             floor.score,
-            estimator.model,
+            detector.model,
             trials=trials,
             recursions=recursions,
-            precision=mixed_precision(CPU, estimator.precision),
+            precision=mixed_precision(CPU, detector.precision),
         )
-        size = estimator.batch_size
-        estimator.predict(images[:size])
+        size = detector.batch_size
+        detector.predict(images[:size])
         plain.score(plain_model, heads, images[:size], 1)
         return {
             "plain": timed(lambda: plain.score(plain_model, heads, images, trials)),
-            "ours": timed(lambda: estimator.predict(images)),
+            "ours": timed(lambda: detector.predict(images)),
             "floor": timed(lambda: passes(floor_images, batch_size=size)),
         }
 
@@ -206,10 +206,10 @@ class Benchmark:
             )
 
         def ours() -> None:
-            estimator = new_estimator(
+            detector = new_detector(
                 sizes, self.model, sizes.recursions, sizes.trials, recursion=recursion
             ).fit(self.train_images.images, self.train_images.labels)
-            metrics = evaluate(estimator, self.known, self.outs).metrics()
+            metrics = evaluate(detector, self.known, self.outs).metrics()
             aurocs = {f"AUROC {name}": row["auroc"] for name, row in metrics["out"].items()}
             quality["ours"] = {**aurocs, "accuracy": metrics["accuracy"]}
 

@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 import plain
 import torch
-from common import fresh_model, image_files, new_estimator, spread, training_config
+from common import fresh_model, image_files, new_detector, spread, training_config
 from sizes import Sizes, parser, sizes_of
 
 from attractor_ae import evaluate, load, train
-from attractor_ae.estimators.heads import MLPHead
+from attractor_ae.core.heads import MLPHead
 
 
 def main() -> None:
@@ -57,12 +57,12 @@ def scoring(sizes: Sizes, folder: Path, ours: bool, times: int = 1, outs: int = 
     ]
     del one
     if ours:
-        estimator = new_estimator(sizes, model, sizes.recursions, sizes.trials)
-        estimator.fit(few.images, few.labels)
+        detector = new_detector(sizes, model, sizes.recursions, sizes.trials)
+        detector.fit(few.images, few.labels)
         if outs:
-            evaluate(estimator, sets[0], sets[1:]).metrics()
+            evaluate(detector, sets[0], sets[1:]).metrics()
         else:
-            estimator.predict(sets[0].images)
+            detector.predict(sets[0].images)
     else:
         twin = plain.PlainAutoencoder(model)
         if outs:

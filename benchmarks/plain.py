@@ -25,7 +25,7 @@ from torchvision.transforms.functional import to_tensor
 from attractor_ae import Autoencoder, ImageSet
 
 BATCH = 128
-"""Images computed at once in scoring: as many as the estimator's default."""
+"""Images computed at once in scoring: as many as the detector's default."""
 
 
 class HeldDropout(nn.Module):

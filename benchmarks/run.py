@@ -19,9 +19,9 @@ import torch
 from measurements import CPU, MEASUREMENTS, Benchmark
 from sizes import parser, sizes_of
 
-from attractor_ae.devices import mixed_precision
-from attractor_ae.runs import environment
-from attractor_ae.storage import write_json
+from attractor_ae._devices import mixed_precision
+from attractor_ae._files import write_json
+from attractor_ae.experiment.run import environment
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ class Sizes:
     in_per_class: int = 40
     out_images: int = 150  # of each D_out
     files: int = 1000  # that are prepared
-    memory_images: int = 256  # a batch of the estimator or more: less is no full peak
+    memory_images: int = 256  # a batch of the detector or more: less is no full peak
     growth_repeats: int = 3
     growth_base_images: int = 64
     growth_base_trials: int = 5

@@ -17,7 +17,7 @@ from statistics import median
 from joblib import cpu_count
 
 from attractor_ae import preset
-from attractor_ae.sweep import seed_jobs, sweep
+from attractor_ae.experiment.sweep import seed_jobs, sweep
 
 
 def seconds(workers: int, epochs: int) -> float:

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import settings
 
-from attractor_ae import AttractorEstimator, Autoencoder, ImageSet, load
-from attractor_ae.models import initialised_from
+from attractor_ae import AttractorDetector, Autoencoder, ImageSet, load
+from attractor_ae.core.autoencoder import initialised_from
 
 # A deadline would be a timing inside a test.
 settings.register_profile("default", deadline=None)
@@ -53,12 +53,12 @@ def autoencoder() -> Autoencoder:
 
 
 @pytest.fixture
-def estimator(autoencoder: Autoencoder, digits: ImageSet) -> AttractorEstimator:
-    """An estimator of few members, fitted on real digits; in float32 on every processor."""
-    estimator = AttractorEstimator(
+def detector(autoencoder: Autoencoder, digits: ImageSet) -> AttractorDetector:
+    """An detector of few members, fitted on real digits; in float32 on every processor."""
+    detector = AttractorDetector(
         autoencoder, recursions=3, recursion=1, trials=3, precision="float32"
     )
-    return estimator.fit(digits.images, digits.labels)
+    return detector.fit(digits.images, digits.labels)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-from attractor_ae.errors import unknown_name
+from attractor_ae._errors import unknown_name
 
 
 def test_names_the_nearest_whatever_the_case():

@@ -3,13 +3,13 @@ import sys
 
 import pytest
 
-from attractor_ae import memory
+from attractor_ae import _memory as memory
 
 # Objects of 40 MB are above the largest size that glibc keeps by itself: each is mapped anew.
 COUNT_PAGE_FAULTS = """
 import contextlib
 import resource
-from attractor_ae.memory import keep_freed_memory
+from attractor_ae._memory import keep_freed_memory
 
 def faults():
     b"x" * 40_000_000

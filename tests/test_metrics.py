@@ -14,7 +14,7 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 from sklearn.calibration import calibration_curve
 
-from attractor_ae.errors import AttractorError
+from attractor_ae._errors import AttractorError
 from attractor_ae.metrics import (
     DETECTION_RATES,
     PAPER_THRESHOLDS,

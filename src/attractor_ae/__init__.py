@@ -5,85 +5,106 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attractor_ae.config import ExperimentConfig
+    from attractor_ae._detector import Detector
+    from attractor_ae._errors import AttractorError
+    from attractor_ae._loading import load_detector
+    from attractor_ae.baselines import EnsembleDetector, MCDropoutDetector
+    from attractor_ae.core.autoencoder import Autoencoder
+    from attractor_ae.core.classifier import ConvClassifier
+    from attractor_ae.core.detector import AttractorDetector
+    from attractor_ae.core.dynamics import Trajectory, iterate
+    from attractor_ae.core.masks import DropoutMasks
     from attractor_ae.data import CATALOGUE, Augmentation, ImageSet, load
-    from attractor_ae.dynamics import Trajectory, iterate
-    from attractor_ae.errors import AttractorError
-    from attractor_ae.estimators import (
-        AttractorEstimator,
-        EnsembleEstimator,
-        MCDropoutEstimator,
-        UncertaintyEstimator,
-        load_estimator,
-    )
-    from attractor_ae.evaluation import EvaluationResult, evaluate
-    from attractor_ae.fitting import fit_ensemble, fit_estimator
-    from attractor_ae.importing import import_run
-    from attractor_ae.models import Autoencoder, ConvClassifier, DropoutMasks
-    from attractor_ae.presets import preset
-    from attractor_ae.runs import Run
+    from attractor_ae.experiment.compare import compare_runs, draw_runs
+    from attractor_ae.experiment.config import ExperimentConfig
+    from attractor_ae.experiment.convert import import_run
+    from attractor_ae.experiment.demo import run_demo
+    from attractor_ae.experiment.evaluate import run_ensemble_evaluation, run_evaluation
+    from attractor_ae.experiment.fit import fit_detector, fit_ensemble
+    from attractor_ae.experiment.presets import preset
+    from attractor_ae.experiment.reproduce import run_reproduction
+    from attractor_ae.experiment.result import EvaluationResult, evaluate
+    from attractor_ae.experiment.run import Run
+    from attractor_ae.experiment.train import run_training
     from attractor_ae.training import train
-    from attractor_ae.workflows.comparison import compare_runs, draw_runs
-    from attractor_ae.workflows.demo import run_demo
-    from attractor_ae.workflows.evaluation import run_ensemble_evaluation, run_evaluation
-    from attractor_ae.workflows.reproduction import run_reproduction
-    from attractor_ae.workflows.training import run_training
 
 __version__ = version("attractor-ae")
 
 # Imported when asked for: PyTorch takes seconds, and `attractor-ae --help` should not.
 _HOMES = {
-    "config": ("ExperimentConfig",),
-    "data": ("CATALOGUE", "Augmentation", "ImageSet", "load"),
-    "dynamics": ("Trajectory", "iterate"),
-    "errors": ("AttractorError",),
-    "estimators": (
-        "AttractorEstimator",
-        "EnsembleEstimator",
-        "MCDropoutEstimator",
-        "UncertaintyEstimator",
-        "load_estimator",
+    "_detector": ("Detector",),
+    "_errors": ("AttractorError",),
+    "_loading": ("load_detector",),
+    "baselines": (
+        "EnsembleDetector",
+        "MCDropoutDetector",
     ),
-    "evaluation": ("EvaluationResult", "evaluate"),
-    "fitting": ("fit_ensemble", "fit_estimator"),
-    "importing": ("import_run",),
-    "models": ("Autoencoder", "ConvClassifier", "DropoutMasks"),
-    "presets": ("preset",),
-    "runs": ("Run",),
+    "core.autoencoder": ("Autoencoder",),
+    "core.classifier": ("ConvClassifier",),
+    "core.detector": ("AttractorDetector",),
+    "core.dynamics": (
+        "Trajectory",
+        "iterate",
+    ),
+    "core.masks": ("DropoutMasks",),
+    "data": (
+        "CATALOGUE",
+        "Augmentation",
+        "ImageSet",
+        "load",
+    ),
+    "experiment.compare": (
+        "compare_runs",
+        "draw_runs",
+    ),
+    "experiment.config": ("ExperimentConfig",),
+    "experiment.convert": ("import_run",),
+    "experiment.demo": ("run_demo",),
+    "experiment.evaluate": (
+        "run_ensemble_evaluation",
+        "run_evaluation",
+    ),
+    "experiment.fit": (
+        "fit_detector",
+        "fit_ensemble",
+    ),
+    "experiment.presets": ("preset",),
+    "experiment.reproduce": ("run_reproduction",),
+    "experiment.result": (
+        "EvaluationResult",
+        "evaluate",
+    ),
+    "experiment.run": ("Run",),
+    "experiment.train": ("run_training",),
     "training": ("train",),
-    "workflows.comparison": ("compare_runs", "draw_runs"),
-    "workflows.demo": ("run_demo",),
-    "workflows.evaluation": ("run_ensemble_evaluation", "run_evaluation"),
-    "workflows.reproduction": ("run_reproduction",),
-    "workflows.training": ("run_training",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [
     "CATALOGUE",
+    "AttractorDetector",
     "AttractorError",
-    "AttractorEstimator",
     "Augmentation",
     "Autoencoder",
     "ConvClassifier",
+    "Detector",
     "DropoutMasks",
-    "EnsembleEstimator",
+    "EnsembleDetector",
     "EvaluationResult",
     "ExperimentConfig",
     "ImageSet",
-    "MCDropoutEstimator",
+    "MCDropoutDetector",
     "Run",
     "Trajectory",
-    "UncertaintyEstimator",
     "compare_runs",
     "draw_runs",
     "evaluate",
+    "fit_detector",
     "fit_ensemble",
-    "fit_estimator",
     "import_run",
     "iterate",
     "load",
-    "load_estimator",
+    "load_detector",
     "preset",
     "run_demo",
     "run_ensemble_evaluation",

@@ -17,7 +17,7 @@ from scipy.special import entr
 from scipy.stats import wasserstein_distance
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from attractor_ae.errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, unknown_name
 
 Grid = Literal["exact", "paper"]
 

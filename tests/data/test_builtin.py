@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import functional
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data import CATALOGUE, ImageFormat, builtin, load
 from attractor_ae.data.builtin import BLANK, Packaged, cut_tiles, shorter_side
-from attractor_ae.errors import AttractorError
 
 BUILT_IN = [
     (name, split)

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.cache import CacheEntry, cache_root, clear
 from attractor_ae.data.decoding import ImageFormat
-from attractor_ae.errors import AttractorError
 
 FORM = ImageFormat(size=32)
 CLASSES = ("a", "b", "c")

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from attractor_ae import data
+from attractor_ae._errors import AttractorError
 from attractor_ae.data import (
     CATALOGUE,
     ImageFormat,
@@ -21,7 +22,6 @@ from attractor_ae.data import (
     status,
 )
 from attractor_ae.data.source import Source
-from attractor_ae.errors import AttractorError
 
 
 def test_every_entry_is_complete():

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.decoding import (
     ImageFormat,
     UndecodableError,
@@ -20,7 +21,6 @@ from attractor_ae.data.decoding import (
     displayed,
     image_suffixes,
 )
-from attractor_ae.errors import AttractorError
 
 PLAIN = ImageFormat()
 CAT = Image.fromarray(skimage.data.chelsea())  # 451 x 300, colour

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data import ImageSet
-from attractor_ae.errors import AttractorError
 
 
 def image_set(numbers, classes=("a", "b", "c"), **changed):

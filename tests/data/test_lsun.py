@@ -7,10 +7,10 @@ import pytest
 import torchvision.datasets
 from PIL import Image
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data import ImageFormat, available, load, status
 from attractor_ae.data.lsun import CATEGORIES
 from attractor_ae.data.prepare import BrokenFilesError
-from attractor_ae.errors import AttractorError
 
 RANDOM = np.random.default_rng(0)
 

@@ -6,11 +6,11 @@ import pytest
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data import dataset_info
 from attractor_ae.data.decoding import ImageFormat, decode
 from attractor_ae.data.own import find_images
 from attractor_ae.data.prepare import BrokenFilesError
-from attractor_ae.errors import AttractorError
 
 FORM = ImageFormat(size=16)
 

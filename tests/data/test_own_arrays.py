@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.decoding import ImageFormat
 from attractor_ae.data.own import find_images
-from attractor_ae.errors import AttractorError
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
 

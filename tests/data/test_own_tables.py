@@ -7,9 +7,9 @@ import pyarrow.parquet
 import pytest
 from PIL import Image
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.own import find_images
 from attractor_ae.data.prepare import BrokenFilesError
-from attractor_ae.errors import AttractorError
 
 
 def draw(path, grey):

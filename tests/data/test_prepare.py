@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from torchvision.transforms import v2
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.decoding import ImageFormat, decode
 from attractor_ae.data.prepare import BrokenFilesError, Encoded, Item, prepare, prepare_arrays
-from attractor_ae.errors import AttractorError
 
 FORM = ImageFormat(size=32)
 CLASSES = ("a", "b", "c")

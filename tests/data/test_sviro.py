@@ -3,9 +3,9 @@ import pytest
 from PIL import Image
 from torchvision.transforms import functional
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data import CATALOGUE, ImageFormat, available, load, status
 from attractor_ae.data.sviro import CARS, SEATINGS
-from attractor_ae.errors import AttractorError
 
 RANDOM = np.random.default_rng(0)
 

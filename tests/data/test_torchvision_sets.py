@@ -17,9 +17,9 @@ import torchvision.datasets
 from PIL import Image
 from torchvision.transforms import functional
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data import CATALOGUE, ImageFormat, download, load
 from attractor_ae.data.source import Downloadable
-from attractor_ae.errors import AttractorError
 
 RANDOM = np.random.default_rng(0)
 

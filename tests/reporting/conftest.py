@@ -1,10 +1,10 @@
-"""Results of made-up estimators, in which every number is known."""
+"""Results of made-up detectors, in which every number is known."""
 
 import numpy as np
 import pytest
 
 from attractor_ae import EvaluationResult
-from attractor_ae.evaluation import DatasetScores
+from attractor_ae.experiment.result import DatasetScores
 
 CLASSES = tuple("abcd")
 

@@ -14,8 +14,8 @@ from scipy import stats
 from sklearn import metrics as sklearn_metrics
 
 from attractor_ae import EvaluationResult, evaluate, load
-from attractor_ae.errors import AttractorError
-from attractor_ae.evaluation import DatasetScores
+from attractor_ae._errors import AttractorError
+from attractor_ae.experiment.result import DatasetScores
 from attractor_ae.metrics import detection_metrics
 from attractor_ae.misclassification import misclassification_metrics
 from attractor_ae.reporting import compare
@@ -164,9 +164,9 @@ def test_the_papers_grid_is_that_of_the_metrics(results):
         assert cell.values[i] == errors.areas.u_pre
 
 
-def test_a_real_evaluation_says_the_same_alone_and_side_by_side(estimator):
+def test_a_real_evaluation_says_the_same_alone_and_side_by_side(detector):
     known = load("mnist5k", "test", per_class=2)
-    result = evaluate(estimator, known, [load("faces", "test", per_class=10)])
+    result = evaluate(detector, known, [load("faces", "test", per_class=10)])
     metrics = result.metrics()
     comparison = compare({"MC-AE": [result]})
     cell = comparison.detection.cell("MC-AE", "faces", "aupr")

@@ -12,7 +12,7 @@ import pytest
 from markdown_it import MarkdownIt
 from rich.console import Console
 
-from attractor_ae.errors import AttractorError
+from attractor_ae._errors import AttractorError
 from attractor_ae.reporting.comparison import (
     ACCURACY_METRICS,
     DETECTION_METRICS,

@@ -5,8 +5,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from attractor_ae import AttractorError
+from attractor_ae.experiment.trial_curve import TrialCurve
 from attractor_ae.reporting import auroc_by_recursion, auroc_by_trials, save_figure
-from attractor_ae.trial_curve import TrialCurve
 
 
 def aurocs(result, out):
@@ -97,7 +97,7 @@ def test_results_that_do_not_belong_together_are_refused(result, make_result):
     with pytest.raises(AttractorError, match=r"MC-AE have D_outs \['one', 'two'\] and \['one', 't"):
         auroc_by_recursion([result, other])
     with pytest.raises(AttractorError, match="score entropy and fused"):
-        auroc_by_recursion([result, dataclasses.replace(result, score="fused")])
+        auroc_by_recursion([result, dataclasses.replace(result, score="ood_score")])
     for nothing in ([], {}, {"SSIM": []}):
         with pytest.raises(AttractorError, match="no results to draw"):
             auroc_by_recursion(nothing)

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from attractor_ae import AttractorError
-from attractor_ae.dynamics import Trajectory
+from attractor_ae.core.dynamics import Trajectory
 from attractor_ae.reporting import (
     ReconstructionBlock,
     reconstruction_blocks,

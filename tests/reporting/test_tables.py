@@ -5,9 +5,9 @@ import pytest
 from rich.console import Console
 
 from attractor_ae import EvaluationResult
-from attractor_ae.evaluation import DatasetScores
+from attractor_ae.core.scores import IMAGE_SCORES
+from attractor_ae.experiment.result import DatasetScores
 from attractor_ae.reporting import detection_table, recursion_table, score_table
-from attractor_ae.scores import IMAGE_SCORES
 
 
 def constant(name, role, p, n):

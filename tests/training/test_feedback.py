@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from attractor_ae import load, train
-from attractor_ae.dynamics import iterate
-from attractor_ae.models import trial_masks
-from attractor_ae.presets import preset
-from attractor_ae.storage import load_weights, read_tensors
+from attractor_ae._files import load_weights, read_tensors
+from attractor_ae.core.dynamics import iterate
+from attractor_ae.core.masks import trial_masks
+from attractor_ae.experiment.presets import preset
 from attractor_ae.training import build_network
 from attractor_ae.training.feedback import Feedback
 
@@ -43,7 +43,7 @@ def drift(tmp_path_factory):
     found = {}
     for share in (0.0, 0.7):
         settings = ["training.epochs=25", "training.batch_size=32", "training.device=cpu"]
-        settings += ["dataset.calibration_share=0", "evaluation.score=entropy"]
+        settings += ["dataset.calibration_fraction=0", "evaluation.score=entropy"]
         config = preset("default", [*settings, f"training.feedback={share}"])
         run = train(config, images, tmp_path_factory.mktemp("run"))
         model = build_network(config, 10)

@@ -16,8 +16,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from attractor_ae import Augmentation, ExperimentConfig, ImageSet, train
-from attractor_ae.errors import AttractorError
-from attractor_ae.models import Autoencoder
+from attractor_ae._errors import AttractorError
+from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.training import loop, training_augmentation, training_part
 
 SETTINGS = {
@@ -168,7 +168,7 @@ def test_a_run_keeps_the_moving_average_of_its_weights(digits, tmp_path):
 
 def test_a_share_of_each_class_is_kept_for_calibration(digits):
     settings = ExperimentConfig.from_dict(
-        {"dataset": {"name": "mnist5k", "calibration_share": 0.5}}
+        {"dataset": {"name": "mnist5k", "calibration_fraction": 0.5}}
     )
     unlabelled = ImageSet("d", "train", digits.images, digits.labels.copy(), digits.classes)
     unlabelled.labels[0] = -1
@@ -190,10 +190,10 @@ def test_a_share_of_each_class_is_kept_for_calibration(digits):
 
 def test_a_share_that_is_too_small_is_answered_with_the_smallest_that_will_do(digits):
     def part(share):
-        dataset = {"name": "mnist5k", "calibration_share": share}
+        dataset = {"name": "mnist5k", "calibration_fraction": share}
         return training_part(ExperimentConfig.from_dict({"dataset": dataset}), digits)
 
-    with pytest.raises(AttractorError, match="set dataset.calibration_share to 0.38, or set"):
+    with pytest.raises(AttractorError, match="set dataset.calibration_fraction to 0.38, or set"):
         part(0.25)
     assert len(part(0.38)[1]) == 20
     with pytest.raises(AttractorError):

@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
-from attractor_ae.config import TrainingConfig
+from attractor_ae.experiment.config import TrainingConfig
 from attractor_ae.training.optimization import build_optimizer, learning_rate, moving_average
 
 

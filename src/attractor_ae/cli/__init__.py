@@ -8,8 +8,8 @@ import typer
 
 from attractor_ae import __version__
 from attractor_ae.cli import experiments, results
+from attractor_ae.cli._terminal import one_line_errors, out
 from attractor_ae.cli.data import data_app
-from attractor_ae.terminal import one_line_errors, out
 
 app = typer.Typer(
     name="attractor-ae",

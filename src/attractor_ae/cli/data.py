@@ -8,8 +8,8 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
+from attractor_ae.cli._terminal import Display, one_line_errors, out, progress_display, say, warn_of
 from attractor_ae.cli.options import DataRootOption, again, root
-from attractor_ae.terminal import Display, one_line_errors, out, progress_display, say, warn_of
 
 if TYPE_CHECKING:
     from attractor_ae.data import DatasetInfo, DatasetStatus, ImageSet

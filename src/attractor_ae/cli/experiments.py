@@ -8,6 +8,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
+from attractor_ae._errors import AttractorError
+from attractor_ae.cli._terminal import (
+    complain,
+    one_line_errors,
+    out,
+    progress_display,
+    say,
+    warn_of,
+)
 from attractor_ae.cli.options import (
     DataRootOption,
     GridOption,
@@ -17,18 +26,9 @@ from attractor_ae.cli.options import (
     root,
     sets,
 )
-from attractor_ae.errors import AttractorError
-from attractor_ae.terminal import (
-    complain,
-    one_line_errors,
-    out,
-    progress_display,
-    say,
-    warn_of,
-)
 
 if TYPE_CHECKING:
-    from attractor_ae.evaluation import EvaluationResult
+    from attractor_ae.experiment.result import EvaluationResult
     from attractor_ae.metrics import Grid
     from attractor_ae.reporting.comparison import Orientation
 
@@ -46,7 +46,7 @@ def demo(
     Takes some minutes on two CPU cores, needs no download, and leaves a table and pictures.
     """
     with one_line_errors(again("demo", "--out", folder, *sets(settings))):
-        from attractor_ae.workflows.demo import run_demo
+        from attractor_ae.experiment.demo import run_demo
 
         began = time.monotonic()
         with progress_display() as display:
@@ -80,13 +80,13 @@ def train(
 ) -> None:
     """Train the network of an experiment and leave a run folder."""
     with one_line_errors():
-        from attractor_ae.presets import read_experiment
+        from attractor_ae.experiment.presets import read_experiment
 
         experiment = read_experiment(config, settings or ())
         target = folder or Path("runs") / f"{config.stem}-seed{experiment.training.seed}"
     options = [*sets(settings), *root(data_root), "--resume"]
     with one_line_errors(again("train", config, "--out", target, *options)):
-        from attractor_ae.workflows.training import run_training
+        from attractor_ae.experiment.train import run_training
 
         with progress_display() as display:
             run = run_training(
@@ -133,9 +133,9 @@ def sweep(
     target = folder or Path("runs") / config.stem
     options = [*sets(settings), *root(data_root), *_cluster(workers, backend, scheduler, resources)]
     with one_line_errors(again("sweep", config, "--seeds", seeds, "--out", target, *options)):
-        from attractor_ae.presets import read_experiment
-        from attractor_ae.sweep import parse_seeds, seed_jobs
-        from attractor_ae.sweep import sweep as run_sweep
+        from attractor_ae.experiment.presets import read_experiment
+        from attractor_ae.experiment.sweep import parse_seeds, seed_jobs
+        from attractor_ae.experiment.sweep import sweep as run_sweep
 
         experiment = read_experiment(config, settings or ())
         jobs = seed_jobs(experiment, parse_seeds(seeds), target)
@@ -187,7 +187,7 @@ def evaluate(
 ) -> None:
     """Measure the uncertainty of runs on known and unknown images.
 
-    Writes scores, metrics, figures and the fitted estimator into each run folder. What was measured
+    Writes scores, metrics, figures and the fitted detector into each run folder. What was measured
     with the same settings is not measured again.
     """
     overrides = [*(settings or ())]
@@ -203,14 +203,14 @@ def evaluate(
     options += ["--out", str(folder)] if folder else []
     options += [*(["--again"] if fresh else []), "--grid", grid, "--orientation", orientation]
     with one_line_errors(again("evaluate", *runs, *options)):
-        from attractor_ae.reporting import check_reported
-        from attractor_ae.sweep import find_runs
-        from attractor_ae.workflows.comparison import compare_runs
-        from attractor_ae.workflows.evaluation import (
+        from attractor_ae.experiment.compare import compare_runs
+        from attractor_ae.experiment.evaluate import (
             ENSEMBLE,
             run_ensemble_evaluation,
             run_evaluation,
         )
+        from attractor_ae.experiment.sweep import find_runs
+        from attractor_ae.reporting import check_reported
 
         check_reported(grid, orientation)
         if folder is not None and not ensemble:
@@ -267,7 +267,7 @@ def import_run(
     place = target or Path("runs") / folder.resolve().name
     words = [] if seed is None else ["--seed", str(seed)]
     with one_line_errors(again("import-run", folder, "--out", place, *words, *root(data_root))):
-        from attractor_ae.importing import import_run as make_run
+        from attractor_ae.experiment.convert import import_run as make_run
 
         run = make_run(folder, place, seed=seed, data_root=data_root)
         say(f"Imported: {run.path}")
@@ -300,8 +300,8 @@ def _show(
     grid: "Grid" = "exact",
     orientation: "Orientation" = "in",
 ) -> None:
+    from attractor_ae.experiment.run import Run
     from attractor_ae.reporting import detection_table, recursion_table, score_table
-    from attractor_ae.runs import Run
 
     pictures = Run(folder).evaluation_folder
     out.print(detection_table(result, grid=grid, orientation=orientation))

@@ -6,6 +6,14 @@ from typing import Annotated
 
 import typer
 
+from attractor_ae.cli._terminal import (
+    complain,
+    one_line_errors,
+    out,
+    progress_display,
+    say,
+    warn_of,
+)
 from attractor_ae.cli.options import (
     DataRootOption,
     GridOption,
@@ -13,7 +21,6 @@ from attractor_ae.cli.options import (
     again,
     root,
 )
-from attractor_ae.terminal import complain, one_line_errors, out, progress_display, say, warn_of
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
@@ -43,8 +50,8 @@ def table(
 ) -> None:
     """Put methods side by side: mean and standard deviation over the seeds, the best in bold."""
     with one_line_errors():
+        from attractor_ae.experiment.compare import compare_runs
         from attractor_ae.reporting import check_reported
-        from attractor_ae.workflows.comparison import compare_runs
 
         check_reported(grid, orientation)
         found = compare_runs(
@@ -68,7 +75,7 @@ def figures(
 ) -> None:
     """Draw every figure of evaluated runs, with bands over the seeds, as PNG and PDF."""
     with one_line_errors(again("figures", *places, "--out", folder, *root(data_root))):
-        from attractor_ae.workflows.comparison import draw_runs
+        from attractor_ae.experiment.compare import draw_runs
 
         with progress_display() as display:
             drawn = draw_runs(
@@ -108,9 +115,9 @@ def reproduce(
     words += [*(["--seeds", seeds] if seeds else []), *root(data_root)]
     words += [] if workers is None else ["--workers", str(workers)]
     with one_line_errors(again("reproduce", suite, *words)):
+        from attractor_ae.experiment.reproduce import run_reproduction
+        from attractor_ae.experiment.sweep import parse_seeds
         from attractor_ae.reporting import compare
-        from attractor_ae.sweep import parse_seeds
-        from attractor_ae.workflows.reproduction import run_reproduction
 
         with progress_display() as display:
             done = run_reproduction(

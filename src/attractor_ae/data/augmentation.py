@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_ae.errors import AttractorError
+from attractor_ae._errors import AttractorError
 
 # The brightness of colour, as torchvision's and PIL's conversion to grey weigh it.
 _GREY_OF_COLOUR = (0.2989, 0.587, 0.114)

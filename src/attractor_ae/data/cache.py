@@ -22,6 +22,7 @@ from numpy.lib import format as npy
 from numpy.typing import NDArray
 from platformdirs import user_cache_path
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.cache_files import (
     CACHE_VARIABLE,
     MANIFEST,
@@ -34,7 +35,6 @@ from attractor_ae.data.cache_files import (
     writing,
 )
 from attractor_ae.data.decoding import ImageFormat, displayed
-from attractor_ae.errors import AttractorError
 
 VERSION = 3
 """Counts the changes of the files and of what is done to images: others are made anew."""

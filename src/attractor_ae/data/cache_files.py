@@ -17,8 +17,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.decoding import displayed
-from attractor_ae.errors import AttractorError
 
 if sys.platform != "win32":
     import fcntl

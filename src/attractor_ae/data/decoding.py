@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from attractor_ae.errors import AttractorError
+from attractor_ae._errors import AttractorError
 
 # What Pillow knows by its suffix and cannot turn into pixels by itself: stubs without a decoder,
 # and page descriptions, which it would hand to another program.

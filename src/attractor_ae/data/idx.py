@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.imageset import ImageSet
 from attractor_ae.data.source import Wanted, load_arrays
 from attractor_ae.data.torchvision_sets import fetch
-from attractor_ae.errors import AttractorError
 
 DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 """The data types of IDX: the third byte of a file, and what it means to NumPy."""

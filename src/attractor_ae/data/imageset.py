@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_ae.errors import AttractorError
-from attractor_ae.randomness import Stream, generator
+from attractor_ae._errors import AttractorError
+from attractor_ae._random import Stream, generator
 
 
 @dataclass(frozen=True, eq=False)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
+from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae.data import cache as prepared
 from attractor_ae.data.catalogue import CATALOGUE
 from attractor_ae.data.decoding import ImageFormat, displayed
@@ -17,7 +18,6 @@ from attractor_ae.data.own import SUFFIXES
 from attractor_ae.data.own_source import own_info
 from attractor_ae.data.prepare import no_progress
 from attractor_ae.data.source import Downloadable, Wanted, is_there
-from attractor_ae.errors import AttractorError, unknown_name
 
 ROOT_VARIABLE = "ATTRACTOR_AE_DATA"
 """Environment variable that names the data root."""

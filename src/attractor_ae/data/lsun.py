@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.imageset import ImageSet
 from attractor_ae.data.prepare import Encoded, prepare_arrays
 from attractor_ae.data.source import Wanted, is_there
-from attractor_ae.errors import AttractorError
 
 CATEGORIES = (
     "bedroom",

@@ -20,13 +20,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from attractor_ae._errors import AttractorError
+from attractor_ae._random import Stream, generator
 from attractor_ae.data.cache import Broken
 from attractor_ae.data.decoding import displayed, image_suffixes
 from attractor_ae.data.own_arrays import ARRAYS, in_array
 from attractor_ae.data.own_found import Found
 from attractor_ae.data.own_tables import TABLES, in_table
-from attractor_ae.errors import AttractorError
-from attractor_ae.randomness import Stream, generator
 
 ALL = "all"
 """The split that holds every image."""

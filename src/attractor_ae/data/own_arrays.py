@@ -18,9 +18,9 @@ import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.decoding import displayed
 from attractor_ae.data.own_found import Found
-from attractor_ae.errors import AttractorError
 
 ARRAYS = (".npz", ".npy")
 """Suffixes of arrays."""

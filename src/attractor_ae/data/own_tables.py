@@ -11,9 +11,9 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.decoding import displayed
 from attractor_ae.data.own_found import Found
-from attractor_ae.errors import AttractorError
 
 TABLES = (".csv", ".tsv", ".parquet")
 """Suffixes of tables."""

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.cache import Broken, CacheEntry, Decoded, Opened
 from attractor_ae.data.decoding import ImageFormat, UndecodableError, decode, displayed
 from attractor_ae.data.imageset import ImageSet
-from attractor_ae.errors import AttractorError
 
 _BATCH_BYTES = 1 << 20
 _BATCH_IMAGES = 64

@@ -11,9 +11,9 @@ from typing import Literal
 
 import numpy as np
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.imageset import ImageSet
 from attractor_ae.data.source import Wanted, is_there, load_files
-from attractor_ae.errors import AttractorError
 
 CARS = (
     "tesla",

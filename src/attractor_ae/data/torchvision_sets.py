@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.data.imageset import ImageSet
 from attractor_ae.data.source import Wanted, is_there, load_arrays, load_files
-from attractor_ae.errors import AttractorError
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Pictures of shape (n, height, width, 3), and labels of shape (n,)."""

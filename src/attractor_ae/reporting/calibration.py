@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from sklearn.calibration import calibration_curve
 
-from attractor_ae.evaluation import EvaluationResult
+from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import expected_calibration_error
 from attractor_ae.reporting.panels import band_entry
 from attractor_ae.reporting.seeds import Results, by_method, known_scores, stated

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from attractor_ae.errors import AttractorError, unknown_name
-from attractor_ae.evaluation import DatasetScores, EvaluationResult
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.reporting.comparison_table import ComparedMethod
 
 Key = tuple[str, str]

@@ -8,8 +8,9 @@ from typing import Literal, get_args
 
 from rich.console import RenderableType
 
-from attractor_ae.errors import AttractorError, unknown_name
-from attractor_ae.evaluation import EvaluationResult
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._files import write_text
+from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import Grid, accuracy, check_grid, detection_metrics
 from attractor_ae.misclassification import misclassification_metrics
 from attractor_ae.reporting import comparison_latex as latex
@@ -29,7 +30,6 @@ from attractor_ae.reporting.comparison_table import (
     Metric,
     comparison_table,
 )
-from attractor_ae.storage import write_text
 
 Orientation = Literal["in", "out"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import wilcoxon
 
-from attractor_ae.errors import unknown_name
+from attractor_ae._errors import unknown_name
 
 FEWEST_PAIRS = 6
 """Of five pairs the smallest two-sided p-value is 2 / 2^5 = 0.0625, whatever they are."""

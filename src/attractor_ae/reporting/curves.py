@@ -6,12 +6,12 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from attractor_ae.errors import AttractorError
-from attractor_ae.evaluation import EvaluationResult
+from attractor_ae._errors import AttractorError
+from attractor_ae.experiment.result import EvaluationResult
+from attractor_ae.experiment.trial_curve import TrialCurve
 from attractor_ae.metrics import accuracy
 from attractor_ae.reporting.panels import Curve, Curves, curve_figure
 from attractor_ae.reporting.seeds import Results, by_method
-from attractor_ae.trial_curve import TrialCurve
 
 
 def auroc_by_recursion(results: Results) -> Figure:
@@ -48,7 +48,7 @@ def auroc_by_trials(
     Parameters
     ----------
     curves
-        One curve, several, or those of each method by its name; see `attractor_ae.trial_curve`.
+        One curve, several, or those of each method by its name; see `attractor_ae.experiment.trial_curve`.
 
     Raises
     ------

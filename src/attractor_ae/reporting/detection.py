@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from attractor_ae.errors import AttractorError, unknown_name
-from attractor_ae.evaluation import EvaluationResult
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import DetectionMetrics
 from attractor_ae.reporting.panels import Curve, curve_figure
 from attractor_ae.reporting.seeds import Results, by_method, stated

@@ -8,8 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from attractor_ae.errors import unknown_name
-from attractor_ae.evaluation import DatasetScores, EvaluationResult
+from attractor_ae._errors import unknown_name
+from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.metrics import checked_scores, wasserstein_sums
 from attractor_ae.reporting.seeds import one_method, stated
 from attractor_ae.reporting.style import (
@@ -26,7 +26,7 @@ from attractor_ae.reporting.style import (
 _BINS = np.linspace(0, 1, 51)
 _AXIS_LABELS = {
     "entropy": "uncertainty (normalised entropy)",
-    "fused": "uncertainty (fused score: share of known images below)",
+    "ood_score": "uncertainty (fused score: share of known images below)",
 }
 _REFERENCES = ("cifar10", "photos")
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
-from attractor_ae.errors import AttractorError
+from attractor_ae._errors import AttractorError
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
     IN_COLOUR,
@@ -49,7 +49,7 @@ def latent_map(
     ----------
     codes
         Codes of known images at one recursion, real, shape (n, latent); see
-        `AttractorEstimator.latents`. Rows with a NaN, which are codes that have diverged, are left
+        `AttractorDetector.latents`. Rows with a NaN, which are codes that have diverged, are left
         out, and their number is told.
     labels
         Their classes, integers of shape (n,), indices into ``classes``.

@@ -9,8 +9,8 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
-from attractor_ae.dynamics import Trajectory
-from attractor_ae.errors import AttractorError
+from attractor_ae._errors import AttractorError
+from attractor_ae.core.dynamics import Trajectory
 from attractor_ae.reporting.style import PAGE_WIDTH, plain, styled, wrapped
 
 _CELL = 0.42  # inches

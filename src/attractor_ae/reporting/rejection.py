@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
-from attractor_ae.evaluation import EvaluationResult
+from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import checked_correct, checked_scores
 from attractor_ae.reporting.panels import Curve, band_entry, draw_curve
 from attractor_ae.reporting.seeds import Results, by_method, known_scores, stated

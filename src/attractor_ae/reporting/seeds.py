@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from attractor_ae.errors import AttractorError, unknown_name
-from attractor_ae.evaluation import DatasetScores, EvaluationResult
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 
 Results = EvaluationResult | Sequence[EvaluationResult] | Mapping[str, Sequence[EvaluationResult]]
 """One result; several, which are told apart by their method; or the results of each method by the

@@ -4,7 +4,7 @@ from typing import Any
 
 from rich.table import Table
 
-from attractor_ae.evaluation import EvaluationResult
+from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import Grid
 from attractor_ae.reporting.comparison import Orientation
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from attractor_ae.errors import AttractorError
-from attractor_ae.storage import load_weights, read_tensors, write_tensors
+from attractor_ae._errors import AttractorError
+from attractor_ae._files import load_weights, read_tensors, write_tensors
 
 _STATE = {
     torch.optim.Adam: frozenset({"step", "exp_avg", "exp_avg_sq"}),

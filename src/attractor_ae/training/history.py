@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from attractor_ae.errors import AttractorError
+from attractor_ae._errors import AttractorError
 
 
 @dataclass(frozen=True)

@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 
-from attractor_ae.config import ExperimentConfig, TrainingConfig
+from attractor_ae._errors import AttractorError
+from attractor_ae.conformal import SMALLEST_CALIBRATION
 from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
-from attractor_ae.errors import AttractorError
-from attractor_ae.fusion import SMALLEST_CALIBRATION
+from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 
 
 def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet, ImageSet]:
@@ -19,7 +19,7 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
     Parameters
     ----------
     config
-        The experiment; ``dataset.calibration_share`` of each class is kept, drawn from
+        The experiment; ``dataset.calibration_fraction`` of each class is kept, drawn from
         ``dataset.split_seed``.
     images
         All the images of its training split.
@@ -31,9 +31,9 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
     """
     if (labelled := images.labels >= 0).sum() < len(images):
         images = images.take(np.flatnonzero(labelled))
-    if not config.dataset.calibration_share:
+    if not config.dataset.calibration_fraction:
         return images, images.take([])
-    trained, kept = images.divided(config.dataset.calibration_share, config.dataset.split_seed)
+    trained, kept = images.divided(config.dataset.calibration_fraction, config.dataset.split_seed)
     if len(kept) < SMALLEST_CALIBRATION:
         # Now: nobody should learn of it after the training.
         sizes = np.unique(images.labels, return_counts=True)[1]
@@ -43,11 +43,13 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
             if sum(round(percent / 100 * n) for n in sizes.tolist()) >= SMALLEST_CALIBRATION
         )
         share = next(enough, None)
-        higher = "use more images" if share is None else f"set dataset.calibration_share to {share}"
+        higher = (
+            "use more images" if share is None else f"set dataset.calibration_fraction to {share}"
+        )
         raise AttractorError(
             f"data set {images.name!r} ({images.split}) keeps {len(kept)} of {len(images)} images "
             f"for calibration, which needs {SMALLEST_CALIBRATION}; {higher}, or set "
-            'dataset.calibration_share to 0 and evaluation.score to "entropy"'
+            'dataset.calibration_fraction to 0 and evaluation.score to "entropy"'
         )
     return trained, kept
 

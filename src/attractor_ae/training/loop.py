@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from attractor_ae.config import ExperimentConfig, TrainingConfig
+from attractor_ae._devices import mixed_precision, resolve_device
+from attractor_ae._errors import AttractorError
+from attractor_ae._files import write_json, write_tensors, write_text
+from attractor_ae._memory import keep_freed_memory
+from attractor_ae._random import Stream, generator
+from attractor_ae.core.masks import draw_masks
 from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
-from attractor_ae.devices import mixed_precision, resolve_device
-from attractor_ae.errors import AttractorError
-from attractor_ae.memory import keep_freed_memory
-from attractor_ae.models.masks import draw_masks
-from attractor_ae.randomness import Stream, generator
-from attractor_ae.runs import Run, environment
-from attractor_ae.storage import write_json, write_tensors, write_text
+from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
+from attractor_ae.experiment.run import Run, environment
 from attractor_ae.training.checkpoint import Checkpoint
 from attractor_ae.training.feedback import Feedback
 from attractor_ae.training.history import (

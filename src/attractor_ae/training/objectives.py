@@ -8,15 +8,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from attractor_ae.config import ExperimentConfig
+from attractor_ae._errors import AttractorError
+from attractor_ae.core.autoencoder import Autoencoder, initialised_from
+from attractor_ae.core.classifier import ConvClassifier
+from attractor_ae.core.masks import DropoutMasks
 from attractor_ae.data import ImageSet
-from attractor_ae.errors import AttractorError
-from attractor_ae.models.autoencoder import Autoencoder, initialised_from
-from attractor_ae.models.classifier import ConvClassifier
-from attractor_ae.models.initialization import initialise
-from attractor_ae.models.losses import reconstruction_loss
-from attractor_ae.models.masks import DropoutMasks
-from attractor_ae.models.metric_losses import metric_loss
+from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.losses.metric import metric_loss
+from attractor_ae.losses.reconstruction import reconstruction_loss
+from attractor_ae.training.initialization import initialise
 
 
 class Losses(NamedTuple):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from attractor_ae.config import TrainingConfig
+from attractor_ae.experiment.config import TrainingConfig
 
 
 def build_optimizer(network: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:

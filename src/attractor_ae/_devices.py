@@ -1,0 +1,66 @@
+"""Which device computes, and in which precision."""
+
+import torch
+
+from attractor_ae._errors import AttractorError
+
+
+def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
+    """Return the device of that name.
+
+    Parameters
+    ----------
+    name
+        ``"auto"``: the GPU numbered ``gpu`` if PyTorch sees one, else the CPU. Otherwise a device
+        as PyTorch names it, e.g. ``"cpu"``, ``"cuda:1"`` or ``"mps"``.
+    gpu
+        Number of the GPU that ``"auto"`` takes.
+
+    Raises
+    ------
+    AttractorError
+        If PyTorch does not know the device or cannot compute on it here.
+    """
+    if name == "auto":
+        name = f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device).add_(1).item()
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise AttractorError(
+            f"device {name!r} cannot be used ({reason}); use auto, cpu, or a device of this machine"
+        ) from None
+    return device
+
+
+def mixed_precision(device: torch.device, precision: str) -> torch.dtype:
+    """Return the floating-point type that convolutions are computed in.
+
+    Parameters
+    ----------
+    device
+        Where it is computed.
+    precision
+        ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: a 16-bit type where the device
+        has instructions for it, else float32.
+    """
+    if precision != "auto":
+        return {
+            "float32": torch.float32,
+            "bfloat16": torch.bfloat16,
+            "float16": torch.float16,
+        }[precision]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if device.type == "cpu" and _cpu_has_bfloat16():
+        return torch.bfloat16
+    return torch.float32
+
+
+def _cpu_has_bfloat16() -> bool:
+    # Without the instructions PyTorch emulates the type, which is slower than float32.
+    return any(
+        getattr(torch.cpu, name, lambda: False)()
+        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    )

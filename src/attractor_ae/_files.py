@@ -1,0 +1,129 @@
+"""Files that are whole or not there: written to a temporary name and renamed.
+
+Nothing is pickled, so nothing that is read can run code.
+"""
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from attractor_ae._errors import AttractorError
+
+
+@contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Give a temporary name beside ``path`` to write to, and rename it when the block has ended.
+
+    If the block fails, ``path`` stays as it was and the temporary file is removed.
+
+    Raises
+    ------
+    AttractorError
+        If the folder cannot be written to, or the disk is full.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        os.close(handle)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    temporary = Path(name)
+    try:
+        yield temporary
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o666 & ~_umask())
+        temporary.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def file_name(label: str) -> str:
+    """Return a label as the name of a file, without what some system does not like in one.
+
+    Examples
+    --------
+    >>> file_name("MC-AE, fused"), file_name("sviro:tesla")
+    ('MC-AE-fused', 'sviro-tesla')
+    """
+    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "unnamed"
+
+
+def cannot_write(path: Path, error: OSError) -> AttractorError:
+    """Return the error for a path that the system refuses to write."""
+    return AttractorError(
+        f"{error.filename or path}: cannot be written ({error.strerror or error}); "
+        "free space, or choose another folder"
+    )
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, values: Mapping[str, Any]) -> None:
+    """Write a JSON file atomically."""
+    write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+    """Write tensors with metadata to a safetensors file, atomically."""
+    from safetensors.torch import save
+
+    data = save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, dict(metadata))
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Read a safetensors file: its tensors, on the CPU, and its metadata.
+
+    Raises
+    ------
+    AttractorError
+        If the file is missing, truncated or damaged.
+    """
+    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, where access is denied
+        raise AttractorError(f"{path}: no such file; make it again")
+    try:
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, dict(file.metadata() or {})
+    except (SafetensorError, OSError) as error:
+        raise AttractorError(f"{path}: is truncated or damaged ({error}); make it again") from None
+
+
+def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Put ``tensors``, which were read from ``path``, into ``model``.
+
+    Raises
+    ------
+    AttractorError
+        If names or shapes are not those of the model.
+    """
+    try:
+        model.load_state_dict(dict(tensors))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise AttractorError(
+            f"{path}: does not hold the weights of this model ({reason}); "
+            "use the config that they were trained with"
+        ) from None

@@ -1,0 +1,1 @@
+"""The method: read autoencoder, spaces, masks, dynamics, heads, scores, detector."""

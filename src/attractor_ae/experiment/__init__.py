@@ -1,0 +1,1 @@
+"""Experiments: config, run folder, fit, evaluate, sweep, suites, reproduce, convert."""

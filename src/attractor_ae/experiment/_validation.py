@@ -1,0 +1,94 @@
+"""TOML files in, validated values out; a mistake is answered in one line."""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from attractor_ae._errors import AttractorError, unknown_name
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """Return the tables of a TOML file.
+
+    Raises
+    ------
+    AttractorError
+        If the file is missing or no TOML.
+    """
+    path = Path(path)
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise AttractorError(f"{path}: no such file; give the path of a TOML config") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise AttractorError(f"{path}: cannot be read ({error}); give a TOML text file") from None
+    except tomllib.TOMLDecodeError as error:
+        raise AttractorError(f"{path}: is no valid TOML: {error}") from None
+
+
+def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
+    """Return values as a model of pydantic.
+
+    Parameters
+    ----------
+    model
+        What they must fit.
+    values
+        As read from TOML.
+    source
+        What an error names as the place of the mistake.
+
+    Raises
+    ------
+    AttractorError
+        On the first mistake: key, value, what is allowed, and the nearest name.
+    """
+    try:
+        return model.model_validate(dict(values))
+    except ValidationError as error:
+        raise AttractorError(f"{source}: {_explained(model, error)}") from None
+
+
+def _explained(model: type[BaseModel], error: ValidationError) -> str:
+    # A misspelled key first: it may be why another is missing.
+    first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
+    key = ".".join(str(part) for part in first["loc"])
+    match first["type"]:
+        case "extra_forbidden":
+            *sections, name = first["loc"]
+            table = ".".join(str(section) for section in sections)
+            kind = f"key in [{table}]:" if table else "section"
+            return str(unknown_name(kind, str(name), _known_keys(model, sections)))
+        case "missing":
+            return f"{key} is missing; it must be given"
+        case "value_error":
+            reason = first["msg"].removeprefix("Value error, ")
+            return f"{key}: {reason}" if key else reason
+        case "literal_error":
+            allowed = (
+                first.get("ctx", {})["expected"].replace(" or ", ", ").replace("'", "").split(", ")
+            )
+            return f"{key}: {unknown_name('value', str(first['input']), allowed)}"
+        case "tuple_type":
+            return f"{key} = {first['input']!r}: must be a list of names, e.g. ['faces', 'photos']"
+        case _:
+            reason = first["msg"].removeprefix("Input ")
+            return f"{key} = {first['input']!r}: {reason}"
+
+
+def _known_keys(model: type[BaseModel], sections: Sequence[int | str]) -> list[str]:
+    for section in sections:
+        if isinstance(section, int):  # the number of an entry, all of which are alike
+            continue
+        annotation = model.model_fields[section].annotation
+        (model,) = [
+            kind
+            for kind in (annotation, *get_args(annotation))
+            if isinstance(kind, type) and issubclass(kind, BaseModel)
+        ]
+    return list(model.model_fields)

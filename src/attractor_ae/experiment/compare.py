@@ -1,0 +1,181 @@
+"""Tables and figures of runs that were measured (``attractor-ae table`` and ``figures``)."""
+
+import glob
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attractor_ae._errors import AttractorError
+from attractor_ae._files import file_name
+from attractor_ae.experiment.evaluate import ENSEMBLE, MEMBERS_FILE
+from attractor_ae.experiment.figures import (
+    MeasuredRun,
+    images_of_runs,
+    reconstructions,
+    suite_figures,
+)
+from attractor_ae.experiment.plan import ImageProgress, silent
+from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult
+from attractor_ae.experiment.run import Run
+from attractor_ae.experiment.sweep import find_runs
+from attractor_ae.reporting import Comparison, compare, reconstruction_blocks, save_figure
+
+
+def compare_runs(places: Sequence[str | Path], **options: Any) -> Comparison:  # noqa: ANN401
+    """Return the table of evaluated runs, sweeps and ensembles (``attractor-ae table``).
+
+    Parameters
+    ----------
+    places
+        Folders, or globs of them; see `measured_runs`.
+    options
+        As of `attractor_ae.reporting.compare`.
+
+    Raises
+    ------
+    AttractorError
+        If a place holds nothing that was evaluated, or the results do not belong together.
+    """
+    measured = measured_runs(places)
+    return compare(
+        {label: [run.result for run in runs] for label, runs in measured.items()}, **options
+    )
+
+
+def draw_runs(
+    places: Sequence[str | Path],
+    folder: str | Path,
+    *,
+    data_root: str | Path | None = None,
+    on_preparing: ImageProgress = silent,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> list[Path]:
+    """Draw every figure of evaluated runs, sweeps and ensembles (``attractor-ae figures``).
+
+    Runs on several D_in have a folder each, and a figure of reconstructions side by side.
+
+    Parameters
+    ----------
+    places
+        Folders, or globs of them; see `measured_runs`.
+    folder
+        Where to write.
+    data_root, on_preparing
+        As for `run_evaluation`.
+    on_note
+        Called with a line about what is not drawn.
+
+    Returns
+    -------
+    list of Path
+        The PNG files.
+
+    Raises
+    ------
+    AttractorError
+        As `compare_runs`; if files of the data sets are missing.
+    """
+    by_in_dataset: dict[str, dict[str, list[MeasuredRun]]] = {}
+    for label, runs in measured_runs(places).items():
+        name = runs[0].result.in_scores.name
+        by_in_dataset.setdefault(name, {})[label] = runs
+    drawn, beside = [], []
+    images = images_of_runs(data_root, on_preparing)
+    for name, measured in by_in_dataset.items():
+        alone = len(by_in_dataset) == 1
+        place = Path(folder) if alone else Path(folder) / file_name(name)
+        drawn += suite_figures(place, measured, images, on_note=on_note)
+        if not alone:
+            beside.append(reconstructions(measured, images))
+    # A row shows the same kind of image under the networks of every D_in.
+    blocks = [block for row in zip(*filter(None, beside), strict=True) for block in row]
+    if blocks:
+        figure = reconstruction_blocks(blocks, per_row=sum(map(bool, beside)))
+        drawn.append(save_figure(figure, Path(folder) / "reconstructions")[0])
+    return drawn
+
+
+def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
+    """Return what was measured of runs, by method; runs that differ in the seed alone are seeds.
+
+    Parameters
+    ----------
+    places
+        Run folders, sweep folders, folders of ensembles, and globs of them. Of a sweep whose runs
+        were evaluated as an ensemble, that is taken.
+
+    Returns
+    -------
+    dict
+        Name of the method -> its runs. Where a method comes with several experiments, the folder
+        stands behind its name.
+
+    Raises
+    ------
+    AttractorError
+        If a run was not evaluated.
+    """
+    homes, others = [], []
+    for place in places:
+        matches = sorted(map(Path, glob.glob(str(place)))) or [Path(place)]  # noqa: PTH207
+        ensembles = [match for match in matches if (match / MEMBERS_FILE).is_file()]
+        homes += map(Run, ensembles)
+        if not ensembles:
+            others.append(place)
+    for run in find_runs(*others) if others else ():
+        together = Run(run.path.parent / ENSEMBLE)
+        if _is_member(run, together) and _was_evaluated(together):
+            homes.append(together)
+        elif _was_evaluated(run):
+            homes.append(run)
+        else:
+            raise AttractorError(
+                f"{run.path}: was not evaluated; do so with: attractor-ae evaluate {run.path}"
+            )
+    experiments: dict[str, list[MeasuredRun]] = {}
+    for home in {run.path.resolve(): run for run in homes}.values():
+        measured = MeasuredRun(home, EvaluationResult.load(home.evaluation_folder))
+        experiments.setdefault(_without_seed(measured.result), []).append(measured)
+    return dict(zip(_labels(list(experiments.values())), experiments.values(), strict=True))
+
+
+def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
+    """Return names of experiments: the method, and as much of the folder as tells them apart."""
+    methods = [runs[0].result.method for runs in experiments]
+    folders = []
+    for runs in experiments:
+        path = runs[0].run.path.resolve()
+        folders.append(path if len(runs) == 1 else path.parent)
+    labels = []
+    for method, folder in zip(methods, folders, strict=True):
+        rivals = [f for m, f in zip(methods, folders, strict=True) if m == method]
+        depth = 1
+        while [f.parts[-depth:] for f in rivals].count(folder.parts[-depth:]) > 1:
+            if depth == len(folder.parts):  # one folder: it holds several experiments
+                raise AttractorError(
+                    f"{folder}: holds runs of several experiments; name those of each apart"
+                )
+            depth += 1
+        where = "/".join(folder.parts[-depth:])
+        labels.append(method if len(rivals) == 1 else f"{method} ({where})")
+    return labels
+
+
+def _was_evaluated(home: Run) -> bool:
+    # What is written last: where it lacks, an evaluation was interrupted.
+    return (home.evaluation_folder / METRICS_FILE).is_file()
+
+
+def _is_member(run: Run, ensemble: Run) -> bool:
+    try:
+        members = json.loads((ensemble.path / MEMBERS_FILE).read_text(encoding="utf-8"))["members"]
+        return run.path.resolve() in [(ensemble.path / member).resolve() for member in members]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _without_seed(result: EvaluationResult) -> str:
+    experiment = json.loads(json.dumps(result.provenance.get("experiment", {})))
+    experiment.get("training", {}).pop("seed", None)
+    return json.dumps([result.method, experiment], sort_keys=True)

@@ -1,0 +1,383 @@
+"""What a TOML file may say: the original's keys as they are, and new ones beside them.
+
+Every new key has a default that reproduces the original. A mistake is answered in one line: file,
+key, value, what is allowed, and the nearest name.
+"""
+
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+import tomli_w
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    model_validator,
+)
+
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae.experiment._validation import read_toml, validated
+
+ReconstructionLossName = Literal[
+    "ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual", "ssim-l1"
+]
+MetricLossName = Literal["", "triplet", "angular", "npair", "ntxent", "contrastive"]
+OptimizerName = Literal["Adam", "AdamW", "SGD"]
+ModelType = Literal["dropout-cae", "conv"]
+HeadName = Literal["mlp", "knn"]
+Initialization = Literal["default", "kaiming", "xavier", "orthogonal"]
+MaskScope = Literal["trial", "sample"]
+HeadInput = Literal["code", "path"]
+# In [0, 1], as thresholds and histograms want them.
+ReportedScore = Literal[
+    "entropy", "member_entropy", "mutual_information", "vote_diversity", "ood_score"
+]
+ScoreName = Literal[
+    "entropy",
+    "member_entropy",
+    "mutual_information",
+    "reconstruction_error",
+    "ssim_distance",
+    "step",
+    "feature_norm",
+    "circular_variance",
+    "mahalanobis",
+    "knn_distance",
+    "vote_diversity",
+    "ood_score",
+]
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+_LOSS_SPELLINGS = {"msssim": "ms-ssim", "mssim": "ms-ssim"}
+
+
+def _known_spelling(value: object, allowed: Sequence[str]) -> object:
+    """Return ``value`` as ``allowed`` spells it; upper and lower case are the same."""
+    if not isinstance(value, str):
+        return value
+    return {name.lower(): name for name in allowed}.get(value.strip().lower(), value)
+
+
+def _loss(value: object) -> object:
+    if isinstance(value, str):
+        value = _LOSS_SPELLINGS.get(re.sub(r"[-_ ]", "", value).lower(), value)
+    return _known_spelling(value, get_args(ReconstructionLossName))
+
+
+def _spelled(names: object) -> BeforeValidator:
+    return BeforeValidator(lambda value: _known_spelling(value, get_args(names)))
+
+
+def _activation(name: str) -> str:
+    from attractor_ae.core.autoencoder import ACTIVATIONS  # torch is slow to import
+
+    spelled = _known_spelling(name, ACTIVATIONS)
+    if spelled not in ACTIVATIONS:
+        raise ValueError(str(unknown_name("activation", name, ACTIVATIONS)))
+    return str(spelled)
+
+
+class _Section(BaseModel):
+    # Strict: true is no number and "3" no integer. Lists become tuples all the same.
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DatasetConfig(_Section):
+    """``[dataset]``: what is trained on."""
+
+    name: str = Field(description="name in the catalogue, or path of own images")
+    factor: str = Field(default="", description="variation of the set, e.g. the car of a SVIRO set")
+    split: str = Field(default="train", description="split that is trained on")
+    nbr_of_samples_per_class: int = Field(
+        default=250, ge=-1, description="n images of each class; -1 keeps all"
+    )
+    # New keys.
+    subset_seed: int = Field(
+        default=-1,
+        ge=-1,
+        lt=2**63,
+        description="-1: n of a class are the first in the set's own order; else the seed that "
+        "draws them at random",
+    )
+    split_seed: int = Field(
+        default=0,
+        ge=0,
+        lt=2**63,
+        description="divides own images into train and test where no folder does",
+    )
+    image_size: int = Field(
+        default=64,
+        ge=16,
+        le=4096,
+        multiple_of=16,
+        description="height and width of images and network",
+    )
+    channels: Literal[1, 3] = Field(
+        default=1, description="1: grey, 3: colour; of images and network"
+    )
+    calibration_fraction: float = Field(
+        default=0.0,
+        ge=0,
+        le=0.5,
+        description="share of each class's images that nothing is trained on, for calibration",
+    )
+    max_broken: float = Field(
+        default=0.01, ge=0, le=1, description="share of broken files up to which they are left out"
+    )
+
+
+class ModelConfig(_Section):
+    """``[model]``: which network."""
+
+    type: Annotated[ModelType, _spelled(ModelType)] = "dropout-cae"
+    metric: Annotated[MetricLossName, _spelled(MetricLossName)] = Field(
+        default="", description="metric loss on the latent codes, added to the reconstruction loss"
+    )
+    dimension: int = Field(default=64, ge=1, le=65_536, description="length of the latent code")
+    activation: Annotated[str, AfterValidator(_activation)] = "ReLU"
+    dropout: float = Field(default=0.33, ge=0, le=0.99, allow_inf_nan=False)
+    # New key.
+    initialization: Annotated[Initialization, _spelled(Initialization)] = Field(
+        default="default",
+        description='how the first weights are drawn; "default" is PyTorch\'s way',
+    )
+
+
+class TrainingConfig(_Section):
+    """``[training]``: how it is trained."""
+
+    gpu: str = Field(
+        default="0",
+        pattern=r"^\d+$",
+        description='number of the GPU that device "auto" takes where there is one',
+    )
+    batch_size: int = Field(default=64, ge=1)
+    optimizer: Annotated[OptimizerName, _spelled(OptimizerName)] = "Adam"
+    learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    epochs: int = Field(default=25_000, ge=1)
+    frequency: int = Field(
+        default=1,
+        ge=1,
+        description="epochs between two lines of the log (the original: between plots)",
+    )
+    loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
+    make_scene_impossible: bool = False
+    make_instance_impossible: bool = False
+    augment: bool = True
+    # New keys.
+    seed: int = Field(default=0, ge=0, lt=2**63)
+    schedule: Literal["constant", "onecycle"] = "constant"
+    weight_averaging: float = Field(
+        default=0.0,
+        ge=0,
+        lt=1,
+        description="decay, a step, of the moving average of the weights that a run keeps; 0: the "
+        "last weights",
+    )
+    feedback: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="share of the inputs that are the network's own earlier outputs",
+    )
+    feedback_start: float = Field(
+        default=0.25, ge=0, le=1, description="share of the training after which it begins"
+    )
+    device: str = Field(default="auto", description='"auto", or a device of PyTorch by name')
+    precision: Precision = Field(
+        default="auto",
+        description='"auto" is mixed precision where the device has the instructions',
+    )
+    checkpoint_interval: int = Field(default=20, ge=1, description="epochs between two checkpoints")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gpu_number_as_text(cls, values: Any) -> Any:  # noqa: ANN401
+        # The original writes gpu = "0"; a plain number means the same.
+        if isinstance(values, Mapping) and type(values.get("gpu")) is int:
+            return {**values, "gpu": str(values["gpu"])}
+        return values
+
+    @model_validator(mode="after")
+    def _one_target(self) -> "TrainingConfig":
+        if self.make_scene_impossible and self.make_instance_impossible:
+            raise ValueError(
+                "make_scene_impossible and make_instance_impossible exclude each other; "
+                "set one of them to false"
+            )
+        return self
+
+
+class EvaluationConfig(_Section):
+    """``[evaluation]``: how uncertainty is measured. The published values are the defaults."""
+
+    recursions: int = Field(
+        default=6, ge=1, description="how many recursions are evaluated, from 0 on"
+    )
+    recursion: int = Field(default=2, ge=0, description="the recursion that is reported")
+    trials: int = Field(default=20, ge=1)
+    nbr_of_samples_per_class: int = Field(
+        default=250, ge=-1, description="n test images of each known class; -1 keeps all"
+    )
+    head: Annotated[HeadName, _spelled(HeadName)] = "mlp"
+    head_masks: int = Field(
+        default=1, ge=1, description="masks a training image that a head is fitted on"
+    )
+    head_input: HeadInput = Field(
+        default="code", description="what a head reads: the code z_r, or the path z_0 .. z_r"
+    )
+    mask_scope: MaskScope = Field(
+        default="trial", description="whether the images of a trial share a mask"
+    )
+    precision: Precision = Field(default="auto", description="as in [training]")
+    score: ReportedScore = Field(
+        default="entropy",
+        description='the score that is reported; "ood_score" needs a calibration_fraction',
+    )
+    scores: tuple[ScoreName, ...] = Field(
+        default=(), strict=False, description="further scores that are measured"
+    )
+    out_datasets: tuple[str, ...] = Field(
+        default=(),
+        strict=False,
+        description='the D_outs, "NAME" or "NAME:FACTOR"; none names faces, textures and photos',
+    )
+    covariate_shift_datasets: tuple[str, ...] = Field(
+        default=(), strict=False, description="sets that show the known classes in another guise"
+    )
+    accuracy_splits: tuple[str, ...] = Field(
+        default=(), strict=False, description="further splits of D_in that accuracy is measured on"
+    )
+
+    @model_validator(mode="after")
+    def _reported_recursion_is_evaluated(self) -> "EvaluationConfig":
+        if self.recursion >= self.recursions:
+            raise ValueError(
+                f"recursion {self.recursion} is not evaluated; "
+                f"it must be less than recursions ({self.recursions})"
+            )
+        return self
+
+
+class ExperimentConfig(_Section):
+    """One experiment: the whole of a TOML file.
+
+    Examples
+    --------
+    >>> config = ExperimentConfig.from_dict({"dataset": {"name": "mnist5k"}})
+    >>> config.training.learning_rate
+    0.0001
+    """
+
+    dataset: DatasetConfig
+    model: ModelConfig = ModelConfig()
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+
+    @model_validator(mode="after")
+    def _what_is_fused_is_calibrated(self) -> "ExperimentConfig":
+        fused = "ood_score" in (self.evaluation.score, *self.evaluation.scores)
+        if fused and not self.dataset.calibration_fraction:
+            raise ValueError(
+                'the score "ood_score" needs images that nothing is trained on; '
+                "set dataset.calibration_fraction for the training, or choose another score"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_classifier_reconstructs_nothing(self) -> "ExperimentConfig":
+        training = self.training
+        impossible = training.make_scene_impossible or training.make_instance_impossible
+        if self.model.type == "conv" and (self.model.metric or impossible or training.feedback):
+            raise ValueError(
+                'model.type "conv" has no latent code and no reconstruction; set model.metric to '
+                '"", make_scene_impossible and make_instance_impossible to false, and feedback to 0'
+            )
+        if self.model.type == "conv" and self.evaluation.score == "vote_diversity":
+            raise ValueError(
+                'model.type "conv" has no latent code, so there is no score "vote_diversity"; '
+                'set evaluation.score to "entropy"'
+            )
+        return self
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "ExperimentConfig":
+        """Validate nested tables of values.
+
+        Parameters
+        ----------
+        values
+            As read from TOML: a table a section.
+        source
+            What an error names as the place of the mistake.
+
+        Raises
+        ------
+        AttractorError
+            On an unknown key, a wrong type or an impossible value.
+        """
+        return validated(cls, values, source)
+
+    @classmethod
+    def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "ExperimentConfig":
+        """Read a TOML file.
+
+        Parameters
+        ----------
+        path
+            The file.
+        overrides
+            Any number of ``"section.key=value"``, which win over the file. The value is written as
+            in TOML; text needs no quotes.
+
+        Raises
+        ------
+        AttractorError
+            If the file is missing or no TOML, or on an unknown key or an impossible value.
+        """
+        return cls.from_dict(override(read_toml(path), overrides), str(path))
+
+    def to_toml(self) -> str:
+        """Return the experiment as TOML text; `from_toml` reads the same experiment back."""
+        return tomli_w.dumps(self.model_dump())
+
+
+def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Return ``values`` with every ``"section.key=value"`` of ``overrides`` set.
+
+    Raises
+    ------
+    AttractorError
+        If an override has another form.
+
+    Examples
+    --------
+    >>> override({"training": {"epochs": 9}}, ["training.epochs=200", "model.activation=SiLU"])
+    {'training': {'epochs': 200}, 'model': {'activation': 'SiLU'}}
+    """
+    result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
+    for text in overrides:
+        path, equals, raw = text.partition("=")
+        section, dot, key = path.strip().partition(".")
+        if not (equals and dot and section and key):
+            raise AttractorError(
+                f"--set {text!r}: must read section.key=value, e.g. training.epochs=200"
+            )
+        table = result.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise AttractorError(f"--set {text!r}: {section!r} is no section")
+        table[key] = _parse_value(raw.strip())
+    return result
+
+
+def _parse_value(raw: str) -> Any:  # noqa: ANN401
+    try:
+        return tomllib.loads(f"value = {raw}")["value"]
+    except tomllib.TOMLDecodeError:
+        return raw  # text without quotes

@@ -1,0 +1,354 @@
+"""Runs of the original scripts (docs/from-the-original.md) made into runs of ours.
+
+A results folder of the original holds ``cfg.toml`` and ``checkpoints/last_model.pth``. Its layers
+are ours under other names. No weight is turned around: both flatten a code channels first, and both
+keep the weights of a transposed convolution as (in, out, height, width).
+"""
+
+import hashlib
+import io
+import json
+import re
+import tomllib
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._files import write_json, write_tensors, write_text
+from attractor_ae.core.autoencoder import activation_function
+from attractor_ae.data import CATALOGUE, DatasetInfo
+from attractor_ae.data import data_root as folder_of
+from attractor_ae.data.idx import IdxFiles
+from attractor_ae.data.lsun import CATEGORIES, LsunFiles
+from attractor_ae.data.sviro import SEATINGS, SeatFolders
+from attractor_ae.data.torchvision_sets import TorchvisionArrays, TorchvisionFolders
+from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.experiment.run import Run, environment
+from attractor_ae.training import build_network
+from attractor_ae.training.history import history_text
+
+CONFIG_FILE = "cfg.toml"
+WEIGHTS_FILE = "checkpoints/last_model.pth"
+
+ORIGINAL_LAYERS: Mapping[str, Mapping[str, str]] = {
+    "dropout-cae": {
+        "encoder_first.conv_1": "encoder.0",
+        "encoder_second.conv_2": "encoder.1",
+        "encoder_third.conv_3": "encoder.2",
+        "encoder_fourth.conv_4": "encoder.3",
+        "encoder_fifth.fc_1": "encoder_linear",
+        "encoder_final": "latent",
+        "decoder_first.fc_1": "decoder_linear.0",
+        "decoder_second.fc_2": "decoder_linear.1",
+        "decoder_third.conv_trans_1": "decoder.0",
+        "decoder_fourth.conv_trans_2": "decoder.1",
+        "decoder_fifth.conv_trans_3": "decoder.2",
+        "decoder_final": "output",
+    },
+    "conv": {
+        "classifier.conv_1": "encoder.0",
+        "classifier.conv_2": "encoder.1",
+        "classifier.conv_3": "encoder.2",
+        "classifier.conv_4": "encoder.3",
+        "classifier.fc_1": "hidden",
+        "classifier.fc_2": "output",
+    },
+}
+"""The original's name of each layer, and ours, by ``model.type``."""
+
+# Has an element for each class.
+_LOGITS = "classifier.fc_2.bias"
+
+# Where an activation has weights (PReLU), one serves all layers, and the original's file has it
+# again beside each of them.
+_ACTIVATION_AGAIN = re.compile(r"(?:encoder_\w+|decoder_\w+|classifier)\.(activation)_\d(\.\w+)")
+
+# The perceptual loss is a network of its own, which the original stores with the trained one.
+_LOSS = "criterion."
+
+_FROM_THE_ORIGINAL = f"give a results folder of the original, with {CONFIG_FILE} and {WEIGHTS_FILE}"
+
+
+def import_run(
+    folder: str | Path,
+    target: str | Path,
+    *,
+    seed: int | None = None,
+    data_root: str | Path | None = None,
+) -> Run:
+    """Make a run folder of a results folder of the original (``attractor-ae import-run``).
+
+    What ``cfg.toml`` says that our config does not know is left out; the run's log tells what that
+    was.
+
+    Parameters
+    ----------
+    folder
+        The results folder, with ``cfg.toml`` and ``checkpoints/last_model.pth``.
+    target
+        The run folder to make. Its history has no rows.
+    seed
+        The seed that the original was started with, which it does not store; 0 if it is not known.
+        Trial masks and heads are drawn from it.
+    data_root
+        Where the data sets' files are: some of them tell the names of the classes.
+
+    Returns
+    -------
+    Run
+        The run, as finished as one that was trained here.
+
+    Raises
+    ------
+    AttractorError
+        If a file is missing or damaged, ``cfg.toml`` has an impossible value, the weights are not
+        those of the network that it describes, or ``target`` holds a run already.
+    """
+    folder, run = Path(folder), Run(Path(target))
+    if run.finished or run.checkpoint_file.exists():
+        raise AttractorError(f"{run.path}: holds a run already; choose another folder")
+    config, notes = _read_config(folder / CONFIG_FILE, seed)
+    path = folder / WEIGHTS_FILE
+    content = _read(path)
+    names = _expected_names(config.model.type, config.model.activation)
+    state, left_out = _network_part(_state_dict(_unpickled(content, path), path), names, path)
+    if left_out:
+        notes.append(f"left out of {path.name}: the loss, a network of {left_out} tensors")
+
+    trained = _trained_set(config, data_root)
+    classes = 0
+    if config.model.type == "conv":
+        classes = state[_LOGITS].numel()
+        if trained.count not in (None, classes):
+            raise AttractorError(
+                f"{path}: holds a classifier of {classes} classes, but data set {trained.name!r} "
+                f"has {trained.count}; correct dataset.name in {folder / CONFIG_FILE}"
+            )
+    metadata = {"dataset": trained.name}  # as `training.trained_on` has it
+    if trained.classes is None:
+        notes.append(f"the classes of data set {trained.name!r} are not known here by name")
+    else:
+        metadata["classes"] = json.dumps(trained.classes)
+    weights = _renamed(state, names, config, classes, path)
+
+    # Everything that can be refused is read before anything is written.
+    write_text(run.config_file, config.to_toml())
+    origin = {
+        "imported_from": str(folder),
+        "imported_sha256": hashlib.sha256(content).hexdigest(),
+    }
+    write_json(run.environment_file, {**environment("cpu", "float32"), **origin})
+    write_text(run.history_file, history_text([]))
+    run.log(f"imported from {folder}, a run of the original: it was not trained here")
+    for note in notes:
+        run.log(note)
+    # Last: a run that has its weights is finished.
+    write_tensors(run.weights_file, weights, metadata)
+    return run
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AttractorError(
+            f"{path}: cannot be read ({error.strerror}); {_FROM_THE_ORIGINAL}"
+        ) from None
+
+
+def _read_config(path: Path, seed: int | None) -> tuple[ExperimentConfig, list[str]]:
+    """Return the experiment of a ``cfg.toml``, and in lines what was left out or added."""
+    try:
+        values: dict[str, Any] = tomllib.loads(_read(path).decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise AttractorError(f"{path}: is no valid TOML: {error}") from None
+    left_out = {}
+    for section, table in list(values.items()):
+        field = ExperimentConfig.model_fields.get(section)
+        if field is None:
+            left_out[section] = values.pop(section)
+        elif isinstance(table, dict) and isinstance(field.annotation, type):
+            for key in table.keys() - field.annotation.model_fields:
+                left_out[f"{section}.{key}"] = table.pop(key)
+    # A wrong type is told by the validation below.
+    dataset, training = values.get("dataset"), values.setdefault("training", {})
+    if isinstance(dataset, dict) and isinstance(name := dataset.get("name"), str):
+        info = CATALOGUE.get(name.lower())
+        if info is not None:
+            dataset["name"] = info.name
+            if not info.factors and dataset.get("factor"):
+                # The original looks at it only where there are variations.
+                left_out["dataset.factor"] = dataset.pop("factor")
+    notes = [f"left out of {path.name}: {k} = {v!r}" for k, v in sorted(left_out.items())]
+    if isinstance(training, dict):
+        if seed is not None:
+            training["seed"] = seed
+        elif "seed" not in training:
+            notes.append("the original stores no seed: 0 is taken")
+    return ExperimentConfig.from_dict(values, str(path)), notes
+
+
+def _expected_names(model_type: str, activation: str) -> dict[str, str]:
+    """Return the original's name of each tensor of a network, and ours."""
+    names = {
+        f"{theirs}.{part}": f"{ours}.{part}"
+        for theirs, ours in ORIGINAL_LAYERS[model_type].items()
+        for part in ("weight", "bias")
+    }
+    own = (f"activation.{part}" for part in activation_function(activation).state_dict())
+    return {**names, **{name: name for name in own}}
+
+
+def _unpickled(content: bytes, path: Path) -> Any:  # noqa: ANN401
+    """Return what ``torch.save`` wrote, as far as it is data: nothing in it is run."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tensors of a kind that is refused below
+            return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+    except Exception as error:  # damage makes the reader raise almost anything
+        # Its message is not passed on: it advises weights_only=False, which runs what is there.
+        asked = re.search(r"(?i:global) (?:GLOBAL )?([\w.]+)", str(error))
+        reason = f"it asks for {asked[1]}" if asked else type(error).__name__
+        raise AttractorError(
+            f"{path}: is damaged, or holds more than weights ({reason}) and was not read on; "
+            "get the file again, or save the model's state_dict() with torch.save"
+        ) from None
+
+
+def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
+    """Return the state dict that a file holds, as it is or as one entry beside others."""
+    inner = loaded.values() if isinstance(loaded, Mapping) else ()
+    for state in (loaded, *inner):
+        if not isinstance(state, Mapping):
+            continue
+        if any(name in state for name in (f"{layer}.weight" for layer in _all_layers())):
+            for name, value in state.items():
+                if not (isinstance(name, str) and _is_plain(value)):
+                    raise AttractorError(
+                        f"{path}: {name!r} is no plain tensor; save the model's state_dict() alone"
+                    )
+            return dict(state)
+    raise AttractorError(
+        f"{path}: holds no network of the original, which has e.g. a tensor "
+        f"{next(iter(_all_layers()))}.weight; {_FROM_THE_ORIGINAL}"
+    )
+
+
+def _is_plain(value: object) -> bool:
+    """Return whether a value is a tensor with its numbers in memory, one after the other."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout == torch.strided
+        and value.device.type == "cpu"
+        and not value.is_quantized
+    )
+
+
+def _all_layers() -> list[str]:
+    return [layer for layers in ORIGINAL_LAYERS.values() for layer in layers]
+
+
+def _network_part(
+    state: dict[str, Tensor], names: Mapping[str, str], path: Path
+) -> tuple[dict[str, Tensor], int]:
+    """Return the tensors of the original's names, and how many others belong to the loss."""
+    if missing := [name for name in names if name not in state]:
+        more = f" and {len(missing) - 1} others" if missing[1:] else ""
+        raise AttractorError(
+            f"{path}: lacks {missing[0]}{more}; give the {CONFIG_FILE} that it was trained with "
+            f"(its model.type and model.activation), and the whole file"
+        )
+    left_out = 0
+    for name in state.keys() - names.keys():
+        again = _ACTIVATION_AGAIN.fullmatch(name)
+        shared = state.get("".join(again.groups())) if again else None
+        if name.startswith(_LOSS):
+            left_out += 1
+        elif shared is None:
+            raise AttractorError(f"{path}: {unknown_name('tensor', name, names)}")
+        elif state[name].tolist() != shared.tolist():
+            raise AttractorError(
+                f"{path}: {name} is not the activation of the other layers; "
+                "the original has one for all of them"
+            )
+    return {name: state[name] for name in names}, left_out
+
+
+def _renamed(
+    state: Mapping[str, Tensor],
+    names: Mapping[str, str],
+    config: ExperimentConfig,
+    classes: int,
+    path: Path,
+) -> dict[str, Tensor]:
+    """Return float32 weights by our names, as the network of the config wants them."""
+    with torch.device("meta"):  # for the shapes alone
+        wanted = build_network(config, classes).state_dict()
+    weights = {}
+    for name, tensor in state.items():
+        shape = wanted[names[name]].shape
+        if tensor.shape != shape:
+            model = config.model
+            raise AttractorError(
+                f"{path}: {name} has shape {tuple(tensor.shape)}, but model.dropout = "
+                f"{model.dropout:g} and model.dimension = {model.dimension} make {tuple(shape)}; "
+                f"give the {CONFIG_FILE} that it was trained with"
+            )
+        if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
+            raise AttractorError(
+                f"{path}: {name} has entries that are no finite numbers; train it again"
+            )
+        # A copy: tensors of a file may share their memory, which safetensors refuses.
+        weights[names[name]] = tensor.detach().float().clone(memory_format=torch.contiguous_format)
+    return weights
+
+
+@dataclass(frozen=True)
+class _TrainedSet:
+    """What is known of the set that was trained on, without its images.
+
+    Attributes
+    ----------
+    name
+        Its name in an `ImageSet`.
+    count
+        Number of its classes; None where it is not known.
+    classes
+        Their names; None where they are not known.
+    """
+
+    name: str
+    count: int | None = None
+    classes: tuple[str, ...] | None = None
+
+
+def _trained_set(config: ExperimentConfig, root: str | Path | None) -> _TrainedSet:
+    name, split = config.dataset.name, config.dataset.split
+    info = CATALOGUE.get(name)
+    if info is None or split not in info.splits:
+        return _TrainedSet(name)
+    return _TrainedSet(name, info.splits[split].classes, _class_names(info, split, folder_of(root)))
+
+
+def _class_names(info: DatasetInfo, split: str, root: Path) -> tuple[str, ...] | None:
+    """Return the names of a set's classes; None where missing files or its images would tell."""
+    match info.source:
+        case IdxFiles(classes=classes) | TorchvisionArrays(classes=classes):
+            return classes
+        case LsunFiles():
+            return CATEGORIES
+        case SeatFolders():
+            return SEATINGS
+        case TorchvisionFolders() as source if not source.missing(split, root):
+            try:
+                return source.read(root / source.folder, split)[2]
+            except (RuntimeError, OSError, ValueError, KeyError):  # not the official files
+                return None
+        case _:
+            return None

@@ -1,0 +1,238 @@
+"""The figures of a suite: every method, bands over the seeds."""
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from attractor_ae._detector import Detector
+from attractor_ae._errors import AttractorError
+from attractor_ae._files import file_name
+from attractor_ae._loading import load_detector
+from attractor_ae.core.detector import AttractorDetector
+from attractor_ae.data import ImageSet
+from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.experiment.evaluate import TRIALS_FILE
+from attractor_ae.experiment.plan import (
+    ImageProgress,
+    evaluated,
+    evaluated_images,
+    silent,
+)
+from attractor_ae.experiment.result import EvaluationResult
+from attractor_ae.experiment.run import Run
+from attractor_ae.experiment.trial_curve import TrialCurve, trial_curve
+from attractor_ae.reporting import (
+    ReconstructionBlock,
+    accuracy_rejection_figure,
+    auroc_by_recursion,
+    auroc_by_trials,
+    entropy_histogram,
+    latent_map,
+    precision_recall_figure,
+    reconstruction_blocks,
+    reliability_diagram,
+    roc_figure,
+    save_figure,
+)
+
+_MOST_SAMPLED = 200
+"""Images of a set that are sampled again for the curve over the trials, and put on a map."""
+_MASKS_SHOWN = 4
+
+
+@dataclass(frozen=True, eq=False)
+class MeasuredRun:
+    """A run, or an ensemble, with its result as a row of the table shows it."""
+
+    run: Run
+    result: EvaluationResult
+
+    @property
+    def trials_file(self) -> Path:
+        """The curve over the number of trials, once it was made."""
+        return self.run.evaluation_folder / TRIALS_FILE
+
+    def detector(self) -> Detector:
+        """Return the fitted detector that the evaluation has left."""
+        return load_detector(self.run.detector_file)
+
+
+RunImages = Callable[[MeasuredRun], tuple[ImageSet, list[ImageSet]]]
+"""D_in and the D_outs that a run was measured on."""
+
+
+def images_of_runs(
+    data_root: str | Path | None = None, on_preparing: ImageProgress = silent
+) -> RunImages:
+    """Return what loads the images of runs; those of runs on the same images are loaded once.
+
+    Parameters
+    ----------
+    data_root, on_preparing
+        As for `run_evaluation`.
+    """
+    loaded: dict[str, tuple[ImageSet, list[ImageSet]]] = {}
+
+    def images(run: MeasuredRun) -> tuple[ImageSet, list[ImageSet]]:
+        experiment = run.result.provenance.get("experiment")
+        if experiment is None:
+            raise AttractorError(
+                f"{run.run.path}: its result does not tell the experiment; evaluate it again"
+            )
+        config = ExperimentConfig.from_dict(experiment, str(run.run.path))
+        number = config.evaluation.nbr_of_samples_per_class
+        every = evaluated(config, data_root)
+        key = f"{config.dataset} {number} {every}"
+        if key not in loaded:
+            known, _, unknown = evaluated_images(
+                config, every, data_root=data_root, on_preparing=on_preparing
+            )
+            loaded[key] = (known, unknown)
+        return loaded[key]
+
+    return images
+
+
+def suite_figures(
+    folder: Path,
+    measured: Mapping[str, Sequence[MeasuredRun]],
+    images: RunImages,
+    *,
+    on_note: Callable[[str], None] = lambda _: None,
+) -> list[Path]:
+    """Draw every figure of runs on one D_in, as PNG and PDF.
+
+    Parameters
+    ----------
+    folder
+        Where to write.
+    measured
+        Label of a method -> its runs, or its ensemble.
+    images
+        Gives the images of a run; see `images_of_runs`.
+    on_note
+        Called with a line about what is not drawn.
+
+    Returns
+    -------
+    list of Path
+        The PNG files.
+
+    Raises
+    ------
+    AttractorError
+        If files of a run are missing or damaged.
+    """
+    results = {label: [run.result for run in runs] for label, runs in measured.items()}
+    drawn: list[Path] = []
+
+    def save(name: str, figure: object) -> None:
+        drawn.append(save_figure(figure, folder / name)[0])  # type: ignore[arg-type]
+
+    for label, found in results.items():
+        save(f"entropy-{file_name(label)}", entropy_histogram(found))
+    if any(found[0].recursions > 1 for found in results.values()):
+        save("recursions", auroc_by_recursion(results))
+    save("roc", roc_figure(results))
+    save("precision-recall", precision_recall_figure(results))
+    save("rejection", accuracy_rejection_figure(results))
+    save("reliability", reliability_diagram(results))
+    curves = {
+        label: [_trial_curve(run, *images(run)) for run in runs]
+        for label, runs in _by_their_entropy(measured)
+    }
+    save("trials", auroc_by_trials(curves))
+    for label, run, detector in _attractors(measured):
+        known, unknown = images(run)
+        blocks = _blocks(detector, [known, *unknown])
+        save(f"reconstructions-{file_name(label)}", reconstruction_blocks(blocks, per_row=2))
+        try:
+            save(f"latent-{file_name(label)}", _latent_map(detector, label, known, unknown))
+        except AttractorError as error:
+            on_note(f"not drawn: latent-{file_name(label)}: {error}")
+    return drawn
+
+
+def _by_their_entropy(
+    measured: Mapping[str, Sequence[MeasuredRun]],
+) -> Iterator[tuple[str, Sequence[MeasuredRun]]]:
+    """Give the methods once for each set of runs: the curve is of the entropy alone."""
+    seen = set()
+    for label, runs in measured.items():
+        places = tuple(run.run.path for run in runs)
+        if places not in seen:
+            seen.add(places)
+            yield label, runs
+
+
+def _attractors(
+    measured: Mapping[str, Sequence[MeasuredRun]],
+) -> Iterator[tuple[str, MeasuredRun, AttractorDetector]]:
+    """Give the methods that have attractors, once for each set of runs: the first run's."""
+    for label, runs in _by_their_entropy(measured):
+        detector = runs[0].detector()
+        if isinstance(detector, AttractorDetector):
+            yield label, runs[0], detector
+
+
+def _few(images: ImageSet) -> ImageSet:
+    """Return images from all over a set, at most as many as are sampled."""
+    count = min(len(images), _MOST_SAMPLED)
+    return images.take(np.arange(count) * len(images) // count)
+
+
+def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[ImageSet]) -> TrialCurve:
+    """Return the curve over the trials, or read it: a new evaluation has removed the old one."""
+    path = measured.trials_file
+    if path.is_file():
+        return TrialCurve.load(path)
+    curve = trial_curve(measured.detector(), _few(known), [_few(out) for out in unknown])
+    curve.save(path)
+    return curve
+
+
+def reconstructions(
+    measured: Mapping[str, Sequence[MeasuredRun]], images: RunImages
+) -> list[ReconstructionBlock]:
+    """Return what the first method with attractors makes of D_in and of one D_out.
+
+    They are told apart by their D_in, for a figure of several.
+    """
+    for _, run, detector in _attractors(measured):
+        known, unknown = images(run)
+        blocks = _blocks(detector, [known, *unknown[:1]])
+        return [
+            dataclasses.replace(block, title=f"trained on {known.name}: {block.title}")
+            for block in blocks
+        ]
+    return []
+
+
+def _blocks(detector: AttractorDetector, sets: Sequence[ImageSet]) -> list[ReconstructionBlock]:
+    # The middle image of each set: neither chosen for its looks nor by its score.
+    middle = np.stack([images.images[len(images) // 2] for images in sets])
+    trajectories = detector.trajectory(middle)[:_MASKS_SHOWN]
+    inputs = torch.from_numpy(middle).float() / 255
+    return [
+        ReconstructionBlock(inputs[i], [t.image(i) for t in trajectories], images.name)
+        for i, images in enumerate(sets)
+    ]
+
+
+def _latent_map(
+    detector: AttractorDetector, label: str, known: ImageSet, unknown: Sequence[ImageSet]
+) -> object:
+    shown = known if len(known) <= 1000 else _few(known)
+    r = detector.recursion
+    return latent_map(
+        detector.latents(shown.images)[r].numpy(),
+        shown.labels,
+        shown.classes,
+        {out.name: detector.latents(_few(out).images)[r].numpy() for out in unknown},
+        title=f"{label} on {known.name}, recursion {r}",
+        seed=detector.seed,
+    )

@@ -1,0 +1,203 @@
+"""From finished runs to a fitted detector: which method a run is of, and what it is fitted on."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from attractor_ae._devices import resolve_device
+from attractor_ae._errors import AttractorError
+from attractor_ae._files import load_weights, read_tensors
+from attractor_ae.baselines import EnsembleDetector, MCDropoutDetector
+from attractor_ae.core.autoencoder import Autoencoder
+from attractor_ae.core.classifier import ConvClassifier
+from attractor_ae.core.detector import AttractorDetector
+from attractor_ae.data import ImageSet
+from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.experiment.run import Run
+from attractor_ae.training import build_network, trained_on, training_augmentation, training_part
+
+AFTER_TRAINING = ("evaluation.", "dataset.max_broken=", "training.device=", "training.gpu=")
+"""What may be set of a run that is trained: the measuring, and what images and device it needs."""
+
+
+def fit_detector(
+    folder: str | Path,
+    images: ImageSet,
+    *,
+    overrides: Sequence[str] = (),
+    natural: bool = False,
+) -> AttractorDetector | MCDropoutDetector | EnsembleDetector:
+    """Return an detector of a finished run, fitted on the images that the run was trained on.
+
+    It is calibrated on those that the run's config kept for it, if any. The method is that of the
+    run (PROTOCOL section 5): attractors of an autoencoder, MC dropout of a classifier with dropout,
+    or an ensemble of the one classifier without; `fit_ensemble` makes one of several runs. A
+    classifier uses the settings of ``[evaluation]`` that are not about recursions and heads.
+
+    Parameters
+    ----------
+    folder
+        The run folder.
+    images
+        The images that its training was given.
+    overrides
+        Any number of ``"evaluation.key=value"``, which win over the stored config.
+    natural
+        As for `attractor_ae.train`.
+
+    Raises
+    ------
+    AttractorError
+        If the weights are missing or damaged, the run was trained on another set, or an override
+        cannot be.
+    """
+    run = Run.open(folder)
+    config = evaluation_config(run, overrides)
+    network = _trained_network(run, config, images)
+    settings, seed = config.evaluation, config.training.seed
+    if isinstance(network, Autoencoder):
+        detector = AttractorDetector(
+            network,
+            recursions=settings.recursions,
+            recursion=settings.recursion,
+            trials=settings.trials,
+            head=settings.head,
+            head_masks=settings.head_masks,
+            head_input=settings.head_input,
+            mask_scope=settings.mask_scope,
+            precision=settings.precision,
+            augmentation=training_augmentation(config.training, natural),
+            seed=seed,
+        )
+    elif network.dropout > 0:
+        detector = MCDropoutDetector(
+            network,
+            trials=settings.trials,
+            mask_scope=settings.mask_scope,
+            precision=settings.precision,
+            seed=seed,
+        )
+    else:
+        detector = EnsembleDetector([network], precision=settings.precision, seed=seed)
+    _fit(detector, config, images)
+    return detector
+
+
+def fit_ensemble(
+    folders: Sequence[str | Path],
+    images: ImageSet,
+    *,
+    overrides: Sequence[str] = (),
+    natural: bool = False,
+) -> EnsembleDetector:
+    """Return the deep ensemble of finished runs, fitted on the images that they were trained on.
+
+    It is calibrated on those that the runs' configs kept for it, if any. Where the runs differ in
+    ``[evaluation]``, the first is followed.
+
+    Parameters
+    ----------
+    folders
+        The run folders of its members: classifiers without dropout, trained from different seeds.
+    images
+        The images that their training was given.
+    overrides
+        As for `fit_detector`.
+    natural
+        As for `fit_detector`; of no consequence, as nothing is trained.
+
+    Raises
+    ------
+    AttractorError
+        If there is no run, or one comes twice, is no classifier without dropout, or was trained on
+        other images; if weights are missing or damaged, or an override cannot be.
+    """
+    if not folders:
+        raise AttractorError("an ensemble needs at least one run; give folders of finished runs")
+    runs = [Run.open(folder) for folder in folders]
+    configs = [evaluation_config(run, overrides) for run in runs]
+    first = configs[0]
+    members, places = [], {}
+    for run, config in zip(runs, configs, strict=True):
+        if config.model.type != "conv" or config.model.dropout > 0:
+            kind = "an autoencoder" if config.model.type != "conv" else "a classifier with dropout"
+            raise AttractorError(
+                f"{run.path}: holds {kind}; the members of an ensemble are trained with "
+                'model.type = "conv" and model.dropout = 0'
+            )
+        for key, value in first.dataset.model_dump(exclude={"max_broken"}).items():
+            # Another share or seed, and one member was trained on what another is calibrated on.
+            if (other := getattr(config.dataset, key)) != value:
+                raise AttractorError(
+                    f"{run.path}: was trained with dataset.{key} = {other!r}, but "
+                    f"{runs[0].path} with {value!r}; take members that were trained on the same"
+                )
+        network = _trained_network(run, config, images)
+        # Not by the path: a copy, a link or a second run of a seed is the same member as well.
+        weights = _digest(network)
+        if weights in places:
+            raise AttractorError(
+                f"{run.path}: has the same weights as {places[weights]}; name each member once, "
+                "and train members with different seeds"
+            )
+        places[weights] = run.path
+        members.append(network)
+    detector = EnsembleDetector(
+        members, precision=first.evaluation.precision, seed=first.training.seed
+    )
+    _fit(detector, first, images)
+    return detector
+
+
+def evaluation_config(run: Run, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Return the experiment of a run with another evaluation.
+
+    Raises
+    ------
+    AttractorError
+        If an override is of what the weights depend on, or is impossible.
+    """
+    if foreign := [text for text in overrides if not text.startswith(AFTER_TRAINING)]:
+        raise AttractorError(
+            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation], "
+            "dataset.max_broken, training.device and training.gpu can be set"
+        )
+    return ExperimentConfig.from_toml(run.config_file, overrides)
+
+
+def _trained_network(
+    run: Run, config: ExperimentConfig, images: ImageSet
+) -> Autoencoder | ConvClassifier:
+    """Return the network of a run, after a check that it knows this set and its classes."""
+    tensors, metadata = read_tensors(run.weights_file)
+    for key, value in trained_on(images).items():
+        if metadata.get(key, value) != value:
+            raise AttractorError(
+                f"{run.path}: was trained on {key} {metadata[key]}, not {value}; "
+                "fit on the images that it was trained on"
+            )
+    network = build_network(config, len(images.classes))
+    load_weights(network, tensors, run.weights_file)
+    return network
+
+
+def _fit(
+    detector: AttractorDetector | MCDropoutDetector | EnsembleDetector,
+    config: ExperimentConfig,
+    images: ImageSet,
+) -> None:
+    """Fit and calibrate as a config says, on the device that it names."""
+    detector.to(resolve_device(config.training.device, config.training.gpu))
+    trained, kept = training_part(config, images)
+    detector.fit(trained.images, trained.labels)
+    if len(kept):
+        detector.calibrate(kept.images, kept.labels)
+    detector.score = config.evaluation.score
+
+
+def _digest(network: Autoencoder | ConvClassifier) -> str:
+    """Return what two networks have in common only if they have the same weights."""
+    digest = hashlib.sha256()
+    for weights in network.state_dict().values():
+        digest.update(weights.numpy().tobytes())
+    return digest.hexdigest()

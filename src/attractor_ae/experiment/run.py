@@ -1,0 +1,173 @@
+"""The run folder: the names of its files.
+
+RUN/
+  config.toml           the experiment, complete: defaults written out
+  environment.json      versions, device, git revision
+  history.csv           a row an epoch
+  log.txt               what happened, with times
+  checkpoint.safetensors   where to resume; gone when training is finished
+  weights.safetensors   the trained network; there when training is finished
+  detector.safetensors the fitted detector, from the first evaluation on
+  evaluation/           scores, metrics and figures
+"""
+
+import platform
+import subprocess
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from attractor_ae._errors import AttractorError
+from attractor_ae._files import cannot_write
+from attractor_ae.experiment.config import ExperimentConfig
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder.
+
+    Attributes
+    ----------
+    path
+        The folder.
+    """
+
+    path: Path
+
+    @property
+    def config_file(self) -> Path:
+        """The experiment as TOML."""
+        return self.path / "config.toml"
+
+    @property
+    def weights_file(self) -> Path:
+        """The trained weights."""
+        return self.path / "weights.safetensors"
+
+    @property
+    def checkpoint_file(self) -> Path:
+        """The state to resume from."""
+        return self.path / "checkpoint.safetensors"
+
+    @property
+    def history_file(self) -> Path:
+        """Loss and speed of every epoch."""
+        return self.path / "history.csv"
+
+    @property
+    def environment_file(self) -> Path:
+        """What the run was made with."""
+        return self.path / "environment.json"
+
+    @property
+    def log_file(self) -> Path:
+        """What happened, with times."""
+        return self.path / "log.txt"
+
+    @property
+    def detector_file(self) -> Path:
+        """The fitted detector."""
+        return self.path / "detector.safetensors"
+
+    @property
+    def evaluation_folder(self) -> Path:
+        """Results of the evaluation."""
+        return self.path / "evaluation"
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has ended."""
+        return self.weights_file.is_file()
+
+    @classmethod
+    def open(cls, path: str | Path) -> "Run":
+        """Open the folder of a finished run.
+
+        Raises
+        ------
+        AttractorError
+            If it does not exist, is no run, or its training is not finished.
+        """
+        run = cls(Path(path))
+        if not run.path.is_dir():
+            raise AttractorError(f"{path}: no such run folder; make one with: attractor-ae train")
+        if not run.config_file.is_file():
+            raise AttractorError(f"{path}: is no run folder (it has no {run.config_file.name})")
+        if not run.finished:
+            raise AttractorError(
+                f"{path}: its training is not finished; "
+                f"finish it with: attractor-ae train {run.config_file} --out {path} --resume"
+            )
+        return run
+
+    def config(self) -> ExperimentConfig:
+        """Return the experiment that the run was made with."""
+        return ExperimentConfig.from_toml(self.config_file)
+
+    def log(self, line: str) -> None:
+        """Append a line with the time to the log."""
+        stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
+        try:
+            with self.log_file.open("a", encoding="utf-8") as file:
+                file.write(f"{stamp} {line}\n")
+        except OSError as error:
+            raise cannot_write(self.log_file, error) from None
+
+
+def environment(device: str, precision: str) -> dict[str, Any]:
+    """Return what a result was made with: versions, device, git revision.
+
+    Parameters
+    ----------
+    device
+        The device that was computed on.
+    precision
+        The floating-point type of the convolutions, as text; ``str(dtype)`` does.
+    """
+    import torch
+
+    packages = (
+        "attractor-ae",
+        "torch",
+        "torchvision",
+        "numpy",
+        "scikit-learn",
+        "pytorch-metric-learning",
+    )
+    versions = {name: metadata.version(name) for name in packages}
+    versions["torch"] = torch.__version__  # says the build as well, e.g. +cu130
+    is_gpu = device.startswith("cuda")
+    return {
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": versions,
+        "device": device,
+        "device_name": torch.cuda.get_device_name(device) if is_gpu else platform.machine(),
+        "threads": torch.get_num_threads(),
+        "precision": precision.removeprefix("torch."),
+        "git_revision": _git_revision(),
+    }
+
+
+def _git_revision() -> str | None:
+    """Return the revision of the checkout that this file is tracked in, if it is in one."""
+    here = Path(__file__)
+    git = ["git", "-C", str(here.parent)]
+    try:
+        tracked = subprocess.run(
+            [*git, "ls-files", "--error-unmatch", here.name], capture_output=True, timeout=5
+        )
+        if tracked.returncode != 0:  # e.g. installed into an environment inside another project
+            return None
+        described = subprocess.run(
+            [*git, "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=5,
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return described.stdout.strip() or None

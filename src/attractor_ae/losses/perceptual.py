@@ -1,0 +1,151 @@
+"""The perceptual reconstruction loss: a distance between the features of a VGG16 network."""
+
+import copy
+import http.client
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from attractor_ae._errors import AttractorError
+
+# Each block of layers ends with the ReLU named beside it; places in VGG16's feature layers.
+_BLOCKS = {
+    "relu1_2": (0, 4),
+    "relu2_2": (4, 9),
+    "relu3_3": (9, 16),
+    "relu4_3": (16, 23),
+    "relu5_3": (23, 30),
+}
+_SMALLEST_SIDE = 16  # four poolings leave one pixel
+
+
+class PerceptualLoss(nn.Module):
+    """Distance between the VGG16 features of two images: LPIPS without its linear weights.
+
+    The feature map of each of five layers (relu1_2, relu2_2, relu3_3, relu4_3, relu5_3) is scaled
+    to unit length over the channels at every pixel. The squared difference is summed over channels,
+    averaged over pixels, summed over layers, and averaged over the batch.
+
+    Parameters
+    ----------
+    features
+        The feature layers of a VGG16 network, as in torchvision (``vgg16().features``), which are
+        copied. By default those trained on ImageNet (``VGG16_Weights.IMAGENET1K_V1``), from
+        torchvision's cache, or downloaded into it.
+
+    Raises
+    ------
+    AttractorError
+        If the default weights are not in the cache and cannot be downloaded, or are damaged; or if
+        ``features`` has fewer than the 30 layers of VGG16.
+
+    References
+    ----------
+    Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR
+    2018, the baseline without the learned linear weights.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, features: nn.Sequential | None = None) -> None:
+        super().__init__()
+        layers = _imagenet_features() if features is None else copy.deepcopy(features)
+        last = max(end for _, end in _BLOCKS.values())
+        if len(layers) < last:
+            raise AttractorError(
+                f"features must have the {last} layers of VGG16, got {len(layers)}; "
+                "give torchvision.models.vgg16().features"
+            )
+        self.blocks = nn.ModuleList(layers[start:end] for start, end in _BLOCKS.values())
+        # ImageNet's mean and standard deviation, for images in [-1, 1] (LPIPS's scaling layer).
+        shift, scale = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]])
+        self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("scale", scale.view(1, 3, 1, 1), persistent=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def forward(
+        self, reconstruction: Float[Tensor, "n c h w"], target: Float[Tensor, "n c h w"]
+    ) -> Float[Tensor, ""]:
+        """Return the mean distance of the pairs of a batch, at least 0.
+
+        Parameters
+        ----------
+        reconstruction, target
+            float32 images of shape (n, 1 or 3, height, width), the target in [0, 1]. Grey is
+            repeated to three channels.
+
+        Raises
+        ------
+        AttractorError
+            If the images are smaller than 16 x 16, or are neither grey nor colour.
+        """
+        _, channels, height, width = target.shape
+        if channels not in (1, 3) or min(height, width) < _SMALLEST_SIDE:
+            raise AttractorError(
+                f"the perceptual loss needs 1 or 3 channels and at least {_SMALLEST_SIDE} x "
+                f"{_SMALLEST_SIDE} pixels, got {channels} channels of {height} x {width}"
+            )
+        distance = target.new_zeros(len(target))
+        x, y = self._normalise(reconstruction), self._normalise(target)  # (n, 3, h, w)
+        for block in self.blocks:
+            x, y = block(x), block(y)  # (n, features, h', w')
+            squared = (_unit_length(x) - _unit_length(y)).square().sum(dim=1)  # (n, h', w')
+            distance = distance + squared.mean(dim=(1, 2))
+        return distance.mean()
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        # A grey image becomes three channels by broadcasting.
+        return (2 * images - 1 - self.shift) / self.scale
+
+
+def _unit_length(features: Tensor) -> Tensor:
+    # Where no feature is active the result is zero.
+    return F.normalize(features, dim=1, eps=1e-10)
+
+
+def _imagenet_features() -> nn.Sequential:
+    """Return the feature layers of VGG16 trained on ImageNet, from torchvision's cache."""
+    from torchvision.models import VGG16_Weights, vgg16  # slow to import
+
+    url = VGG16_Weights.IMAGENET1K_V1.url
+    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
+    if not path.exists():
+        _download(url, path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        # On the meta device nothing is initialised, and no random number drawn.
+        with torch.device("meta"):
+            features = vgg16().features
+        prefix = "features."
+        features.load_state_dict(
+            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)},
+            assign=True,
+        )
+    except Exception as error:  # unpickling a damaged file fails in any way
+        raise AttractorError(
+            f"{path}: cannot be read as VGG16 weights ({_first_line(error)}); "
+            f"replace it by the file {url}"
+        ) from None
+    return nn.Sequential(*features.children())
+
+
+def _download(url: str, path: Path) -> None:
+    # The end of the file's name is the start of its SHA-256.
+    start_of_hash = path.stem.rpartition("-")[2]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(url, str(path), start_of_hash)
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise AttractorError(
+            f"the perceptual loss needs the VGG16 weights, and their download failed "
+            f"({_first_line(error)}); get {url} and place it at {path}"
+        ) from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

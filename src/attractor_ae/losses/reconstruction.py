@@ -1,0 +1,223 @@
+"""What a reconstruction is compared with its target by: the losses of PROTOCOL section 3, by name.
+
+Sources: SSIM is Wang et al., "Image Quality Assessment: From Error Visibility to Structural
+Similarity", 2004; MS-SSIM is Wang et al., "Multiscale Structural Similarity for Image Quality
+Assessment", 2003; the mixture with L1 is after Zhao et al., "Loss Functions for Image Restoration
+with Neural Networks", 2017; the perceptual loss is in `attractor_ae.losses.perceptual`.
+"""
+
+import functools
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae.losses.perceptual import PerceptualLoss
+
+ReconstructionLoss = Callable[
+    [Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]], Float[Tensor, ""]
+]
+"""(reconstruction, target in [0, 1]) -> scalar to minimise"""
+
+SSIM_WINDOW = 11
+MS_SSIM_WINDOW = 7
+SSIM_SIGMA = 1.5
+# What SSIM weighs beside the absolute difference of a pixel in "ssim-l1".
+_SSIM_SHARE = 0.84
+# What keeps a ratio of two dark or two flat places finite: (0.01 L)^2 and (0.03 L)^2 for the data
+# range L = 1 (Wang et al. 2004, section III.B).
+_LUMINANCE_CONSTANT = 0.01**2
+_CONTRAST_CONSTANT = 0.03**2
+# Importance of the five scales, from the finest to the coarsest (Wang et al. 2003, section 3.2).
+MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+
+def reconstruction_loss(name: str) -> ReconstructionLoss:
+    """Return a reconstruction loss of PROTOCOL section 3, or the mixture "ssim-l1".
+
+    "ms-ssim" has the published five scales in images of 97 pixels and more; in smaller ones as many
+    as its window fits in, which are four in images of 64 pixels.
+
+    Parameters
+    ----------
+    name
+        One of ``RECONSTRUCTION_LOSSES``. The perceptual loss loads its weights at once.
+
+    Returns
+    -------
+    ReconstructionLoss
+        A function of a reconstruction and its target, float tensors of one shape
+        (n, channels, height, width) on one device. The target lies in [0, 1]; the reconstruction
+        is unbounded, and to "bce" its values are logits. It returns a scalar to minimise, computed
+        in float32 even under autocast. It raises an `AttractorError` if the shapes differ, or if
+        the images are smaller than a window of SSIM (11 pixels) or MS-SSIM (7).
+
+    Raises
+    ------
+    AttractorError
+        If there is no loss of that name, or the weights of the perceptual loss cannot be had.
+
+    Examples
+    --------
+    >>> loss = reconstruction_loss("mse")
+    >>> loss(torch.full((2, 1, 64, 64), 0.5), torch.zeros(2, 1, 64, 64))
+    tensor(1024.)
+    """
+    if name not in _LOSSES:
+        raise unknown_name("reconstruction loss", name, RECONSTRUCTION_LOSSES)
+    loss = _LOSSES[name]()
+
+    def in_float32(reconstruction: Tensor, target: Tensor) -> Tensor:
+        # Without this check the pixelwise losses would broadcast.
+        if reconstruction.shape != target.shape:
+            raise AttractorError(
+                f"reconstruction and target must have one shape, got {tuple(reconstruction.shape)} "
+                f"and {tuple(target.shape)}"
+            )
+        # A variance, as a difference of means of squares, is noise in 16 bit.
+        with torch.autocast(reconstruction.device.type, enabled=False):
+            return loss(reconstruction.float(), target.float())
+
+    return in_float32
+
+
+def _one_minus_ssim(reconstruction: Tensor, target: Tensor, name: str = "ssim") -> Tensor:
+    _check_window_fits(name, SSIM_WINDOW, target)
+    similarity, _ = structural_similarity(reconstruction, target, SSIM_WINDOW)
+    return 1 - similarity.mean()
+
+
+def _ssim_and_l1(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Return 0.84 (1 - SSIM) + 0.16 L1, the mean over pixels: structure, and grey values with it.
+
+    The weights are those of Zhao et al. 2017 (equation 14), where SSIM has several scales and L1 is
+    weighted with the window.
+    """
+    structure = _one_minus_ssim(reconstruction, target, "ssim-l1")
+    return _SSIM_SHARE * structure + (1 - _SSIM_SHARE) * F.l1_loss(reconstruction, target)
+
+
+def _one_minus_ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Return 1 - MS-SSIM over as many of the five scales as the window fits in.
+
+    The coarsest of five scales has the window's 7 pixels in images of 97 pixels and more. There
+    the value is that of ``pytorch_msssim.ms_ssim``, which refuses smaller images. An image of 64
+    pixels has four scales, and their weights are scaled up to the sum of all five.
+    """
+    _check_window_fits("ms-ssim", MS_SSIM_WINDOW, target)
+    structure: list[Tensor] = []  # contrast times structure of each scale, (n, c)
+    similarity = target  # of the coarsest scale, luminance included, (n, c)
+    for _ in MS_SSIM_WEIGHTS:
+        if min(target.shape[2:]) < MS_SSIM_WINDOW:
+            break
+        similarity, contrast_structure = structural_similarity(
+            reconstruction, target, MS_SSIM_WINDOW
+        )
+        structure.append(contrast_structure)
+        reconstruction, target = (_halve(images) for images in (reconstruction, target))
+    weights = target.new_tensor(MS_SSIM_WEIGHTS[: len(structure)])
+    weights = weights * (sum(MS_SSIM_WEIGHTS) / weights.sum())
+    # A negative similarity counts as none: it has no fractional power.
+    scales = torch.stack([*structure[:-1], similarity]).relu()  # (scales, n, c)
+    return 1 - (scales ** weights[:, None, None]).prod(dim=0).mean()
+
+
+def structural_similarity(
+    x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"], window: int = SSIM_WINDOW
+) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
+    """Return the means over pixels of SSIM, and of its contrast and structure alone.
+
+    A local mean, which is a separable convolution, is here a product with a banded matrix from
+    either side: on a CPU that takes a third of the time. Of the five local means of the
+    definition, those of the two squares are only ever added, so their sum is one mean.
+    """
+    left, right = (
+        _gaussian_matrix(side, window, SSIM_SIGMA, x.device, x.dtype) for side in x.shape[2:]
+    )
+    # The target has no gradient in training; by itself, it is spared in the backward pass.
+    mean_y = left @ y @ right.mT  # (n, c, h - window + 1, w - window + 1)
+    mean_x, mean_squares, mean_xy = (
+        left @ torch.stack([x, x.square() + y.square(), x * y]) @ right.mT
+    )
+    product, squares = mean_x * mean_y, mean_x.square() + mean_y.square()
+    structure = (2 * (mean_xy - product) + _CONTRAST_CONSTANT) / (
+        mean_squares - squares + _CONTRAST_CONSTANT
+    )
+    luminance = (2 * product + _LUMINANCE_CONSTANT) / (squares + _LUMINANCE_CONSTANT)
+    return (luminance * structure).mean(dim=(2, 3)), structure.mean(dim=(2, 3))
+
+
+@functools.lru_cache(maxsize=32)
+def _gaussian_matrix(
+    side: int, window: int, sigma: float, device: torch.device, dtype: torch.dtype
+) -> Tensor:
+    """Return the matrix that takes Gaussian means where the window lies inside of the image.
+
+    Its shape is (side - window + 1, side).
+    """
+    # It is kept: made in inference mode, it would be refused by the next training.
+    with torch.inference_mode(False):
+        # In float32 as in pytorch_msssim: a window whose sum is off one by another rounding
+        # changes the variances of bright flat places, and the loss by 5e-6.
+        offsets = torch.arange(window, dtype=torch.float32) - window // 2
+        weights = torch.exp(-offsets.square() / (2 * sigma**2))
+        weights /= weights.sum()
+        matrix = torch.zeros(side - window + 1, side)
+        for row, means in enumerate(matrix):
+            means[row : row + window] = weights
+        return matrix.to(device, dtype)
+
+
+def _halve(images: Tensor) -> Tensor:
+    height, width = images.shape[2:]
+    return F.avg_pool2d(images, 2, padding=(height % 2, width % 2))
+
+
+def _check_window_fits(name: str, window: int, images: Tensor) -> None:
+    height, width = images.shape[2:]
+    if min(height, width) < window:
+        raise AttractorError(
+            f"the loss {name!r} needs images of at least {window} x {window} pixels, "
+            f"got {height} x {width}; choose another reconstruction loss"
+        )
+
+
+def _mse(reconstruction: Tensor, target: Tensor) -> Tensor:
+    return F.mse_loss(reconstruction, target, reduction="sum") / len(target)
+
+
+def _l1(reconstruction: Tensor, target: Tensor) -> Tensor:
+    return F.l1_loss(reconstruction, target, reduction="sum") / len(target)
+
+
+def _huber(reconstruction: Tensor, target: Tensor) -> Tensor:
+    return F.huber_loss(reconstruction, target, reduction="sum", delta=1) / len(target)
+
+
+def _bce(reconstruction: Tensor, target: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(reconstruction, target, reduction="sum")
+
+
+def _perceptual() -> Callable[[Tensor, Tensor], Tensor]:
+    network = PerceptualLoss()
+    # The network follows the images to their device.
+    return lambda reconstruction, target: network.to(target.device)(reconstruction, target)
+
+
+# A loss is built when it is asked for: the perceptual one has weights to load.
+_LOSSES: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
+    "ssim": lambda: _one_minus_ssim,
+    "ms-ssim": lambda: _one_minus_ms_ssim,
+    "mse": lambda: _mse,
+    "l1": lambda: _l1,
+    "huber": lambda: _huber,
+    "bce": lambda: _bce,
+    "perceptual": _perceptual,
+    "ssim-l1": lambda: _ssim_and_l1,
+}
+
+RECONSTRUCTION_LOSSES: tuple[str, ...] = tuple(_LOSSES)
+"""Names of the reconstruction losses."""

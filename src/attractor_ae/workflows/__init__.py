@@ -1,1 +1,0 @@
-"""One function a command: what the terminal can do, a notebook can do."""

@@ -1,0 +1,60 @@
+import pytest
+import torch
+
+from attractor_ae._errors import AttractorError
+from attractor_ae.core.autoencoder import Autoencoder
+from attractor_ae.core.dynamics import iterate, iterate_latents
+from attractor_ae.core.masks import trial_masks
+
+
+@pytest.fixture
+def masks(autoencoder):
+    return trial_masks(autoencoder.site_shapes, 0.33, 0, 0)
+
+
+def test_recursion_r_is_the_model_applied_r_plus_one_times(autoencoder, masks, digits):
+    """PROTOCOL section 1: x_{r+1} = f(x_r), and z_r is the code that x_{r+1} is made from."""
+    x = torch.from_numpy(digits.images[:3]).float() / 255
+    with torch.no_grad():
+        trajectory = iterate(autoencoder, x, masks, 3)
+        state = x
+        for r in range(3):
+            z = autoencoder.encode(state, masks)
+            state = autoencoder.decode(z, masks)
+            assert torch.equal(trajectory.latents[r], z)
+            assert torch.equal(trajectory.reconstructions[r], state)
+
+
+def test_latents_alone_are_those_of_the_whole_trajectory(autoencoder, masks):
+    x = torch.rand(2, 1, 64, 64)
+    trials = [masks, None, trial_masks(autoencoder.site_shapes, 0.33, 0, 1)]
+    with torch.no_grad():
+        latents = iterate_latents(autoencoder, x, iter(trials), 4)
+        assert latents.shape == (4, 3, 2, autoencoder.latent_dim)
+        for trial, held in enumerate(trials):
+            assert torch.equal(latents[:, trial], iterate(autoencoder, x, held, 4).latents)
+
+
+def test_one_image_of_a_trajectory(autoencoder, masks):
+    with torch.no_grad():
+        trajectory = iterate(autoencoder, torch.rand(3, 1, 64, 64), masks, 2)
+    assert torch.equal(trajectory.image(1).latents[:, 0], trajectory.latents[:, 1])
+    assert trajectory.image(2).reconstructions.shape == (2, 1, 1, 64, 64)
+
+
+def test_a_linear_contraction_converges_to_its_fixed_point():
+    """A network whose dynamics are known: constant output b, so x_1 = x_2 = ... = b."""
+    model = Autoencoder()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.output.bias.fill_(0.25)
+        trajectory = iterate(model, torch.rand(2, 1, 64, 64), None, 3)
+    assert (trajectory.reconstructions == 0.25).all()
+    assert (trajectory.latents == 0).all()
+
+
+@pytest.mark.parametrize(("function", "masks"), [(iterate, None), (iterate_latents, [None])])
+def test_no_recursion_is_refused(autoencoder, function, masks):
+    with pytest.raises(AttractorError, match="at least 1, got 0"):
+        function(autoencoder, torch.zeros(1, 1, 64, 64), masks, 0)

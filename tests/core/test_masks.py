@@ -1,0 +1,71 @@
+import numpy as np
+import pytest
+import torch
+from scipy.stats import binom
+
+from attractor_ae._errors import AttractorError
+from attractor_ae.core.autoencoder import Autoencoder
+from attractor_ae.core.masks import DropoutMasks, draw_masks, sample_masks, trial_masks
+
+SHAPES = Autoencoder().site_shapes
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.33, 0.5])
+def test_entries_are_zero_at_the_rate_and_scaled_otherwise(rate):
+    masks = draw_masks(SHAPES, rate, 4, np.random.default_rng(0))
+    for site in masks.sites:
+        values = site.unique()
+        assert values[0] == 0
+        # PROTOCOL section 2: 1 / (1 - p), to within what sixteen bits can say of p.
+        assert values[1].item() == pytest.approx(1 / (1 - rate), rel=3e-5)
+        assert len(values) == 2
+        low, high = binom.interval(1 - 1e-6, site.numel(), rate)
+        assert low <= (site == 0).sum().item() <= high
+
+
+def test_elements_pixels_channels_and_images_are_independent():
+    masks = draw_masks([(16, 32, 32)], 0.33, 8, np.random.default_rng(1))
+    kept = (masks.sites[0] > 0).double()  # (8, 16, 32, 32)
+    for axis in range(4):
+        # Chi-squared of the counts along each axis: a shared row or channel would blow it up.
+        counts = kept.movedim(axis, 0).flatten(1).sum(1)
+        per = kept.numel() / len(counts)
+        mean, variance = per * 0.67, per * 0.67 * 0.33
+        statistic = ((counts - mean) ** 2 / variance).sum().item()
+        assert statistic < len(counts) + 6 * (2 * len(counts)) ** 0.5
+
+
+def test_no_dropout_leaves_everything():
+    masks = draw_masks(SHAPES, 0.0, 2, np.random.default_rng(0))
+    assert all(bool((site == 1).all()) for site in masks.sites)
+
+
+def test_a_trial_has_one_mask_that_its_seed_and_number_name(unchanged_random_state):
+    a, b, other = (trial_masks(SHAPES, 0.33, 7, trial) for trial in (3, 3, 4))
+    assert [tuple(s.shape) for s in a.sites] == [(1, *shape) for shape in SHAPES]
+    assert all(torch.equal(x, y) for x, y in zip(a.sites, b.sites, strict=True))
+    assert not any(torch.equal(x, y) for x, y in zip(a.sites, other.sites, strict=True))
+
+
+def test_a_sample_mask_depends_on_the_image_index_and_not_on_the_batch():
+    together = sample_masks(SHAPES, 0.33, 7, 0, 4, 36)
+    for index in (4, 15, 16, 39):
+        alone = sample_masks(SHAPES, 0.33, 7, 0, index, 1)
+        for site, single in zip(together.sites, alone.sites, strict=True):
+            assert torch.equal(site[index - 4 : index - 3], single)
+    for site in together.sites:
+        assert len(torch.unique(site.flatten(1), dim=0)) == 36  # no two images share one
+
+
+def test_masks_that_do_not_fit_are_refused(autoencoder):
+    small = Autoencoder(dropout=0.1)
+    masks = trial_masks(small.site_shapes, 0.1, 0, 0)
+    with pytest.raises(AttractorError, match="do not fit the model's sites"):
+        autoencoder(torch.zeros(1, 1, 64, 64), masks)
+    with pytest.raises(AttractorError, match="do not fit"):
+        autoencoder(torch.zeros(1, 1, 64, 64), DropoutMasks(masks.sites[:3]))
+
+
+def test_a_rate_of_one_is_refused():
+    with pytest.raises(AttractorError, match=r"must lie in \[0, 1\), got 1"):
+        draw_masks(SHAPES, 1.0, 1, np.random.default_rng(0))

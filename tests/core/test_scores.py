@@ -1,0 +1,172 @@
+import math
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
+from scipy.stats import entropy as scipy_entropy
+from skimage.metrics import structural_similarity
+from sklearn.covariance import EmpiricalCovariance
+from sklearn.neighbors import NearestNeighbors
+from sklearn.preprocessing import normalize
+
+from attractor_ae import load
+from attractor_ae.core.scores import (
+    DISTRIBUTION_SCORES,
+    IMAGE_SCORES,
+    LATENT_SCORES,
+    SCORES,
+    KnownLatents,
+    distribution_scores,
+    image_distances,
+)
+from attractor_ae.experiment.config import EvaluationConfig
+
+
+@pytest.fixture(scope="module")
+def codes():
+    """Codes of 3 classes at 2 recursions, and codes of 5 images under 4 masks."""
+    rng = np.random.default_rng(0)
+    labels = np.arange(90) % 3
+    known = rng.standard_normal((2, 90, 6)) * np.arange(1, 7) + labels[:, None] * 4
+    new = rng.standard_normal((2, 4, 5, 6)) * 8
+    return tuple(map(torch.from_numpy, (known, labels, new)))
+
+
+def test_a_config_can_name_every_score():
+    assert EvaluationConfig(scores=SCORES).scores == SCORES
+    assert len(SCORES) == 12
+
+
+@given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 2**32 - 1))
+def test_entropies_are_scipys(classes, trials, seed):
+    p = np.random.default_rng(seed).dirichlet(np.full(classes, 0.3), (2, trials, 3))
+    found = distribution_scores(torch.from_numpy(p))
+    assert tuple(found) == DISTRIBUTION_SCORES
+    total = scipy_entropy(p.mean(1), axis=-1) / math.log(classes)
+    members = scipy_entropy(p, axis=-1).mean(1) / math.log(classes)
+    np.testing.assert_allclose(found["entropy"], total, atol=1e-12)
+    np.testing.assert_allclose(found["member_entropy"], members, atol=1e-12)
+    np.testing.assert_allclose(found["mutual_information"], total - members, atol=1e-12)
+    assert (found["mutual_information"] >= 0).all()
+
+
+def test_members_that_agree_share_no_information_and_sure_ones_that_differ_all():
+    agree = torch.tensor([0.7, 0.2, 0.1]).expand(1, 4, 1, 3)
+    assert distribution_scores(agree)["mutual_information"].item() == pytest.approx(0, abs=1e-6)
+    differ = torch.eye(3).reshape(1, 3, 1, 3)
+    found = distribution_scores(differ)
+    assert found["mutual_information"].item() == pytest.approx(1)
+    assert found["member_entropy"].item() == 0
+
+
+def test_entropies_of_rounded_distributions_stay_in_their_range():
+    """A tenth in float32 is more than a tenth, and ten of them are more than 1."""
+    found = distribution_scores(torch.full((1, 3, 2, 10), 0.1).double())
+    for name in ("entropy", "member_entropy"):
+        assert (found[name] <= 1).all()
+        np.testing.assert_allclose(found[name], 1, rtol=1e-12)
+    np.testing.assert_allclose(found["mutual_information"], 0, atol=1e-12)
+
+
+def test_structure_is_compared_in_32_bits_whatever_the_network_computes_in():
+    """Bright images of little contrast, whose variance 16 bits cannot hold: a photograph, faded."""
+    photograph = load("photos", "test").images[:4] / 255
+    faded = torch.from_numpy(0.7 + 0.05 * photograph).float()
+    moved = faded.roll(1, dims=-1)
+    exact = image_distances(faded, faded, moved)
+    with torch.autocast("cpu", torch.bfloat16):
+        mixed = image_distances(faded, faded, moved)
+    torch.testing.assert_close(mixed, exact)
+    similarities = [
+        structural_similarity(
+            a[0],
+            b[0],
+            data_range=1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            full=True,
+        )[1][5:-5, 5:-5].mean()
+        for a, b in zip(faded.numpy(), moved.numpy(), strict=True)
+    ]
+    np.testing.assert_allclose(mixed[1], 1 - np.array(similarities), atol=1e-3)
+
+
+def test_distances_of_real_images_are_scikit_images(digits):
+    original, before, after = (
+        torch.from_numpy(digits.images[rows]).float() / 255 for rows in ([0, 1], [7, 9], [20, 30])
+    )
+    found = image_distances(original, before, after)
+    assert found.shape == (len(IMAGE_SCORES), 2)
+    displacement, structural, step = found.numpy()
+    a, b, c = (images.numpy()[:, 0] for images in (original, before, after))
+    np.testing.assert_allclose(displacement, np.sqrt(((c - a) ** 2).mean((1, 2))), rtol=1e-5)
+    np.testing.assert_allclose(step, np.sqrt(((c - b) ** 2).mean((1, 2))), rtol=1e-5)
+    for i in range(2):
+        # Means over the pixels whose window lies inside of the image.
+        _, similarity = structural_similarity(
+            a[i],
+            c[i],
+            data_range=1,
+            gaussian_weights=True,
+            sigma=1.5,
+            use_sample_covariance=False,
+            full=True,
+        )
+        inside = similarity[5:-5, 5:-5]
+        assert structural[i] == pytest.approx(1 - inside.mean(), abs=1e-4)
+
+
+def test_latent_scores_are_those_of_scikit_learn(codes):
+    known, labels, new = codes
+    k = 7
+    latents = KnownLatents.of(known, labels, 3, k)
+    found = latents.scores(new)
+    assert tuple(found) == LATENT_SCORES
+    for r in range(2):
+        of_known, z = normalize(known[r]), normalize(new[r].reshape(-1, 6)).reshape(4, 5, 6)
+        flat = z.reshape(-1, 6)
+        distances, indices = NearestNeighbors(n_neighbors=k).fit(of_known).kneighbors(flat)
+
+        def mean(values):
+            return np.reshape(values, (4, 5)).mean(0)
+
+        close = partial(np.testing.assert_allclose, rtol=1e-6)
+        close(found["knn_distance"][r], mean(distances[:, -1]))
+        close(found["feature_norm"][r], -mean(np.linalg.norm(new[r], axis=-1)))
+        close(found["circular_variance"][r], 1 - np.linalg.norm(z.mean(0), axis=-1))
+        means = np.stack([of_known[labels.numpy() == c].mean(0) for c in range(3)])
+        covariance = EmpiricalCovariance(assume_centered=True).fit(of_known - means[labels])
+        covariance = covariance.covariance_
+        inverse = np.linalg.inv(covariance + 0.01 * np.diag(covariance).mean() * np.eye(6))
+        close(found["mahalanobis"][r], mean(cdist(flat, means, "mahalanobis", VI=inverse).min(1)))
+        votes = labels.numpy()[indices[:, 0]].reshape(4, 5)
+        shares = np.stack([(votes == c).mean(0) for c in range(3)])
+        close(found["vote_diversity"][r], 1 - (shares**2).sum(0))
+
+
+def test_members_at_one_place_have_no_spread_and_no_separation(codes):
+    known, labels, new = codes
+    same = new[:, :1].expand(-1, 4, -1, -1)
+    found = KnownLatents.of(known, labels, 3).scores(same)
+    assert found["circular_variance"].abs().max() < 1e-6
+    assert found["vote_diversity"].abs().max() < 1e-6
+
+
+def test_there_are_never_more_neighbours_than_codes(codes):
+    known, labels, new = codes
+    latents = KnownLatents.of(known[:, :4], labels[:4], 3, k=50)
+    assert latents.k == 4
+    assert latents.scores(new)["knn_distance"].isfinite().all()
+
+
+def test_known_latents_come_back_from_their_state(codes):
+    known, labels, new = codes
+    latents = KnownLatents.of(known, labels, 3)
+    again = KnownLatents.from_state(latents.state()).scores(new)
+    for name, values in latents.scores(new).items():
+        assert torch.equal(values, again[name])

@@ -1,0 +1,274 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from attractor_ae import (
+    EvaluationResult,
+    ExperimentConfig,
+    ImageSet,
+    fit_detector,
+    load,
+    load_detector,
+    run_ensemble_evaluation,
+    run_evaluation,
+    train,
+)
+from attractor_ae._errors import AttractorError
+from attractor_ae.experiment import evaluate as evaluation
+from attractor_ae.experiment.compare import measured_runs
+from attractor_ae.experiment.plan import evaluated as images_of
+from attractor_ae.experiment.plan import training_images
+from attractor_ae.experiment.presets import preset
+
+SETTINGS = {
+    "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},
+    "training": {"epochs": 1, "batch_size": 16, "loss": "mse"},
+    "evaluation": {"recursions": 2, "recursion": 1, "trials": 2},
+}
+
+
+@pytest.fixture
+def own(digits):
+    """Own arrays under another name and with other classes."""
+    even = (digits.labels % 2).astype(np.int64)
+    return ImageSet("mine", "train", digits.images, even, ("even", "odd"))
+
+
+def test_own_arrays_are_trained_fitted_and_scored(own, tmp_path):
+    """The README's way with own data."""
+    run = train(ExperimentConfig.from_dict(SETTINGS), own, tmp_path / "mine")
+    detector = fit_detector(run.path, own, overrides=["evaluation.trials=3"])
+    assert detector.trials == 3
+    assert detector.augmentation is not None
+    u = detector.predict(own.images)
+    assert u.shape == (40,)
+    assert torch.equal(detector.classes_, torch.tensor([0, 1]))
+
+
+def test_a_run_is_not_evaluated_on_a_set_that_it_was_not_trained_on(own, digits, tmp_path):
+    run = train(ExperimentConfig.from_dict(SETTINGS), own, tmp_path / "mine")
+    with pytest.raises(AttractorError, match="was trained on dataset mine, not mnist5k"):
+        run_evaluation(run.path)
+    with pytest.raises(AttractorError, match="was trained on dataset mine, not mnist5k"):
+        fit_detector(run.path, digits)
+
+
+@pytest.mark.parametrize(("dropout", "method"), [(0.33, "MC dropout"), (0.0, "deep ensemble")])
+def test_a_classifier_is_evaluated_too(digits, tmp_path, dropout, method):
+    """With the scores that it has, and without pictures of what it does not do."""
+    settings = {
+        **SETTINGS,
+        "model": {"type": "conv", "dropout": dropout},
+        "evaluation": {
+            **SETTINGS["evaluation"],
+            "nbr_of_samples_per_class": 2,
+            "scores": ["mutual_information", "reconstruction_error", "knn_distance"],
+            "out_datasets": ["textures"],
+        },
+    }
+    run = train(ExperimentConfig.from_dict(settings), digits, tmp_path / "conv")
+    # As an evaluation by an earlier version may have left it.
+    run.evaluation_folder.mkdir()
+    (run.evaluation_folder / "recursions.png").touch()
+    result = run_evaluation(run.path)
+    assert (result.method, result.recursions) == (method, 1)
+    assert result.score_names == ("entropy", "mutual_information")
+    assert {p.name for p in run.evaluation_folder.iterdir()} == {
+        "entropy.pdf",
+        "entropy.png",
+        "metrics.json",
+        "scores.safetensors",
+    }
+    again = EvaluationResult.load(run.evaluation_folder)
+    assert again.metrics() == result.metrics()
+    detector = load_detector(run.detector_file)
+    assert detector.method == method
+    u = detector.predict(load("textures", "test", per_class=7).images[:5])
+    np.testing.assert_allclose(result.out_scores[0].uncertainty(0)[:5], u, rtol=1e-5)
+
+
+def test_the_preset_of_the_demo_is_a_config():
+    config = preset("quick", ["training.seed=5"])
+    assert isinstance(config, ExperimentConfig)
+    assert config.training.seed == 5
+    assert config.dataset.name == "mnist5k"
+    assert config.evaluation.covariate_shift_datasets == ("digits8",)
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory):
+    """A tiny run, and its first evaluation."""
+    images = load("mnist5k", "train", per_class=4)
+    run = train(ExperimentConfig.from_dict(SETTINGS), images, tmp_path_factory.mktemp("run") / "a")
+    settings = ["evaluation.nbr_of_samples_per_class=2", "evaluation.out_datasets=['faces']"]
+    return run, settings, run_evaluation(run.path, overrides=settings)
+
+
+def counted(run, settings, **options):
+    """Evaluate, and return the result and how many sets were scored for it."""
+    told = set()
+    result = run_evaluation(
+        run.path, overrides=settings, on_progress=lambda *at: told.add(at[0]), **options
+    )
+    return result, len(told)
+
+
+def test_what_was_measured_is_not_measured_again(evaluated):
+    run, settings, first = evaluated
+    again, scored = counted(run, settings)
+    assert scored == 0
+    assert again.metrics() == first.metrics()
+    assert counted(run, settings, again=True)[1] == 2
+
+
+def test_another_evaluation_is_measured(evaluated):
+    run, settings, first = evaluated
+    other, scored = counted(run, [*settings, "evaluation.trials=3"])
+    assert scored == 2
+    assert not np.array_equal(other.in_scores.probabilities, first.in_scores.probabilities)
+    assert counted(run, settings)[1] == 2  # it has taken the other's place
+    scores = run.evaluation_folder / "scores.safetensors"
+    scores.write_bytes(scores.read_bytes()[:-9])
+    assert counted(run, settings)[1] == 2  # damaged, so it is made again
+
+
+def test_an_evaluation_that_fails_leaves_the_result_that_was_there(evaluated):
+    run, settings, _ = evaluated
+    counted(run, settings)
+
+    def interrupted(name, done, count):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_evaluation(
+            run.path, overrides=[*settings, "evaluation.trials=3"], on_progress=interrupted
+        )
+    assert counted(run, settings)[1] == 0
+
+
+def test_a_half_written_evaluation_is_not_taken_for_a_complete_one(evaluated, monkeypatch):
+    run, settings, _ = evaluated
+    counted(run, settings)
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "_write_figures", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            run_evaluation(run.path, overrides=[*settings, "evaluation.trials=3"])
+    assert counted(run, settings)[1] == 2
+
+
+def test_an_interrupted_evaluation_is_in_no_table(evaluated):
+    run, settings, _ = evaluated
+    counted(run, settings)
+    assert next(iter(measured_runs([run.path]).values()))[0].result.in_scores.name == "mnist5k"
+    (run.evaluation_folder / "metrics.json").unlink()  # as an interrupted one leaves it
+    with pytest.raises(AttractorError, match="was not evaluated; do so with"):
+        measured_runs([run.path])
+    counted(run, settings)
+
+
+def test_what_was_fitted_on_other_images_is_measured(evaluated, monkeypatch):
+    """A folder of training images may change after the training."""
+    run, settings, _ = evaluated
+    counted(run, settings)
+
+    def fewer(*args, **kwargs):
+        images = training_images(*args, **kwargs)
+        return images.take(range(1, len(images)))
+
+    monkeypatch.setattr(evaluation, "training_images", fewer)
+    assert counted(run, settings)[1] == 2
+    assert counted(run, settings)[1] == 0
+    monkeypatch.undo()
+    assert counted(run, settings)[1] == 2
+
+
+def test_other_images_are_measured(evaluated, monkeypatch):
+    run, settings, _ = evaluated
+    counted(run, settings)
+    assert counted(run, [*settings, "evaluation.nbr_of_samples_per_class=1"])[1] == 2
+    counted(run, settings)
+    faces = load("faces", "test").images
+    original = evaluation.evaluated_images
+
+    def others(*arguments, **options):
+        known, shifted, (unknown,) = original(*arguments, **options)
+        return known, shifted, [dataclasses.replace(unknown, images=faces[::-1].copy())]
+
+    monkeypatch.setattr(evaluation, "evaluated_images", others)
+    assert counted(run, settings)[1] == 2
+
+
+def test_other_weights_are_measured(evaluated, digits, tmp_path):
+    run, settings, _ = evaluated
+    values = {**SETTINGS, "training": {**SETTINGS["training"], "seed": 5}}
+    other = train(ExperimentConfig.from_dict(values), digits, tmp_path / "other")
+    counted(run, settings)
+    weights = run.weights_file.read_bytes()
+    run.weights_file.write_bytes(other.weights_file.read_bytes())
+    assert counted(run, settings)[1] == 2
+    run.weights_file.write_bytes(weights)
+
+
+@pytest.fixture(scope="module")
+def members(tmp_path_factory):
+    """Two tiny classifiers without dropout."""
+    images, folder = load("mnist5k", "train", per_class=4), tmp_path_factory.mktemp("members")
+    for seed in (0, 1):
+        values = {
+            **SETTINGS,
+            "model": {"type": "conv", "dropout": 0.0},
+            "training": {"epochs": 1, "batch_size": 16, "seed": seed},
+        }
+        train(ExperimentConfig.from_dict(values), images, folder / f"seed{seed}")
+    return folder
+
+
+def test_an_ensemble_is_evaluated_in_a_folder_of_its_own(members):
+    runs = [members / "seed0", members / "seed1"]
+    settings = ["evaluation.nbr_of_samples_per_class=2", "evaluation.out_datasets=['faces']"]
+    result = run_ensemble_evaluation(runs, overrides=settings)
+    home = members / "ensemble"
+    assert json.loads((home / "members.json").read_text()) == {"members": ["../seed0", "../seed1"]}
+    assert result.method == "deep ensemble"
+    assert result.recursions == 1
+    images = load("mnist5k", "test", per_class=2).images
+    loaded = load_detector(home / "detector.safetensors")
+    np.testing.assert_allclose(loaded.predict(images), result.in_scores.uncertainty(0), atol=1e-6)
+    told = []
+    again = run_ensemble_evaluation(
+        runs, overrides=settings, on_progress=lambda *at: told.append(at)
+    )
+    assert told == []
+    assert again.metrics() == result.metrics()
+    alone = run_ensemble_evaluation(runs[:1], overrides=settings)
+    assert alone.metrics() != result.metrics()
+    with pytest.raises(AttractorError, match="is a run; choose another folder"):
+        run_ensemble_evaluation(runs, runs[0])
+    with pytest.raises(AttractorError, match="needs at least one run"):
+        run_ensemble_evaluation([])
+
+
+def test_accuracy_splits_and_variations_are_loaded_by_their_names(evaluated):
+    config = evaluated[0].config().model_dump()
+    config["evaluation"]["accuracy_splits"] = ("train", "test")
+    config["evaluation"]["out_datasets"] = ("faces", "photos")
+    every = images_of(ExperimentConfig.from_dict(config), None)
+    # The test split is D_in's own row.
+    assert [wanted.label for wanted in every.shifted] == ["mnist5k:train"]
+    assert [wanted.label for wanted in every.unknown] == ["faces", "photos"]
+    config["evaluation"]["accuracy_splits"] = ("nowhere",)
+    with pytest.raises(AttractorError, match="has no split 'nowhere'; available: train, test"):
+        images_of(ExperimentConfig.from_dict(config), None)
+    config["evaluation"] |= {"accuracy_splits": (), "out_datasets": ("sviro:tesla",)}
+    with pytest.raises(AttractorError, match="'sviro' needs .*tesla"):
+        images_of(ExperimentConfig.from_dict(config), None)
+    config["evaluation"]["out_datasets"] = ("sviro:tesler",)
+    with pytest.raises(AttractorError, match="did you mean 'tesla'"):
+        images_of(ExperimentConfig.from_dict(config), None)

@@ -1,0 +1,176 @@
+import json
+
+import numpy as np
+import pytest
+from scipy.stats import entropy as scipy_entropy
+from sklearn.metrics import average_precision_score, roc_auc_score
+
+from attractor_ae import EvaluationResult, ImageSet, evaluate, load
+from attractor_ae._errors import AttractorError
+
+
+@pytest.fixture(scope="module")
+def sets():
+    return {
+        "in": load("mnist5k", "test", per_class=3),
+        "shift": load("digits8", "test", per_class=2),
+        "faces": load("faces", "test", per_class=10),
+        "photos": load("photos", "test", per_class=2),
+    }
+
+
+@pytest.fixture
+def result(detector, sets):
+    return evaluate(
+        detector,
+        sets["in"],
+        [sets["faces"], sets["photos"]],
+        [sets["shift"]],
+        provenance={"seed": 0},
+    )
+
+
+def test_each_data_set_is_scored_once(sets, detector, monkeypatch):
+    seen = []
+    original = type(detector).predict_scores
+
+    def counting(self, images, names, on_progress):
+        seen.append(len(images))
+        return original(self, images, names, on_progress)
+
+    monkeypatch.setattr(type(detector), "predict_scores", counting)
+    told = []
+    evaluate(
+        detector,
+        sets["in"],
+        [sets["faces"], sets["photos"]],
+        [sets["shift"]],
+        on_progress=lambda name, done, count: told.append((name, done, count)),
+    )
+    assert sorted(seen) == sorted(len(images) for images in sets.values())
+    assert {name for name, _, _ in told} == {images.name for images in sets.values()}
+    assert all(done <= count for _, done, count in told)
+
+
+def test_metrics_are_scikit_learns_on_the_stored_scores(result):
+    """The whole way from stored probabilities to a number, recomputed by scikit-learn."""
+    for r in range(result.recursions):
+        metrics = result.metrics(r)
+        known = result.in_scores
+
+        def u(scores, r=r):
+            return scipy_entropy(scores.probabilities[r].astype(float), base=10, axis=-1)
+
+        predicted = known.probabilities[r].argmax(-1)
+        assert metrics["accuracy"] == pytest.approx((predicted == known.labels).mean())
+        for scores in result.out_scores:
+            row = metrics["out"][scores.name]
+            y = np.r_[np.ones(len(known.labels)), np.zeros(len(scores.labels))]
+            s = np.r_[u(known), u(scores)]
+            assert row["auroc"] == pytest.approx(roc_auc_score(y, -s))
+            assert row["aupr_in"] == pytest.approx(average_precision_score(y, -s))
+            assert row["aupr_out"] == pytest.approx(average_precision_score(1 - y, s))
+    assert result.metrics() == result.metrics(result.recursion)
+
+
+def test_roles_and_labels(result, sets):
+    assert (result.in_scores.labels == sets["in"].labels).all()
+    assert [s.role for s in result.shift_scores] == ["shift"]
+    assert (result.shift_scores[0].labels == sets["shift"].labels).all()
+    assert all((s.labels == -1).all() for s in result.out_scores)
+    assert set(result.metrics()["out"]) == {"faces", "photos"}
+    assert set(result.metrics()["shift"]) == {"digits8"}
+
+
+def test_a_shift_is_scored_by_the_name_of_its_classes(detector, sets):
+    """The shifted set lists its classes in another order; the accuracy stays the same."""
+    shift = sets["shift"]
+    turned = ImageSet(
+        "turned", "test", shift.images, 9 - shift.labels, tuple(reversed(shift.classes))
+    )
+    a = evaluate(detector, sets["in"], [], [shift]).metrics()["shift"]["digits8"]
+    b = evaluate(detector, sets["in"], [], [turned]).metrics()["shift"]["turned"]
+    assert a == b
+
+
+def test_a_result_is_read_back_as_it_was(result, tmp_path):
+    result.save(tmp_path)
+    again = EvaluationResult.load(tmp_path)
+    assert again.metrics(0) == result.metrics(0)
+    assert again.classes == result.classes == tuple("0123456789")
+    assert again.provenance == {"seed": 0}
+    assert np.array_equal(again.out_scores[1].probabilities, result.out_scores[1].probabilities)
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["in_dataset"] == "mnist5k"
+    assert stored["recursions"][1]["out"]["faces"]["auroc"] == pytest.approx(
+        result.metrics(1)["out"]["faces"]["auroc"]
+    )
+
+
+@pytest.fixture
+def scored(detector, sets):
+    detector.calibrate(load("mnist5k", per_class=9).images[-50:], np.arange(50) % 10)
+    return evaluate(
+        detector,
+        sets["in"],
+        [sets["faces"], sets["photos"]],
+        scores=["entropy", "reconstruction_error"],
+    )
+
+
+def test_further_scores_are_measured_beside_the_reported_one(scored):
+    assert scored.score == "ood_score"
+    assert scored.score_names == ("entropy", "ood_score", "reconstruction_error")
+    for name in scored.score_names:
+        known = scored.in_scores.uncertainty(1, name)
+        found = scored.detection(name, 1)
+        for scores in scored.out_scores:
+            s = np.r_[known, scores.uncertainty(1, name)]
+            y = np.r_[np.zeros(len(known)), np.ones(len(scores.labels))]
+            assert found[scores.name].auroc == pytest.approx(roc_auc_score(y, s))
+    metrics = scored.metrics()
+    assert metrics["score"] == "ood_score"
+    assert metrics["out"]["faces"]["auroc"] == scored.detection("ood_score")["faces"].auroc
+    by_entropy = scored.metrics(score="entropy")
+    assert by_entropy["out"]["faces"]["auroc"] == scored.detection("entropy")["faces"].auroc
+    assert by_entropy["out"] != metrics["out"]
+    with pytest.raises(
+        AttractorError, match="unknown score 'step'.*entropy, fused, reconstruction_error"
+    ):
+        scored.detection("step")
+
+
+def test_scores_are_read_back_as_they_were(scored, tmp_path):
+    scored.save(tmp_path)
+    again = EvaluationResult.load(tmp_path)
+    assert again.score == "ood_score"
+    assert again.score_names == scored.score_names
+    for name in again.score_names:
+        assert again.detection(name) == scored.detection(name)
+    stored = json.loads((tmp_path / "metrics.json").read_text())
+    assert stored["reported_score"] == "ood_score"
+    found = stored["scores"]["reconstruction_error"][2]["photos"]["auroc"]
+    assert found == pytest.approx(scored.detection("reconstruction_error", 2)["photos"].auroc)
+
+
+def test_a_damaged_result_is_named(result, tmp_path):
+    result.save(tmp_path)
+    path = tmp_path / "scores.safetensors"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(AttractorError, match=r"scores.safetensors: is truncated or damaged"):
+        EvaluationResult.load(tmp_path)
+    with pytest.raises(AttractorError, match="no such file"):
+        EvaluationResult.load(tmp_path / "none")
+
+
+def test_impossible_requests_are_refused(detector, sets):
+    with pytest.raises(AttractorError, match="'faces' is named twice"):
+        evaluate(detector, sets["in"], [sets["faces"], sets["faces"]])
+    with pytest.raises(AttractorError, match="'faces' has the class .* so it is no shift"):
+        evaluate(detector, sets["in"], [], [sets["faces"]])
+    with pytest.raises(AttractorError, match="'photos'.* has no images"):
+        evaluate(detector, sets["in"], [sets["photos"].take([])])
+    few = sets["in"].take(np.flatnonzero(sets["in"].labels < 5))
+    few = ImageSet("few", "test", few.images, few.labels, few.classes[:5])
+    with pytest.raises(AttractorError, match="'few' has 5 classes, but the .* the label 9"):
+        evaluate(detector, few, [])

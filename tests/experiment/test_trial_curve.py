@@ -1,0 +1,63 @@
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import roc_auc_score
+
+from attractor_ae import AttractorDetector, AttractorError, evaluate, load
+from attractor_ae._files import write_tensors
+from attractor_ae.experiment.trial_curve import TrialCurve, trial_curve
+
+
+@pytest.fixture(scope="module")
+def sets():
+    known = load("mnist5k", "test", per_class=2)
+    return known, [load("faces", "test").take(range(9)), load("textures", "test").take(range(8))]
+
+
+def test_every_number_of_trials_is_that_of_an_detector_with_so_many(autoencoder, digits, sets):
+    known, outs = sets
+
+    def fitted(trials):
+        detector = AttractorDetector(autoencoder, recursions=2, recursion=1, trials=trials)
+        return detector.fit(digits.images, digits.labels)
+
+    curve = trial_curve(fitted(3), known, outs)
+    assert (curve.method, curve.in_dataset, curve.recursion) == ("MC-AE", "mnist5k", 1)
+    assert curve.out_datasets == ("faces", "textures")
+    for trials in (1, 2, 3):
+        result = evaluate(fitted(trials), known, outs)
+        metrics = result.metrics()
+        assert curve.accuracy[trials - 1] == metrics["accuracy"]
+        for row, out in zip(curve.auroc, result.out_scores, strict=True):
+            u = np.r_[result.in_scores.uncertainty(1), out.uncertainty(1)]
+            truth = np.r_[np.zeros(len(known)), np.ones(len(out.labels))]
+            assert row[trials - 1] == pytest.approx(roc_auc_score(truth, u), abs=1e-9)
+
+
+def test_a_curve_is_read_as_it_was_written(tmp_path):
+    rng = np.random.default_rng(0)
+    curve = TrialCurve("MC-AE", "known", ("a", "ü/b"), 2, rng.random((2, 5)), rng.random(5))
+    path = curve.save(tmp_path / "sub" / "trials.safetensors")
+    again = TrialCurve.load(path)
+    for name in ("method", "in_dataset", "out_datasets", "recursion"):
+        assert getattr(again, name) == getattr(curve, name)
+    np.testing.assert_array_equal(again.auroc, curve.auroc)
+    np.testing.assert_array_equal(again.accuracy, curve.accuracy)
+
+
+def test_other_files_are_refused(tmp_path):
+    write_tensors(tmp_path / "x", {"auroc": torch.zeros(1)}, {"method": "MC-AE"})
+    with pytest.raises(AttractorError, match="x: holds no trial curve"):
+        TrialCurve.load(tmp_path / "x")
+    with pytest.raises(AttractorError, match="no such file"):
+        TrialCurve.load(tmp_path / "y")
+
+
+def test_sets_that_cannot_be_scored_are_refused(detector, sets):
+    known, outs = sets
+    with pytest.raises(AttractorError, match="give at least one D_out"):
+        trial_curve(detector, known, [])
+    with pytest.raises(AttractorError, match="'faces' is named twice"):
+        trial_curve(detector, known, [outs[0], outs[0]])
+    with pytest.raises(AttractorError, match="'faces' .* has no images"):
+        trial_curve(detector, known, [outs[0].take([])])
