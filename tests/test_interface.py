@@ -26,7 +26,7 @@ from attractor_ae import (
 from attractor_ae._detector import check_images, gather
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import read_tensors, write_tensors
-from attractor_ae._loading import DETECTORS
+from attractor_ae._detector import DETECTORS
 from attractor_ae.core.autoencoder import initialised_from
 from attractor_ae.core.scores import DISTRIBUTION_SCORES
 from attractor_ae.metrics import detection_metrics

@@ -5,12 +5,10 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from attractor_ae._detector import Detector
+    from attractor_ae._detector import Detector, load_detector
     from attractor_ae._errors import AttractorError
-    from attractor_ae._loading import load_detector
     from attractor_ae.baselines import EnsembleDetector, MCDropoutDetector
-    from attractor_ae.core.autoencoder import Autoencoder
-    from attractor_ae.core.classifier import ConvClassifier
+    from attractor_ae.core.autoencoder import Autoencoder, ConvClassifier
     from attractor_ae.core.detector import AttractorDetector
     from attractor_ae.core.dynamics import Trajectory, iterate
     from attractor_ae.core.masks import DropoutMasks
@@ -32,15 +30,13 @@ __version__ = version("attractor-ae")
 
 # Imported when asked for: PyTorch takes seconds, and `attractor-ae --help` should not.
 _HOMES = {
-    "_detector": ("Detector",),
+    "_detector": ("Detector", "load_detector"),
     "_errors": ("AttractorError",),
-    "_loading": ("load_detector",),
     "baselines": (
         "EnsembleDetector",
         "MCDropoutDetector",
     ),
-    "core.autoencoder": ("Autoencoder",),
-    "core.classifier": ("ConvClassifier",),
+    "core.autoencoder": ("Autoencoder", "ConvClassifier"),
     "core.detector": ("AttractorDetector",),
     "core.dynamics": (
         "Trajectory",

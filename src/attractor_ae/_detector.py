@@ -1,10 +1,12 @@
-"""The interface that every method of measuring uncertainty shares."""
+"""The interface of all detectors, and their plumbing: checks, batches, devices, files."""
 
+import copy
+import json
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
@@ -12,9 +14,19 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
+from attractor_ae._devices import mixed_precision
 from attractor_ae._errors import AttractorError, unknown_name
-from attractor_ae.conformal import FusedScore, halves, score_name
-from attractor_ae.core.scores import DISTRIBUTION_SCORES, OOD_SCORE, Scores, distribution_scores
+from attractor_ae._files import load_weights, read_tensors, write_tensors
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.conformal import OODScore, halves, parse_component
+from attractor_ae.core.autoencoder import Autoencoder, ConvClassifier
+from attractor_ae.core.scores import (
+    DISTRIBUTION_SCORES,
+    OOD_SCORE,
+    mean_distribution,
+    prediction,
+)
+from attractor_ae.core.spaces import Pixels
 
 Images = Tensor | NDArray[Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -22,128 +34,163 @@ Batches = Iterable[tuple[Tensor, Tensor]]
 
 @dataclass(frozen=True, eq=False)
 class ScoredImages:
-    """What an detector says of images at every recursion.
+    """Class distributions and scores of images at some recursions.
 
     Attributes
     ----------
     probabilities
-        The members' mean class distribution, float32.
+        The members' mean class distributions, float32.
     scores
-        Name of a score -> its values, float64, of shape (recursions, n); larger is more unknown.
+        Name of a score -> values, float64, shape (recursions, n); larger is more unknown.
     """
 
     probabilities: Float[Tensor, "recursions n classes"]
-    scores: Scores
+    scores: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Requests:
+    """What to compute: scores, each at its recursions, and recursions of distributions."""
+
+    scores: Mapping[str, Sequence[int]]
+    distributions: Sequence[int]
+
+    @property
+    def recursions(self) -> int:
+        """Number of recursions to iterate."""
+        return 1 + max((*self.distributions, *(r for rs in self.scores.values() for r in rs)))
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The requested scores of a batch, (recursions, n), and its distributions."""
+
+    scores: dict[str, Tensor]
+    distributions: Float[Tensor, "recursions trials n classes"]
 
 
 class Detector(ABC):
-    """Members that each read a class distribution off an image, and how much they disagree.
+    """An out-of-distribution detector whose members each read a class distribution off an image.
 
-    The uncertainty is one of the scores of `attractor_ae.core.scores`, by default the normalised entropy
-    of the members' mean distribution (PROTOCOL section 1), or after `calibrate` the fused one;
-    larger is more out of distribution. Images are given as uint8 in 0..255 or as floats in
-    [0, 1], of shape (n, channels, height, width), as NumPy arrays or tensors on any device; every
-    result is a tensor on the CPU.
+    Images are uint8 in 0..255 or floats in [0, 1], shape (n, channels, height, width), NumPy arrays
+    or tensors; results are tensors on the CPU. `predict` returns the OOD score after `calibrate`,
+    before it the uncertainty; larger is more out of distribution.
 
     Attributes
     ----------
     classes_
-        The distinct labels that were fitted, ascending, int64 of shape (classes,).
-    fused_
-        The calibrated combination of scores, once `calibrate` was called.
+        The distinct fitted labels, ascending, int64, shape (classes,).
+    ood_
+        The calibrated combination of scores, after `calibrate`.
+    score
+        Name of the score that `predict` returns.
     """
 
     method: ClassVar[str]
     """Name of the method in tables and files."""
     reference: ClassVar[str]
-    """The paper that the method comes from."""
+    """The paper of the method."""
+    components: ClassVar[tuple[str, ...]] = tuple(DISTRIBUTION_SCORES)
+    """Components of the OOD score, see `attractor_ae.conformal`."""
+    member_scores: ClassVar[tuple[str, ...]] = tuple(DISTRIBUTION_SCORES)
+    network_class: ClassVar[type[Autoencoder] | type[ConvClassifier]]
+    settings: ClassVar[tuple[str, ...]] = ()
+    """Arguments of the constructor that are stored, in addition to those of every detector."""
 
     classes_: Tensor
-    fused_: FusedScore
-    components: tuple[str, ...] = DISTRIBUTION_SCORES
-    """What the fused score is made of."""
+    ood_: OODScore
     score: str = "entropy"
-    """Which score `predict` gives."""
-    seed: int = 0
-    batch_size: int = 128
-    recursions: int = 1
-    """How many recursions are evaluated."""
-    recursion: int = 0
-    """Which of them `predict` and its kin report."""
-    trials: int = 1
-    """How many members there are."""
 
-    @property
-    @abstractmethod
-    def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the images that the detector takes."""
+    def __init__(
+        self,
+        networks: Sequence[Any],
+        seed: int,
+        batch_size: int,
+        precision: str,
+        trials: int,
+        recursions: int = 1,
+        recursion: int = 0,
+    ) -> None:
+        check_at_least(1, batch_size=batch_size, trials=trials, recursions=recursions)
+        if not 0 <= recursion < recursions:
+            raise AttractorError(f"recursion must be in 0..{recursions - 1}, got {recursion}")
+        mixed_precision(torch.device("cpu"), precision)  # raises if it is unknown
+        for network in networks:
+            if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
+                raise AttractorError("the network contains NaN or infinite weights; train it again")
+        self.networks: tuple[Any, ...] = tuple(
+            copy.deepcopy(network)
+            .requires_grad_(False)
+            .eval()
+            .to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+            for network in networks
+        )
+        self.space = Pixels()
+        self.seed, self.batch_size, self.precision = seed, batch_size, precision
+        self.trials, self.recursions, self.recursion = trials, recursions, recursion
+
+    # ---- what a method implements
 
     @abstractmethod
-    def fit(
-        self, data: Images | Batches, labels: Tensor | NDArray[Any] | None = None
-    ) -> "Detector":
-        """Fit on labelled images and return self.
+    def _fit(self, images: Tensor, targets: Tensor, classes: int) -> None:
+        """Fit on checked images with targets in 0 .. classes - 1, all or nothing."""
+
+    @abstractmethod
+    def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
+        """Calibrate the class probabilities on known images."""
+
+    @abstractmethod
+    def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
+        """Score points on the detector's device; ``first`` is the index of the first image."""
+
+    @abstractmethod
+    def _state(self) -> dict[str, Tensor]:
+        """Return the fitted tensors."""
+
+    @abstractmethod
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        """Restore what `_state` returned."""
+
+    @classmethod
+    def _of(cls, networks: Sequence[Any], settings: Mapping[str, Any]) -> Self:
+        return cls(*networks, **settings)
+
+    # ---- fit, calibrate, predict
+
+    def fit(self, data: Images | Batches, labels: Tensor | NDArray[Any] | None = None) -> Self:
+        """Fit on labelled images and return self; the networks are not trained.
 
         Parameters
         ----------
         data
-            Images, or a loader that yields batches of (images, labels).
+            Images, or a loader of batches (images, labels).
         labels
-            Integer labels of shape (n,) if ``data`` is images. Rows with a label below zero are
-            out of distribution by convention and are ignored.
+            Integers, shape (n,), if ``data`` is images. Rows with labels below zero are ignored.
+
+        Raises
+        ------
+        AttractorError
+            If images or labels have another form, or fewer than two classes; the detector is then
+            unchanged.
         """
-
-    @abstractmethod
-    def _sample(self, x: Tensor, first_index: int) -> Tensor:
-        """Return (recursions, trials, n, classes) for float images on the detector's device."""
-
-    @property
-    def score_names(self) -> tuple[str, ...]:
-        """The scores that this detector can give; the fused one after `calibrate` alone."""
-        return (*self._member_scores, *((OOD_SCORE,) if hasattr(self, "fused_") else ()))
-
-    _member_scores: tuple[str, ...] = DISTRIBUTION_SCORES
-
-    def _score(self, x: Tensor, first_index: int, names: Sequence[str]) -> ScoredImages:
-        """Return scores of float images on the detector's device, all but the fused one."""
-        p = self._sample(x, first_index)
-        scores = distribution_scores(p.double())
-        return ScoredImages(p.mean(1), {name: scores[name] for name in names})
-
-    @abstractmethod
-    def save(self, path: str | Path) -> None:
-        """Write the fitted detector to one safetensors file, atomically."""
-
-    @classmethod
-    @abstractmethod
-    def load(cls, path: str | Path) -> "Detector":
-        """Read an detector that `save` wrote."""
-
-    @abstractmethod
-    def to(self, device: torch.device | str) -> "Detector":
-        """Compute on another device from now on, and return self."""
-
-    @property
-    @abstractmethod
-    def device(self) -> torch.device:
-        """The device that is computed on."""
+        images, labels = gather(data, labels, self.image_shape)
+        classes, targets = torch.unique(labels, return_inverse=True)
+        with torch.no_grad():
+            self._fit(images, targets, len(classes))
+        self.classes_ = classes
+        if hasattr(self, "ood_"):
+            del self.ood_
+        if self.score == OOD_SCORE:
+            self.score = "entropy"
+        return self
 
     def calibrate(
-        self,
-        images: Images,
-        labels: Tensor | NDArray[Any],
-        on_progress: Callable[[int, int], None] = lambda _done, _all: None,
-    ) -> "Detector":
-        """Calibrate on known images that neither network nor heads have seen, and return self.
+        self, images: Images, labels: Tensor | NDArray[Any], reporter: Reporter = SILENT
+    ) -> Self:
+        """Calibrate on known images that nothing was fitted on, and return self.
 
-        Afterwards there is the fused score, and `predict` gives it.
-
-        Parameters
-        ----------
-        images, labels
-            As for `fit`, but no loader; one class is enough.
-        on_progress
-            Called with the number of images that are done and of all, after every batch.
+        Afterwards `predict` returns the OOD score. Arguments as for `fit`, without a loader; one
+        class suffices.
 
         Raises
         ------
@@ -156,46 +203,45 @@ class Detector(ABC):
         known, targets = known[targets >= 0], targets[targets >= 0]
         strange = targets[~torch.isin(targets, self.classes_)]
         if len(strange):
-            raise AttractorError(
-                f"label {int(strange[0])} was not fitted; calibrate on images of the fitted classes"
-            )
-        # Heads on the first half alone, so that the second is new to everything.
-        first, _ = halves(len(known), self.seed)
-        self._calibrate_heads(known[first], torch.searchsorted(self.classes_, targets[first]))
-        names = list(dict.fromkeys(map(score_name, self.components)))
-        scored = self.predict_scores(known, names, on_progress)
-        self.fused_ = FusedScore.calibrate(scored.scores, self.components, self.seed)
+            raise AttractorError(f"label {int(strange[0])} was not fitted; use fitted classes")
+        first, second = halves(len(known), self.seed)
+        with torch.no_grad():
+            # On the first half alone, so that the second is new to everything.
+            self._calibrate_heads(known[first], torch.searchsorted(self.classes_, targets[first]))
+        names = list(dict.fromkeys(parse_component(c, 0)[0] for c in self.components))
+        found = self.predict_scores(known, names, reporter=reporter, task="calibrating").scores
+        self.ood_ = OODScore.calibrate(found, self.components, first, second)
         self.score = OOD_SCORE
         return self
 
-    def _forget_calibration(self) -> None:
-        """Be as before `calibrate`: for those who fit again."""
-        if hasattr(self, "fused_"):
-            del self.fused_
-        if self.score == OOD_SCORE:
-            self.score = "entropy"
-
-    def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:  # noqa: B027
-        """Calibrate class probabilities on known images; targets index ``classes_``."""
-
     def predict(self, x: Images) -> Float[Tensor, " n"]:
-        """Return the uncertainty of each image, float64: the chosen ``score``.
+        """Return the chosen ``score`` of each image, float64, larger = more out of distribution.
 
         Raises
         ------
         AttractorError
             If the images have another dtype, shape or range, or nothing was fitted.
         """
-        return self.predict_scores(x, [self.score]).scores[self.score][self.recursion].double()
+        found = self._scores(x, [self.score], [self.recursion], distributions=False)
+        return found.scores[self.score][0]
 
-    @torch.no_grad()
+    def predict_label(self, x: Images) -> Int[Tensor, " n"]:
+        """Return the predicted label of each image, int64, one of ``classes_``."""
+        return self.classes_[prediction(self.predict_proba(x))]
+
+    def predict_proba(self, x: Images) -> Float[Tensor, "n classes"]:
+        """Return the members' mean class distribution at the reported recursion."""
+        return self._scores(x, (), [self.recursion]).probabilities[0]
+
     def predict_scores(
         self,
         x: Images,
         names: Sequence[str] | None = None,
-        on_progress: Callable[[int, int], None] = lambda _done, _all: None,
+        *,
+        reporter: Reporter = SILENT,
+        task: str = "scoring",
     ) -> ScoredImages:
-        """Return the class distribution and any number of scores, from one pass of sampling.
+        """Return class distributions and scores at every recursion, from one pass.
 
         Parameters
         ----------
@@ -203,84 +249,166 @@ class Detector(ABC):
             Images.
         names
             Some of ``score_names``; all by default.
-        on_progress
-            Called with the number of images that are done and of all, after every batch.
+        reporter, task
+            Where progress is reported, and under which name.
 
         Raises
         ------
         AttractorError
-            As `predict`; if a score is unknown, or is the fused one before `calibrate`.
+            As `predict`; if a score is unknown, or is the OOD score before `calibrate`.
         """
-        self._check_fitted()
-        wanted = self.score_names if names is None else tuple(names)
-        for name in wanted:
-            if name == OOD_SCORE and OOD_SCORE not in self.score_names:
-                raise AttractorError(
-                    "the fused score needs a calibration; call calibrate with known images that "
-                    "nothing was fitted on, or choose another score"
-                )
-            if name not in self.score_names:
-                raise unknown_name("score", name, self.score_names)
-        fused = self.fused_.names if OOD_SCORE in wanted else ()
-        parts = [*wanted, *map(score_name, fused)]
-        members = [name for name in dict.fromkeys(parts) if name != OOD_SCORE]
-        batches = [self._score(x, i, members) for x, i in self._batches(x, on_progress)]
-        empty = torch.zeros(self.recursions, 0)
-        probabilities = torch.cat(
-            [empty.new_zeros(self.recursions, 0, len(self.classes_))]
-            + [batch.probabilities.cpu() for batch in batches],
-            dim=1,
-        )
-        scores = {
-            name: torch.cat(
-                [empty.double(), *(batch.scores[name].cpu().double() for batch in batches)], dim=1
-            )
-            for name in members
-        }
-        if OOD_SCORE in wanted:
-            scores[OOD_SCORE] = self.fused_(scores)
-        return ScoredImages(probabilities, {name: scores[name] for name in wanted})
+        wanted = self.score_names if names is None else names
+        return self._scores(x, wanted, range(self.recursions), reporter=reporter, task=task)
 
-    def predict_label(self, x: Images) -> Int[Tensor, " n"]:
-        """Return the most probable label of each image, int64, one of ``classes_``."""
-        index = self.predict_proba(x).argmax(-1)
-        return self.classes_[index]
-
-    def predict_proba(self, x: Images) -> Float[Tensor, "n classes"]:
-        """Return the members' mean class distribution of each image at the reported recursion."""
-        return self.predict_proba_recursions(x)[self.recursion]
-
-    def predict_proba_recursions(
-        self, x: Images, on_progress: Callable[[int, int], None] = lambda _done, _all: None
-    ) -> Float[Tensor, "recursions n classes"]:
-        """Return the members' mean class distribution at every recursion.
-
-        Parameters
-        ----------
-        x
-            Images.
-        on_progress
-            Called with the number of images that are done and of all, after every batch.
-        """
-        return self.predict_scores(x, (), on_progress).probabilities
-
-    @torch.no_grad()
     def sample_proba(self, x: Images) -> Float[Tensor, "trials n classes"]:
         """Return the class distribution of every member at the reported recursion."""
         self._check_fitted()
-        empty = torch.zeros(self.trials, 0, len(self.classes_))
-        sampled = (self._sample(batch, i)[self.recursion].cpu() for batch, i in self._batches(x))
-        return torch.cat([empty, *sampled], dim=1)
+        wanted = Requests({}, [self.recursion])
+        with torch.no_grad():
+            parts = [self._score(b, i, wanted).distributions[0].cpu() for b, i in self._batches(x)]
+        return torch.cat([torch.zeros(self.trials, 0, len(self.classes_)), *parts], dim=1)
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """The scores of this detector; the OOD score only after `calibrate`."""
+        return (*self.member_scores, *((OOD_SCORE,) if hasattr(self, "ood_") else ()))
+
+    @torch.no_grad()
+    def _scores(
+        self,
+        x: Images,
+        names: Sequence[str],
+        recursions: Sequence[int],
+        *,
+        distributions: bool = True,
+        reporter: Reporter = SILENT,
+        task: str = "scoring",
+    ) -> ScoredImages:
+        """Compute what is asked for, and no further recursion or score."""
+        self._check_fitted()
+        needed: dict[str, set[int]] = {}
+        for name in names:
+            if name == OOD_SCORE and OOD_SCORE not in self.score_names:
+                raise AttractorError("the OOD score needs a calibration; call calibrate first")
+            if name not in self.score_names:
+                raise unknown_name("score", name, self.score_names)
+            for part in self.ood_.components if name == OOD_SCORE else (name,):
+                for r in recursions:
+                    base, at = parse_component(part, r)
+                    needed.setdefault(base, set()).add(at)
+        of_members = {name: needed.pop(name) for name in DISTRIBUTION_SCORES if name in needed}
+        at = set(recursions) if distributions else set()
+        at = sorted(at.union(*of_members.values()))
+        wanted = Requests({name: sorted(rs) for name, rs in needed.items()}, at)
+        found: dict[tuple[str, int], list[Tensor]] = {}
+        for batch, first in self._batches(x, reporter, task):
+            scored = self._score(batch, first, wanted)
+            for name, rs in wanted.scores.items():
+                for r, values in zip(rs, scored.scores[name], strict=True):
+                    found.setdefault((name, r), []).append(values.cpu().double())
+            for r, p in zip(at, scored.distributions, strict=True):
+                found.setdefault(("", r), []).append(mean_distribution(p).cpu())
+                for name, rs in of_members.items():
+                    if r in rs:
+                        values = DISTRIBUTION_SCORES[name](p).cpu()
+                        found.setdefault((name, r), []).append(values)
+
+        def value(name: str, r: int) -> Tensor:
+            return torch.cat(found.get((name, r), [torch.zeros(0, dtype=torch.float64)]))
+
+        def score(name: str, r: int) -> Tensor:
+            if name != OOD_SCORE:
+                return value(name, r)
+            parts = [value(*parse_component(part, r)) for part in self.ood_.components]
+            return self.ood_(torch.stack(parts), r)
+
+        empty = [torch.zeros(0, len(self.classes_))]
+        probabilities = [torch.cat(found.get(("", r), empty)) for r in recursions if distributions]
+        nothing = torch.zeros(0, 0, len(self.classes_))
+        return ScoredImages(
+            torch.stack(probabilities) if probabilities else nothing,
+            {name: torch.stack([score(name, r) for r in recursions]) for name in names},
+        )
+
+    def _points(self, x: Images) -> Tensor:
+        return self.space.points(check_images(x, self.image_shape), self.device)
 
     def _batches(
-        self, x: Images, on_progress: Callable[[int, int], None] = lambda _done, _all: None
+        self, x: Images, reporter: Reporter = SILENT, task: str = "scoring"
     ) -> Iterator[tuple[Tensor, int]]:
-        """Yield float images on the detector's device, and the index of the first of them."""
+        """Yield points on the detector's device, and the index of the first of them."""
         images = check_images(x, self.image_shape)
         for start in range(0, len(images), self.batch_size):
-            batch = to_unit_range(images[start : start + self.batch_size], self.device)
+            batch = self.space.points(images[start : start + self.batch_size], self.device)
             yield batch, start
-            on_progress(start + len(batch), len(images))
+            reporter.progress(task, start + len(batch), len(images))
+
+    # ---- devices
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """(channels, height, width) of the images."""
+        return self.networks[0].image_shape
+
+    @property
+    def device(self) -> torch.device:
+        """The device that is computed on."""
+        return next(self.networks[0].parameters()).device
+
+    def to(self, device: torch.device | str) -> Self:
+        """Compute on another device from now on, and return self."""
+        for network in self.networks:
+            network.to(device)
+        if hasattr(self, "classes_"):
+            self._restore({k: t.to(device) for k, t in self._state().items()})
+        return self
+
+    @property
+    def _dtype(self) -> torch.dtype:
+        return mixed_precision(self.device, self.precision)
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, self._dtype, enabled=self._dtype != torch.float32)
+
+    # ---- files
+
+    def save(self, path: str | Path) -> None:
+        """Write the fitted detector to one safetensors file, atomically.
+
+        Raises
+        ------
+        AttractorError
+            If nothing was fitted, or the file cannot be written.
+        """
+        self._check_fitted()
+        names = (*self.settings, "seed", "batch_size", "precision")
+        metadata = {
+            "method": self.method,
+            "settings": json.dumps({name: getattr(self, name) for name in names}),
+            "networks": json.dumps([network.arguments for network in self.networks]),
+            "score": self.score,
+        }
+        parts = {f"network.{i}": n.state_dict() for i, n in enumerate(self.networks)}
+        parts["fitted"] = {**self._state(), "classes": self.classes_}
+        if hasattr(self, "ood_"):
+            metadata["components"] = json.dumps(self.ood_.components)
+            parts["ood"] = {"known": self.ood_.known, "statistics": self.ood_.statistics}
+        tensors = {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
+        write_tensors(Path(path), tensors, metadata)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Read a detector that `save` wrote; an augmentation is not stored.
+
+        Raises
+        ------
+        AttractorError
+            If the file is missing, damaged, or of another method.
+        """
+        detector = load_detector(path)
+        if not isinstance(detector, cls):
+            raise AttractorError(f"{path}: contains a detector of {detector.method}")
+        return detector
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "classes_"):
@@ -289,26 +417,70 @@ class Detector(ABC):
             )
 
 
-def check_images(x: Images, image_shape: tuple[int, int, int]) -> Tensor:
-    """Return images as a tensor, unchanged, after a check of dtype, shape and range.
-
-    Parameters
-    ----------
-    x
-        Array or tensor.
-    image_shape
-        (channels, height, width) that are wanted.
+def load_detector(path: str | Path) -> Detector:
+    """Read a detector of any method that its `save` wrote.
 
     Raises
     ------
     AttractorError
-        If ``x`` is anything else than uint8 in 0..255 or floats in [0, 1] of the wanted shape.
+        If the file is missing, damaged, or not a detector.
+    """
+    from attractor_ae.baselines import METHODS
+
+    path = Path(path)
+    tensors, metadata = read_tensors(path)
+    if "method" not in metadata:
+        raise AttractorError(f"{path}: is not a detector; give a file that save wrote")
+    if metadata["method"] not in METHODS:
+        raise AttractorError(f"{path}: {unknown_name('method', metadata['method'], METHODS)}")
+    kind = METHODS[metadata["method"]]
+
+    try:
+        networks = []
+        for i, arguments in enumerate(json.loads(metadata["networks"])):
+            network = kind.network_class(*arguments, generator=torch.Generator())
+            load_weights(network, part_of(tensors, f"network.{i}"), path)
+            networks.append(network)
+        detector = kind._of(networks, json.loads(metadata["settings"]))
+        state = part_of(tensors, "fitted")
+        detector.classes_ = state.pop("classes")
+        detector._restore(state)
+        if "components" in metadata:
+            ood = part_of(tensors, "ood")
+            components = tuple(json.loads(metadata["components"]))
+            detector.ood_ = OODScore(components, ood["known"], ood["statistics"])
+        detector.score = metadata["score"]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise AttractorError(f"{path}: is not a complete detector ({error})") from None
+    return detector
+
+
+def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
+    """Return the tensors ``NAME.KEY`` by their keys."""
+    prefix = f"{name}."
+    return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+# ---- checks
+
+
+def check_at_least(smallest: int, **counts: int) -> None:
+    """Raise an AttractorError that names the first count below ``smallest``."""
+    for name, value in counts.items():
+        if value < smallest:
+            raise AttractorError(f"{name} must be at least {smallest}, got {value}")
+
+
+def check_images(x: Images, image_shape: tuple[int, int, int]) -> Tensor:
+    """Return images as a tensor, unchanged, after a check of dtype, shape and range.
+
+    Raises
+    ------
+    AttractorError
+        If ``x`` is not uint8 in 0..255 or float in [0, 1], or not of shape (n, *image_shape).
     """
     if not isinstance(x, np.ndarray | Tensor):
-        raise AttractorError(
-            f"images must be a NumPy array or a tensor, got {type(x).__name__}; "
-            "uint8 in 0..255 or float in 0..1"
-        )
+        raise AttractorError(f"images must be a NumPy array or a tensor, got {type(x).__name__}")
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "fu" or x.dtype.itemsize > 8:
             raise _wrong_dtype(x.dtype)
@@ -320,26 +492,30 @@ def check_images(x: Images, image_shape: tuple[int, int, int]) -> Tensor:
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise _wrong_dtype(x.dtype)
     if images.ndim != 4 or tuple(images.shape[1:]) != image_shape:
-        wanted = ", ".join(str(side) for side in image_shape)
-        raise AttractorError(f"images have shape {tuple(images.shape)}; give (n, {wanted})")
+        raise AttractorError(
+            f"images have shape {tuple(images.shape)}; give (n, {str(image_shape)[1:]}"
+        )
     if images.is_floating_point() and images.numel():
         low, high = images.min().item(), images.max().item()
         if not (low >= 0 and high <= 1):  # also catches NaN
             raise AttractorError(
-                f"float images must lie in [0, 1], got {low:g}..{high:g}; "
-                "divide by 255, or give uint8"
+                f"float images must be in [0, 1], got {low:g}..{high:g}; divide by 255"
             )
     return images
 
 
 def _wrong_dtype(dtype: object) -> AttractorError:
-    return AttractorError(f"images have dtype {dtype}; give uint8 in 0..255 or float in 0..1")
+    return AttractorError(f"images have dtype {dtype}; give uint8 in 0..255 or float in [0, 1]")
 
 
-def to_unit_range(images: Tensor, device: torch.device) -> Tensor:
-    """Return checked images as float32 in [0, 1] on a device."""
-    moved = images.detach().to(device)
-    return moved.float().div_(255) if moved.dtype == torch.uint8 else moved.float()
+def check_labels(labels: Tensor | NDArray[Any], count: int) -> Tensor:
+    """Return labels as int64 on the CPU, after a check of dtype and shape (count,)."""
+    values = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
+    if values.dtype.kind not in "iu" or values.shape != (count,):
+        raise AttractorError(
+            f"labels must be integers of shape ({count},), got {values.dtype} {values.shape}"
+        )
+    return torch.from_numpy(values.astype(np.int64))
 
 
 def gather(
@@ -347,49 +523,25 @@ def gather(
     labels: Tensor | NDArray[Any] | None,
     image_shape: tuple[int, int, int],
 ) -> tuple[Tensor, Tensor]:
-    """Return the images (n, channels, height, width) and labels (n,) that `fit` was given.
-
-    Rows with a label below zero are left out.
-
-    Raises
-    ------
-    AttractorError
-        If images or labels have another form, or fewer than two classes are left.
-    """
-    if labels is None:
-        if isinstance(data, np.ndarray | Tensor):
-            raise AttractorError("fit needs labels: fit(images, labels), or a loader of both")
-        images, targets = [], []
+    """Return the images and labels of `Detector.fit` without rows of labels below zero."""
+    if labels is not None:
+        images = check_images(data, image_shape)  # type: ignore[arg-type]
+        targets = check_labels(labels, len(images))
+    elif isinstance(data, np.ndarray | Tensor):
+        raise AttractorError("fit needs labels: fit(images, labels), or a loader of both")
+    else:
+        batches = []
         for batch in data:
             if not isinstance(batch, tuple | list) or len(batch) != 2:
                 raise AttractorError(
                     f"fit needs a loader of pairs (images, labels), got a {type(batch).__name__}"
                 )
-            images.append(check_images(batch[0], image_shape))
-            targets.append(check_labels(batch[1], len(images[-1])))
-        if not images:
-            raise AttractorError("fit was given a loader without batches; give labelled images")
-        images, targets = torch.cat(images), torch.cat(targets)
-    else:
-        images = check_images(data, image_shape)  # type: ignore[arg-type]
-        targets = check_labels(labels, len(images))
+            x = check_images(batch[0], image_shape)
+            batches.append((x, check_labels(batch[1], len(x))))
+        if not batches:
+            raise AttractorError("fit got a loader without batches; give labelled images")
+        images, targets = (torch.cat(column) for column in zip(*batches, strict=True))
     known = targets >= 0
     if len(torch.unique(targets[known])) < 2:
         raise AttractorError("fit needs images of at least 2 classes with labels of 0 or more")
     return images[known], targets[known]
-
-
-def check_labels(labels: Tensor | NDArray[Any], count: int) -> Tensor:
-    """Return labels as int64 on the CPU, after a check of type and number.
-
-    Raises
-    ------
-    AttractorError
-        If they are no integers of shape (count,).
-    """
-    values = labels.cpu().numpy() if isinstance(labels, Tensor) else np.asarray(labels)
-    if values.dtype.kind not in "iu" or values.shape != (count,):
-        raise AttractorError(
-            f"labels must be integers of shape ({count},), got {values.dtype} {values.shape}"
-        )
-    return torch.from_numpy(values.astype(np.int64))

@@ -2,7 +2,9 @@
 
 import torch
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, unknown_name
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
@@ -45,12 +47,10 @@ def mixed_precision(device: torch.device, precision: str) -> torch.dtype:
         ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: a 16-bit type where the device
         has instructions for it, else float32.
     """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
     if precision != "auto":
-        return {
-            "float32": torch.float32,
-            "bfloat16": torch.bfloat16,
-            "float16": torch.float16,
-        }[precision]
+        return getattr(torch, precision)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     if device.type == "cpu" and _cpu_has_bfloat16():

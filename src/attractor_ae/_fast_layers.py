@@ -1,22 +1,54 @@
-"""Layers computed in less time than the library takes for the plain expressions.
+"""Layers under the names of `torch.nn`, faster on a CPU than the library's; equal to rounding.
 
-All give what the plain expressions give, to rounding.
+Their weights are left as allocated: a network draws them from its own generator. What each trick
+gains is in docs/speed.md.
 """
 
-from typing import Any, ClassVar
+import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from attractor_ae._errors import unknown_name
 
-def drop(
-    x: Tensor, activation: nn.Module, mask: Tensor | None, *, keep_input: bool = False
-) -> Tensor:
-    """Return ``activation(x) * mask``; ``x`` must not be used any more, unless it is to be kept.
+_ROWS = 64  # rows of a linear layer computed at once
+_LANES = 16  # 16-bit transposed convolutions are fast for multiples of this number of inputs
+_FEW = 64  # below this number of channels, padding costs more than it gains
 
-    For ReLU it is computed in the memory of ``x``, forward and backward: a large tensor costs more
-    to write than to compute, and for each new one the system has to find memory.
+
+# Not elementwise, random, or with required arguments.
+_OTHERS = {"GLU", "LogSoftmax", "MultiheadAttention", "RReLU", "Softmax", "Softmax2d", "Softmin"}
+ACTIVATIONS = tuple(n for n in nn.modules.activation.__all__ if n not in {*_OTHERS, "Threshold"})
+"""Names of the elementwise activations of `torch.nn`."""
+
+
+def activation_function(name: str) -> nn.Module:
+    """Return an activation of ``ACTIVATIONS`` with its default arguments.
+
+    Raises
+    ------
+    AttractorError
+        If the name is unknown.
+    """
+    if name not in ACTIVATIONS:
+        raise unknown_name("activation", name, ACTIVATIONS)
+    return getattr(nn, name)()
+
+
+def draw_first_weights(network: nn.Module, generator: torch.Generator | None) -> None:
+    """Draw all weights and biases as PyTorch's layers do by default, in the order of the layers."""
+    for layer in network.modules():
+        if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
+            bound = 1 / math.sqrt(nn.init._calculate_fan_in_and_fan_out(layer.weight)[0])
+            assert layer.bias is not None
+            nn.init.uniform_(layer.bias, -bound, bound, generator=generator)
+
+
+def masked_activation(x: Tensor, activation: nn.Module, mask: Tensor | None) -> Tensor:
+    """Return ``activation(x) * mask``, for ReLU in the memory of ``x``, which is overwritten.
 
     Parameters
     ----------
@@ -25,33 +57,24 @@ def drop(
     activation
         Elementwise.
     mask
-        Mask of the site, non-negative, of the shape of ``x`` or with n = 1; None: no dropout.
-    keep_input
-        Leave ``x`` as it is.
+        Non-negative, of the shape of ``x`` or with n = 1; None: no dropout.
     """
-    with_gradient = torch.is_grad_enabled() and x.requires_grad
-    if not isinstance(activation, nn.ReLU) or (keep_input and with_gradient):
+    if not isinstance(activation, nn.ReLU):
         x = activation(x)
         return x if mask is None else x * mask
-    if with_gradient:
-        return x.relu_() if mask is None else _MaskedReLU.apply(x, mask)
-    # relu(x) * mask is relu(x * mask), as no mask is negative.
-    if mask is not None:
-        x = x * mask if keep_input else x.mul_(mask)
-    elif keep_input:
-        return x.relu()
-    return x.relu_()
+    if mask is None:
+        return x.relu_()
+    if torch.is_grad_enabled() and x.requires_grad:
+        return _MaskedReLU.apply(x, mask)
+    return x.mul_(mask).relu_()  # relu(x) * mask, as no mask is negative
 
 
 class _MaskedReLU(torch.autograd.Function):
-    """ReLU and mask in the memory of their input.
-
-    What both let through is one factor for each element, for the way forward and for the way back.
-    """
+    """ReLU and mask as one factor per element, forward and backward, in the memory of the input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
-        # The mask where x is positive, else 0: the gradient of a ReLU does just that.
+        # The mask where x is positive, else 0, which is the gradient of a ReLU.
         factor = torch.ops.aten.threshold_backward(mask.expand_as(x), x, 0)
         x.mul_(factor)
         ctx.mark_dirty(x)
@@ -61,50 +84,51 @@ class _MaskedReLU(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         (factor,) = ctx.saved_tensors
-        # A new tensor, which no one else holds: the gradient that came may be somebody's.
         return gradients[0] * factor, None
 
 
-class RowwiseLinear(nn.Linear):
-    """A linear layer whose result for one row does not depend on the others, to the last bit.
+class Linear(nn.Linear):
+    """A linear layer whose result for one row is bitwise independent of the other rows.
 
-    A library adds up in an order that depends on the number of rows, and in 16 bits the last bit of
-    a code can turn an image's score. So without gradients rows are computed so many at once, on a
-    CPU; the few that lack are zeros.
+    The library adds up in an order that depends on the number of rows. Without gradients, on a CPU,
+    rows are therefore processed in zero-padded blocks of 64.
     """
 
-    ROWS: ClassVar[int] = 64
+    def reset_parameters(self) -> None:
+        """Leave the weights to the network."""
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return (n, out_features) of (n, in_features)."""
+        """Return (n, out_features) for (n, in_features)."""
         if torch.is_grad_enabled() or input.device.type != "cpu":
             return super().forward(input)
         rows = len(input)
-        padded = F.pad(input, (0, 0, 0, -rows % self.ROWS))
-        blocks = [F.linear(block, self.weight, self.bias) for block in padded.split(self.ROWS)]
+        padded = F.pad(input, (0, 0, 0, -rows % _ROWS))
+        blocks = [F.linear(block, self.weight, self.bias) for block in padded.split(_ROWS)]
         return torch.cat(blocks)[:rows]
 
 
-class EvenConvolution(nn.Conv2d):
-    """A convolution whose gradient by its input is fast in 16 bits too.
+class Conv2d(nn.Conv2d):
+    """A convolution with a fast gradient of its input in 16 bits.
 
-    That gradient is a transposed convolution from the outputs. The library's is several times
-    slower on a CPU where their number is no multiple of ``_LANES``, so zeros are added to the
-    gradient that comes back.
+    That gradient is a transposed convolution, slow on a CPU where the number of channels is not a
+    multiple of 16: zeros are added to the gradient that comes back.
     """
 
+    def reset_parameters(self) -> None:
+        """Leave the weights to the network."""
+
     def forward(self, input: Tensor) -> Tensor:
-        """Return what the convolution makes of (n, in_channels, h, w)."""
+        """Return the convolution of (n, in_channels, h, w)."""
         if self.bias is None or not (input.requires_grad and _lacking(self.out_channels, input)):
             return super().forward(input)
-        dtype = _computed_in(input)
-        return _EvenGradient.apply(
+        dtype = _compute_dtype(input)
+        return _PaddedGradient.apply(
             input.to(dtype), self.weight.to(dtype), self.bias.to(dtype), self.stride, self.padding
         )
 
 
-class _EvenGradient(torch.autograd.Function):
-    """A convolution, and its gradients by way of more outputs."""
+class _PaddedGradient(torch.autograd.Function):
+    """A convolution whose gradients are computed with further, zero output channels."""
 
     @staticmethod
     def forward(
@@ -125,11 +149,11 @@ class _EvenGradient(torch.autograd.Function):
         count = len(weight)
         lacking = -count % _LANES
         gradient = F.pad(gradients[0], (0, 0, 0, 0, 0, lacking))
-        more = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, lacking))
+        padded = F.pad(weight, (0, 0, 0, 0, 0, 0, 0, lacking))
         for_x, for_weight, _ = torch.ops.aten.convolution_backward(
             gradient.contiguous(memory_format=torch.channels_last),
             x,
-            more.contiguous(memory_format=torch.channels_last),
+            padded.contiguous(memory_format=torch.channels_last),
             None,
             ctx.stride,
             ctx.padding,
@@ -142,18 +166,24 @@ class _EvenGradient(torch.autograd.Function):
         return for_x, for_weight[:count], gradients[0].sum((0, 2, 3)), None, None
 
 
-class EvenTransposedConvolution(nn.ConvTranspose2d):
-    """A transposed convolution that is fast in 16 bits whatever its number of inputs.
+class ConvTranspose2d(nn.ConvTranspose2d):
+    """A transposed convolution, fast in 16 bits for any number of inputs, and to one channel."""
 
-    As of `EvenConvolution`: inputs that are always zero are added.
-    """
+    def reset_parameters(self) -> None:
+        """Leave the weights to the network."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Return what the convolution makes of (n, in_channels, h, w)."""
-        lacking = _lacking(self.in_channels, input)
-        if not lacking or output_size is not None:
+        """Return the transposed convolution of (n, in_channels, h, w)."""
+        if output_size is not None or input.device.type != "cpu":
             return super().forward(input, output_size)
-        assert isinstance(self.padding, tuple)  # never a name here
+        # Measured: with three output channels the library is faster.
+        sizes = (self.out_channels, self.kernel_size, self.stride, self.padding)
+        if sizes == (1, (4, 4), (2, 2), (1, 1)) and self.bias is not None:
+            return _ToOneChannel.apply(input.to(_compute_dtype(input)), self.weight, self.bias)
+        lacking = _lacking(self.in_channels, input)
+        if not lacking:
+            return super().forward(input)
+        assert isinstance(self.padding, tuple)
         return F.conv_transpose2d(
             F.pad(input, (0, 0, 0, 0, 0, lacking)),
             F.pad(self.weight, (0, 0, 0, 0, 0, 0, 0, lacking)),
@@ -163,65 +193,12 @@ class EvenTransposedConvolution(nn.ConvTranspose2d):
         )
 
 
-_LANES = 16
-"""What the library's 16-bit transposed convolutions want their number of inputs a multiple of."""
-_FEW = 64
-"""Below so many the larger images make the added ones cost more than they spare."""
-
-
-def _lacking(channels: int, x: Tensor) -> int:
-    """Return how many channels are to be added where ``x`` is about to be convolved."""
-    if x.device.type != "cpu" or channels < _FEW or _computed_in(x).itemsize > 2:
-        return 0
-    return -channels % _LANES
-
-
-def _computed_in(x: Tensor) -> torch.dtype:
-    """Return the type that a convolution of ``x`` is computed in: autocast's, or its own."""
-    device = x.device.type
-    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
-
-
-class OutputConvolution(nn.ConvTranspose2d):
-    """The transposed convolution to the image; to a single channel by what is cheaper.
-
-    Libraries compute such a convolution with the many channels of a usual one in mind. In 16 bits
-    it is a usual convolution to the four pixels that each input pixel becomes. In 32 bits it is
-    one matrix product: each input pixel makes a patch of the output, and the patches are added up
-    where they overlap.
-
-    Parameters
-    ----------
-    in_channels, out_channels
-        Numbers of channels.
-
-    Examples
-    --------
-    >>> OutputConvolution(8, 1)(torch.zeros(2, 8, 32, 32)).shape
-    torch.Size([2, 1, 64, 64])
-    """
-
-    KERNEL: ClassVar[int] = 4
-    STRIDE: ClassVar[int] = 2
-    PADDING: ClassVar[int] = 1
-
-    def __init__(self, in_channels: int, out_channels: int) -> None:
-        super().__init__(in_channels, out_channels, self.KERNEL, self.STRIDE, self.PADDING)
-
-    def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
-        """Return images of twice the height and width, shape (n, out_channels, 2h, 2w)."""
-        # Measured: with three channels, and on a GPU, the library is faster.
-        if self.out_channels > 1 or input.device.type != "cpu" or output_size is not None:
-            return super().forward(input, output_size)
-        bias = input.new_zeros(1) if self.bias is None else self.bias
-        return _ToOneChannel.apply(input.to(_computed_in(input)), self.weight, bias)
-
-
 class _ToOneChannel(torch.autograd.Function):
-    """The transposed convolution to a single channel, and its gradients.
+    """The transposed convolution (kernel 4, stride 2, padding 1) to a single channel.
 
-    The gradient of the input is a convolution from a single channel, which is cheaper than going
-    back through the overlapping patches.
+    In 16 bits it is a convolution to the four pixels that each input pixel becomes. In 32 bits it
+    is one matrix product: each input pixel makes a patch of the output, and overlapping patches are
+    added up. The gradient of the input is a convolution from a single channel.
     """
 
     @staticmethod
@@ -232,16 +209,11 @@ class _ToOneChannel(torch.autograd.Function):
             pixels = F.conv2d(x, kernel, bias.to(x.dtype).expand(4), padding=1)  # (n, 4, h, w)
             return F.pixel_shuffle(pixels, 2)
         n, channels, height, width = x.shape
-        # (n, c, h, w) -> (n, h * w, c), which moves nothing if the channels are last in memory
+        # (n, c, h, w) -> (n, h * w, c), without a copy if the channels are last in memory
         pixels = x.permute(0, 2, 3, 1).reshape(n, height * width, channels)
         patches = pixels @ weight.flatten(1).to(x.dtype)  # (n, h * w, 16)
-        images = F.fold(
-            patches.transpose(1, 2),
-            (2 * height, 2 * width),
-            OutputConvolution.KERNEL,
-            padding=OutputConvolution.PADDING,
-            stride=OutputConvolution.STRIDE,
-        )
+        size = (2 * height, 2 * width)
+        images = F.fold(patches.transpose(1, 2), size, kernel_size=4, padding=1, stride=2)
         return images.add_(bias[:, None, None].to(x.dtype))
 
     @staticmethod
@@ -250,11 +222,9 @@ class _ToOneChannel(torch.autograd.Function):
         gradient = gradients[0].contiguous()  # (n, 1, 2h, 2w)
         with torch.enable_grad():
             weight = weight.to(x.dtype).detach().requires_grad_()
-            for_x = F.conv2d(
-                gradient, weight, None, OutputConvolution.STRIDE, OutputConvolution.PADDING
-            )
+            for_x = F.conv2d(gradient, weight, None, stride=2, padding=1)
             # The output is linear in x and in weight: <gradient, output> is <for_x, x>, whose
-            # derivative by the weight is the one that is wanted.
+            # derivative by the weight is the one that is needed.
             (for_weight,) = torch.autograd.grad(for_x, weight, x)
         return for_x.detach(), for_weight, gradient.sum((0, 2, 3))
 
@@ -268,3 +238,16 @@ def _four_pixels(weight: Tensor) -> Tensor:
     # With a zero at either end the tap is number a + 2 (1 - d) of six.
     taps = F.pad(weight, (1, 1, 1, 1)).view(-1, 3, 2, 3, 2)  # (c, 1 - d, a, 1 - d, a)
     return taps.flip(1, 3).permute(2, 4, 0, 1, 3).reshape(4, -1, 3, 3)
+
+
+def _lacking(channels: int, x: Tensor) -> int:
+    """Return the number of channels to add before ``x`` is convolved."""
+    if x.device.type != "cpu" or channels < _FEW or _compute_dtype(x).itemsize > 2:
+        return 0
+    return -channels % _LANES
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """Return the dtype that a convolution of ``x`` is computed in."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -5,9 +5,11 @@ device, not on what was drawn before from another stream. So a run can be resume
 an image meets the same masks whatever batch it comes in.
 """
 
+import math
 from enum import IntEnum
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Stream(IntEnum):
@@ -42,3 +44,19 @@ def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
     # SFC64 is NumPy's fastest bit generator; SeedSequence makes streams of near keys independent.
     sequence = np.random.SeedSequence(seed, spawn_key=(int(stream), *key))
     return np.random.Generator(np.random.SFC64(sequence))
+
+
+def bernoulli(size: int, rate: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Return ``size`` booleans, each false with probability ``rate``.
+
+    One random byte per element decides with the probability floor(256 rate) / 256. The rest of the
+    rate falls on few elements: a Poisson number of shots at random places hits each element
+    independently, with probability 1 - exp(-shots / size).
+    """
+    threshold = math.floor(256 * rate)
+    drawn = rng.integers(2**64, size=-(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
+    kept = drawn >= threshold
+    rest = max(0.0, 1 - (1 - rate) / (1 - threshold / 256))
+    shots = rng.poisson(-math.log1p(-rest) * size)
+    kept[rng.integers(size, size=shots)] = False
+    return kept

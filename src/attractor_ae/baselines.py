@@ -1,158 +1,88 @@
-"""The published baselines: a classifier under dropout, and several classifiers (PROTOCOL 5)."""
+"""The published baselines (PROTOCOL section 5): MC dropout and the deep ensemble.
 
-from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+p(x) is the mean softmax of the members. There is recursion 0 alone: nothing is applied again.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_ae._detector import Batches, Images, gather
+from attractor_ae._detector import Detector, Requests, Scored
 from attractor_ae._errors import AttractorError
-from attractor_ae._networks import MaskedDetector, NetworkDetector
-from attractor_ae._stored import StoredDetector, read_detector, write_detector
-from attractor_ae.core.classifier import ConvClassifier
-from attractor_ae.core.heads import best_temperature
+from attractor_ae._temperature import best_temperature
+from attractor_ae.core.autoencoder import ConvClassifier
+from attractor_ae.core.detector import AttractorDetector
+from attractor_ae.core.masks import TrialMasks
 
 
-class ClassifierDetector(NetworkDetector[ConvClassifier]):
-    """Members that are classifiers; p(x) is the mean of their softmax (PROTOCOL section 5).
-
-    They are recursion 0 alone: nothing is applied again. A member whose outputs are no finite
-    numbers says nothing about an image: its distribution is uniform.
-
-    Attributes
-    ----------
-    classes_
-        The distinct labels that were fitted, ascending, int64 of shape (classes,).
-    temperature_
-        What the members' outputs are divided by: 1 until `calibrate`.
-    """
-
-    temperature_: float
-
-    _own_settings: ClassVar[tuple[str, ...]] = ()
-    """Settings of the method, beside those of every `NetworkDetector`."""
-
-    @classmethod
-    @abstractmethod
-    def _of(
-        cls, networks: Sequence[ConvClassifier], settings: Mapping[str, Any]
-    ) -> "ClassifierDetector":
-        """Return an detector of stored networks and settings."""
-
-    @abstractmethod
-    def _members(self, x: Tensor, first_index: int) -> Iterator[Tensor]:
-        """Yield the logits (n, classes) of each member."""
-
-    def fit(
-        self, data: Images | Batches, labels: Tensor | NDArray[Any] | None = None
-    ) -> "ClassifierDetector":
-        """Learn which label each of the networks' outputs stands for; nothing is trained.
-
-        Parameters
-        ----------
-        data
-            Images of every class, or a loader that yields batches of (images, labels).
-        labels
-            Integer labels of shape (n,) if ``data`` is images; rows below zero are ignored. The
-            outputs stand for the distinct labels in ascending order.
-
-        Raises
-        ------
-        AttractorError
-            If images or labels have another form, or show another number of classes than the
-            networks have outputs.
-        """
-        _, targets = gather(data, labels, self.image_shape)
-        shown, outputs = torch.unique(targets), self.networks[0].classes
-        if len(shown) != outputs:
-            raise AttractorError(
-                f"fit was given images of {len(shown)} classes, but the classifier has {outputs} "
-                "outputs; give images of every class that it was trained on"
-            )
-        self._forget_calibration()
-        self.temperature_ = 1.0
-        self.classes_ = shown
-        return self
-
-    @torch.no_grad()
-    def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
-        logits = torch.cat([self._logits(x, i) for x, i in self._batches(images)], dim=1)
-        self.temperature_ = best_temperature(logits, targets.to(self.device))
-
-    def _sample(self, x: Tensor, first_index: int) -> Tensor:
-        return (self._logits(x, first_index) / self.temperature_).softmax(-1)[None]
-
-    def _logits(self, x: Tensor, first_index: int) -> Tensor:
-        """Return what every member makes of images: float32, (members, n, classes)."""
-        x = x.contiguous(memory_format=torch.channels_last)
-        with self._autocast():
-            logits = torch.stack([member.float() for member in self._members(x, first_index)])
-        # Alike for all classes, which is the uniform distribution.
-        return logits.masked_fill(~logits.isfinite().all(-1, keepdim=True), 0)
-
-    def save(self, path: str | Path) -> None:
-        """Write the fitted detector, all of its networks, to one safetensors file, atomically.
-
-        Raises
-        ------
-        AttractorError
-            If nothing was fitted, or the file cannot be written.
-        """
-        self._check_fitted()
-        networks = {f"network.{i}": network for i, network in enumerate(self.networks)}
-        settings = {name: getattr(self, name) for name in self._own_settings}
-        temperature = torch.tensor(self.temperature_, dtype=torch.float64)
-        write_detector(path, self, networks, settings, {"fitted": {"temperature": temperature}})
-
-    @classmethod
-    def load(cls, path: str | Path) -> "ClassifierDetector":
-        """Read an detector of this class that `save` wrote.
-
-        Raises
-        ------
-        AttractorError
-            If the file is missing, damaged, or holds something else.
-        """
-
-        def build(stored: StoredDetector) -> ClassifierDetector:
-            count = sum(name.startswith("network.") for name in stored.metadata)
-            networks = [stored.network(f"network.{i}", ConvClassifier) for i in range(count)]
-            detector = cls._of(networks, stored.settings)
-            detector.temperature_ = stored.part("fitted")["temperature"].item()
-            return detector
-
-        return read_detector(path, cls.method, build)
-
-
-class MCDropoutDetector(ClassifierDetector, MaskedDetector[ConvClassifier]):
-    """MC dropout: a classifier whose dropout stays on, one mask a trial (PROTOCOL section 5).
+class _Softmax:
+    """Softmax of classifiers, divided by a temperature that is 1 until calibrated.
 
     Parameters
     ----------
-    model
-        A trained classifier with dropout. It is copied: the given module is left as it is.
-    trials
-        Number of masks.
-    mask_scope
-        ``"trial"``: the images of a trial share its mask. ``"sample"``: each image has its own,
-        derived from its index in what `predict` is given. Either way an image's score does not
-        depend on its batch.
-    seed
-        What the masks are derived from.
-    batch_size
-        Images computed at once.
-    precision
-        What convolutions are computed in: ``"float32"``, ``"bfloat16"``, ``"float16"``, or
-        ``"auto"``, a 16-bit type where the device has instructions for it.
+    detector
+        The detector that the members belong to.
+    members
+        (images, index of the first) -> logits (n, classes) of each member.
+    """
+
+    def __init__(
+        self, detector: Detector, members: Callable[[Tensor, int], Iterator[Tensor]]
+    ) -> None:
+        self._detector, self._members = detector, members
+        self.temperature = 1.0
+
+    def check_classes(self, classes: int) -> None:
+        """Raise an AttractorError unless the networks have an output per class."""
+        outputs = self._detector.networks[0].classes
+        if classes != outputs:
+            raise AttractorError(
+                f"fit got images of {classes} classes, but the classifier has {outputs} outputs; "
+                "give images of every class that it was trained on"
+            )
+        self.temperature = 1.0
+
+    def calibrate(self, images: Tensor, targets: Tensor) -> None:
+        """Fit the temperature on known images."""
+        batches = self._detector._batches(images)
+        logits = torch.cat([self._logits(x, i) for x, i in batches], dim=1)
+        self.temperature = best_temperature(logits, targets.to(logits.device))
+
+    def __call__(self, x: Tensor, first: int, wanted: Requests) -> Scored:
+        """Return the members' distributions, (1, members, n, classes)."""
+        p = (self._logits(x, first) / self.temperature).softmax(-1)[None]
+        return Scored({}, p[: len(wanted.distributions)])
+
+    def _logits(self, x: Tensor, first: int) -> Tensor:
+        """Return the logits of every member, float32, (members, n, classes)."""
+        x = x.contiguous(memory_format=torch.channels_last)
+        with self._detector._autocast():
+            logits = torch.stack([member.float() for member in self._members(x, first)])
+        # Equal logits, the uniform distribution, where outputs are not finite.
+        return logits.masked_fill(~logits.isfinite().all(-1, keepdim=True), 0)
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """The temperature."""
+        return {"temperature": torch.tensor(self.temperature, dtype=torch.float64)}
+
+
+class MCDropoutDetector(Detector):
+    """MC dropout: a classifier whose dropout stays on, one mask per trial.
+
+    Parameters
+    ----------
+    network
+        A trained classifier with dropout; it is copied.
+    trials, mask_scope, seed, batch_size, precision
+        As for `AttractorDetector`.
 
     Raises
     ------
     AttractorError
-        If a setting is out of range or unknown, or the classifier has no dropout.
+        If a setting is unknown or out of range, or the classifier has no dropout.
 
     Examples
     --------
@@ -162,17 +92,17 @@ class MCDropoutDetector(ClassifierDetector, MaskedDetector[ConvClassifier]):
     torch.Size([3, 8, 2])
     """
 
-    method: ClassVar[str] = "MC dropout"
-    reference: ClassVar[str] = (
+    method = "MC dropout"
+    reference = (
         "Y. Gal, Z. Ghahramani: Dropout as a Bayesian Approximation: Representing Model "
         "Uncertainty in Deep Learning. ICML 2016, arXiv 1506.02142"
     )
-
-    _own_settings: ClassVar[tuple[str, ...]] = ("trials", "mask_scope")
+    network_class = ConvClassifier
+    settings = ("trials", "mask_scope")
 
     def __init__(
         self,
-        model: ConvClassifier,
+        network: ConvClassifier,
         *,
         trials: int = 20,
         mask_scope: str = "trial",
@@ -180,49 +110,52 @@ class MCDropoutDetector(ClassifierDetector, MaskedDetector[ConvClassifier]):
         batch_size: int = 128,
         precision: str = "auto",
     ) -> None:
-        if model.dropout == 0:
+        if network.dropout == 0:
             raise AttractorError(
                 "MC dropout needs a classifier with dropout, but the rate of this one is 0; "
                 "make an EnsembleDetector of it, or train one with model.dropout = 0.33"
             )
-        MaskedDetector.__init__(
-            self,
-            model,
-            trials=trials,
-            mask_scope=mask_scope,
-            seed=seed,
-            batch_size=batch_size,
-            precision=precision,
-        )
+        super().__init__([network], seed, batch_size, precision, trials)
+        self.mask_scope = mask_scope
+        self._trial_masks = TrialMasks(network.site_shapes, network.dropout, mask_scope)
+        self._softmax = _Softmax(self, self._members)
 
-    def _members(self, x: Tensor, first_index: int) -> Iterator[Tensor]:
-        return (self.model(x, masks) for masks in self._trials(first_index, len(x)))
+    def _members(self, x: Tensor, first: int) -> Iterator[Tensor]:
+        masks = self._trial_masks(self.seed, self.trials, first, len(x), self._dtype, self.device)
+        return (self.networks[0](x, m) for m in masks)
 
-    @classmethod
-    def _of(
-        cls, networks: Sequence[ConvClassifier], settings: Mapping[str, Any]
-    ) -> "MCDropoutDetector":
-        return cls(*networks, **settings)
+    def _fit(self, images: Tensor, targets: Tensor, classes: int) -> None:
+        self._softmax.check_classes(classes)
+
+    def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
+        self._softmax.calibrate(images, targets)
+
+    def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
+        return self._softmax(x, first, wanted)
+
+    def _state(self) -> dict[str, Tensor]:
+        return self._softmax.state
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._softmax.temperature = state["temperature"].item()
 
 
-class EnsembleDetector(ClassifierDetector):
-    """A deep ensemble: classifiers trained from different seeds (PROTOCOL section 5).
+class EnsembleDetector(Detector):
+    """Deep ensemble: classifiers trained from different seeds; dropout is off.
 
     Parameters
     ----------
-    models
-        Trained classifiers, of the same classes and for images of the same shape. They are copied;
-        their dropout, if they have any, is off.
+    networks
+        Trained classifiers of the same classes and image shape; they are copied.
     seed
-        What the division of calibration images into halves is derived from.
+        Source of the calibration's halves.
     batch_size, precision
-        As for `MCDropoutDetector`.
+        As for `AttractorDetector`.
 
     Raises
     ------
     AttractorError
-        If there is no model, or they differ in classes or in the shape of their images; if a
-        setting is out of range or unknown.
+        If there is no network, or they differ in classes or image shape.
 
     Examples
     --------
@@ -232,37 +165,46 @@ class EnsembleDetector(ClassifierDetector):
     torch.Size([3, 8, 2])
     """
 
-    method: ClassVar[str] = "deep ensemble"
-    reference: ClassVar[str] = (
+    method = "deep ensemble"
+    reference = (
         "B. Lakshminarayanan, A. Pritzel, C. Blundell: Simple and Scalable Predictive Uncertainty "
         "Estimation using Deep Ensembles. NeurIPS 2017, arXiv 1612.01474"
     )
+    network_class = ConvClassifier
 
     def __init__(
         self,
-        models: Sequence[ConvClassifier],
+        networks: Sequence[ConvClassifier],
         *,
         seed: int = 0,
         batch_size: int = 128,
         precision: str = "auto",
     ) -> None:
-        if not models:
+        if not networks:
             raise AttractorError("an ensemble needs at least one classifier")
-        forms = [(m.classes, m.channels, m.image_size) for m in models]
-        for i, form in enumerate(forms):
-            if form != forms[0]:
+        for i, network in enumerate(networks):
+            form, wanted = ((n.classes, n.image_shape) for n in (network, networks[0]))
+            if form != wanted:
                 raise AttractorError(
-                    f"member {i} of the ensemble has (classes, channels, image size) {form}, but "
-                    f"member 0 has {forms[0]}; take classifiers of the same classes and images"
+                    f"member {i} of the ensemble has (classes, image shape) {form}, member 0 "
+                    f"{wanted}; give classifiers of the same classes and images"
                 )
-        super().__init__(models, seed=seed, batch_size=batch_size, precision=precision)
-        self.trials = len(models)
-
-    def _members(self, x: Tensor, first_index: int) -> Iterator[Tensor]:
-        return (network(x) for network in self.networks)
+        super().__init__(networks, seed, batch_size, precision, len(networks))
+        self._softmax = _Softmax(self, lambda x, _: (network(x) for network in self.networks))
 
     @classmethod
-    def _of(
-        cls, networks: Sequence[ConvClassifier], settings: Mapping[str, Any]
-    ) -> "EnsembleDetector":
+    def _of(cls, networks: Sequence[Any], settings: Mapping[str, Any]) -> "EnsembleDetector":
         return cls(networks, **settings)
+
+    # As for MC dropout, with other members.
+    _fit = MCDropoutDetector._fit
+    _calibrate_heads = MCDropoutDetector._calibrate_heads
+    _score = MCDropoutDetector._score
+    _state = MCDropoutDetector._state
+    _restore = MCDropoutDetector._restore
+
+
+METHODS: dict[str, type[Detector]] = {
+    kind.method: kind for kind in (AttractorDetector, MCDropoutDetector, EnsembleDetector)
+}
+"""Name of a method -> its class."""

@@ -7,7 +7,7 @@ from torch import nn
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
-from attractor_ae.core.autoencoder import ACTIVATIONS, Autoencoder, initialised_from
+from attractor_ae._fast_layers import ACTIVATIONS, Autoencoder, initialised_from
 from attractor_ae.core.masks import draw_masks
 
 # PROTOCOL section 2, the table's layers in order: (kind, in, out) with w = 43, f = 341, L = 64.

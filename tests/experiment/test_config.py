@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.core.autoencoder import ACTIVATIONS
+from attractor_ae._fast_layers import ACTIVATIONS
 from attractor_ae.core.heads import HEADS
 from attractor_ae.core.scores import SCORES
 from attractor_ae.data import CATALOGUE

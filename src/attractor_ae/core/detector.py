@@ -1,118 +1,84 @@
-"""The paper's own method: attractors of a dropout autoencoder, read by a classifier (MC-AE)."""
+"""MC-AE, the method of the paper: attractors of a dropout autoencoder, read by classifiers."""
 
-from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
 import torch
-from jaxtyping import Float
-from numpy.typing import NDArray
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attractor_ae._detector import (
-    Batches,
-    Images,
-    ScoredImages,
-    check_images,
-    gather,
-    to_unit_range,
-)
+from attractor_ae._detector import Detector, Images, Requests, Scored, part_of
 from attractor_ae._errors import AttractorError
-from attractor_ae._networks import MaskedDetector, check_counts
 from attractor_ae._random import Stream, generator
-from attractor_ae._stored import StoredDetector, read_detector, write_detector
 from attractor_ae.conformal import DEFAULT_COMPONENTS
+from attractor_ae.core import scores
 from attractor_ae.core.autoencoder import Autoencoder
-from attractor_ae.core.dynamics import Trajectory, iterate, iterate_latents
-from attractor_ae.core.heads import head_class
-from attractor_ae.core.masks import DropoutMasks, sample_masks
-from attractor_ae.core.scores import (
-    DISTRIBUTION_SCORES,
-    IMAGE_SCORES,
-    LATENT_SCORES,
-    KnownLatents,
-    distribution_scores,
-    image_distances,
-)
-from attractor_ae.data.augmentation import Augmentation
+from attractor_ae.core.dynamics import Trajectory, iterate
+from attractor_ae.core.heads import make_head
+from attractor_ae.core.masks import DropoutMasks, TrialMasks, sample_masks
+from attractor_ae.core.scores import KnownLatents
+from attractor_ae.core.spaces import Pixels
 
-# A code beyond this belongs to a trajectory that has left the images for good.
-_LARGEST_CODE = 1e6
+Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
+
+_LARGEST = 1e6  # a longer code belongs to a trajectory that diverges
 
 
-class AttractorDetector(MaskedDetector[Autoencoder]):
-    """Uncertainty of a dropout autoencoder's attractors (PROTOCOL section 1).
+class AttractorDetector(Detector):
+    """Out-of-distribution detector by attractors of a dropout autoencoder (PROTOCOL section 1).
 
-    Each trial keeps one dropout mask for all recursions: one dynamical system. A head reads a class
-    distribution off the latent code of each recursion; the mean over the trials gives the class
-    probabilities, and its normalised entropy the uncertainty. A member under which an image
-    diverges says nothing about it: its distribution is uniform.
+    Each trial keeps one dropout mask for all recursions. The head of recursion r reads a class
+    distribution from z_r; the mean over trials gives the class probabilities, its normalised
+    entropy the uncertainty. Where a trial diverges, its distribution is uniform.
 
     Parameters
     ----------
-    model
-        A trained autoencoder. It is copied: the given module is left as it is.
-    recursions
-        How many recursions are evaluated: 0 .. recursions - 1.
-    recursion
-        The one that `predict` reports.
+    network
+        A trained autoencoder; it is copied.
+    recursions, recursion
+        Number of recursions that can be evaluated, and the one that is reported.
     trials
         Number of masks.
-    head
-        ``"mlp"`` or ``"knn"``.
-    head_masks
-        Number of masks for each training image that the heads are fitted on; the original uses 1.
-    head_input
-        What the head of recursion r reads: ``"code"``, z_r, as in the original, or ``"path"``,
-        z_0 .. z_r.
+    head, head_masks, head_input
+        "mlp" or "knn"; masks per training image that heads are fitted on (published: 1); "code",
+        z_r as published, or "path", z_0 .. z_r.
     mask_scope
-        ``"trial"``: the images of a trial share its mask. ``"sample"``: each image has its own,
-        derived from its index in what `predict` is given. Either way an image's score does not
-        depend on its batch.
+        "trial": all images share the mask of a trial; "sample": each image has its own.
     augmentation
-        How training images are augmented for the fit of the heads; none fits on clean images.
-    seed
-        What masks and fit are derived from.
-    batch_size
-        Images computed at once.
+        Augmentation of the training images for the heads.
+    seed, batch_size
+        Source of masks and heads, and images per batch; a score does not depend on the batch.
     precision
-        What convolutions are computed in: ``"float32"``, ``"bfloat16"``, ``"float16"``, or
-        ``"auto"``, a 16-bit type where the device has instructions for it. Codes and everything
-        after them are float32.
-
-    Attributes
-    ----------
-    classes_
-        The distinct labels that were fitted, ascending, int64 of shape (classes,).
-    head_
-        The fitted head.
+        Of convolutions: "float32", "bfloat16", "float16", or "auto", 16 bits where they are fast.
 
     Raises
     ------
     AttractorError
-        If a setting is out of range or unknown.
+        If a setting is unknown or out of range.
 
     Examples
     --------
-    >>> import torch
     >>> images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
     >>> detector = AttractorDetector(Autoencoder(), trials=2, recursions=1, recursion=0)
     >>> detector.fit(images, labels).predict(images).shape
     torch.Size([8])
     """
 
-    method: ClassVar[str] = "MC-AE"
-    reference: ClassVar[str] = (
+    method = "MC-AE"
+    reference = (
         "S. Dias Da Cruz, B. Taetz, T. Stifter, D. Stricker: Autoencoder Attractors for "
         "Uncertainty Estimation. ICPR 2022, arXiv 2204.00382"
     )
-
     components = DEFAULT_COMPONENTS
-    _member_scores = DISTRIBUTION_SCORES + IMAGE_SCORES + LATENT_SCORES
+    network_class = Autoencoder
+    settings = ("recursions", "recursion", "trials", "head", "head_masks", "head_input")
+    settings = (*settings, "mask_scope")
+    member_scores = (*scores.DISTRIBUTION_SCORES, *Pixels.scores, *scores.LATENT_SCORES)
 
     def __init__(
         self,
-        model: Autoencoder,
+        network: Autoencoder,
         *,
         recursions: int = 6,
         recursion: int = 2,
@@ -126,243 +92,117 @@ class AttractorDetector(MaskedDetector[Autoencoder]):
         batch_size: int = 128,
         precision: str = "auto",
     ) -> None:
-        check_counts(recursions=recursions, head_masks=head_masks)
-        if not 0 <= recursion < recursions:
-            raise AttractorError(
-                f"recursion must be one of the {recursions} evaluated (0..{recursions - 1}), "
-                f"got {recursion}"
-            )
-        head_class(head)(head_input)  # neither name is unknown
-        super().__init__(
-            model,
-            trials=trials,
-            mask_scope=mask_scope,
-            seed=seed,
-            batch_size=batch_size,
-            precision=precision,
-        )
-        self.recursions = recursions
-        self.recursion = recursion
-        self.head = head
-        self.head_masks = head_masks
-        self.head_input = head_input
-        self.augmentation = augmentation
+        make_head(head, head_input)  # raises if a name is unknown
+        super().__init__([network], seed, batch_size, precision, trials, recursions, recursion)
+        self.head, self.head_masks, self.head_input = head, head_masks, head_input
+        self.mask_scope, self.augmentation = mask_scope, augmentation
+        self._trial_masks = TrialMasks(network.site_shapes, network.dropout, mask_scope)
 
-    def to(self, device: torch.device | str) -> "AttractorDetector":
-        """Compute on another device from now on, and return self."""
-        super().to(device)
-        if hasattr(self, "head_"):
-            self.head_.to(torch.device(device))
-            self.known_ = self.known_.to(torch.device(device))
-        return self
+    @property
+    def network(self) -> Autoencoder:
+        """The autoencoder."""
+        return self.networks[0]  # type: ignore[return-value]
 
-    def fit(
-        self, data: Images | Batches, labels: Tensor | NDArray[Any] | None = None
-    ) -> "AttractorDetector":
-        """Fit the heads on the latent codes of labelled images (PROTOCOL section 4).
-
-        Parameters
-        ----------
-        data
-            Images, or a loader that yields batches of (images, labels).
-        labels
-            Integer labels of shape (n,) if ``data`` is images; rows below zero are ignored.
-
-        Raises
-        ------
-        AttractorError
-            If images or labels have another form, or show fewer than two classes.
-        """
-        images, targets = gather(data, labels, self.image_shape)
-        classes, targets = torch.unique(targets, return_inverse=True)
+    def _fit(self, images: Tensor, targets: Tensor, classes: int) -> None:
+        """Fit the heads on z_r of augmented training images, random masks (PROTOCOL section 4)."""
         codes = []
-        with torch.no_grad():
-            for mask in range(self.head_masks):
-                rng = generator(self.seed, Stream.HEAD_TRAINING, mask + 1)
-                for x, start in self._batches(images):
-                    if self.augmentation is not None:
-                        x = self.augmentation(x, rng)
-                    # As in training, every image has its own mask, whatever the scope.
-                    masks = sample_masks(
-                        self.model.site_shapes,
-                        self.model.dropout,
-                        self.seed,
-                        mask,
-                        start,
-                        len(x),
-                        Stream.HEAD_MASKS,
-                        self._dtype,
-                    )
-                    codes.append(self._codes(x, [masks.to(self.device)])[:, 0])
-        latents = torch.cat(codes, dim=1)  # (recursions, head_masks * n, latent)
-        if not bool((latents.abs() <= _LARGEST_CODE).all()):
-            raise AttractorError(
-                "the model diverges on the images that it is fitted on; train it longer, or "
-                "evaluate fewer recursions"
-            )
-        labels_of_codes = targets.repeat(self.head_masks).to(self.device)
-        head = head_class(self.head)(self.head_input).fit(
-            latents, labels_of_codes, len(classes), self.seed
-        )
-        # The scores of codes look at one mask of each image: the others show it again.
-        once = len(images)
-        known = KnownLatents.of(latents[:, :once], labels_of_codes[:once], len(classes))
-        # All at once: a fit that is refused leaves what was there before.
-        self._forget_calibration()
-        self.classes_, self.head_, self.known_ = classes, head, known
-        return self
+        for mask in range(self.head_masks):
+            rng = generator(self.seed, Stream.HEAD_TRAINING, mask + 1)
+            for x, first in self._batches(images):
+                x = x if self.augmentation is None else self.augmentation(x, rng)
+                key = (self.seed, mask, first, len(x), Stream.HEAD_MASKS, self._dtype)
+                masks = sample_masks(self.network.site_shapes, self.network.dropout, *key)
+                codes += [path.latents.float() for path in self._paths(x, [masks])]
+        z = torch.cat(codes, dim=1)  # (recursions, head_masks * n, latent)
+        if bool(_diverged(z).any()):
+            raise AttractorError("the network diverges on its training images; train it longer")
+        labels = targets.repeat(self.head_masks).to(self.device)
+        self.head_ = make_head(self.head, self.head_input).fit(z, labels, classes, self.seed)
+        n = len(images)  # the scores of codes use one mask per image
+        self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
 
-    @torch.no_grad()
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
-        codes = torch.cat(
-            [self._codes(x, self._trials(i, len(x))) for x, i in self._batches(images)], dim=2
-        )
-        # A code that has diverged is read as uniform, whatever the temperature.
-        stays = ~_diverged(codes).any(1).any(0)  # (n,)
+        batches = [self._paths(x, self._masks(i, len(x))) for x, i in self._batches(images)]
+        z = torch.cat([torch.stack([p.latents.float() for p in b], 1) for b in batches], dim=2)
+        stays = ~_diverged(z).any(1).any(0)  # (n,)
         if bool(stays.any()):
-            self.head_.calibrate(codes[:, :, stays], targets[stays].to(self.device))
+            self.head_.calibrate(z[:, :, stays], targets[stays].to(self.device))
 
-    def trajectory(self, x: Images, recursions: int | None = None) -> list[Trajectory]:
-        """Return what each trial's dynamical system does to images; needs no fit.
-
-        Parameters
-        ----------
-        x
-            A few images: all reconstructions are kept.
-        recursions
-            How often the model is applied; as often as is evaluated by default.
-
-        Returns
-        -------
-        list of Trajectory
-            One a trial.
-        """
-        images = check_images(x, self.image_shape)
-        batch = to_unit_range(images, self.device)
-        count = self.recursions if recursions is None else recursions
-        with torch.no_grad():
-            return [
-                iterate(self.model, batch, self._masks(trial, 0, len(batch), torch.float32), count)
-                for trial in range(self.trials)
-            ]
-
-    @torch.no_grad()
-    def latents(self, x: Images) -> Float[Tensor, "recursions n latent"]:
-        """Return the latent codes z_r of images under the first trial's mask; needs no fit.
-
-        Not the mean over the trials: each trial is a dynamical system of its own, whose codes lie
-        near its own attractors, and a mean of them is a code that no system ever has, nor any head
-        was fitted on. Codes that have diverged are NaN.
-
-        Parameters
-        ----------
-        x
-            Images.
-        """
-        codes = [
-            self._codes(batch, [self._masks(0, first, len(batch), self._dtype)])[:, 0]
-            for batch, first in self._batches(x)
-        ]
-        empty = torch.zeros(self.recursions, 0, self.model.latent_dim)
-        found = torch.cat([empty, *(batch.cpu() for batch in codes)], dim=1)
-        return found.masked_fill(_diverged(found)[..., None], torch.nan)
-
-    def _sample(self, x: Tensor, first_index: int) -> Tensor:
-        codes = self._codes(x, self._trials(first_index, len(x)))
-        return self._distributions(codes, _diverged(codes))
-
-    def _score(self, x: Tensor, first_index: int, names: Sequence[str]) -> ScoredImages:
-        distances: list[Tensor] = []
-        with_images = any(name in IMAGE_SCORES for name in names)
-
-        def measure(before: Tensor, after: Tensor) -> None:
-            distances.append(image_distances(x, before, after))
-
-        codes = self._codes(
-            x, self._trials(first_index, len(x)), measure if with_images else None
-        )  # (recursions, trials, n, latent)
-        diverged = _diverged(codes)
-        p = self._distributions(codes, diverged)
-        scores = distribution_scores(p.double())
-        if with_images:
-            shape = (self.trials, self.recursions)
-            terms = torch.stack(distances).unflatten(0, shape).mean(0)  # (recursions, terms, n)
-            scores |= dict(zip(IMAGE_SCORES, terms.unbind(1), strict=True))
-        if any(name in LATENT_SCORES for name in names):
-            scores |= self.known_.scores(codes.masked_fill(diverged[..., None], 0))
-        lost = diverged.any(1)  # (recursions, n)
-        for name in (*IMAGE_SCORES, *LATENT_SCORES):
-            if name in scores:
-                # Beyond all images, but a number, which curves and files can hold; the separation
-                # may be what is reported, and stays in [0, 1].
-                most = 1.0 if name == "vote_diversity" else _LARGEST_CODE
-                scores[name] = (
-                    scores[name].masked_fill(lost, most).nan_to_num(nan=most).clamp_max(most)
-                )
-        return ScoredImages(p.mean(1), {name: scores[name] for name in names})
-
-    def _distributions(self, codes: Tensor, diverged: Tensor) -> Tensor:
-        """Return what the heads read off codes; of those that have diverged, nothing."""
+    def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
+        of_points = {n: rs for n, rs in wanted.scores.items() if n in self.space.scores}
+        last = wanted.recursions - 1 in {r for rs in of_points.values() for r in rs}
+        codes, values = [], {name: [] for name in of_points}
+        for path in self._paths(x, self._masks(first, len(x)), wanted.recursions, last=last):
+            codes.append(path.latents.float())
+            points = [x, *path.reconstructions.float()]  # x_0, x_1, ...
+            for name, rs in of_points.items():
+                score = scores.POINT_SCORES[name]
+                of_trial = [score(x, points[r], points[r + 1]) for r in rs]
+                values[name].append(torch.stack(of_trial))
+        found = {name: torch.stack(of_trials).mean(0) for name, of_trials in values.items()}
+        z = torch.stack(codes, dim=1)  # (recursions, trials, n, latent)
+        diverged = _diverged(z)
+        z = z.masked_fill(diverged[..., None], 0)
+        for name, rs in wanted.scores.items():
+            if name in scores.LATENT_SCORES:
+                score = scores.LATENT_SCORES[name]
+                found[name] = torch.stack([score(z[r], self.known_[r]) for r in rs])
+            # Where a trial diverges: beyond all images, but finite.
+            most = 1.0 if name == "vote_diversity" else _LARGEST
+            values = found[name].masked_fill(diverged[list(rs)].any(1), most)
+            found[name] = values.nan_to_num(nan=most).clamp_max(most)
         if self.head_input == "path":
-            diverged = diverged.cumsum(0) > 0  # a path goes through all its codes
-        p = self.head_.predict_proba(codes.masked_fill(diverged[..., None], 0).flatten(1, 2))
-        p = p.unflatten(1, codes.shape[1:3])
-        return p.masked_fill(diverged[..., None], 1 / p.shape[-1])
+            diverged = diverged.cumsum(0) > 0  # a path contains all its codes
+        p = self.head_.predict_proba(z.flatten(1, 2), wanted.distributions)
+        p = p.unflatten(1, z.shape[1:3])  # p_t: (recursions, trials, n, classes)
+        p = p.masked_fill(diverged[list(wanted.distributions), ..., None], 1 / p.shape[-1])
+        return Scored(found, p)
 
-    def _codes(
+    def trajectory(
+        self, x: Images, recursions: int | None = None, trials: int | None = None
+    ) -> list[Trajectory]:
+        """Return the trajectory of images under the mask of each trial; needs no fit.
+
+        By default as many recursions and trials as are evaluated.
+        """
+        points, count = self._points(x), self.recursions if recursions is None else recursions
+        masks = itertools.islice(self._masks(0, len(points), torch.float32), trials)
+        with torch.no_grad():
+            return [iterate(self.network, points, m, count) for m in masks]
+
+    def _paths(
         self,
         x: Tensor,
-        trials: Iterable[DropoutMasks],
-        on_step: Callable[[Tensor, Tensor], None] | None = None,
-    ) -> Tensor:
+        masks: Iterable[DropoutMasks],
+        recursions: int | None = None,
+        *,
+        last: bool = False,
+    ) -> Iterator[Trajectory]:
+        """Yield the trajectory under each mask; by default all recursions, codes alone."""
+        count = self.recursions if recursions is None else recursions
         x = x.contiguous(memory_format=torch.channels_last)
-        with self._autocast():
-            return iterate_latents(self.model, x, trials, self.recursions, on_step).float()
+        for mask in masks:
+            with self._autocast():
+                path = iterate(self.network, x, mask.to(self.device), count, last=last)
+            yield path
 
-    def save(self, path: str | Path) -> None:
-        """Write the fitted detector to one safetensors file, atomically.
+    def _masks(
+        self, first: int, count: int, dtype: torch.dtype | None = None
+    ) -> Iterable[DropoutMasks]:
+        key = (self.seed, self.trials, first, count)
+        return self._trial_masks(*key, dtype or self._dtype, self.device)
 
-        Raises
-        ------
-        AttractorError
-            If nothing was fitted, or the file cannot be written.
-        """
-        self._check_fitted()
-        settings = {
-            "recursions": self.recursions,
-            "recursion": self.recursion,
-            "trials": self.trials,
-            "head": self.head,
-            "head_masks": self.head_masks,
-            "head_input": self.head_input,
-            "mask_scope": self.mask_scope,
-        }
-        state = {"head": self.head_.state(), "known": self.known_.state()}
-        write_detector(path, self, {"model": self.model}, settings, state)
+    def _state(self) -> dict[str, Tensor]:
+        state = {f"head.{name}": tensor for name, tensor in self.head_.state.items()}
+        for r, known in enumerate(self.known_):
+            state |= {f"known.{r}.{name}": tensor for name, tensor in vars(known).items()}
+        return state
 
-    @classmethod
-    def load(cls, path: str | Path) -> "AttractorDetector":
-        """Read an detector that `save` wrote.
-
-        The augmentation, which only `fit` needs, is not stored.
-
-        Raises
-        ------
-        AttractorError
-            If the file is missing, damaged, or holds something else.
-        """
-
-        def build(stored: StoredDetector) -> AttractorDetector:
-            detector = cls(stored.network("model", Autoencoder), **stored.settings)
-            detector.head_ = head_class(detector.head).from_state(
-                stored.part("head"), detector.head_input
-            )
-            detector.known_ = KnownLatents.from_state(stored.part("known"))
-            return detector
-
-        return read_detector(path, cls.method, build)
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self.head_ = make_head(self.head, self.head_input, part_of(state, "head"))
+        known = [part_of(state, f"known.{r}") for r in range(self.recursions)]
+        self.known_ = [KnownLatents(**of_r) for of_r in known]
 
 
-def _diverged(codes: Tensor) -> Tensor:
-    """Return whether codes have left the images for good, or are no numbers: (..., latent)."""
-    return ~(codes.abs() <= _LARGEST_CODE).all(-1)
+def _diverged(z: Float[Tensor, "*shape latent"]) -> Bool[Tensor, "*shape"]:
+    return ~(z.abs() <= _LARGEST).all(-1)  # NaN too

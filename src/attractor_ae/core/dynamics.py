@@ -1,6 +1,11 @@
-"""The autoencoder as a dynamical system: apply it to its own output, again and again."""
+"""The autoencoder as a dynamical system, applied to its own output (PROTOCOL section 1).
 
-from collections.abc import Callable, Iterable
+    x_0 = input,  x_{r+1} = f(x_r),  r = 0, 1, 2, ...
+
+One dropout mask is kept for all recursions, so each mask is one dynamical system. z_r is the latent
+code computed on the way from x_r to x_{r+1}.
+"""
+
 from dataclasses import dataclass
 
 import torch
@@ -14,100 +19,58 @@ from attractor_ae.core.masks import DropoutMasks
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """What an iterated autoencoder passes through (PROTOCOL section 1).
+    """The path of points under an iterated autoencoder.
 
     Attributes
     ----------
     latents
-        z_r of every recursion r, float, shape (recursions, n, latent).
+        z_r, float, shape (recursions, n, latent).
     reconstructions
-        x_{r+1}, computed through z_r, float, shape (recursions, n, channels, height, width).
+        x_{r+1}, float, shape (recursions, n, ...).
     """
 
     latents: Float[Tensor, "recursions n latent"]
-    reconstructions: Float[Tensor, "recursions n c h w"]
+    reconstructions: Float[Tensor, "recursions_or_one_less n ..."]
 
     def image(self, index: int) -> "Trajectory":
-        """Return the trajectory of one image, with n = 1."""
+        """Return the trajectory of one point, with n = 1."""
         rows = slice(index, index + 1)
         return Trajectory(self.latents[:, rows], self.reconstructions[:, rows])
 
 
 def iterate(
-    model: Autoencoder, x: Float[Tensor, "n c h w"], masks: DropoutMasks | None, recursions: int
+    network: Autoencoder,
+    x: Float[Tensor, "n ..."],
+    masks: DropoutMasks | None,
+    recursions: int,
+    *,
+    last: bool = True,
 ) -> Trajectory:
-    """Apply ``model`` to its own output under one and the same mask.
+    """Apply an autoencoder to its own output under one mask.
 
-    Parameters
-    ----------
-    model
-        The autoencoder.
-    x
-        Images in [0, 1], shape (n, channels, height, width): x_0.
-    masks
-        The trial's masks, kept for all recursions; none leaves dropout off.
-    recursions
-        How often the model is applied, at least 1.
+    ``x`` is x_0, ``masks`` are those of a trial (None: dropout is off), and ``recursions`` is the
+    number of applications. ``last``: whether to compute the last reconstruction, which no code
+    depends on.
 
-    Returns
-    -------
-    Trajectory
-        Latent codes and reconstructions of every recursion.
+    Raises
+    ------
+    AttractorError
+        If ``recursions`` is less than 1.
 
     Examples
     --------
-    >>> model = Autoencoder(latent_dim=8)
-    >>> iterate(model, torch.zeros(2, 1, 64, 64), None, 3).latents.shape
+    >>> iterate(Autoencoder(latent_dim=8), torch.zeros(2, 1, 64, 64), None, 3).latents.shape
     torch.Size([3, 2, 8])
     """
-    _check_recursions(recursions)
-    latents, reconstructions = [], []
-    for _ in range(recursions):
-        x, z = model(x, masks)
-        latents.append(z)
-        reconstructions.append(x)
-    return Trajectory(torch.stack(latents), torch.stack(reconstructions))
-
-
-def iterate_latents(
-    model: Autoencoder,
-    x: Float[Tensor, "n c h w"],
-    trials: Iterable[DropoutMasks | None],
-    recursions: int,
-    on_step: Callable[[Tensor, Tensor], None] | None = None,
-) -> Float[Tensor, "recursions trials n latent"]:
-    """Return the latents of `iterate` alone, under one mask after the other.
-
-    What is the same for all masks is computed once, and the last reconstruction, which no latent
-    code depends on, not at all unless it is asked for.
-
-    Parameters
-    ----------
-    model, x, recursions
-        As for `iterate`.
-    trials
-        Masks of each trial.
-    on_step
-        Called with x_r and x_{r+1} of every recursion of every trial, in their order.
-    """
-    _check_recursions(recursions)
-    first = model.encoder[0](x)
-    codes = []
-    for masks in trials:
-        latents = [model.encode(x, masks, first=first)]
-        before = x
-        while len(latents) < recursions or on_step is not None:
-            after = model.decode(latents[-1], masks)
-            if on_step is not None:
-                on_step(before, after)
-                if len(latents) == recursions:
-                    break
-            latents.append(model.encode(after, masks))
-            before = after
-        codes.append(torch.stack(latents))
-    return torch.stack(codes, dim=1)
-
-
-def _check_recursions(recursions: int) -> None:
     if recursions < 1:
         raise AttractorError(f"recursions must be at least 1, got {recursions}")
+    latents, reconstructions = [], []
+    for r in range(recursions):
+        z = network.encode(x, masks)  # z_r
+        latents.append(z)
+        if last or r + 1 < recursions:
+            x = network.decode(z, masks)  # x_{r+1}
+            reconstructions.append(x)
+    nothing = x.new_zeros(0, *x.shape)
+    points = torch.stack(reconstructions) if reconstructions else nothing
+    return Trajectory(torch.stack(latents), points)

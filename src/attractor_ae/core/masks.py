@@ -1,34 +1,36 @@
-"""Dropout masks as values: what is drawn once can be applied again and again."""
+"""Dropout masks as values: drawn once, applied again and again (PROTOCOL section 1)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_ae._errors import AttractorError
-from attractor_ae._random import Stream, generator
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._random import Stream, bernoulli, generator
 
 SiteShape = tuple[int, ...]
+"""Shape of one image's activations at a dropout site: (features,) or (channels, height, width)."""
+Shapes = Sequence[SiteShape]
 
-_BLOCK = 16
-"""Images whose own masks come from one stream."""
+F32 = torch.float32
+MASK_SCOPES = ("trial", "sample")
+_BLOCK = 16  # images whose own masks come from one stream
 
 
 @dataclass(frozen=True, eq=False)
 class DropoutMasks:
-    """One mask for every dropout site of a network.
+    """One mask per dropout site of a network.
 
     Attributes
     ----------
     sites
-        One float tensor a site, in the order in which the network meets them. Shape (m, features)
-        or (m, channels, height, width), where m is the number of images, or 1 if all images share
-        the mask. An entry is 0 with probability ``rate`` and 1 / (1 - rate) otherwise.
+        Float tensors in the order of the sites, shape (m, features) or (m, channels, height,
+        width), where m is the number of images, or 1 if all images share the mask. An entry is 0
+        with probability ``rate`` and 1 / (1 - rate) otherwise (PROTOCOL section 2).
     """
 
     sites: tuple[Float[Tensor, "m ..."], ...]
@@ -39,124 +41,52 @@ class DropoutMasks:
 
 
 def check_rate(rate: float) -> None:
-    """Raise an AttractorError unless ``rate`` is a dropout rate."""
+    """Raise an AttractorError unless ``rate`` is in [0, 1)."""
     if not 0 <= rate < 1:
-        raise AttractorError(f"dropout rate must lie in [0, 1), got {rate}")
-
-
-def check_masks(masks: DropoutMasks, shapes: Sequence[SiteShape]) -> None:
-    """Raise an AttractorError unless ``masks`` have the site shapes that a network wants."""
-    given = tuple(tuple(site.shape[1:]) for site in masks.sites)
-    if given != tuple(shapes):
-        raise AttractorError(
-            f"masks of shapes {given} do not fit the model's sites {tuple(shapes)}; "
-            "draw them with the model's site_shapes"
-        )
+        raise AttractorError(f"dropout rate must be in [0, 1), got {rate}")
 
 
 def draw_masks(
-    shapes: Sequence[SiteShape],
-    rate: float,
-    count: int,
-    rng: np.random.Generator,
-    dtype: torch.dtype = torch.float32,
+    shapes: Shapes, rate: float, count: int, rng: np.random.Generator, dtype: torch.dtype = F32
 ) -> DropoutMasks:
-    """Draw fresh masks for ``count`` images, every element on its own (PROTOCOL section 2).
+    """Draw masks for ``count`` images on the CPU, every element independently.
 
-    Parameters
-    ----------
-    shapes
-        Shape of one image's activations at each site: (features,) or (channels, height, width).
-    rate
-        Probability that an element is dropped, in [0, 1).
-    count
-        Number of images; 1 makes masks that any number of images can share.
-    rng
-        Source of the random numbers.
-    dtype
-        Floating-point type of the masks. That of the activations they will be multiplied with is
-        fastest by far; what is dropped does not depend on it.
-
-    Returns
-    -------
-    DropoutMasks
-        On the CPU; masks of images lie in memory channels last, as the convolutions want.
+    They are fastest in the dtype of the activations, which does not change what is dropped. Masks
+    of feature maps are channels last in memory, as the convolutions want them.
     """
     check_rate(rate)
     sites = []
     for shape in shapes:
         *space, features = (*shape[1:], shape[0])  # (h, w, c) or (f,)
-        kept = _bernoulli(count * math.prod(shape), rate, rng)
-        # As bytes: PyTorch turns those into floats faster than truth values.
+        kept = bernoulli(count * math.prod(shape), rate, rng)
+        # PyTorch converts bytes to floats faster than booleans.
         mask = torch.from_numpy(kept.view(np.uint8)).to(dtype).mul_(1 / (1 - rate))
-        # (count, c, h, w), channels last in memory
-        sites.append(mask.reshape(count, *space, features).movedim(-1, 1))
+        sites.append(mask.reshape(count, *space, features).movedim(-1, 1))  # (count, c, h, w)
     return DropoutMasks(tuple(sites))
 
 
-def _bernoulli(size: int, rate: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """Return ``size`` truth values, each false with probability ``rate``.
-
-    A random byte decides with a probability of the nearest 256th below. What is left of the rate
-    falls on few elements, which are found without a look at the others: a Poisson number of shots
-    at random places hits each element independently, with probability 1 - exp(-shots / size).
-    """
-    threshold = math.floor(256 * rate)
-    # Eight bytes from each draw.
-    drawn = rng.integers(2**64, size=-(-size // 8), dtype=np.uint64).view(np.uint8)[:size]
-    kept = drawn >= threshold
-    rest = max(0.0, 1 - (1 - rate) / (1 - threshold / 256))
-    shots = rng.poisson(-math.log1p(-rest) * size)
-    kept[rng.integers(size, size=shots)] = False
-    return kept
-
-
 def trial_masks(
-    shapes: Sequence[SiteShape],
-    rate: float,
-    seed: int,
-    trial: int,
-    stream: Stream = Stream.TRIAL_MASKS,
-    dtype: torch.dtype = torch.float32,
+    shapes: Shapes, rate: float, seed: int, trial: int, dtype: torch.dtype = F32
 ) -> DropoutMasks:
-    """Draw the masks of one trial that all images share (scope "trial").
-
-    Every image meets the same member of the family of dynamical systems, and the masks of a trial
-    cost one image's worth of random numbers.
-
-    Parameters
-    ----------
-    shapes, rate, dtype
-        As for `draw_masks`.
-    seed, trial, stream
-        What the masks are derived from.
-    """
-    return draw_masks(shapes, rate, 1, generator(seed, stream, trial), dtype)
+    """Draw the masks of one trial, shared by all images."""
+    return draw_masks(shapes, rate, 1, generator(seed, Stream.TRIAL_MASKS, trial), dtype)
 
 
 def sample_masks(
-    shapes: Sequence[SiteShape],
+    shapes: Shapes,
     rate: float,
     seed: int,
     trial: int,
     first: int,
     count: int,
     stream: Stream = Stream.TRIAL_MASKS,
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype = F32,
 ) -> DropoutMasks:
-    """Draw the masks of one trial, own ones for each image (scope "sample").
+    """Draw the masks of one trial for the images first .. first + count - 1, own ones per image.
 
-    Parameters
-    ----------
-    shapes, rate, dtype
-        As for `draw_masks`.
-    seed, trial, stream
-        What the masks are derived from, together with
-    first, count
-        the index of each image, first .. first + count - 1, so that an image's masks do not depend
-        on its batch.
+    They are derived from the index of an image, so they do not depend on its batch.
     """
-    # Image by image most of the time would go into starting generators: a block has one.
+    # A generator per image would take most of the time: a block of images has one.
     drawn = []
     for block in range(first // _BLOCK, -(-(first + count) // _BLOCK)):
         before = block * _BLOCK
@@ -164,3 +94,36 @@ def sample_masks(
         masks = draw_masks(shapes, rate, _BLOCK, generator(seed, stream, trial, block), dtype)
         drawn.append([site[rows] for site in masks.sites])
     return DropoutMasks(tuple(torch.cat(site) for site in zip(*drawn, strict=True)))
+
+
+class TrialMasks:
+    """The masks of all trials of one network: a family of dynamical systems.
+
+    With scope "trial" the images of a trial share its mask; with "sample" each image has its own.
+    """
+
+    def __init__(self, shapes: Shapes, rate: float, scope: str) -> None:
+        if scope not in MASK_SCOPES:
+            raise unknown_name("mask scope", scope, MASK_SCOPES)
+        self._of, self._scope = (shapes, rate), scope
+        self._drawn: dict[tuple[object, ...], list[DropoutMasks]] = {}
+
+    def __call__(
+        self,
+        seed: int,
+        trials: int,
+        first: int,
+        count: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> Iterator[DropoutMasks]:
+        """Yield the masks of each trial for the images first .. first + count - 1."""
+        if self._scope == "sample":
+            for t in range(trials):
+                yield sample_masks(*self._of, seed, t, first, count, dtype=dtype).to(device)
+            return
+        key = (seed, trials, dtype, device)
+        if key not in self._drawn:
+            drawn = [trial_masks(*self._of, seed, t, dtype).to(device) for t in range(trials)]
+            self._drawn = {key: drawn}
+        yield from self._drawn[key]

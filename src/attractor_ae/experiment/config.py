@@ -74,7 +74,7 @@ def _spelled(names: object) -> BeforeValidator:
 
 
 def _activation(name: str) -> str:
-    from attractor_ae.core.autoencoder import ACTIVATIONS  # torch is slow to import
+    from attractor_ae._fast_layers import ACTIVATIONS  # torch is slow to import
 
     spelled = _known_spelling(name, ACTIVATIONS)
     if spelled not in ACTIVATIONS:

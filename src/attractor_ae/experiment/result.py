@@ -14,6 +14,7 @@ from jaxtyping import Float32, Float64, Int64
 from attractor_ae._detector import Detector
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import read_tensors, write_json, write_tensors
+from attractor_ae._reporter import Reporter
 from attractor_ae.data import ImageSet
 from attractor_ae.metrics import (
     DetectionMetrics,
@@ -287,6 +288,22 @@ class EvaluationResult:
             raise AttractorError(f"{path}: holds no evaluation; evaluate the run again") from None
 
 
+class _Counting(Reporter):
+    def __init__(self, on_progress: Callable[[str, int, int], None]) -> None:
+        self._on_progress = on_progress
+
+    def progress(
+        self,
+        task: str,
+        done: int,
+        total: int,
+        detail: str = "",
+        seconds_left: float | None = None,
+    ) -> None:
+        """Pass it on."""
+        self._on_progress(task, done, total)
+
+
 def evaluate(
     detector: Detector,
     in_dataset: ImageSet,
@@ -339,7 +356,8 @@ def evaluate(
         scored = detector.predict_scores(
             images.images,
             list(dict.fromkeys((detector.score, *scores))),
-            lambda done, count: on_progress(images.name, done, count),
+            reporter=_Counting(on_progress),
+            task=images.name,
         )
         labels = _known_labels(images, role, in_dataset, detector)
         return DatasetScores(

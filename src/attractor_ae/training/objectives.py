@@ -4,19 +4,18 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.core.autoencoder import Autoencoder, initialised_from
-from attractor_ae.core.classifier import ConvClassifier
+from attractor_ae.core.autoencoder import Autoencoder, ConvClassifier
 from attractor_ae.core.masks import DropoutMasks
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.losses.metric import metric_loss
 from attractor_ae.losses.reconstruction import reconstruction_loss
-from attractor_ae.training.initialization import initialise
 
 
 class Losses(NamedTuple):
@@ -38,13 +37,11 @@ Objective = Callable[[Tensor, Tensor, Tensor, DropoutMasks | None], Losses]
 def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvClassifier:
     """Return the untrained network that a config describes, its weights drawn from the seed."""
     model, size, channels = config.model, config.dataset.image_size, config.dataset.channels
-    with initialised_from(config.training.seed):
-        if model.type == "conv":
-            network = ConvClassifier(classes, model.dropout, model.activation, size, channels)
-        else:
-            network = Autoencoder(model.dimension, model.dropout, model.activation, size, channels)
-        initialise(network, model.initialization)
-    return network
+    shared = (model.dropout, model.activation, size, channels)
+    generator = torch.Generator().manual_seed(config.training.seed)
+    if model.type == "conv":
+        return ConvClassifier(classes, *shared, generator=generator)
+    return Autoencoder(model.dimension, *shared, generator=generator)
 
 
 def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
