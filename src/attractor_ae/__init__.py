@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from attractor_ae._detector import Detector, load_detector
     from attractor_ae._errors import AttractorError
-    from attractor_ae.baselines import EnsembleDetector, MCDropoutDetector
-    from attractor_ae.core.autoencoder import Autoencoder, ConvClassifier
+    from attractor_ae.baselines import ConvClassifier, EnsembleDetector, MCDropoutDetector
+    from attractor_ae.core.autoencoder import Autoencoder
     from attractor_ae.core.detector import AttractorDetector
     from attractor_ae.core.dynamics import Trajectory, iterate
     from attractor_ae.core.masks import DropoutMasks
@@ -33,10 +33,11 @@ _HOMES = {
     "_detector": ("Detector", "load_detector"),
     "_errors": ("AttractorError",),
     "baselines": (
+        "ConvClassifier",
         "EnsembleDetector",
         "MCDropoutDetector",
     ),
-    "core.autoencoder": ("Autoencoder", "ConvClassifier"),
+    "core.autoencoder": ("Autoencoder",),
     "core.detector": ("AttractorDetector",),
     "core.dynamics": (
         "Trajectory",

@@ -3,7 +3,7 @@
 import copy
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -19,7 +19,7 @@ from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import load_weights, read_tensors, write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import OODScore, halves, parse_component
-from attractor_ae.core.autoencoder import Autoencoder, ConvClassifier
+from attractor_ae.core.masks import DropoutMasks, sample_masks, trial_masks
 from attractor_ae.core.scores import (
     DISTRIBUTION_SCORES,
     OOD_SCORE,
@@ -27,6 +27,9 @@ from attractor_ae.core.scores import (
     prediction,
 )
 from attractor_ae.core.spaces import Pixels
+
+MASK_SCOPES = ("trial", "sample")
+"""Whether the images of a trial share its mask, or each has its own."""
 
 Images = Tensor | NDArray[Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -93,13 +96,14 @@ class Detector(ABC):
     components: ClassVar[tuple[str, ...]] = tuple(DISTRIBUTION_SCORES)
     """Components of the OOD score, see `attractor_ae.conformal`."""
     member_scores: ClassVar[tuple[str, ...]] = tuple(DISTRIBUTION_SCORES)
-    network_class: ClassVar[type[Autoencoder] | type[ConvClassifier]]
+    network_class: ClassVar[Callable[..., Any]]
     settings: ClassVar[tuple[str, ...]] = ()
     """Arguments of the constructor that are stored, in addition to those of every detector."""
 
     classes_: Tensor
     ood_: OODScore
     score: str = "entropy"
+    mask_scope: str = "trial"
 
     def __init__(
         self,
@@ -110,10 +114,13 @@ class Detector(ABC):
         trials: int,
         recursions: int = 1,
         recursion: int = 0,
+        mask_scope: str = "trial",
     ) -> None:
         check_at_least(1, batch_size=batch_size, trials=trials, recursions=recursions)
         if not 0 <= recursion < recursions:
             raise AttractorError(f"recursion must be in 0..{recursions - 1}, got {recursion}")
+        if mask_scope not in MASK_SCOPES:
+            raise unknown_name("mask scope", mask_scope, MASK_SCOPES)
         mixed_precision(torch.device("cpu"), precision)  # raises if it is unknown
         for network in networks:
             if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
@@ -128,6 +135,8 @@ class Detector(ABC):
         self.space = Pixels()
         self.seed, self.batch_size, self.precision = seed, batch_size, precision
         self.trials, self.recursions, self.recursion = trials, recursions, recursion
+        self.mask_scope = mask_scope
+        self._drawn: dict[tuple[object, ...], list[DropoutMasks]] = {}
 
     # ---- what a method implements
 
@@ -332,6 +341,22 @@ class Detector(ABC):
 
     def _points(self, x: Images) -> Tensor:
         return self.space.points(check_images(x, self.image_shape), self.device)
+
+    def _masks(
+        self, first: int, count: int, dtype: torch.dtype | None = None
+    ) -> Iterator[DropoutMasks]:
+        """Yield the masks of each trial for the images first .. first + count - 1."""
+        dtype = self._dtype if dtype is None else dtype
+        of = (self.networks[0].site_shapes, self.networks[0].dropout, self.seed)
+        if self.mask_scope == "sample":
+            for t in range(self.trials):
+                yield sample_masks(*of, t, first, count, dtype=dtype).to(self.device)
+            return
+        key = (self.seed, self.trials, dtype, self.device)
+        if key not in self._drawn:
+            drawn = [trial_masks(*of, t, dtype).to(self.device) for t in range(self.trials)]
+            self._drawn = {key: drawn}
+        yield from self._drawn[key]
 
     def _batches(
         self, x: Images, reporter: Reporter = SILENT, task: str = "scoring"

@@ -7,14 +7,70 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from attractor_ae._detector import Detector, Requests, Scored
 from attractor_ae._errors import AttractorError
+from attractor_ae._fast_layers import (
+    Linear,
+    activation_function,
+    draw_first_weights,
+    masked_activation,
+)
 from attractor_ae._temperature import best_temperature
-from attractor_ae.core.autoencoder import ConvClassifier
+from attractor_ae.core.autoencoder import encoder_sites, layer_sizes, make_encoder
 from attractor_ae.core.detector import AttractorDetector
-from attractor_ae.core.masks import TrialMasks
+from attractor_ae.core.masks import DropoutMasks, sites_of
+
+
+class ConvClassifier(nn.Module):
+    """Encoder stages 1 to 4 with dropout after each, and two linear layers without dropout.
+
+    Parameters
+    ----------
+    classes
+        Number of classes, at least 2.
+    dropout, activation, image_size, channels, generator
+        As for `Autoencoder`.
+
+    Raises
+    ------
+    AttractorError
+        If the activation is unknown or a number is out of range.
+    """
+
+    def __init__(
+        self,
+        classes: int,
+        dropout: float = 0.33,
+        activation: str = "ReLU",
+        image_size: int = 64,
+        channels: int = 1,
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if classes < 2:
+            raise AttractorError(f"a classifier needs at least 2 classes, got {classes}")
+        w, f, side = layer_sizes(dropout, image_size)
+        self.arguments = (classes, dropout, activation, image_size, channels)
+        self.classes, self.dropout = classes, dropout
+        self.image_shape = (channels, image_size, image_size)
+        self.encoder = make_encoder(channels, w)
+        self.hidden = Linear(2 * w * side**2, f)
+        self.output = Linear(f, classes)
+        self.activation = activation_function(activation)
+        self.site_shapes = encoder_sites(w, image_size)
+        draw_first_weights(self, generator)
+
+    def forward(
+        self, x: Float[Tensor, "n c h w"], masks: DropoutMasks | None = None
+    ) -> Float[Tensor, "n classes"]:
+        """Return logits, under ``masks`` or without dropout."""
+        for convolution, mask in zip(self.encoder, sites_of(masks, self.site_shapes), strict=True):
+            x = masked_activation(convolution(x), self.activation, mask)
+        return self.output(self.activation(self.hidden(x.flatten(1))))
 
 
 class _Softmax:
@@ -115,14 +171,11 @@ class MCDropoutDetector(Detector):
                 "MC dropout needs a classifier with dropout, but the rate of this one is 0; "
                 "make an EnsembleDetector of it, or train one with model.dropout = 0.33"
             )
-        super().__init__([network], seed, batch_size, precision, trials)
-        self.mask_scope = mask_scope
-        self._trial_masks = TrialMasks(network.site_shapes, network.dropout, mask_scope)
+        super().__init__([network], seed, batch_size, precision, trials, mask_scope=mask_scope)
         self._softmax = _Softmax(self, self._members)
 
     def _members(self, x: Tensor, first: int) -> Iterator[Tensor]:
-        masks = self._trial_masks(self.seed, self.trials, first, len(x), self._dtype, self.device)
-        return (self.networks[0](x, m) for m in masks)
+        return (self.networks[0](x, m) for m in self._masks(first, len(x)))
 
     def _fit(self, images: Tensor, targets: Tensor, classes: int) -> None:
         self._softmax.check_classes(classes)

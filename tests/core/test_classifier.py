@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
 from attractor_ae.core.autoencoder import initialised_from
-from attractor_ae.core.autoencoder import ConvClassifier
+from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.masks import draw_masks
 
 

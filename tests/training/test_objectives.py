@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from attractor_ae import ExperimentConfig
 from attractor_ae._errors import AttractorError
 from attractor_ae.core.autoencoder import Autoencoder, initialised_from
-from attractor_ae.core.autoencoder import ConvClassifier
+from attractor_ae.baselines import ConvClassifier
 from attractor_ae.training.objectives import Targets, build_network, build_objective
 
 

@@ -1,4 +1,4 @@
-"""The networks of PROTOCOL section 2: the dropout autoencoder, and the classifier of the baselines.
+"""The dropout autoencoder of PROTOCOL section 2; the classifier is in `attractor_ae.baselines`.
 
 Dropout is an argument, not a layer: one mask can be kept for all recursions. Train and eval mode
 are the same.
@@ -21,7 +21,7 @@ from attractor_ae._fast_layers import (
     draw_first_weights,
     masked_activation,
 )
-from attractor_ae.core.masks import DropoutMasks, SiteShape, check_rate
+from attractor_ae.core.masks import DropoutMasks, SiteShape, check_rate, sites_of
 
 
 class AutoencoderOutput(NamedTuple):
@@ -71,14 +71,14 @@ class Autoencoder(nn.Module):
         super().__init__()
         if latent_dim < 1:
             raise AttractorError(f"latent dimension must be at least 1, got {latent_dim}")
-        w, f, side = _sizes(dropout, image_size)
+        w, f, side = layer_sizes(dropout, image_size)
         self.arguments = (latent_dim, dropout, activation, image_size, channels)
         self.latent_dim, self.dropout = latent_dim, dropout
         self.image_shape = (channels, image_size, image_size)
         self._map_shape = (2 * w, side, side)  # of encoder stage 4 and decoder stage 2
         flat = 2 * w * side**2
 
-        self.encoder = _encoder(channels, w)
+        self.encoder = make_encoder(channels, w)
         self.encoder_linear = Linear(flat, f)
         self.latent = Linear(f, latent_dim)
         self.decoder_linear = nn.ModuleList([Linear(latent_dim, f), Linear(f, flat)])
@@ -87,7 +87,7 @@ class Autoencoder(nn.Module):
         self.output = ConvTranspose2d(w, channels, 4, 2, 1)
         self.activation = activation_function(activation)
 
-        maps = _encoder_sites(w, image_size)
+        maps = encoder_sites(w, image_size)
         self.site_shapes: tuple[SiteShape, ...] = (*maps, (f,), (f,), (flat,), *maps[2::-1])
         draw_first_weights(self, generator)
 
@@ -95,7 +95,7 @@ class Autoencoder(nn.Module):
         self, x: Float[Tensor, "n c h w"], masks: DropoutMasks | None = None
     ) -> Float[Tensor, "n latent"]:
         """Return the latent codes of images in [0, 1] or earlier outputs; no masks: no dropout."""
-        sites = _sites(self, masks)
+        sites = sites_of(masks, self.site_shapes)
         for convolution, mask in zip(self.encoder, sites[:4], strict=True):
             x = masked_activation(convolution(x), self.activation, mask)
         x = x.flatten(1)  # (n, 2w * side * side)
@@ -106,7 +106,7 @@ class Autoencoder(nn.Module):
         self, z: Float[Tensor, "n latent"], masks: DropoutMasks | None = None
     ) -> Float[Tensor, "n c h w"]:
         """Return the images of latent codes, without output activation."""
-        sites = _sites(self, masks)
+        sites = sites_of(masks, self.site_shapes)
         for linear, mask in zip(self.decoder_linear, sites[5:7], strict=True):
             z = masked_activation(linear(z), self.activation, mask)
         x = z.unflatten(1, self._map_shape)  # (n, 2w, side, side)
@@ -122,56 +122,7 @@ class Autoencoder(nn.Module):
         return AutoencoderOutput(self.decode(z, masks), z)
 
 
-class ConvClassifier(nn.Module):
-    """Encoder stages 1 to 4 with dropout after each, and two linear layers without dropout.
-
-    Parameters
-    ----------
-    classes
-        Number of classes, at least 2.
-    dropout, activation, image_size, channels, generator
-        As for `Autoencoder`.
-
-    Raises
-    ------
-    AttractorError
-        If the activation is unknown or a number is out of range.
-    """
-
-    def __init__(
-        self,
-        classes: int,
-        dropout: float = 0.33,
-        activation: str = "ReLU",
-        image_size: int = 64,
-        channels: int = 1,
-        *,
-        generator: torch.Generator | None = None,
-    ) -> None:
-        super().__init__()
-        if classes < 2:
-            raise AttractorError(f"a classifier needs at least 2 classes, got {classes}")
-        w, f, side = _sizes(dropout, image_size)
-        self.arguments = (classes, dropout, activation, image_size, channels)
-        self.classes, self.dropout = classes, dropout
-        self.image_shape = (channels, image_size, image_size)
-        self.encoder = _encoder(channels, w)
-        self.hidden = Linear(2 * w * side**2, f)
-        self.output = Linear(f, classes)
-        self.activation = activation_function(activation)
-        self.site_shapes = _encoder_sites(w, image_size)
-        draw_first_weights(self, generator)
-
-    def forward(
-        self, x: Float[Tensor, "n c h w"], masks: DropoutMasks | None = None
-    ) -> Float[Tensor, "n classes"]:
-        """Return logits, under ``masks`` or without dropout."""
-        for convolution, mask in zip(self.encoder, _sites(self, masks), strict=True):
-            x = masked_activation(convolution(x), self.activation, mask)
-        return self.output(self.activation(self.hidden(x.flatten(1))))
-
-
-def _sizes(p: float, image_size: int) -> tuple[int, int, int]:
+def layer_sizes(p: float, image_size: int) -> tuple[int, int, int]:
     """Return the widths w and f, and the side of the feature maps after encoder stage 4."""
     check_rate(p)
     if image_size < 16 or image_size % 16:
@@ -179,23 +130,13 @@ def _sizes(p: float, image_size: int) -> tuple[int, int, int]:
     return math.ceil(32 * (1 + p)), math.ceil(256 * (1 + p)), image_size // 16
 
 
-def _encoder(channels: int, w: int) -> nn.ModuleList:
+def make_encoder(channels: int, w: int) -> nn.ModuleList:
     """Return encoder stages 1 to 4; each halves height and width."""
     widths = (channels, w, w, 2 * w, 2 * w)
     return nn.ModuleList(Conv2d(a, b, 4, 2, 1) for a, b in itertools.pairwise(widths))
 
 
-def _encoder_sites(w: int, image_size: int) -> tuple[SiteShape, ...]:
+def encoder_sites(w: int, image_size: int) -> tuple[SiteShape, ...]:
+    """Return the shapes of the dropout sites after encoder stages 1 to 4."""
     sides = (image_size // 2**stage for stage in (1, 2, 3, 4))
     return tuple((c, side, side) for c, side in zip((w, w, 2 * w, 2 * w), sides, strict=True))
-
-
-def _sites(
-    network: Autoencoder | ConvClassifier, masks: DropoutMasks | None
-) -> tuple[Tensor | None, ...]:
-    if masks is None:
-        return (None,) * len(network.site_shapes)
-    given = tuple(tuple(site.shape[1:]) for site in masks.sites)
-    if given != network.site_shapes:
-        raise AttractorError(f"masks have shapes {given}; draw them for {network.site_shapes}")
-    return masks.sites

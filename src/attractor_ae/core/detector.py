@@ -16,7 +16,7 @@ from attractor_ae.core import scores
 from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.core.dynamics import Trajectory, iterate
 from attractor_ae.core.heads import make_head
-from attractor_ae.core.masks import DropoutMasks, TrialMasks, sample_masks
+from attractor_ae.core.masks import DropoutMasks, sample_masks
 from attractor_ae.core.scores import KnownLatents
 from attractor_ae.core.spaces import Pixels
 
@@ -93,10 +93,10 @@ class AttractorDetector(Detector):
         precision: str = "auto",
     ) -> None:
         make_head(head, head_input)  # raises if a name is unknown
-        super().__init__([network], seed, batch_size, precision, trials, recursions, recursion)
+        counts = (trials, recursions, recursion)
+        super().__init__([network], seed, batch_size, precision, *counts, mask_scope=mask_scope)
         self.head, self.head_masks, self.head_input = head, head_masks, head_input
-        self.mask_scope, self.augmentation = mask_scope, augmentation
-        self._trial_masks = TrialMasks(network.site_shapes, network.dropout, mask_scope)
+        self.augmentation = augmentation
 
     @property
     def network(self) -> Autoencoder:
@@ -112,7 +112,8 @@ class AttractorDetector(Detector):
                 x = x if self.augmentation is None else self.augmentation(x, rng)
                 key = (self.seed, mask, first, len(x), Stream.HEAD_MASKS, self._dtype)
                 masks = sample_masks(self.network.site_shapes, self.network.dropout, *key)
-                codes += [path.latents.float() for path in self._paths(x, [masks])]
+                paths = self._paths(x, [masks.to(self.device)], self.recursions)
+                codes += [path.latents for path in paths]
         z = torch.cat(codes, dim=1)  # (recursions, head_masks * n, latent)
         if bool(_diverged(z).any()):
             raise AttractorError("the network diverges on its training images; train it longer")
@@ -122,8 +123,11 @@ class AttractorDetector(Detector):
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
 
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
-        batches = [self._paths(x, self._masks(i, len(x))) for x, i in self._batches(images)]
-        z = torch.cat([torch.stack([p.latents.float() for p in b], 1) for b in batches], dim=2)
+        codes = []
+        for x, first in self._batches(images):
+            paths = self._paths(x, self._masks(first, len(x)), self.recursions)
+            codes.append(torch.stack([path.latents for path in paths], dim=1))
+        z = torch.cat(codes, dim=2)  # (recursions, trials, n, latent)
         stays = ~_diverged(z).any(1).any(0)  # (n,)
         if bool(stays.any()):
             self.head_.calibrate(z[:, :, stays], targets[stays].to(self.device))
@@ -132,13 +136,12 @@ class AttractorDetector(Detector):
         of_points = {n: rs for n, rs in wanted.scores.items() if n in self.space.scores}
         last = wanted.recursions - 1 in {r for rs in of_points.values() for r in rs}
         codes, values = [], {name: [] for name in of_points}
-        for path in self._paths(x, self._masks(first, len(x)), wanted.recursions, last=last):
-            codes.append(path.latents.float())
-            points = [x, *path.reconstructions.float()]  # x_0, x_1, ...
+        for path in self._paths(x, self._masks(first, len(x)), wanted.recursions, last):
+            codes.append(path.latents)
+            points = [x, *path.reconstructions]  # x_0, x_1, ...
             for name, rs in of_points.items():
                 score = scores.POINT_SCORES[name]
-                of_trial = [score(x, points[r], points[r + 1]) for r in rs]
-                values[name].append(torch.stack(of_trial))
+                values[name].append(torch.stack([score(x, *points[r : r + 2]) for r in rs]))
         found = {name: torch.stack(of_trials).mean(0) for name, of_trials in values.items()}
         z = torch.stack(codes, dim=1)  # (recursions, trials, n, latent)
         diverged = _diverged(z)
@@ -151,12 +154,16 @@ class AttractorDetector(Detector):
             most = 1.0 if name == "vote_diversity" else _LARGEST
             values = found[name].masked_fill(diverged[list(rs)].any(1), most)
             found[name] = values.nan_to_num(nan=most).clamp_max(most)
+        return Scored(found, self._distributions(z, diverged, list(wanted.distributions)))
+
+    def _distributions(self, z: Tensor, diverged: Tensor, at: list[int]) -> Tensor:
+        """Return p_t at some recursions, (recursions, trials, n, classes)."""
+        if not at:
+            return z.new_zeros(0, *z.shape[1:3], len(self.classes_))
         if self.head_input == "path":
             diverged = diverged.cumsum(0) > 0  # a path contains all its codes
-        p = self.head_.predict_proba(z.flatten(1, 2), wanted.distributions)
-        p = p.unflatten(1, z.shape[1:3])  # p_t: (recursions, trials, n, classes)
-        p = p.masked_fill(diverged[list(wanted.distributions), ..., None], 1 / p.shape[-1])
-        return Scored(found, p)
+        p = self.head_.predict_proba(z.flatten(1, 2), at).unflatten(1, z.shape[1:3])
+        return p.masked_fill(diverged[at][..., None], 1 / p.shape[-1])
 
     def trajectory(
         self, x: Images, recursions: int | None = None, trials: int | None = None
@@ -171,26 +178,14 @@ class AttractorDetector(Detector):
             return [iterate(self.network, points, m, count) for m in masks]
 
     def _paths(
-        self,
-        x: Tensor,
-        masks: Iterable[DropoutMasks],
-        recursions: int | None = None,
-        *,
-        last: bool = False,
+        self, x: Tensor, masks: Iterable[DropoutMasks], recursions: int, last: bool = False
     ) -> Iterator[Trajectory]:
-        """Yield the trajectory under each mask; by default all recursions, codes alone."""
-        count = self.recursions if recursions is None else recursions
+        """Yield the trajectory under each mask, computed in the detector's precision."""
         x = x.contiguous(memory_format=torch.channels_last)
         for mask in masks:
             with self._autocast():
-                path = iterate(self.network, x, mask.to(self.device), count, last=last)
-            yield path
-
-    def _masks(
-        self, first: int, count: int, dtype: torch.dtype | None = None
-    ) -> Iterable[DropoutMasks]:
-        key = (self.seed, self.trials, first, count)
-        return self._trial_masks(*key, dtype or self._dtype, self.device)
+                path = iterate(self.network, x, mask, recursions, last=last)
+            yield Trajectory(path.latents.float(), path.reconstructions.float())
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"head.{name}": tensor for name, tensor in self.head_.state.items()}

@@ -19,15 +19,7 @@ from attractor_ae.core.masks import DropoutMasks
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """The path of points under an iterated autoencoder.
-
-    Attributes
-    ----------
-    latents
-        z_r, float, shape (recursions, n, latent).
-    reconstructions
-        x_{r+1}, float, shape (recursions, n, ...).
-    """
+    """Latent codes z_r and reconstructions x_{r+1} of an iterated autoencoder, float."""
 
     latents: Float[Tensor, "recursions n latent"]
     reconstructions: Float[Tensor, "recursions_or_one_less n ..."]

@@ -18,13 +18,7 @@ HEAD_INPUTS = ("code", "path")
 
 
 class Head(ABC):
-    """A classifier per recursion; its fitted state consists of tensors.
-
-    Parameters
-    ----------
-    reads
-        One of ``HEAD_INPUTS``.
-    """
+    """A classifier per recursion that reads one of ``HEAD_INPUTS``; its state is tensors."""
 
     def __init__(self, reads: str = "code") -> None:
         if reads not in HEAD_INPUTS:
@@ -52,11 +46,6 @@ class Head(ABC):
         self, latents: Float[Tensor, "recursions trials n latent"], labels: Int[Tensor, " n"]
     ) -> None:
         """Fit the confidence of the mean over trials on known images, if the head can."""
-
-    def to(self, device: torch.device) -> "Head":
-        """Move the state to a device, and return self."""
-        self.state = {name: tensor.to(device) for name, tensor in self.state.items()}
-        return self
 
     def _input(self, latents: Tensor, r: int) -> Tensor:
         """(recursions, m, latent) -> (m, latent), or (m, (r + 1) * latent) for a path."""
@@ -168,13 +157,7 @@ HEADS: dict[str, type[Head]] = {"mlp": MLPHead, "knn": KNNHead}
 
 
 def make_head(name: str, reads: str, state: Mapping[str, Tensor] | None = None) -> Head:
-    """Return a head by its name in the config, with a stored state if given.
-
-    Raises
-    ------
-    AttractorError
-        If the name or the input is unknown.
-    """
+    """Return a head by name, with a stored state if given; AttractorError if it is unknown."""
     if name not in HEADS:
         raise unknown_name("head", name, HEADS)
     head = HEADS[name](reads)

@@ -1,7 +1,7 @@
 """Dropout masks as values: drawn once, applied again and again (PROTOCOL section 1)."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, bernoulli, generator
 
 SiteShape = tuple[int, ...]
@@ -17,20 +17,16 @@ SiteShape = tuple[int, ...]
 Shapes = Sequence[SiteShape]
 
 F32 = torch.float32
-MASK_SCOPES = ("trial", "sample")
 _BLOCK = 16  # images whose own masks come from one stream
 
 
 @dataclass(frozen=True, eq=False)
 class DropoutMasks:
-    """One mask per dropout site of a network.
+    """One mask per dropout site of a network, in the order of the sites.
 
-    Attributes
-    ----------
-    sites
-        Float tensors in the order of the sites, shape (m, features) or (m, channels, height,
-        width), where m is the number of images, or 1 if all images share the mask. An entry is 0
-        with probability ``rate`` and 1 / (1 - rate) otherwise (PROTOCOL section 2).
+    A mask is a float tensor of shape (m, features) or (m, channels, height, width), where m is the
+    number of images, or 1 if all images share the mask. An entry is 0 with probability ``rate`` and
+    1 / (1 - rate) otherwise (PROTOCOL section 2).
     """
 
     sites: tuple[Float[Tensor, "m ..."], ...]
@@ -38,6 +34,15 @@ class DropoutMasks:
     def to(self, device: torch.device | str) -> "DropoutMasks":
         """Return the masks on another device."""
         return DropoutMasks(tuple(site.to(device) for site in self.sites))
+
+
+def sites_of(masks: DropoutMasks | None, shapes: Shapes) -> tuple[Tensor | None, ...]:
+    """Return one mask per site of these shapes; None per site if there are no masks."""
+    if masks is None:
+        return (None,) * len(shapes)
+    if (given := tuple(tuple(site.shape[1:]) for site in masks.sites)) != tuple(shapes):
+        raise AttractorError(f"masks have shapes {given}; draw them for {tuple(shapes)}")
+    return masks.sites
 
 
 def check_rate(rate: float) -> None:
@@ -94,36 +99,3 @@ def sample_masks(
         masks = draw_masks(shapes, rate, _BLOCK, generator(seed, stream, trial, block), dtype)
         drawn.append([site[rows] for site in masks.sites])
     return DropoutMasks(tuple(torch.cat(site) for site in zip(*drawn, strict=True)))
-
-
-class TrialMasks:
-    """The masks of all trials of one network: a family of dynamical systems.
-
-    With scope "trial" the images of a trial share its mask; with "sample" each image has its own.
-    """
-
-    def __init__(self, shapes: Shapes, rate: float, scope: str) -> None:
-        if scope not in MASK_SCOPES:
-            raise unknown_name("mask scope", scope, MASK_SCOPES)
-        self._of, self._scope = (shapes, rate), scope
-        self._drawn: dict[tuple[object, ...], list[DropoutMasks]] = {}
-
-    def __call__(
-        self,
-        seed: int,
-        trials: int,
-        first: int,
-        count: int,
-        dtype: torch.dtype,
-        device: torch.device,
-    ) -> Iterator[DropoutMasks]:
-        """Yield the masks of each trial for the images first .. first + count - 1."""
-        if self._scope == "sample":
-            for t in range(trials):
-                yield sample_masks(*self._of, seed, t, first, count, dtype=dtype).to(device)
-            return
-        key = (seed, trials, dtype, device)
-        if key not in self._drawn:
-            drawn = [trial_masks(*self._of, seed, t, dtype).to(device) for t in range(trials)]
-            self._drawn = {key: drawn}
-        yield from self._drawn[key]

@@ -72,18 +72,10 @@ def _rmse(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class KnownLatents:
-    """Latent codes of the training images at one recursion, scaled to unit length.
+    """Training codes of one recursion at unit length: like the metric losses, compare directions.
 
-    Directions are compared, as by the metric losses that shape the codes; known images have the
-    longer codes, which would otherwise count as far away.
-
-    Attributes
-    ----------
-    directions, labels
-        The codes at unit length and their classes, 0 .. classes - 1.
-    centres, whitening
-        Whitened mean code per class, and W with W W^T the inverse of the covariance around the
-        class means: Mahalanobis distances are Euclidean distances after it.
+    ``centres`` are the whitened class means, and ``whitening`` is W with W W^T the inverse of the
+    covariance around them: Mahalanobis distances are Euclidean distances after it.
     """
 
     directions: Float[Tensor, "m latent"]
@@ -132,10 +124,7 @@ def knn_distance(z: Latents, known: KnownLatents, k: int = 5) -> Float[Tensor, "
 
 
 def vote_diversity(z: Latents, known: KnownLatents) -> Float[Tensor, " n"]:
-    """Gini-Simpson index 1 - sum_c v_c^2, in [0, 1), of the classes of the nearest codes.
-
-    v_c is the fraction of trials whose code is nearest to a training code of class c.
-    """
+    """Gini-Simpson index 1 - sum_c v_c^2, in [0, 1); v_c: fraction of trials nearest to class c."""
     classes = known.labels[_nearest(z, known, 1).indices[..., 0]].view(z.shape[:2])
     return 1 - F.one_hot(classes, len(known.centres)).float().mean(0).square().sum(-1)
 

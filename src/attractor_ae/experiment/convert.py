@@ -20,8 +20,8 @@ import torch
 from torch import Tensor
 
 from attractor_ae._errors import AttractorError, unknown_name
-from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae._fast_layers import activation_function
+from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae.data import CATALOGUE, DatasetInfo
 from attractor_ae.data import data_root as folder_of
 from attractor_ae.data.idx import IdxFiles

@@ -7,9 +7,8 @@ from pathlib import Path
 from attractor_ae._devices import resolve_device
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import load_weights, read_tensors
-from attractor_ae.baselines import EnsembleDetector, MCDropoutDetector
+from attractor_ae.baselines import ConvClassifier, EnsembleDetector, MCDropoutDetector
 from attractor_ae.core.autoencoder import Autoencoder
-from attractor_ae.core.autoencoder import ConvClassifier
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig

@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from attractor_ae._ssim import SSIM_WINDOW, structural_similarity
 from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._ssim import SSIM_WINDOW, structural_similarity
 from attractor_ae.losses.perceptual import PerceptualLoss
 
 ReconstructionLoss = Callable[

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.core.autoencoder import Autoencoder, ConvClassifier
+from attractor_ae.baselines import ConvClassifier
+from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.core.masks import DropoutMasks
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
