@@ -2,7 +2,6 @@
 
 import sys
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -13,9 +12,8 @@ from attractor_ae.cli._terminal import (
     complain,
     one_line_errors,
     out,
-    progress_display,
     say,
-    warn_of,
+    terminal_reporter,
 )
 from attractor_ae.cli.options import (
     DataRootOption,
@@ -49,15 +47,10 @@ def demo(
         from attractor_ae.experiment.demo import run_demo
 
         began = time.monotonic()
-        with progress_display() as display:
-            result = run_demo(
-                folder,
-                overrides=settings or (),
-                on_training=display.training,
-                on_testing=display.testing,
-            )
+        with terminal_reporter() as reporter:
+            result = run_demo(folder, overrides=settings or (), reporter=reporter)
         _show(result, folder)
-        out.print(f"\nDone in {time.monotonic() - began:.0f} seconds.", highlight=False)
+        say(f"\nDone in {time.monotonic() - began:.0f} seconds.")
 
 
 def train(
@@ -88,18 +81,16 @@ def train(
     with one_line_errors(again("train", config, "--out", target, *options)):
         from attractor_ae.experiment.train import run_training
 
-        with progress_display() as display:
+        with terminal_reporter() as reporter:
             run = run_training(
                 experiment,
                 target,
                 data_root=data_root,
                 resume=resume,
-                on_progress=display.training,
-                on_preparing=display.preparing,
-                on_left_out=warn_of,
+                reporter=reporter,
             )
-        out.print(f"Trained: {run.path}", highlight=False, soft_wrap=True)
-        out.print(f"Next: attractor-ae evaluate {run.path}", highlight=False, soft_wrap=True)
+        say(f"Trained: {run.path}")
+        say(f"Next: attractor-ae evaluate {run.path}")
 
 
 def sweep(
@@ -139,7 +130,7 @@ def sweep(
 
         experiment = read_experiment(config, settings or ())
         jobs = seed_jobs(experiment, parse_seeds(seeds), target)
-        with progress_display() as display:
+        with terminal_reporter() as reporter:
             report = run_sweep(
                 jobs,
                 data_root=data_root,
@@ -147,8 +138,7 @@ def sweep(
                 backend=backend,
                 scheduler=scheduler,
                 resources=_amounts(resources),
-                on_progress=display.sweeping,
-                on_interrupt=lambda: say("stopping: each run writes its checkpoint ..."),
+                reporter=reporter,
             )
     say(f"{len(report.finished)} trained, {len(report.skipped)} finished before: {target}")
     for failure in report.failed:
@@ -216,26 +206,18 @@ def evaluate(
         if folder is not None and not ensemble:
             raise AttractorError("--out is the folder of an ensemble; give --ensemble as well")
         places = [run.path for run in find_runs(*runs)]
-        with progress_display() as display:
-            shared = {
-                "overrides": overrides,
-                "data_root": data_root,
-                "again": fresh,
-                "on_preparing": display.preparing,
-                "on_left_out": warn_of,
-            }
+        with terminal_reporter() as reporter:
+            shared = {"overrides": overrides, "data_root": data_root, "again": fresh}
             if ensemble:
                 home = folder or places[0].parent / ENSEMBLE
-                results = [
-                    run_ensemble_evaluation(places, home, on_progress=display.testing, **shared)
-                ]
+                results = [run_ensemble_evaluation(places, home, reporter=reporter, **shared)]
                 done = [home]
             else:
                 many = len(places) > 1
                 results = [
                     run_evaluation(
                         place,
-                        on_progress=partial(display.testing_of, f"{place.name}, " if many else ""),
+                        reporter=reporter.prefixed(f"{place.name}, ") if many else reporter,
                         **shared,
                     )
                     for place in places
@@ -313,7 +295,7 @@ def _show(
         out.print()
         out.print(score_table(result))
     out.print()
-    out.print("Pictures and numbers:", highlight=False)
+    say("Pictures and numbers:")
     for path in sorted(pictures.iterdir()):
         if path.suffix in {".png", ".json"}:
-            out.print(f"  {path}", highlight=False, soft_wrap=True)
+            say(f"  {path}")

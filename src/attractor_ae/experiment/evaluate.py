@@ -1,4 +1,4 @@
-"""Measure finished runs on known and unknown images (``attractor-ae evaluate``)."""
+"""Evaluate finished runs on known and unknown images (``attractor-ae evaluate``)."""
 
 import hashlib
 import os
@@ -14,17 +14,12 @@ from attractor_ae._detector import Detector
 from attractor_ae._devices import mixed_precision
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import file_name, write_json
+from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
-from attractor_ae.experiment.fit import evaluation_config, fit_detector, fit_ensemble
-from attractor_ae.experiment.plan import (
-    ImageProgress,
-    LeftOut,
-    evaluated,
-    evaluated_images,
-    silent,
-    training_images,
-)
+from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.experiment.fit import detector_of, ensemble_of, evaluation_config
+from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult, evaluate
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.reporting import (
@@ -35,11 +30,11 @@ from attractor_ae.reporting import (
 )
 
 ENSEMBLE = "ensemble"
-"""Name of the folder, beside its members' runs, that an ensemble is evaluated in."""
+"""Name of the folder, next to the runs of its members, for the evaluation of an ensemble."""
 MEMBERS_FILE = "members.json"
-"""Which runs an ensemble is made of."""
+"""The runs of an ensemble."""
 TRIALS_FILE = "trials.safetensors"
-"""The curve over the number of trials, which figures leave beside the result."""
+"""The curve over the number of trials, which figures store with the result."""
 
 
 def run_evaluation(
@@ -48,15 +43,12 @@ def run_evaluation(
     overrides: Sequence[str] = (),
     data_root: str | Path | None = None,
     again: bool = False,
-    on_progress: ImageProgress = silent,
-    on_preparing: ImageProgress = silent,
-    on_left_out: LeftOut = lambda _: None,
+    reporter: Reporter = SILENT,
 ) -> EvaluationResult:
-    """Evaluate a finished run and leave scores, metrics and figures (``attractor-ae evaluate``).
+    """Evaluate a finished run, and write scores, metrics and figures to ``RUN/evaluation``.
 
-    They are written to ``RUN/evaluation``, and the fitted detector to
-    ``RUN/detector.safetensors``. What was measured before with
-    the same settings, weights and images is read; another evaluation takes its place.
+    The fitted detector is written to ``RUN/detector.safetensors``. A stored result of the same
+    settings, weights and images is read; one of another evaluation is replaced.
 
     Parameters
     ----------
@@ -65,15 +57,11 @@ def run_evaluation(
     overrides
         Any number of ``"evaluation.key=value"``.
     data_root
-        Where the data sets' files are.
+        Folder of the data sets' files.
     again
-        Measure again, also with the same settings.
-    on_progress
-        Called with the name of a data set and its images that are scored and of all.
-    on_preparing
-        Called with the name of a data set and its images that are prepared and of all.
-    on_left_out
-        Called with a data set of which files cannot be used; see `ImageSet.left_out`.
+        Evaluate again even if there is a result of the same settings.
+    reporter
+        Receives progress and notes.
 
     Raises
     ------
@@ -81,9 +69,8 @@ def run_evaluation(
         On everything that a user can repair.
     """
     run = Run.open(folder)
-    return _evaluated_into(
-        run, [run], overrides, data_root, again, on_progress, on_preparing, on_left_out
-    )
+    configs = [evaluation_config(run, overrides)]
+    return _evaluated_into(run, [run], configs, data_root, again, reporter)
 
 
 def run_ensemble_evaluation(
@@ -93,21 +80,17 @@ def run_ensemble_evaluation(
     overrides: Sequence[str] = (),
     data_root: str | Path | None = None,
     again: bool = False,
-    on_progress: ImageProgress = silent,
-    on_preparing: ImageProgress = silent,
-    on_left_out: LeftOut = lambda _: None,
+    reporter: Reporter = SILENT,
 ) -> EvaluationResult:
-    """Evaluate finished runs of classifiers as one deep ensemble.
-
-    What `run_evaluation` leaves for a run is left in one folder, with the names of the members.
+    """Evaluate finished runs of classifiers as one deep ensemble, as `run_evaluation` does a run.
 
     Parameters
     ----------
     folders
         The run folders of the members; see `attractor_ae.fit_ensemble`.
     target
-        Where to write; by default the folder ``ensemble`` beside the first run.
-    overrides, data_root, again, on_progress, on_preparing, on_left_out
+        Folder to write to; by default ``ensemble`` next to the first run.
+    overrides, data_root, again, reporter
         As for `run_evaluation`.
 
     Raises
@@ -121,35 +104,33 @@ def run_ensemble_evaluation(
     home = Run(runs[0].path.parent / ENSEMBLE if target is None else Path(target))
     if home.config_file.exists():
         raise AttractorError(f"{home.path}: is a run; choose another folder for the ensemble")
-    return _evaluated_into(
-        home, runs, overrides, data_root, again, on_progress, on_preparing, on_left_out
-    )
+    configs = [evaluation_config(run, overrides) for run in runs]
+    return _evaluated_into(home, runs, configs, data_root, again, reporter)
 
 
 def _evaluated_into(
     home: Run,
     runs: Sequence[Run],
-    overrides: Sequence[str],
+    configs: Sequence[ExperimentConfig],
     data_root: str | Path | None,
     again: bool,
-    on_progress: ImageProgress,
-    on_preparing: ImageProgress,
-    on_left_out: LeftOut,
+    reporter: Reporter,
 ) -> EvaluationResult:
-    """Evaluate one run, or several as an ensemble, and leave the results in ``home``."""
-    config = evaluation_config(runs[0], overrides)
-    # Everything is loaded before anything is computed, so that a missing set is told at once.
-    every = evaluated(config, data_root)
-    known, shifted, unknown = evaluated_images(
-        config, every, data_root=data_root, on_preparing=on_preparing
-    )
+    """Evaluate one run, or several as an ensemble, and write the result to ``home``."""
+    config = configs[0]
+    plan = make_plan(config, data_root)
+    plan.check()
+    # Everything is loaded before anything is computed, so that a missing set is reported at once.
+    known = plan.load(plan.in_dataset, reporter)
+    shifted = [plan.load(planned, reporter) for planned in plan.covariate_shift]
+    unknown = [plan.load(planned, reporter) for planned in plan.out]
+    trained = plan.load_training(reporter)
     sets = [known, *shifted, *unknown]
-    trained = training_images(config, data_root=data_root, on_preparing=on_preparing)
-    # What a result depends on; the rest of its provenance tells how it came about.
+    # What a result depends on; the rest of its provenance says how it was made.
     basis = {
         "version": __version__,
         "experiment": config.model_dump(mode="json"),
-        "weights": [_digest(_content(run.weights_file)) for run in runs],
+        "weights": [_file_digest(run.weights_file) for run in runs],
         "images": {images.name: images.digest for images in sets},
         "training_images": trained.digest,
     }
@@ -159,26 +140,22 @@ def _evaluated_into(
     for images in sets:
         if images.left_out:
             home.log(f"left out of {images.name} ({images.split}): {len(images.left_out)} files")
-            on_left_out(images)
-    natural = every.known.info.natural
     if home in runs:
-        detector = fit_detector(home.path, trained, overrides=overrides, natural=natural)
+        detector = detector_of(runs, configs, trained, plan.natural, reporter)
     else:
-        folders = [run.path for run in runs]
-        detector = fit_ensemble(folders, trained, overrides=overrides, natural=natural)
+        detector = ensemble_of(runs, configs, trained, reporter)
     precision = mixed_precision(detector.device, detector.precision)
     result = evaluate(
         detector,
         known,
         unknown,
         shifted,
-        # Of a classifier there are fewer: it has no reconstructions and no latent codes.
+        # A classifier has fewer scores: no reconstructions and no latent codes.
         scores=[name for name in config.evaluation.scores if name in detector.score_names],
         provenance={**environment(str(detector.device), str(precision)), **basis},
-        on_progress=on_progress,
+        reporter=reporter,
     )
-    # Only now, with all at hand, does the result that was there go: first what says that the folder
-    # is complete, which comes back last.
+    # The old result goes only now, beginning with the file that says that it is complete.
     for name in (METRICS_FILE, TRIALS_FILE):
         (home.evaluation_folder / name).unlink(missing_ok=True)
     if home not in runs:
@@ -186,21 +163,13 @@ def _evaluated_into(
         write_json(home.path / MEMBERS_FILE, {"members": members})
     detector.save(home.detector_file)
     _write_figures(home.evaluation_folder, result, detector, sets)
-    result.save(home.evaluation_folder)  # last: what it says is there, is there
+    result.save(home.evaluation_folder)  # last: it says that everything is there
     home.log(f"evaluated on {', '.join(images.name for images in sets)}")
     return result
 
 
 def stored_result(home: Run, basis: Mapping[str, Any]) -> EvaluationResult | None:
-    """Return the result that a folder holds, if it was made of ``basis``, else None.
-
-    Parameters
-    ----------
-    home
-        A run, or the folder of an ensemble.
-    basis
-        What the result's provenance must say.
-    """
+    """Return the result of a run or ensemble folder if its provenance contains ``basis``."""
     complete = (home.evaluation_folder / METRICS_FILE, home.detector_file)
     if not all(path.is_file() for path in complete):
         return None
@@ -212,40 +181,32 @@ def stored_result(home: Run, basis: Mapping[str, Any]) -> EvaluationResult | Non
     return result if same else None
 
 
-def _digest(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
-
-
-def _content(path: Path) -> bytes:
+def _file_digest(path: Path) -> str:
     try:
-        return path.read_bytes()
+        return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError as error:
         raise AttractorError(f"{path}: cannot be read ({error.strerror}); train again") from None
 
 
 def _write_figures(
-    folder: Path,
-    result: EvaluationResult,
-    detector: Detector,
-    sets: Sequence[ImageSet],
+    folder: Path, result: EvaluationResult, detector: Detector, sets: Sequence[ImageSet]
 ) -> None:
-    # Those of sets that an earlier evaluation looked at would be taken for results of this one.
+    # Figures of an earlier evaluation's sets would be taken for results of this one.
     for stale in (*folder.glob("reconstructions-*"), *folder.glob("recursions.*")):
         stale.unlink()
     save_figure(entropy_histogram(result), folder / "entropy")
     if result.recursions > 1:
         save_figure(auroc_by_recursion(result), folder / "recursions")
     if not isinstance(detector, AttractorDetector):
-        return  # a classifier reconstructs nothing
-    # The middle image of each set: neither chosen for its looks nor by its score.
+        return  # a classifier does not reconstruct
+    # The middle image of each set: chosen neither by its looks nor by its score.
     middle = np.stack([images.images[len(images) // 2] for images in sets])
-    trajectories = detector.trajectory(middle)[:4]
+    trajectories = detector.trajectory(middle, trials=4)
     inputs = torch.from_numpy(middle).float() / 255
     names = [images.name for images in sets]
     figure = reconstruction_figure(inputs, trajectories, names, per_row=3)
     save_figure(figure, folder / "reconstructions")
     for i, name in enumerate(names):
-        save_figure(
-            reconstruction_figure(inputs[i : i + 1], [t.image(i) for t in trajectories], [name]),
-            folder / f"reconstructions-{file_name(name)}",
-        )
+        alone = [trajectory.image(i) for trajectory in trajectories]
+        figure = reconstruction_figure(inputs[i : i + 1], alone, [name])
+        save_figure(figure, folder / f"reconstructions-{file_name(name)}")

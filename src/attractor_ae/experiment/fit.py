@@ -1,12 +1,14 @@
-"""From finished runs to a fitted detector: which method a run is of, and what it is fitted on."""
+"""From finished runs to a fitted detector."""
 
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from attractor_ae._detector import Detector
 from attractor_ae._devices import resolve_device
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import load_weights, read_tensors
+from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.baselines import ConvClassifier, EnsembleDetector, MCDropoutDetector
 from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.core.detector import AttractorDetector
@@ -16,7 +18,7 @@ from attractor_ae.experiment.run import Run
 from attractor_ae.training import build_network, trained_on, training_augmentation, training_part
 
 AFTER_TRAINING = ("evaluation.", "dataset.max_broken=", "training.device=", "training.gpu=")
-"""What may be set of a run that is trained: the measuring, and what images and device it needs."""
+"""Keys that can be set after training: the evaluation, and the images and device that it needs."""
 
 
 def fit_detector(
@@ -25,13 +27,13 @@ def fit_detector(
     *,
     overrides: Sequence[str] = (),
     natural: bool = False,
-) -> AttractorDetector | MCDropoutDetector | EnsembleDetector:
-    """Return an detector of a finished run, fitted on the images that the run was trained on.
+    reporter: Reporter = SILENT,
+) -> Detector:
+    """Return the detector of a finished run, fitted on the images that the run was trained on.
 
-    It is calibrated on those that the run's config kept for it, if any. The method is that of the
-    run (PROTOCOL section 5): attractors of an autoencoder, MC dropout of a classifier with dropout,
-    or an ensemble of the one classifier without; `fit_ensemble` makes one of several runs. A
-    classifier uses the settings of ``[evaluation]`` that are not about recursions and heads.
+    The method is that of the run (PROTOCOL section 5): attractors of an autoencoder, MC dropout of
+    a classifier with dropout, or an ensemble of the one classifier without. It is calibrated on the
+    images that the run's config keeps for it, if any.
 
     Parameters
     ----------
@@ -43,17 +45,76 @@ def fit_detector(
         Any number of ``"evaluation.key=value"``, which win over the stored config.
     natural
         As for `attractor_ae.train`.
+    reporter
+        Receives progress.
 
     Raises
     ------
     AttractorError
-        If the weights are missing or damaged, the run was trained on another set, or an override
-        cannot be.
+        If the weights are missing or damaged, the run was trained on another set, or an override is
+        impossible.
     """
     run = Run.open(folder)
-    config = evaluation_config(run, overrides)
-    network = _trained_network(run, config, images)
-    settings, seed = config.evaluation, config.training.seed
+    return detector_of([run], [evaluation_config(run, overrides)], images, natural, reporter)
+
+
+def fit_ensemble(
+    folders: Sequence[str | Path],
+    images: ImageSet,
+    *,
+    overrides: Sequence[str] = (),
+    reporter: Reporter = SILENT,
+) -> EnsembleDetector:
+    """Return the deep ensemble of finished runs, as `fit_detector` does for one.
+
+    Where the runs differ in ``[evaluation]``, the first is followed.
+
+    Parameters
+    ----------
+    folders
+        Run folders of the members: classifiers without dropout, trained from different seeds.
+    images, overrides, reporter
+        As for `fit_detector`.
+
+    Raises
+    ------
+    AttractorError
+        As `fit_detector`; if there is no run, or one is given twice, is not a classifier without
+        dropout, or was trained on other images.
+    """
+    runs = [Run.open(folder) for folder in folders]
+    configs = [evaluation_config(run, overrides) for run in runs]
+    return ensemble_of(runs, configs, images, reporter)
+
+
+def evaluation_config(run: Run, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Return the config of a run with another evaluation.
+
+    Raises
+    ------
+    AttractorError
+        If an override concerns the weights, or is impossible.
+    """
+    if foreign := [text for text in overrides if not text.startswith(AFTER_TRAINING)]:
+        raise AttractorError(
+            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation], "
+            "dataset.max_broken, training.device and training.gpu can be set"
+        )
+    return ExperimentConfig.from_toml(run.config_file, overrides)
+
+
+def detector_of(
+    runs: Sequence[Run],
+    configs: Sequence[ExperimentConfig],
+    images: ImageSet,
+    natural: bool,
+    reporter: Reporter = SILENT,
+) -> Detector:
+    """Return the fitted detector of opened runs: one run, or several members of an ensemble."""
+    if len(runs) != 1:
+        return ensemble_of(runs, configs, images, reporter)
+    network = _trained_network(runs[0], configs[0], images)
+    settings, seed = configs[0].evaluation, configs[0].training.seed
     if isinstance(network, Autoencoder):
         detector = AttractorDetector(
             network,
@@ -65,7 +126,7 @@ def fit_detector(
             head_input=settings.head_input,
             mask_scope=settings.mask_scope,
             precision=settings.precision,
-            augmentation=training_augmentation(config.training, natural),
+            augmentation=training_augmentation(configs[0].training, natural),
             seed=seed,
         )
     elif network.dropout > 0:
@@ -78,63 +139,38 @@ def fit_detector(
         )
     else:
         detector = EnsembleDetector([network], precision=settings.precision, seed=seed)
-    _fit(detector, config, images)
+    _fit(detector, configs[0], images, reporter)
     return detector
 
 
-def fit_ensemble(
-    folders: Sequence[str | Path],
+def ensemble_of(
+    runs: Sequence[Run],
+    configs: Sequence[ExperimentConfig],
     images: ImageSet,
-    *,
-    overrides: Sequence[str] = (),
-    natural: bool = False,
+    reporter: Reporter = SILENT,
 ) -> EnsembleDetector:
-    """Return the deep ensemble of finished runs, fitted on the images that they were trained on.
-
-    It is calibrated on those that the runs' configs kept for it, if any. Where the runs differ in
-    ``[evaluation]``, the first is followed.
-
-    Parameters
-    ----------
-    folders
-        The run folders of its members: classifiers without dropout, trained from different seeds.
-    images
-        The images that their training was given.
-    overrides
-        As for `fit_detector`.
-    natural
-        As for `fit_detector`; of no consequence, as nothing is trained.
-
-    Raises
-    ------
-    AttractorError
-        If there is no run, or one comes twice, is no classifier without dropout, or was trained on
-        other images; if weights are missing or damaged, or an override cannot be.
-    """
-    if not folders:
+    """Return the fitted deep ensemble of opened runs, see `fit_ensemble`."""
+    if not runs:
         raise AttractorError("an ensemble needs at least one run; give folders of finished runs")
-    runs = [Run.open(folder) for folder in folders]
-    configs = [evaluation_config(run, overrides) for run in runs]
     first = configs[0]
     members, places = [], {}
     for run, config in zip(runs, configs, strict=True):
         if config.model.type != "conv" or config.model.dropout > 0:
             kind = "an autoencoder" if config.model.type != "conv" else "a classifier with dropout"
             raise AttractorError(
-                f"{run.path}: holds {kind}; the members of an ensemble are trained with "
+                f"{run.path}: is {kind}; the members of an ensemble are trained with "
                 'model.type = "conv" and model.dropout = 0'
             )
         for key, value in first.dataset.model_dump(exclude={"max_broken"}).items():
-            # Another share or seed, and one member was trained on what another is calibrated on.
+            # With another fraction or seed, a member is trained on another's calibration images.
             if (other := getattr(config.dataset, key)) != value:
                 raise AttractorError(
                     f"{run.path}: was trained with dataset.{key} = {other!r}, but "
                     f"{runs[0].path} with {value!r}; take members that were trained on the same"
                 )
         network = _trained_network(run, config, images)
-        # Not by the path: a copy, a link or a second run of a seed is the same member as well.
-        weights = _digest(network)
-        if weights in places:
+        # By the weights: a copy, a link or a second run of a seed is the same member as well.
+        if (weights := _digest(network)) in places:
             raise AttractorError(
                 f"{run.path}: has the same weights as {places[weights]}; name each member once, "
                 "and train members with different seeds"
@@ -144,24 +180,8 @@ def fit_ensemble(
     detector = EnsembleDetector(
         members, precision=first.evaluation.precision, seed=first.training.seed
     )
-    _fit(detector, first, images)
+    _fit(detector, first, images, reporter)
     return detector
-
-
-def evaluation_config(run: Run, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Return the experiment of a run with another evaluation.
-
-    Raises
-    ------
-    AttractorError
-        If an override is of what the weights depend on, or is impossible.
-    """
-    if foreign := [text for text in overrides if not text.startswith(AFTER_TRAINING)]:
-        raise AttractorError(
-            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation], "
-            "dataset.max_broken, training.device and training.gpu can be set"
-        )
-    return ExperimentConfig.from_toml(run.config_file, overrides)
 
 
 def _trained_network(
@@ -181,21 +201,19 @@ def _trained_network(
 
 
 def _fit(
-    detector: AttractorDetector | MCDropoutDetector | EnsembleDetector,
-    config: ExperimentConfig,
-    images: ImageSet,
+    detector: Detector, config: ExperimentConfig, images: ImageSet, reporter: Reporter
 ) -> None:
     """Fit and calibrate as a config says, on the device that it names."""
     detector.to(resolve_device(config.training.device, config.training.gpu))
     trained, kept = training_part(config, images)
     detector.fit(trained.images, trained.labels)
     if len(kept):
-        detector.calibrate(kept.images, kept.labels)
+        detector.calibrate(kept.images, kept.labels, reporter)
     detector.score = config.evaluation.score
 
 
 def _digest(network: Autoencoder | ConvClassifier) -> str:
-    """Return what two networks have in common only if they have the same weights."""
+    """Return the SHA-256 of the weights."""
     digest = hashlib.sha256()
     for weights in network.state_dict().values():
         digest.update(weights.numpy().tobytes())

@@ -1,14 +1,14 @@
-"""The whole of a suite: what is missing is trained and measured, table and figures are made.
+"""A whole suite: missing runs are trained and evaluated, table and figures are made.
 
 FOLDER/
-  README.md    what was run, on what, with which versions and seeds
-  table.*      every method against every D_out; accuracy_table.* likewise, of the known
+  README.md    runs, data, versions, seeds
+  table.*      every method against every D_out; accuracy_table.*: on known images
   figures/     the figures of the paper, and more
-  runs/        a sweep a method, with the results beside each run
+  runs/        a sweep per method, with the results in each run
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,26 +17,16 @@ import tomli_w
 
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import file_name, write_text
-from attractor_ae.data import check_present
+from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.config import ExperimentConfig
-from attractor_ae.experiment.evaluate import (
-    ENSEMBLE,
-    run_ensemble_evaluation,
-    run_evaluation,
-)
+from attractor_ae.experiment.evaluate import ENSEMBLE, run_ensemble_evaluation, run_evaluation
 from attractor_ae.experiment.figures import MeasuredRun, images_of_runs, suite_figures
-from attractor_ae.experiment.plan import (
-    ImageProgress,
-    LeftOut,
-    evaluated,
-    silent,
-    wanted_out,
-)
+from attractor_ae.experiment.plan import make_plan, planned_out
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.suite_readme import suite_readme
 from attractor_ae.experiment.suites import Method, Suite, read_suite
-from attractor_ae.experiment.sweep import Job, SweepProgress, SweepReport, seed_jobs, sweep
+from attractor_ae.experiment.sweep import Job, SweepReport, seed_jobs, sweep
 from attractor_ae.reporting import compare
 
 PUBLISHED_SEEDS = tuple(range(10))
@@ -45,22 +35,20 @@ QUICK_SEEDS = (0, 1, 2)
 
 @dataclass(frozen=True, eq=False)
 class Reproduction:
-    """What a suite has come to.
+    """The outcome of a suite.
 
     Attributes
     ----------
-    suite
-        What was run.
-    folder
-        Where everything is.
+    suite, folder
+        The suite, and the folder of all its files.
     results
-        Label of a method -> its results: one a seed, or one of the ensemble.
+        Label of a method -> its results: one per seed, or one of the ensemble.
     missing
-        D_outs that were left out -> what they lack.
+        D_outs that were left out -> the reason.
     training
         How the trainings ended.
     notes
-        Everything that was left out or has failed, a line each.
+        A line per run or set that was left out or has failed.
     """
 
     suite: Suite
@@ -88,16 +76,12 @@ def run_reproduction(
     seeds: Sequence[int] | None = None,
     data_root: str | Path | None = None,
     workers: int | None = None,
-    on_training: Callable[[SweepProgress], None] = lambda _: None,
-    on_testing: ImageProgress = silent,
-    on_preparing: ImageProgress = silent,
-    on_left_out: LeftOut = lambda _: None,
-    on_note: Callable[[str], None] = lambda _: None,
+    reporter: Reporter = SILENT,
 ) -> Reproduction:
-    """Train, measure and report a whole suite (``attractor-ae reproduce``).
+    """Train, evaluate and report a whole suite (``attractor-ae reproduce``).
 
-    What is there already is kept, so that the same call goes on after an interruption, and a second
-    one is done in seconds. A D_out whose files are missing is left out and named, and so is a run
+    Existing runs and results are kept, so the same call continues after an interruption, and a
+    second one takes seconds. A D_out whose files are missing is left out and named, and so is a run
     that fails.
 
     Parameters
@@ -105,21 +89,17 @@ def run_reproduction(
     source
         Name of a suite, or path of its TOML file; see `attractor_ae.experiment.suites`.
     folder
-        Where to write; by default ``reproductions/SUITE``, with ``-quick`` behind it if it is.
+        Folder to write to; by default ``reproductions/SUITE``, or ``reproductions/SUITE-quick``.
     quick
         The short form of every method, for a laptop.
     seeds
-        Seeds of the runs; 0 to 9, as published, or 0 to 2 for the quick form.
+        Seeds of the runs; by default 0 to 9, as published, or 0 to 2 for the quick form.
     data_root
-        Where the data sets' files are.
+        Folder of the data sets' files.
     workers
-        How many runs are trained at once; see `attractor_ae.experiment.sweep.sweep`.
-    on_training
-        Called when a run has been trained.
-    on_testing, on_preparing, on_left_out
-        As for `run_evaluation`.
-    on_note
-        Called with a line about what is left out.
+        Number of runs trained at once; see `attractor_ae.experiment.sweep.sweep`.
+    reporter
+        Receives progress and notes.
 
     Raises
     ------
@@ -136,7 +116,7 @@ def run_reproduction(
 
     def note(line: str) -> None:
         notes.append(line)
-        on_note(line)
+        reporter.note(line)
 
     missing = _missing(suite, suite.experiment(suite.methods[0], quick=quick), data_root)
     for name, reason in missing.items():
@@ -148,25 +128,24 @@ def run_reproduction(
             "see: attractor-ae data list"
         )
     rows = _rows(suite, home, quick, outs, seeds)
-    for row in rows:  # what would fail after the training, or in every run, is told now
-        dataset = row.config.dataset
-        known = evaluated(row.config, data_root).known.info
-        if dataset.split in known.splits:
-            check_present(known, dataset.split, data_root, dataset.factor)
+    for row in rows:  # what would fail after the training is reported before it
+        plan = make_plan(row.config, data_root)
+        plan.check()
+        if plan.training.split in plan.training.dataset.info.splits:
+            plan.training.check()
         if row.method.ensemble and (row.config.model.type != "conv" or row.config.model.dropout):
             raise AttractorError(
                 f"method {row.method.label!r}: the members of an ensemble are classifiers without "
                 "dropout; set model.type=conv and model.dropout=0"
             )
     jobs = list({job.folder: job for row in rows for job in row.jobs}.values())
-    report = sweep(jobs, data_root=data_root, workers=workers, on_progress=on_training)
+    report = sweep(jobs, data_root=data_root, workers=workers, reporter=reporter)
     for failure in report.failed:
         note(f"failed: {failure.job.folder}: {failure.error} (log: {failure.log})")
 
     measured: dict[str, list[MeasuredRun]] = {}
     for row in rows:
-        found = _measured(row, data_root, on_testing, on_preparing, on_left_out)
-        if found:
+        if found := _measured(row, data_root, reporter):
             measured[row.method.label] = found
         else:
             note(f"left out: {row.method.label}: none of its runs is finished")
@@ -175,10 +154,10 @@ def run_reproduction(
     results = {label: [run.result for run in found] for label, found in measured.items()}
     table = compare(results)
     table.save(home)
-    # The page before the figures, which may fail, and after them with what they have left out.
+    # The page before the figures, which may fail, and after them with their notes.
     page = partial(suite_readme, str(source), results, table, seeds=seeds, quick=quick)
     write_text(home / "README.md", page(notes=notes))
-    images = images_of_runs(data_root, on_preparing)
+    images = images_of_runs(data_root, reporter)
     suite_figures(home / "figures", measured, images, on_note=note)
     write_text(home / "README.md", page(notes=notes))
     return Reproduction(suite, home, results, missing, report, tuple(notes))
@@ -187,12 +166,11 @@ def run_reproduction(
 def _missing(
     suite: Suite, config: ExperimentConfig, data_root: str | Path | None
 ) -> dict[str, str]:
-    """Return the D_outs that are not there, and what they lack."""
+    """Return the D_outs that are not there -> the reason."""
     missing = {}
     for name in suite.out_datasets:
         try:
-            wanted = wanted_out(config, name, data_root)
-            check_present(wanted.info, wanted.split, data_root, wanted.factor)
+            planned_out(config, name, data_root).check()
         except AttractorError as error:
             missing[name] = str(error)
     return missing
@@ -214,45 +192,25 @@ def _rows(
     return rows
 
 
-def _measured(
-    row: _Row,
-    data_root: str | Path | None,
-    on_testing: ImageProgress,
-    on_preparing: ImageProgress,
-    on_left_out: LeftOut,
-) -> list[MeasuredRun]:
-    """Evaluate the runs of a method, or read what is known of them."""
+def _measured(row: _Row, data_root: str | Path | None, reporter: Reporter) -> list[MeasuredRun]:
+    """Evaluate the runs of a method, or read their results."""
     finished = [job.folder for job in row.jobs if Run(job.folder).finished]
     if not finished:
         return []
     # The stored configs may name other D_outs: some were missing when they were written.
-    overrides = _evaluation_overrides(row.config)
-
-    def testing(where: Path) -> ImageProgress:
-        name = f"{row.method.label}, {where.name}"
-        return lambda images, done, count: on_testing(f"{name}, {images}", done, count)
-
+    overrides = [
+        f"evaluation.{tomli_w.dumps({key: value}).strip()}"
+        for key, value in row.config.evaluation.model_dump(mode="json").items()
+    ]
     found = []
     for place in [finished[0].parent / ENSEMBLE] if row.method.ensemble else finished:
+        named = reporter.prefixed(f"{row.method.label}, {place.name}, ")
         if row.method.ensemble:
             result = run_ensemble_evaluation(
-                finished,
-                place,
-                overrides=overrides,
-                data_root=data_root,
-                on_progress=testing(place),
-                on_preparing=on_preparing,
-                on_left_out=on_left_out,
+                finished, place, overrides=overrides, data_root=data_root, reporter=named
             )
         else:
-            result = run_evaluation(
-                place,
-                overrides=overrides,
-                data_root=data_root,
-                on_progress=testing(place),
-                on_preparing=on_preparing,
-                on_left_out=on_left_out,
-            )
+            result = run_evaluation(place, overrides=overrides, data_root=data_root, reporter=named)
         if row.method.score not in result.score_names:
             raise unknown_name(
                 f"score of the method {row.method.label!r}:", row.method.score, result.score_names
@@ -260,11 +218,3 @@ def _measured(
         shown = dataclasses.replace(result, score=row.method.score)
         found.append(MeasuredRun(Run(place), shown))
     return found
-
-
-def _evaluation_overrides(config: ExperimentConfig) -> list[str]:
-    """Return ``[evaluation]`` as overrides of a stored config."""
-    return [
-        f"evaluation.{tomli_w.dumps({key: value}).strip()}"
-        for key, value in config.evaluation.model_dump(mode="json").items()
-    ]
