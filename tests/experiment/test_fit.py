@@ -85,7 +85,7 @@ def test_a_classifier_with_dropout_is_mc_dropout(dropout_run, images, held_out):
     plain = MCDropoutDetector(network, trials=4, precision="float32")
     plain.fit(images.images, images.labels)
     p, q = (e.sample_proba(held_out.images).double() for e in (plain, detector))
-    expected = (p.clamp_min(1e-30).log() / detector.temperature_).softmax(-1)
+    expected = (p.clamp_min(1e-30).log() / detector._softmax.temperature).softmax(-1)
     np.testing.assert_allclose(q, expected, atol=1e-5)
 
 
@@ -103,7 +103,7 @@ def test_the_settings_of_the_evaluation_are_used(dropout_run, images):
     assert (detector.trials, detector.mask_scope) == (2, "sample")
     assert (detector.recursions, detector.recursion) == (1, 0)
     assert detector.score == "mutual_information"
-    with pytest.raises(AttractorError, match="the run is trained; only keys of"):
+    with pytest.raises(AttractorError, match="training.seed=3"):
         fit_detector(dropout_run.path, images, overrides=["training.seed=3"])
 
 
@@ -125,7 +125,7 @@ def test_an_autoencoder_has_attractors(digits, tmp_path):
     assert isinstance(detector, AttractorDetector)
     assert (detector.recursions, detector.recursion, detector.head) == (2, 1, "knn")
     assert detector.augmentation is not None
-    with pytest.raises(AttractorError, match="holds an autoencoder; the members of an ensemble"):
+    with pytest.raises(AttractorError, match="is an autoencoder"):
         fit_ensemble([run.path], digits)
 
 
@@ -135,11 +135,11 @@ def test_an_ensemble_is_the_mean_of_its_runs(members, images, held_out):
     assert isinstance(ensemble, EnsembleDetector)
     assert (ensemble.trials, ensemble.score, ensemble.seed) == (2, "entropy", 3)
     assert ensemble.score_names[-1] == "ood_score"  # it is calibrated
-    ensemble.temperature_ = 1.0
+    ensemble._softmax.temperature = 1.0
     each = []
     for folder in members:
         alone = fit_detector(folder, images, overrides=overrides)
-        alone.temperature_ = 1.0
+        alone._softmax.temperature = 1.0
         each.append(alone.predict_proba(held_out.images))
     assert not torch.allclose(*each)
     torch.testing.assert_close(
@@ -154,16 +154,16 @@ def test_an_ensemble_is_calibrated_on_what_no_member_was_trained_on(members, ima
     assert len(kept) == 60
     by_hand = EnsembleDetector(ensemble.networks, seed=3).fit(trained.images, trained.labels)
     by_hand.calibrate(kept.images, kept.labels)
-    assert by_hand.temperature_ == ensemble.temperature_
+    assert by_hand._softmax.temperature == ensemble._softmax.temperature
     assert torch.equal(by_hand.predict(images.images), ensemble.predict(images.images))
 
 
 def test_members_that_do_not_fit_are_named(members, dropout_run, images, tmp_path):
     with pytest.raises(AttractorError, match="an ensemble needs at least one run"):
         fit_ensemble([], images)
-    with pytest.raises(AttractorError, match=f"{dropout_run.path}: holds a classifier with drop"):
+    with pytest.raises(AttractorError, match=f"{dropout_run.path}: is a classifier with dropout"):
         fit_ensemble([members[0], dropout_run.path], images)
-    with pytest.raises(AttractorError, match="has the same weights as .*; name each member once"):
+    with pytest.raises(AttractorError, match="same weights"):
         fit_ensemble([*members, members[0]], images)
     copy = shutil.copytree(members[1], tmp_path / "copy")
     with pytest.raises(AttractorError, match=f"{copy}: has the same weights as {members[1]}"):
@@ -174,7 +174,7 @@ def test_members_that_do_not_fit_are_named(members, dropout_run, images, tmp_pat
     with pytest.raises(AttractorError, match="was trained on dataset mnist5k, not mine"):
         fit_ensemble(members, other)
     renamed = ImageSet(images.name, "train", images.images, images.labels, tuple("abcdefghij"))
-    with pytest.raises(AttractorError, match="was trained on classes .*; fit on the images that"):
+    with pytest.raises(AttractorError, match="was trained on classes"):
         fit_ensemble(members, renamed)
 
 
@@ -189,14 +189,13 @@ def test_members_are_trained_on_the_same_images(members, images, tmp_path, key):
 
 def test_a_second_run_of_a_seed_is_the_same_member(members, images, tmp_path):
     again = train(short(seed=3, dropout=0.0), images, tmp_path / "again")
-    with pytest.raises(AttractorError, match="train members with different seeds"):
+    with pytest.raises(AttractorError, match="different seeds"):
         fit_ensemble([members[0], again.path], images)
 
 
 def test_the_fused_score_without_images_to_calibrate_on_is_refused(images, tmp_path):
     settings = short(dataset={"calibration_fraction": 0.0}, evaluation={"score": "entropy"})
     run = train(settings, images, tmp_path / "run")
-    message = 'the score "ood_score" needs images that nothing is trained on; set dataset.calib'
-    with pytest.raises(AttractorError, match=message):
+    with pytest.raises(AttractorError, match="calibration_fraction"):
         fit_detector(run.path, images, overrides=["evaluation.score=ood_score"])
     assert fit_detector(run.path, images).score == "entropy"
