@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-all soak test-real bench lint format clean
+.PHONY: demo test test-all soak test-real bench configs lint format clean
 
 demo: .venv/.demo
 	$(BIN)/attractor-ae demo --out demo
@@ -25,6 +25,10 @@ test-real: .venv/.test .real/MNIST/raw /usr/share/datasets/fashion-mnist
 # How fast, against the plain way and the floor (docs/speed.md); BENCH="--quick" tries whether it runs.
 bench: .venv/.test
 	$(BIN)/python benchmarks/run.py --out build/benchmarks $(BENCH)
+
+# The files of configs/, from the published suites.
+configs: .venv/.test
+	$(BIN)/python -c "from pathlib import Path; from attractor_ae.experiment.suites import write_configs; write_configs(Path('configs'))"
 
 lint: .venv/.test
 	$(BIN)/ruff format --check

@@ -1,4 +1,4 @@
-"""Files that are whole or not there: written to a temporary name and renamed.
+"""Files that are complete or not there: written to a temporary name and renamed.
 
 Nothing is pickled, so nothing that is read can run code.
 """
@@ -10,17 +10,17 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any
 
 from attractor_ae._errors import AttractorError
+
+if TYPE_CHECKING:
+    import torch
 
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary name beside ``path`` to write to, and rename it when the block has ended.
+    """Yield a temporary name in the folder of ``path``, and rename it when the block ends.
 
     If the block fails, ``path`` stays as it was and the temporary file is removed.
 
@@ -49,7 +49,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def file_name(label: str) -> str:
-    """Return a label as the name of a file, without what some system does not like in one.
+    """Return a label as the name of a file, without characters that some system refuses.
 
     Examples
     --------
@@ -84,7 +84,9 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
+def write_tensors(
+    path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str]
+) -> None:
     """Write tensors with metadata to a safetensors file, atomically."""
     from safetensors.torch import save
 
@@ -93,7 +95,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[s
         temporary.write_bytes(data)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
     """Read a safetensors file: its tensors, on the CPU, and its metadata.
 
     Raises
@@ -101,6 +103,8 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     AttractorError
         If the file is missing, truncated or damaged.
     """
+    from safetensors import SafetensorError, safe_open
+
     if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, where access is denied
         raise AttractorError(f"{path}: no such file; make it again")
     try:
@@ -111,7 +115,9 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise AttractorError(f"{path}: is truncated or damaged ({error}); make it again") from None
 
 
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+def load_weights(
+    model: "torch.nn.Module", tensors: Mapping[str, "torch.Tensor"], path: Path
+) -> None:
     """Put ``tensors``, which were read from ``path``, into ``model``.
 
     Raises

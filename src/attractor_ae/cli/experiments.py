@@ -73,7 +73,7 @@ def train(
 ) -> None:
     """Train the network of an experiment and leave a run folder."""
     with one_line_errors():
-        from attractor_ae.experiment.presets import read_experiment
+        from attractor_ae.experiment.suites import read_experiment
 
         experiment = read_experiment(config, settings or ())
         target = folder or Path("runs") / f"{config.stem}-seed{experiment.training.seed}"
@@ -124,7 +124,7 @@ def sweep(
     target = folder or Path("runs") / config.stem
     options = [*sets(settings), *root(data_root), *_cluster(workers, backend, scheduler, resources)]
     with one_line_errors(again("sweep", config, "--seeds", seeds, "--out", target, *options)):
-        from attractor_ae.experiment.presets import read_experiment
+        from attractor_ae.experiment.suites import read_experiment
         from attractor_ae.experiment.sweep import parse_seeds, seed_jobs
         from attractor_ae.experiment.sweep import sweep as run_sweep
 

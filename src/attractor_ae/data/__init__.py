@@ -1,23 +1,21 @@
-"""Images in, uint8 arrays out: data sets by name, and what is done to images before training."""
+"""Images in, uint8 arrays out: data sets by name, own images by path, and augmentation."""
 
 from typing import TYPE_CHECKING, Any
 
-from attractor_ae.data.catalogue import CATALOGUE
-from attractor_ae.data.decoding import ImageFormat
-from attractor_ae.data.imageset import ImageSet
+from attractor_ae.data.decode import ImageFormat
+from attractor_ae.data.image_set import ImageSet
 from attractor_ae.data.info import DatasetInfo, SplitInfo
-from attractor_ae.data.loading import (
+from attractor_ae.data.load import (
+    Dataset,
     DatasetStatus,
-    available,
-    check_present,
     clear,
     data_root,
-    dataset_info,
     download,
+    find_dataset,
     load,
     own_names,
-    status,
 )
+from attractor_ae.data.registry import CATALOGUE
 
 if TYPE_CHECKING:
     from attractor_ae.data.augmentation import Augmentation
@@ -25,25 +23,23 @@ if TYPE_CHECKING:
 __all__ = [
     "CATALOGUE",
     "Augmentation",
+    "Dataset",
     "DatasetInfo",
     "DatasetStatus",
     "ImageFormat",
     "ImageSet",
     "SplitInfo",
-    "available",
-    "check_present",
     "clear",
     "data_root",
-    "dataset_info",
     "download",
+    "find_dataset",
     "load",
     "own_names",
-    "status",
 ]
 
 
 def __getattr__(name: str) -> Any:  # noqa: ANN401
-    # What needs torch is imported when it is asked for: a listing of data sets starts at once.
+    # Imported when asked for: it needs torch, and a listing of data sets should not wait for it.
     if name == "Augmentation":
         from attractor_ae.data.augmentation import Augmentation
 

@@ -1,4 +1,4 @@
-"""What is done to the input images in training: blur, noise, brightness and contrast."""
+"""Augmentation of the input images in training: blur, noise, brightness and contrast."""
 
 import functools
 import math
@@ -34,14 +34,14 @@ class Augmentation:
     Attributes
     ----------
     probability
-        In [0, 1], of each augmentation of each image, independently.
+        Of each augmentation of each image, independently, in [0, 1].
     max_blur
-        Largest kernel, odd; 1 leaves blur out.
+        Largest kernel, odd; 1: no blur.
     noise
         Smallest and largest factor of the noise.
     brightness_contrast
-        By how much brightness and contrast are raised at most, at least 0. PROTOCOL has 0.33 for
-        natural images and vehicle interiors; 0 leaves both out.
+        Largest increase of brightness and contrast; PROTOCOL has 0.33 for natural images and
+        vehicle interiors. 0: neither.
 
     Raises
     ------
@@ -63,10 +63,10 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         if not 0 <= self.probability <= 1:
-            raise AttractorError(f"probability must lie in [0, 1], got {self.probability}")
+            raise AttractorError(f"probability must be in [0, 1], got {self.probability}")
         if self.max_blur < 1 or self.max_blur % 2 == 0:
             raise AttractorError(
-                f"max_blur must be an odd number of pixels, got {self.max_blur}; 1 leaves blur out"
+                f"max_blur must be an odd number of pixels, got {self.max_blur}; 1 is no blur"
             )
         low, high = self.noise
         if not 0 <= low <= high < math.inf:
@@ -83,18 +83,8 @@ class Augmentation:
     ) -> Float[Tensor, "n c h w"]:
         """Return augmented copies of images.
 
-        Parameters
-        ----------
-        images
-            Float images in [0, 1] of shape (n, channels, height, width), on any device.
-        generator
-            Where every random number comes from. What is drawn depends on the shape of ``images``,
-            not on their values or device.
-
-        Returns
-        -------
-        Tensor
-            Shape, dtype and device of ``images``, values in [0, 1].
+        ``images`` are floats in [0, 1], shape (n, channels, height, width), and so is the result.
+        What is drawn from ``generator`` depends on their shape, not on their values or device.
         """
         n, _, height, width = images.shape
         blurred, noisy, brighter, contrasted = (

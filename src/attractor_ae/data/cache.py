@@ -1,100 +1,78 @@
-"""The store of prepared images: where they lie, and whether they are still the right ones.
+"""The cache of prepared images: decoded once, opened at every later use.
 
-Prepared images lie in ``CACHE/prepared/NAME/SPLIT-FORMAT/``: ``images-TOKEN.npy``,
-``labels-TOKEN.npy`` and ``manifest.json``, which names the token of the two files that count, and
-tells what they were made of. Files get a new token whenever they are made, and the manifest is
-replaced last, in one step: whoever reads sees the old images or the new ones, whole. What an
-interrupted preparation leaves behind has a token that no manifest names, and is removed by the
-next one. Nothing is pickled.
+CACHE/prepared/NAME/KEY/ holds images.npy, labels.npy and contents.json. KEY is the SHA-256 of the
+listing of the source files (path, size, times, inode) and of everything else that the images depend
+on. A folder is written under a temporary name and renamed, so it is complete or not there. Nothing
+is pickled.
 """
 
 import hashlib
 import json
 import os
-from array import array
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
 from numpy.typing import NDArray
+from PIL import Image
 from platformdirs import user_cache_path
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.cache_files import (
-    CACHE_VARIABLE,
-    MANIFEST,
-    claimed,
-    digest,
-    file_name,
-    read_manifest,
-    size_of,
-    sweep,
-    writing,
+from attractor_ae.data.decode import (
+    ImageFormat,
+    UndecodableError,
+    decode_quietly,
+    displayed,
+    without_warnings,
 )
-from attractor_ae.data.decoding import ImageFormat, displayed
+from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.wanted import Wanted
 
-VERSION = 3
-"""Counts the changes of the files and of what is done to images: others are made anew."""
+CACHE_VARIABLE = "ATTRACTOR_AE_CACHE"
+"""Environment variable that names the folder of prepared images."""
+
+VERSION = "4"
+"""Changes whenever the same source files would be prepared differently."""
 
 Broken = tuple[str, str]
-"""A file that could not be read, as a printable line, and the reason."""
+"""A file that cannot be used, as a printable line, and the reason."""
 
-Decoded = tuple[NDArray[np.uint8], list[tuple[int, Broken]]]
-"""The images of a batch, and the places in it of those that cannot be used."""
-
-_NO_FILE = (0, 0, 1)  # a mode that is none of reading
-_64_BITS = (1 << 64) - 1
+_DAY = 86_400
 
 
-def clear(name: str | None = None, cache: Path | None = None) -> int:
-    """Remove prepared images, and nothing else that lies in the cache.
+class Encoded(NamedTuple):
+    """An image of a database: its bytes, and its name in messages."""
 
-    Parameters
-    ----------
-    name
-        Name of a set; None: of all sets.
-    cache
-        Folder of prepared images; see :func:`cache_root`.
+    name: str
+    data: bytes
 
-    Returns
-    -------
-    int
-        Number of bytes that were freed. What is being prepared at this moment stays.
 
-    Raises
-    ------
-    AttractorError
-        If a file cannot be removed.
-    """
-    freed = 0
-    for folder in _folders(cache_root(cache), name):
-        manifest = folder / MANIFEST
-        try:
-            freed += size_of(manifest)
-            manifest.unlink(missing_ok=True)
-            freed += sweep(folder)
-            for emptied in (folder, folder.parent):
-                if not any(emptied.iterdir()):
-                    emptied.rmdir()
-        except OSError as error:
-            raise AttractorError(
-                f"{displayed(error.filename or folder)}: cannot be removed "
-                f"({error.strerror or error}); remove it by hand"
-            ) from None
-    return freed
+class BrokenFilesError(AttractorError):
+    """More files of a set are broken than was allowed; ``broken`` lists them with reasons."""
+
+    def __init__(self, where: str, broken: Sequence[Broken], count: int, max_broken: float) -> None:
+        self.broken = tuple(broken)
+        path, reason = broken[0]
+        allowed = f"more than {max_broken:.3g} of all" if len(broken) < count else "that is, all"
+        super().__init__(
+            f"{where}: {len(broken)} of {count} files cannot be used, {allowed}; the first is "
+            f"{path}: {reason}; repair or remove them, or allow a larger fraction: "
+            "--max-broken, dataset.max_broken in a config"
+        )
 
 
 def cache_root(cache: Path | None = None) -> Path:
     """Return the folder of prepared images.
 
-    Parameters
-    ----------
-    cache
-        The folder, if it is already decided; else the environment variable
-        ``ATTRACTOR_AE_CACHE`` decides, else it is the user's cache directory. It need not exist.
+    It is ``cache`` if given, else ``$ATTRACTOR_AE_CACHE``, else the user's cache directory.
     """
     if cache is None:
         named = os.environ.get(CACHE_VARIABLE)
@@ -102,161 +80,209 @@ def cache_root(cache: Path | None = None) -> Path:
     return cache.expanduser()
 
 
-@dataclass(frozen=True)
-class Opened:
-    """Prepared images of shape (n, channels, size, size), their labels, what was left out."""
+def clear(name: str | None = None, cache: Path | None = None) -> int:
+    """Remove the prepared images of a set, or of all, and return the number of freed bytes.
 
-    images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
-    broken: tuple[Broken, ...]
-
-
-@dataclass
-class CacheEntry:
-    """A place in the cache, and what the manifest must say for its images to be the right ones."""
-
-    folder: Path
-    form: ImageFormat
-    expected: dict[str, Any]
-
-    @classmethod
-    def of(
-        cls,
-        name: str,
-        split: str,
-        classes: Sequence[str],
-        form: ImageFormat,
-        variant: str,
-        cache: Path | None,
-    ) -> "CacheEntry":
-        """Return the place of a set; see :func:`attractor_ae.data.prepare.prepare`."""
-        parts = [file_name(split), f"{form.size}x{form.channels}", "crop" if form.crop else ""]
-        if variant:
-            parts.append(digest(variant.encode(errors="surrogatepass"))[:8])
-        folder = cache_root(cache) / "prepared" / file_name(name) / "-".join(filter(None, parts))
-        expected = {"version": VERSION, "name": name, "split": split, "classes": list(classes)}
-        return cls(folder, form, {**expected, **asdict(form)})
-
-    def made_of(self, paths: Sequence[str], *others: bytes | str) -> None:
-        """Expect images made of these files, as they are now, and of ``others``."""
-        states = _states(paths)
-        hashed = hashlib.blake2b("\0".join(paths).encode(errors="surrogatepass"), digest_size=16)
-        hashed.update(states.tobytes())
-        for other in others:
-            hashed.update(other if isinstance(other, bytes) else f"{other}\n".encode())
-        self.expected |= {
-            "sources": {
-                "count": len(paths),
-                "bytes": int(states[:, 0].sum()),
-                "digest": hashed.hexdigest(),
-            }
-        }
-
-    def opened(self) -> Opened | None:
-        """Return the prepared images, or None if there are none that are whole and fit."""
-        for _ in range(2):  # the second for images that another process replaced meanwhile
-            manifest = read_manifest(self.folder)
-            if manifest is None or any(
-                manifest.get(key) != value for key, value in self.expected.items()
-            ):
-                return None
-            try:
-                return _load(self.folder, manifest, self.form)
-            except (OSError, ValueError, TypeError, SyntaxError, OverflowError, EOFError):
-                continue
-        return None
-
-    def built(
-        self,
-        decoded: Iterable[Decoded],
-        labels: NDArray[np.int64],
-        unusable: Sequence[Broken],
-        on_progress: Callable[[int, int], None],
-    ) -> Opened:
-        """Write the images as they come, publish them, and return them.
-
-        Parameters
-        ----------
-        decoded
-            Batches of uint8 images of shape (k, channels, size, size). One at a time is taken: let
-            it be a generator.
-        labels
-            int64 array of shape (n,), with those of the images that cannot be used.
-        unusable
-            What is listed as broken beside these.
-        on_progress
-            Called with the numbers of images that are done and of all.
-
-        Raises
-        ------
-        AttractorError
-            If the cache cannot be written.
-        """
-        with writing(self.folder):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            for folder in self.folder.parent.iterdir():
-                sweep(folder)
-        broken: list[Broken] = list(unusable)
-        kept = np.ones(len(labels), dtype=bool)
-        with claimed(self.folder) as (file, token):
-            images_file, labels_file, manifest_file = (
-                self.folder / f"{kind}-{token}.{suffix}"
-                for kind, suffix in (("images", "npy"), ("labels", "npy"), ("manifest", "json"))
-            )
-            with writing(images_file):
-                _write_header(file, (len(labels), *self.form.shape))
-            done = 0
-            # Appended, not written through a memory map: on a full disk that would be the end of
-            # the process instead of an error, and mapped pages count as memory of the process.
-            for images, failed in decoded:
-                with writing(images_file):
-                    file.write(images.data)
-                for place, reason in failed:
-                    kept[done + place] = False
-                    broken.append(reason)
-                done += len(images) + len(failed)
-                on_progress(done, len(labels))
-            left = np.ascontiguousarray(labels[kept])
-            manifest = {
-                **self.expected,
-                "token": token,
-                "images": len(left),
-                "labels_digest": digest(left.tobytes()),
-                "broken": broken,
-            }
-            with writing(images_file):
-                _write_header(file, (len(left), *self.form.shape))
-                file.flush()
-                os.fsync(file.fileno())
-                # Who writes to the file later changes this: the images are then not trusted.
-                manifest["images_time"] = os.fstat(file.fileno()).st_mtime_ns
-            with writing(labels_file):
-                np.save(labels_file, left, allow_pickle=False)
-            with writing(manifest_file):
-                manifest_file.write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-                # Opened first: once it is published, another process may replace it.
-                opened = _load(self.folder, manifest, self.form)
-                manifest_file.replace(self.folder / MANIFEST)
-            sweep(self.folder, keep=token)
-        return opened
-
-
-def _states(paths: Sequence[str]) -> NDArray[np.uint64]:
-    """Return what tells that a file changed: its size, its time, and who may read it.
-
-    The array has the shape (n, 3). Threads would not help: they wait for the interpreter's lock
-    longer than for the system.
+    Raises
+    ------
+    AttractorError
+        If a file cannot be removed.
     """
-    states = array("Q")
-    for path in paths:
+    root = cache_root(cache) / "prepared"
+    folders = [root / _folder_name(name)] if name is not None else [root]
+    freed = 0
+    for folder in folders:
+        if folder.is_dir():
+            freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+            try:
+                shutil.rmtree(folder)
+            except OSError as error:
+                raise AttractorError(
+                    f"{displayed(error.filename or folder)}: cannot be removed "
+                    f"({error.strerror or error}); remove it by hand"
+                ) from None
+    return freed
+
+
+def prepare(
+    name: str,
+    split: str,
+    source_files: Sequence[Path | str],
+    read: Callable[[], tuple[Iterable[object], NDArray[np.int64]]],
+    classes: Sequence[str],
+    *,
+    key: Sequence[str | bytes],
+    wanted: Wanted,
+    unusable: Sequence[Broken] = (),
+    ignored: Sequence[Broken] = (),
+) -> ImageSet:
+    """Decode images once, and open what was decoded before.
+
+    Parameters
+    ----------
+    name, split, classes
+        As in `ImageSet`.
+    source_files
+        The files that the images are made of: another listing of them is another cache entry.
+    read
+        Returns the n images and their labels, int64 of shape (n,); called if nothing is prepared
+        yet. An image is a path, an `Encoded`, or a uint8 array (height, width) or
+        (height, width, 3). At most one at a time is taken.
+    key
+        Everything else that the images depend on.
+    wanted
+        Format, cache folder, allowed fraction of broken files, and reporter.
+    unusable
+        Further files that are broken, with reasons.
+    ignored
+        Files that are not part of the set, with reasons: listed, but not counted as broken.
+
+    Returns
+    -------
+    ImageSet
+        ``images`` is a read-only memory map of shape (n, channels, size, size).
+
+    Raises
+    ------
+    BrokenFilesError
+        If more than ``max_broken`` of the files are broken, or all.
+    AttractorError
+        If there are no images, an argument is out of range, or the cache cannot be written.
+    """
+    where = f"data set {name!r} ({split})"
+    max_broken = wanted.max_broken
+    if not 0 <= max_broken <= 1:
+        raise AttractorError(f"max_broken must be in [0, 1], got {max_broken}")
+    if not source_files:
+        if unusable:
+            raise BrokenFilesError(where, unusable, len(unusable), max_broken)
+        raise AttractorError(f"{where} has no images; look where its files should be")
+    form = wanted.image_format
+    described = (VERSION, name, split, *classes, json.dumps(asdict(form)), *key)
+    folder = (
+        cache_root(wanted.cache) / "prepared" / _folder_name(name) / _key(source_files, described)
+    )
+    opened = _open(folder)
+    if opened is None:
+        with _writing(folder):
+            folder.parent.mkdir(parents=True, exist_ok=True)
+        with _writing(folder), _temporary(folder) as temporary:
+            _decode_into(temporary, *read(), form, where, split, name, wanted)
+            _publish(temporary, folder)
+        opened = _open(folder)
+        if opened is None:
+            raise AttractorError(f"{displayed(folder)}: cannot be read again; remove it")
+    images, labels, paths, failed = opened
+    if len(labels) and not -1 <= labels.min() <= labels.max() < len(classes):
+        raise AttractorError(
+            f"{where}: labels must be in -1..{len(classes) - 1}, got {labels.min()}..{labels.max()}"
+        )
+    broken = [(displayed(path), displayed(reason)) for path, reason in unusable] + failed
+    count = len(images) + len(broken)
+    if broken and (len(broken) == count or len(broken) > max_broken * count):
+        raise BrokenFilesError(where, broken, count, max_broken)
+    listed = [(displayed(path), displayed(reason)) for path, reason in ignored]
+    return ImageSet(name, split, images, labels, tuple(classes), (*listed, *broken), paths)
+
+
+def _key(source_files: Sequence[Path | str], others: Sequence[str | bytes]) -> str:
+    """Return the SHA-256 of the listing of files and of everything else."""
+    digest = hashlib.sha256()
+    for other in others:
+        part = other if isinstance(other, bytes) else other.encode(errors="surrogatepass")
+        digest.update(str(len(part)).encode() + b":" + part)
+    for file in source_files:
+        path = os.fspath(file)
         try:
             status = os.stat(path)  # noqa: PTH116  a Path costs as much again
         except (OSError, ValueError):  # it is listed as broken when it is decoded
-            states.extend(_NO_FILE)
+            state = (0, 0, 0, 0)
         else:
-            # What may be read is told by the mode, and changes without the file.
-            states.extend((status.st_size, status.st_mtime_ns & _64_BITS, status.st_mode & 0o444))
-    return np.array(states, dtype=np.uint64).reshape(-1, 3)
+            state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
+        digest.update(f"{path}\0{state}\n".encode(errors="surrogatepass"))
+    return digest.hexdigest()[:32]
+
+
+Opened = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], list[Broken]]
+
+
+def _open(folder: Path) -> Opened | None:
+    """Map the prepared images of a folder into memory; None if there are none, or damaged ones."""
+    try:
+        contents = json.loads((folder / "contents.json").read_bytes())
+        shape = tuple(contents["shape"])
+        labels = np.load(folder / "labels.npy", allow_pickle=False)
+        if shape[0]:  # else all are broken, and nothing can be mapped
+            images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        else:
+            images = np.empty(shape, dtype=np.uint8)
+        broken = [(str(path), str(reason)) for path, reason in contents["broken"]]
+        if (images.shape, images.dtype, labels.shape) != (shape, np.uint8, shape[:1]):
+            return None
+        if hashlib.sha256(labels.tobytes()).hexdigest() != contents["labels"]:
+            return None
+        return images, labels, tuple(map(str, contents["paths"])), broken
+    except (OSError, ValueError, TypeError, KeyError, EOFError, RecursionError):
+        return None
+
+
+def _decode_into(
+    folder: Path,
+    images: Iterable[object],
+    labels: NDArray[np.int64],
+    form: ImageFormat,
+    where: str,
+    split: str,
+    name: str,
+    wanted: Wanted,
+) -> None:
+    """Decode images one by one into a folder."""
+    if not len(labels):
+        raise AttractorError(f"{where} has no images; look where its files should be")
+    kept, paths, broken = [], [], []
+    with (folder / "images.npy").open("wb") as file, without_warnings():
+        _write_header(file, (len(labels), *form.shape))
+        # Appended, not written through a memory map: a full disk would end the process, and mapped
+        # pages count as memory of the process.
+        count = 0
+        for source in images:
+            count += 1
+            if count > len(labels):
+                break
+            try:
+                data = source.data if isinstance(source, Encoded) else source
+                pixels = Image.fromarray(data) if isinstance(data, np.ndarray) else data
+                file.write(decode_quietly(pixels, form).data)  # type: ignore[arg-type]
+            except UndecodableError as error:
+                shown = source.name if isinstance(source, Encoded) else source
+                broken.append(
+                    (
+                        displayed(str(shown)) if not isinstance(shown, np.ndarray) else "an image",
+                        error.reason,
+                    )
+                )
+            else:
+                kept.append(count - 1)
+                if isinstance(source, Path | str):
+                    paths.append(str(source))
+            wanted.reporter.progress(f"preparing {name} {split}", count, len(labels))
+        if count != len(labels):
+            found = count if count < len(labels) else "more"
+            raise AttractorError(f"{where}: {len(labels)} labels, but {found} images")
+        shape = (len(kept), *form.shape)
+        file.flush()
+        _write_header(file, shape)
+        file.flush()
+        os.fsync(file.fileno())
+    left = np.ascontiguousarray(labels[kept]) if kept else np.empty(0, dtype=np.int64)
+    np.save(folder / "labels.npy", left, allow_pickle=False)
+    contents = {
+        "shape": shape,
+        "labels": hashlib.sha256(left.tobytes()).hexdigest(),
+        "paths": paths,
+        "broken": broken,
+    }
+    (folder / "contents.json").write_text(json.dumps(contents), encoding="utf-8")
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
@@ -265,50 +291,44 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
 
-def _load(folder: Path, manifest: Mapping[str, Any], form: ImageFormat) -> Opened:
-    """Map prepared images into memory.
-
-    Raises
-    ------
-    OSError, ValueError, TypeError, SyntaxError, OverflowError, EOFError
-        If a file is missing, damaged, or not as the manifest says.
-    """
-    count, token, broken = (manifest.get(key) for key in ("images", "token", "broken"))
-    if not isinstance(count, int) or not isinstance(token, str) or not isinstance(broken, list):
-        raise ValueError("the manifest is damaged")
-    images_file = folder / f"images-{token}.npy"
-    if count == 0:  # all are broken; there is no map of nothing
-        nothing = np.empty((0, *form.shape), dtype=np.uint8)
-        return Opened(nothing, np.empty(0, dtype=np.int64), _pairs(broken))
-    images = np.load(images_file, mmap_mode="r", allow_pickle=False)
-    status = images_file.stat()
-    if (
-        images.offset + images.nbytes != status.st_size
-        or manifest.get("images_time") != status.st_mtime_ns
-        or images.dtype != np.uint8
-        or images.shape != (count, *form.shape)
-        or not images.flags.c_contiguous
-    ):
-        raise ValueError("the images are damaged")
-    labels_file = folder / f"labels-{token}.npy"
-    labels = np.load(labels_file, mmap_mode="r", allow_pickle=False)
-    whole = labels.offset + labels.nbytes == labels_file.stat().st_size
-    labels = np.array(labels)  # a copy of a few bytes an image, which may be written to
-    if (
-        not whole
-        or labels.dtype != np.int64
-        or labels.shape != (count,)
-        or digest(labels.tobytes()) != manifest.get("labels_digest")
-    ):
-        raise ValueError("the labels are damaged")
-    return Opened(images, labels, _pairs(broken))
+@contextmanager
+def _temporary(folder: Path) -> Iterator[Path]:
+    """Create a temporary folder next to ``folder``; afterwards it is removed if it still exists."""
+    for left in folder.parent.glob(".*"):  # of a process that was killed
+        if time.time() - left.stat().st_mtime > _DAY:
+            shutil.rmtree(left, ignore_errors=True)
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _pairs(broken: Iterable[Sequence[str]]) -> tuple[Broken, ...]:
-    return tuple((str(path), str(reason)) for path, reason in broken)
+def _publish(temporary: Path, folder: Path) -> None:
+    """Rename a complete folder; one that another process has published meanwhile stays."""
+    try:
+        temporary.rename(folder)
+    except OSError:
+        if _open(folder) is None:  # damaged
+            shutil.rmtree(folder)
+            temporary.rename(folder)
 
 
-def _folders(root: Path, name: str | None) -> list[Path]:
-    """Return the places in the cache that belong to a set, or to all."""
-    pattern = f"{file_name(name)}/*" if name is not None else "*/*"
-    return sorted(path for path in (root / "prepared").glob(pattern) if path.is_dir())
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise AttractorError(
+            f"{displayed(error.filename or folder)}: cannot be written "
+            f"({error.strerror or error}); free space, or choose another folder for prepared "
+            f"images with {CACHE_VARIABLE}"
+        ) from None
+
+
+def _folder_name(name: str) -> str:
+    """Return a name that every file system accepts, the name itself if it is of that kind."""
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60].lstrip(".")
+    if plain == name:
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"

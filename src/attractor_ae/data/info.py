@@ -1,23 +1,15 @@
-"""What is known of a data set without looking at its images."""
+"""Descriptions of data sets."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from attractor_ae.data.source import Source
+from attractor_ae.data.sources import Source
 
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """Numbers of images and of classes in one split.
-
-    Attributes
-    ----------
-    images
-        Number of images as published; None where none is.
-    classes
-        Number of classes that its images are labelled with here.
-    """
+    """Number of images of a split as published (None: not stated), and number of classes."""
 
     images: int | None
     classes: int
@@ -29,13 +21,11 @@ class DatasetInfo:
 
     Attributes
     ----------
-    name
-        Its name in configurations and on the command line.
-    title
-        What it shows, in a few words.
+    name, title
+        Name in configs and on the command line, and the content in a few words.
     kind
         ``"built-in"``: ships inside a package; ``"files"``: read from the data root; ``"own"``:
-        no set of the catalogue, but somebody's images.
+        images of a user.
     splits
         Its splits by name.
     natural
@@ -46,18 +36,18 @@ class DatasetInfo:
     obtain
         How to get it, as the end of a sentence that says what is missing.
     licence, citation, homepage
-        Terms of use of the images, who is to be cited, and where to read more.
+        Terms of use, paper, and further information.
     layout
         Its files below the data root, as a tree; empty for a built-in set.
     test_split
-        The split of held-out images, which a network that was trained on the set is tested on.
+        The split of held-out images.
     out_split
-        The split that stands for the set where it is unknown (PROTOCOL sections 6 and 7); empty
-        where that is ``test_split``.
+        The split that is used where the set is a D_out (PROTOCOL sections 6 and 7); by default
+        ``test_split``.
     per_class
-        How many images of each class are used by default (PROTOCOL section 6); -1: all.
+        Number of images per class that is used by default (PROTOCOL section 6); -1: all.
     factors
-        Its variations, e.g. cars; the first is the default. Empty for a set that has none.
+        Its variations, e.g. cars; the first is the default.
     """
 
     name: str
@@ -78,5 +68,5 @@ class DatasetInfo:
 
     @property
     def split_as_out(self) -> str:
-        """The split that stands for the set where it is unknown."""
+        """The split that is used where the set is a D_out."""
         return self.out_split or self.test_split

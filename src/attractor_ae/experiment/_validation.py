@@ -1,4 +1,4 @@
-"""TOML files in, validated values out; a mistake is answered in one line."""
+"""TOML files in, validated values out; a mistake is one line."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     Raises
     ------
     AttractorError
-        If the file is missing or no TOML.
+        If the file is missing or not TOML.
     """
     path = Path(path)
     try:
@@ -28,20 +28,11 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError) as error:
         raise AttractorError(f"{path}: cannot be read ({error}); give a TOML text file") from None
     except tomllib.TOMLDecodeError as error:
-        raise AttractorError(f"{path}: is no valid TOML: {error}") from None
+        raise AttractorError(f"{path}: is not valid TOML: {error}") from None
 
 
 def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
-    """Return values as a model of pydantic.
-
-    Parameters
-    ----------
-    model
-        What they must fit.
-    values
-        As read from TOML.
-    source
-        What an error names as the place of the mistake.
+    """Return values as a model of pydantic; errors name ``source``.
 
     Raises
     ------

@@ -1,7 +1,7 @@
-"""What a TOML file may say: the original's keys as they are, and new ones beside them.
+"""The keys of a TOML config: those of the original scripts, and new ones.
 
-Every new key has a default that reproduces the original. A mistake is answered in one line: file,
-key, value, what is allowed, and the nearest name.
+Every new key has a default that reproduces the original. A mistake is reported in one line: file,
+key, value, what is allowed, and the nearest name. Nothing here imports torch.
 """
 
 import re
@@ -23,14 +23,11 @@ from pydantic import (
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae.experiment._validation import read_toml, validated
 
-ReconstructionLossName = Literal[
-    "ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual", "ssim-l1"
-]
+ReconstructionLossName = Literal["ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
 MetricLossName = Literal["", "triplet", "angular", "npair", "ntxent", "contrastive"]
 OptimizerName = Literal["Adam", "AdamW", "SGD"]
 ModelType = Literal["dropout-cae", "conv"]
 HeadName = Literal["mlp", "knn"]
-Initialization = Literal["default", "kaiming", "xavier", "orthogonal"]
 MaskScope = Literal["trial", "sample"]
 HeadInput = Literal["code", "path"]
 # In [0, 1], as thresholds and histograms want them.
@@ -53,6 +50,15 @@ ScoreName = Literal[
 ]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
+# The elementwise activations of torch.nn; a test compares them.
+ACTIVATIONS = tuple(
+    re.findall(
+        r"\w+",
+        "ReLU Hardtanh ReLU6 Sigmoid Hardsigmoid Tanh SiLU Mish Hardswish ELU CELU SELU GELU "
+        "Hardshrink LeakyReLU LogSigmoid Softplus Softshrink PReLU Softsign Tanhshrink",
+    )
+)
+
 _LOSS_SPELLINGS = {"msssim": "ms-ssim", "mssim": "ms-ssim"}
 
 
@@ -74,8 +80,6 @@ def _spelled(names: object) -> BeforeValidator:
 
 
 def _activation(name: str) -> str:
-    from attractor_ae._fast_layers import ACTIVATIONS  # torch is slow to import
-
     spelled = _known_spelling(name, ACTIVATIONS)
     if spelled not in ACTIVATIONS:
         raise ValueError(str(unknown_name("activation", name, ACTIVATIONS)))
@@ -88,27 +92,27 @@ class _Section(BaseModel):
 
 
 class DatasetConfig(_Section):
-    """``[dataset]``: what is trained on."""
+    """``[dataset]``: the training images."""
 
-    name: str = Field(description="name in the catalogue, or path of own images")
+    name: str = Field(description="name of a data set, or path of own images")
     factor: str = Field(default="", description="variation of the set, e.g. the car of a SVIRO set")
-    split: str = Field(default="train", description="split that is trained on")
+    split: str = Field(default="train", description="training split")
     nbr_of_samples_per_class: int = Field(
-        default=250, ge=-1, description="n images of each class; -1 keeps all"
+        default=250, ge=-1, description="images per class; -1: all"
     )
     # New keys.
     subset_seed: int = Field(
         default=-1,
         ge=-1,
         lt=2**63,
-        description="-1: n of a class are the first in the set's own order; else the seed that "
-        "draws them at random",
+        description="-1: the first of each class in the set's own order; else the seed that draws "
+        "them",
     )
     split_seed: int = Field(
         default=0,
         ge=0,
         lt=2**63,
-        description="divides own images into train and test where no folder does",
+        description="seed that divides own images into train and test where no folder does",
     )
     image_size: int = Field(
         default=64,
@@ -124,15 +128,18 @@ class DatasetConfig(_Section):
         default=0.0,
         ge=0,
         le=0.5,
-        description="share of each class's images that nothing is trained on, for calibration",
+        description="fraction of each class kept for calibration",
     )
     max_broken: float = Field(
-        default=0.01, ge=0, le=1, description="share of broken files up to which they are left out"
+        default=0.01,
+        ge=0,
+        le=1,
+        description="fraction of broken files up to which they are left out",
     )
 
 
 class ModelConfig(_Section):
-    """``[model]``: which network."""
+    """``[model]``: the network."""
 
     type: Annotated[ModelType, _spelled(ModelType)] = "dropout-cae"
     metric: Annotated[MetricLossName, _spelled(MetricLossName)] = Field(
@@ -141,15 +148,10 @@ class ModelConfig(_Section):
     dimension: int = Field(default=64, ge=1, le=65_536, description="length of the latent code")
     activation: Annotated[str, AfterValidator(_activation)] = "ReLU"
     dropout: float = Field(default=0.33, ge=0, le=0.99, allow_inf_nan=False)
-    # New key.
-    initialization: Annotated[Initialization, _spelled(Initialization)] = Field(
-        default="default",
-        description='how the first weights are drawn; "default" is PyTorch\'s way',
-    )
 
 
 class TrainingConfig(_Section):
-    """``[training]``: how it is trained."""
+    """``[training]``: the optimisation."""
 
     gpu: str = Field(
         default="0",
@@ -164,7 +166,7 @@ class TrainingConfig(_Section):
     frequency: int = Field(
         default=1,
         ge=1,
-        description="epochs between two lines of the log (the original: between plots)",
+        description="epochs between two lines of the log (original: between plots)",
     )
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
     make_scene_impossible: bool = False
@@ -173,22 +175,6 @@ class TrainingConfig(_Section):
     # New keys.
     seed: int = Field(default=0, ge=0, lt=2**63)
     schedule: Literal["constant", "onecycle"] = "constant"
-    weight_averaging: float = Field(
-        default=0.0,
-        ge=0,
-        lt=1,
-        description="decay, a step, of the moving average of the weights that a run keeps; 0: the "
-        "last weights",
-    )
-    feedback: float = Field(
-        default=0.0,
-        ge=0,
-        le=1,
-        description="share of the inputs that are the network's own earlier outputs",
-    )
-    feedback_start: float = Field(
-        default=0.25, ge=0, le=1, description="share of the training after which it begins"
-    )
     device: str = Field(default="auto", description='"auto", or a device of PyTorch by name')
     precision: Precision = Field(
         default="auto",
@@ -215,44 +201,45 @@ class TrainingConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """``[evaluation]``: how uncertainty is measured. The published values are the defaults."""
+    """``[evaluation]``: the detector and its data sets; published values are the defaults."""
 
     recursions: int = Field(
-        default=6, ge=1, description="how many recursions are evaluated, from 0 on"
+        default=6, ge=1, description="number of recursions that are evaluated, from 0"
     )
     recursion: int = Field(default=2, ge=0, description="the recursion that is reported")
     trials: int = Field(default=20, ge=1)
     nbr_of_samples_per_class: int = Field(
-        default=250, ge=-1, description="n test images of each known class; -1 keeps all"
+        default=250, ge=-1, description="test images per known class; -1: all"
     )
     head: Annotated[HeadName, _spelled(HeadName)] = "mlp"
     head_masks: int = Field(
-        default=1, ge=1, description="masks a training image that a head is fitted on"
+        default=1, ge=1, description="masks per training image that heads are fitted on"
     )
     head_input: HeadInput = Field(
-        default="code", description="what a head reads: the code z_r, or the path z_0 .. z_r"
+        default="code", description="input of a head: the code z_r, or the path z_0 .. z_r"
     )
     mask_scope: MaskScope = Field(
-        default="trial", description="whether the images of a trial share a mask"
+        default="trial",
+        description="trial: the images of a trial share its mask; sample: each has its own",
     )
     precision: Precision = Field(default="auto", description="as in [training]")
     score: ReportedScore = Field(
         default="entropy",
         description='the score that is reported; "ood_score" needs a calibration_fraction',
     )
-    scores: tuple[ScoreName, ...] = Field(
-        default=(), strict=False, description="further scores that are measured"
-    )
+    scores: tuple[ScoreName, ...] = Field(default=(), strict=False, description="further scores")
     out_datasets: tuple[str, ...] = Field(
         default=(),
         strict=False,
-        description='the D_outs, "NAME" or "NAME:FACTOR"; none names faces, textures and photos',
+        description='the D_outs, "NAME" or "NAME:FACTOR"; default: faces, textures, photos',
     )
     covariate_shift_datasets: tuple[str, ...] = Field(
-        default=(), strict=False, description="sets that show the known classes in another guise"
+        default=(),
+        strict=False,
+        description="sets that show the known classes under other conditions",
     )
     accuracy_splits: tuple[str, ...] = Field(
-        default=(), strict=False, description="further splits of D_in that accuracy is measured on"
+        default=(), strict=False, description="further splits of D_in for the accuracy"
     )
 
     @model_validator(mode="after")
@@ -281,12 +268,12 @@ class ExperimentConfig(_Section):
     evaluation: EvaluationConfig = EvaluationConfig()
 
     @model_validator(mode="after")
-    def _what_is_fused_is_calibrated(self) -> "ExperimentConfig":
-        fused = "ood_score" in (self.evaluation.score, *self.evaluation.scores)
-        if fused and not self.dataset.calibration_fraction:
+    def _the_ood_score_is_calibrated(self) -> "ExperimentConfig":
+        wanted = "ood_score" in (self.evaluation.score, *self.evaluation.scores)
+        if wanted and not self.dataset.calibration_fraction:
             raise ValueError(
-                'the score "ood_score" needs images that nothing is trained on; '
-                "set dataset.calibration_fraction for the training, or choose another score"
+                'the score "ood_score" needs calibration images; set '
+                "dataset.calibration_fraction for the training, or choose another score"
             )
         return self
 
@@ -294,10 +281,10 @@ class ExperimentConfig(_Section):
     def _a_classifier_reconstructs_nothing(self) -> "ExperimentConfig":
         training = self.training
         impossible = training.make_scene_impossible or training.make_instance_impossible
-        if self.model.type == "conv" and (self.model.metric or impossible or training.feedback):
+        if self.model.type == "conv" and (self.model.metric or impossible):
             raise ValueError(
                 'model.type "conv" has no latent code and no reconstruction; set model.metric to '
-                '"", make_scene_impossible and make_instance_impossible to false, and feedback to 0'
+                '"", and make_scene_impossible and make_instance_impossible to false'
             )
         if self.model.type == "conv" and self.evaluation.score == "vote_diversity":
             raise ValueError(
@@ -308,14 +295,7 @@ class ExperimentConfig(_Section):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "ExperimentConfig":
-        """Validate nested tables of values.
-
-        Parameters
-        ----------
-        values
-            As read from TOML: a table a section.
-        source
-            What an error names as the place of the mistake.
+        """Validate tables of values, one per section; errors name ``source``.
 
         Raises
         ------
@@ -328,18 +308,13 @@ class ExperimentConfig(_Section):
     def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "ExperimentConfig":
         """Read a TOML file.
 
-        Parameters
-        ----------
-        path
-            The file.
-        overrides
-            Any number of ``"section.key=value"``, which win over the file. The value is written as
-            in TOML; text needs no quotes.
+        ``overrides`` are any number of ``"section.key=value"`` that win over the file. The value is
+        written as in TOML; text needs no quotes.
 
         Raises
         ------
         AttractorError
-            If the file is missing or no TOML, or on an unknown key or an impossible value.
+            If the file is missing or not TOML, or on an unknown key or an impossible value.
         """
         return cls.from_dict(override(read_toml(path), overrides), str(path))
 
@@ -371,7 +346,7 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
             )
         table = result.setdefault(section, {})
         if not isinstance(table, dict):
-            raise AttractorError(f"--set {text!r}: {section!r} is no section")
+            raise AttractorError(f"--set {text!r}: {section!r} is not a section")
         table[key] = _parse_value(raw.strip())
     return result
 

@@ -1,8 +1,8 @@
-"""Runs of the original scripts (docs/from-the-original.md) made into runs of ours.
+"""Conversion of runs of the original scripts (docs/from-the-original.md).
 
-A results folder of the original holds ``cfg.toml`` and ``checkpoints/last_model.pth``. Its layers
-are ours under other names. No weight is turned around: both flatten a code channels first, and both
-keep the weights of a transposed convolution as (in, out, height, width).
+A results folder of the original has ``cfg.toml`` and ``checkpoints/last_model.pth``. The layers
+differ in their names alone: both flatten a code channels first, and both store the weights of a
+transposed convolution as (in, out, height, width).
 """
 
 import hashlib
@@ -12,7 +12,6 @@ import re
 import tomllib
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +21,11 @@ from torch import Tensor
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._fast_layers import activation_function
 from attractor_ae._files import write_json, write_tensors, write_text
-from attractor_ae.data import CATALOGUE, DatasetInfo
+from attractor_ae.data import CATALOGUE
 from attractor_ae.data import data_root as folder_of
-from attractor_ae.data.idx import IdxFiles
-from attractor_ae.data.lsun import CATEGORIES, LsunFiles
-from attractor_ae.data.sviro import SEATINGS, SeatFolders
-from attractor_ae.data.torchvision_sets import TorchvisionArrays, TorchvisionFolders
+from attractor_ae.data.sources.lsun import CATEGORIES, LsunFiles
+from attractor_ae.data.sources.sviro import SEATINGS, SeatFolders
+from attractor_ae.data.sources.torchvision import IdxFiles, TorchvisionSet
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.training import build_network
@@ -82,37 +80,31 @@ def import_run(
     seed: int | None = None,
     data_root: str | Path | None = None,
 ) -> Run:
-    """Make a run folder of a results folder of the original (``attractor-ae import-run``).
+    """Convert a results folder of the original into a finished run (``attractor-ae import-run``).
 
-    What ``cfg.toml`` says that our config does not know is left out; the run's log tells what that
-    was.
+    Unknown keys of ``cfg.toml`` are left out and named in the run's log. The history is empty.
 
     Parameters
     ----------
     folder
         The results folder, with ``cfg.toml`` and ``checkpoints/last_model.pth``.
     target
-        The run folder to make. Its history has no rows.
+        The run folder to make.
     seed
-        The seed that the original was started with, which it does not store; 0 if it is not known.
-        Trial masks and heads are drawn from it.
+        The seed of the original, which it does not store; 0 if unknown. It is the source of trial
+        masks and heads.
     data_root
-        Where the data sets' files are: some of them tell the names of the classes.
-
-    Returns
-    -------
-    Run
-        The run, as finished as one that was trained here.
+        Folder of the data sets' files: some of them give the names of the classes.
 
     Raises
     ------
     AttractorError
         If a file is missing or damaged, ``cfg.toml`` has an impossible value, the weights are not
-        those of the network that it describes, or ``target`` holds a run already.
+        those of the network that it describes, or ``target`` contains a run already.
     """
     folder, run = Path(folder), Run(Path(target))
     if run.finished or run.checkpoint_file.exists():
-        raise AttractorError(f"{run.path}: holds a run already; choose another folder")
+        raise AttractorError(f"{run.path}: contains a run already; choose another folder")
     config, notes = _read_config(folder / CONFIG_FILE, seed)
     path = folder / WEIGHTS_FILE
     content = _read(path)
@@ -121,20 +113,20 @@ def import_run(
     if left_out:
         notes.append(f"left out of {path.name}: the loss, a network of {left_out} tensors")
 
-    trained = _trained_set(config, data_root)
+    name, count, known = _trained_set(config, data_root)
     classes = 0
     if config.model.type == "conv":
         classes = state[_LOGITS].numel()
-        if trained.count not in (None, classes):
+        if count not in (None, classes):
             raise AttractorError(
-                f"{path}: holds a classifier of {classes} classes, but data set {trained.name!r} "
-                f"has {trained.count}; correct dataset.name in {folder / CONFIG_FILE}"
+                f"{path}: contains a classifier of {classes} classes, but data set {name!r} has "
+                f"{count}; correct dataset.name in {folder / CONFIG_FILE}"
             )
-    metadata = {"dataset": trained.name}  # as `training.trained_on` has it
-    if trained.classes is None:
-        notes.append(f"the classes of data set {trained.name!r} are not known here by name")
+    metadata = {"dataset": name}  # as `training.trained_on` writes it
+    if known is None:
+        notes.append(f"the classes of data set {name!r} are not known here by name")
     else:
-        metadata["classes"] = json.dumps(trained.classes)
+        metadata["classes"] = json.dumps(known)
     weights = _renamed(state, names, config, classes, path)
 
     # Everything that can be refused is read before anything is written.
@@ -167,7 +159,7 @@ def _read_config(path: Path, seed: int | None) -> tuple[ExperimentConfig, list[s
     try:
         values: dict[str, Any] = tomllib.loads(_read(path).decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise AttractorError(f"{path}: is no valid TOML: {error}") from None
+        raise AttractorError(f"{path}: is not valid TOML: {error}") from None
     left_out = {}
     for section, table in list(values.items()):
         field = ExperimentConfig.model_fields.get(section)
@@ -231,11 +223,11 @@ def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
             for name, value in state.items():
                 if not (isinstance(name, str) and _is_plain(value)):
                     raise AttractorError(
-                        f"{path}: {name!r} is no plain tensor; save the model's state_dict() alone"
+                        f"{path}: {name!r} is not a plain tensor; save state_dict() alone"
                     )
             return dict(state)
     raise AttractorError(
-        f"{path}: holds no network of the original, which has e.g. a tensor "
+        f"{path}: does not contain a network of the original, which has e.g. a tensor "
         f"{next(iter(_all_layers()))}.weight; {_FROM_THE_ORIGINAL}"
     )
 
@@ -301,54 +293,33 @@ def _renamed(
                 f"give the {CONFIG_FILE} that it was trained with"
             )
         if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
-            raise AttractorError(
-                f"{path}: {name} has entries that are no finite numbers; train it again"
-            )
+            raise AttractorError(f"{path}: {name} contains NaN or infinite weights; train it again")
         # A copy: tensors of a file may share their memory, which safetensors refuses.
         weights[names[name]] = tensor.detach().float().clone(memory_format=torch.contiguous_format)
     return weights
 
 
-@dataclass(frozen=True)
-class _TrainedSet:
-    """What is known of the set that was trained on, without its images.
-
-    Attributes
-    ----------
-    name
-        Its name in an `ImageSet`.
-    count
-        Number of its classes; None where it is not known.
-    classes
-        Their names; None where they are not known.
-    """
-
-    name: str
-    count: int | None = None
-    classes: tuple[str, ...] | None = None
-
-
-def _trained_set(config: ExperimentConfig, root: str | Path | None) -> _TrainedSet:
+def _trained_set(
+    config: ExperimentConfig, root: str | Path | None
+) -> tuple[str, int | None, tuple[str, ...] | None]:
+    """Return the name of the training set, its number of classes and their names, if known."""
     name, split = config.dataset.name, config.dataset.split
     info = CATALOGUE.get(name)
     if info is None or split not in info.splits:
-        return _TrainedSet(name)
-    return _TrainedSet(name, info.splits[split].classes, _class_names(info, split, folder_of(root)))
-
-
-def _class_names(info: DatasetInfo, split: str, root: Path) -> tuple[str, ...] | None:
-    """Return the names of a set's classes; None where missing files or its images would tell."""
+        return name, None, None
+    classes: Any = None
     match info.source:
-        case IdxFiles(classes=classes) | TorchvisionArrays(classes=classes):
-            return classes
+        case IdxFiles(classes=known):
+            classes = known
         case LsunFiles():
-            return CATEGORIES
+            classes = CATEGORIES
         case SeatFolders():
-            return SEATINGS
-        case TorchvisionFolders() as source if not source.missing(split, root):
+            classes = SEATINGS
+        case TorchvisionSet() as source if source.classes:
+            classes = source.classes
+        case TorchvisionSet() as source if not source.missing(split, folder_of(root)):
             try:
-                return source.read(root / source.folder, split)[2]
+                classes = source.read(folder_of(root) / source.folder, split)[2]
             except (RuntimeError, OSError, ValueError, KeyError):  # not the official files
-                return None
-        case _:
-            return None
+                classes = None
+    return name, info.splits[split].classes, classes

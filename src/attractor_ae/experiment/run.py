@@ -1,14 +1,14 @@
-"""The run folder: the names of its files.
+"""The run folder and the names of its files.
 
 RUN/
-  config.toml           the experiment, complete: defaults written out
-  environment.json      versions, device, git revision
-  history.csv           a row an epoch
-  log.txt               what happened, with times
-  checkpoint.safetensors   where to resume; gone when training is finished
-  weights.safetensors   the trained network; there when training is finished
-  detector.safetensors the fitted detector, from the first evaluation on
-  evaluation/           scores, metrics and figures
+  config.toml              the experiment with all defaults
+  environment.json         versions, device, git revision
+  history.csv              one row per epoch
+  log.txt                  events with times
+  checkpoint.safetensors   the state to resume from; removed when training is finished
+  weights.safetensors      the trained network; exists when training is finished
+  detector.safetensors     the fitted detector, from the first evaluation on
+  evaluation/              scores, metrics and figures
 """
 
 import platform
@@ -26,13 +26,7 @@ from attractor_ae.experiment.config import ExperimentConfig
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder.
-
-    Attributes
-    ----------
-    path
-        The folder.
-    """
+    """The run folder ``path``."""
 
     path: Path
 
@@ -58,12 +52,12 @@ class Run:
 
     @property
     def environment_file(self) -> Path:
-        """What the run was made with."""
+        """Versions, device, git revision."""
         return self.path / "environment.json"
 
     @property
     def log_file(self) -> Path:
-        """What happened, with times."""
+        """Events with times."""
         return self.path / "log.txt"
 
     @property
@@ -88,13 +82,13 @@ class Run:
         Raises
         ------
         AttractorError
-            If it does not exist, is no run, or its training is not finished.
+            If it does not exist, is not a run, or its training is not finished.
         """
         run = cls(Path(path))
         if not run.path.is_dir():
             raise AttractorError(f"{path}: no such run folder; make one with: attractor-ae train")
         if not run.config_file.is_file():
-            raise AttractorError(f"{path}: is no run folder (it has no {run.config_file.name})")
+            raise AttractorError(f"{path}: is not a run folder (it has no {run.config_file.name})")
         if not run.finished:
             raise AttractorError(
                 f"{path}: its training is not finished; "
@@ -117,25 +111,11 @@ class Run:
 
 
 def environment(device: str, precision: str) -> dict[str, Any]:
-    """Return what a result was made with: versions, device, git revision.
-
-    Parameters
-    ----------
-    device
-        The device that was computed on.
-    precision
-        The floating-point type of the convolutions, as text; ``str(dtype)`` does.
-    """
+    """Return versions, device and git revision; ``precision`` is ``str(dtype)``."""
     import torch
 
-    packages = (
-        "attractor-ae",
-        "torch",
-        "torchvision",
-        "numpy",
-        "scikit-learn",
-        "pytorch-metric-learning",
-    )
+    packages = ("attractor-ae", "torch", "torchvision", "numpy", "scikit-learn")
+    packages = (*packages, "pytorch-metric-learning")
     versions = {name: metadata.version(name) for name in packages}
     versions["torch"] = torch.__version__  # says the build as well, e.g. +cu130
     is_gpu = device.startswith("cuda")
@@ -153,21 +133,17 @@ def environment(device: str, precision: str) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """Return the revision of the checkout that this file is tracked in, if it is in one."""
+    """Return the revision of the checkout that this file is tracked in, if any."""
     here = Path(__file__)
-    git = ["git", "-C", str(here.parent)]
+
+    def git(*arguments: str) -> str:
+        command = ["git", "-C", str(here.parent), *arguments]
+        return subprocess.run(
+            command, capture_output=True, text=True, timeout=5, check=True
+        ).stdout.strip()
+
     try:
-        tracked = subprocess.run(
-            [*git, "ls-files", "--error-unmatch", here.name], capture_output=True, timeout=5
-        )
-        if tracked.returncode != 0:  # e.g. installed into an environment inside another project
-            return None
-        described = subprocess.run(
-            [*git, "describe", "--always", "--dirty", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            timeout=5,
-        )
-    except (OSError, subprocess.TimeoutExpired):
+        git("ls-files", "--error-unmatch", here.name)  # fails inside another project
+        return git("describe", "--always", "--dirty", "--abbrev=40") or None
+    except (OSError, subprocess.SubprocessError):
         return None
-    return described.stdout.strip() or None

@@ -1,41 +1,40 @@
-"""Suites: D_in, D_outs and the methods of one table; the published ones as data.
+"""Suites: D_in, D_outs and methods of one table; the published ones as data.
 
-An own suite is a TOML file of the same content; see docs/reproduce.md.
+An own suite is a TOML file of the same content; see docs/reproduce.md. The files of configs/ are
+generated from the published suites (`make configs`).
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from attractor_ae._errors import AttractorError, unknown_name
-from attractor_ae._files import file_name
+from attractor_ae._files import file_name, write_text
 from attractor_ae.experiment._validation import read_toml, validated
-from attractor_ae.experiment.config import ExperimentConfig, ReportedScore
-from attractor_ae.experiment.presets import PRESETS, preset, read_experiment
+from attractor_ae.experiment.config import ExperimentConfig, ReportedScore, override
+from attractor_ae.experiment.presets import PRESETS, preset
 
 
 @dataclass(frozen=True)
 class Method:
-    """One row of a table: how its networks are trained, and what is read off them.
-
-    Methods whose experiments differ in nothing but the reported score share their runs.
+    """One row of a table. Methods whose experiments differ in the score alone share their runs.
 
     Attributes
     ----------
     label
-        Its name in tables and figures.
+        Name in tables and figures.
     experiment, quick_experiment
-        Name of a preset, or path of a TOML config; the second is for a laptop.
+        Preset, published experiment or TOML config; the second is for a laptop.
     settings
         ``"section.key=value"`` over either.
     full, quick
         Further ones over the first, and over the second alone.
     score
-        The score that the row shows.
+        The score of the row.
     ensemble
         Whether the runs of all seeds are the members of one deep ensemble.
     """
@@ -53,7 +52,6 @@ class Method:
 _CLASSIFIER = (
     "model.type=conv",
     "model.metric=",
-    "training.feedback=0",
     "dataset.calibration_fraction=0",
     "evaluation.recursions=1",
     "evaluation.recursion=0",
@@ -75,7 +73,7 @@ METHODS = (
         ensemble=True,
     ),
 )
-"""The published three (PROTOCOL section 5), and what the product does by default."""
+"""The published three (PROTOCOL section 5), and the default of the package."""
 
 
 @dataclass(frozen=True)
@@ -85,17 +83,14 @@ class Suite:
     Attributes
     ----------
     name
-        Its name on the command line, or that of its file.
-    in_dataset
-        D_in: a name of the catalogue, or a path of own images.
-    split
-        The split of D_in that is trained on.
+        Name on the command line, or of the file.
+    in_dataset, split
+        D_in, by name or path, and its training split.
     out_datasets
-        The D_outs: ``"NAME"``, ``"NAME:FACTOR"`` for one of a set's variations, or a path.
-    accuracy_splits
-        Further splits of D_in that accuracy is measured on.
-    covariate_shift_datasets
-        Sets that show the known classes in another guise.
+        The D_outs: ``"NAME"``, ``"NAME:FACTOR"``, or a path.
+    accuracy_splits, covariate_shift_datasets
+        Further splits of D_in for the accuracy, and sets of the known classes under other
+        conditions.
     methods
         The rows of the table.
     """
@@ -111,16 +106,9 @@ class Suite:
     def experiment(
         self, method: Method, *, quick: bool = False, out_datasets: Sequence[str] | None = None
     ) -> ExperimentConfig:
-        """Return the experiment of one method on this suite's data; its seed is the config's.
+        """Return the experiment of one of ``methods`` on this suite's data.
 
-        Parameters
-        ----------
-        method
-            One of ``methods``.
-        quick
-            The short form for a laptop.
-        out_datasets
-            The D_outs that are there; all by default.
+        ``quick`` is the short form for a laptop; ``out_datasets`` are the D_outs that are there.
 
         Raises
         ------
@@ -182,13 +170,48 @@ SUITES: Mapping[str, Suite] = MappingProxyType({suite.name: suite for suite in _
 """The published table (PROTOCOL section 7), and one of built-in sets that needs no download."""
 
 
-def read_suite(source: str | Path) -> Suite:
-    """Return a suite by its name, or from a TOML file.
+_ENDINGS = {"MC-AE": "", "MC dropout": "-mc-dropout", "deep ensemble": "-ensemble"}
 
-    Parameters
-    ----------
-    source
-        One of ``SUITES``, or the path of a file.
+
+def published() -> dict[str, ExperimentConfig]:
+    """Return the published experiments by name, e.g. "mnist", "mnist-ensemble"."""
+    return {
+        suite.name + _ENDINGS[method.label]: suite.experiment(method)
+        for suite in SUITES.values()
+        for method in METHODS
+        if suite.name != "builtin" and method.label in _ENDINGS
+    }
+
+
+def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Return the experiment of a TOML file or, without such a file, a preset or published one.
+
+    Raises
+    ------
+    AttractorError
+        If a name without an ending is none of these; else as `ExperimentConfig.from_toml`.
+    """
+    path, name = Path(source), str(source)
+    if path.name != name or path.suffix or path.is_file():
+        return ExperimentConfig.from_toml(path, overrides)
+    if name in PRESETS:
+        return preset(name, overrides)
+    experiments = published()
+    if name not in experiments:
+        raise unknown_name("preset or TOML file", name, (*PRESETS, *experiments))
+    values = override(experiments[name].model_dump(), overrides)
+    return ExperimentConfig.from_dict(values, f"experiment {name}")
+
+
+def write_configs(folder: Path) -> None:
+    """Write a TOML file per published experiment (``make configs``)."""
+    for name, config in published().items():
+        text = "# Generated from the published suites by `make configs`.\n\n" + config.to_toml()
+        write_text(folder / f"{name}.toml", text)
+
+
+def read_suite(source: str | Path) -> Suite:
+    """Return a suite by its name in ``SUITES``, or from a TOML file.
 
     Raises
     ------
@@ -223,23 +246,26 @@ def _tables(methods: object, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     return list(methods.items())
 
 
-class _MethodTable(BaseModel):
+class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
+
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
+class _MethodTable(_Table):
     experiment: str = "paper"
     quick_experiment: str = "quick"
-    settings: tuple[str, ...] = Field(default=(), strict=False)
-    full: tuple[str, ...] = Field(default=(), strict=False)
-    quick: tuple[str, ...] = Field(default=(), strict=False)
+    settings: Names = ()
+    full: Names = ()
+    quick: Names = ()
     score: ReportedScore = "entropy"
     ensemble: bool = False
 
 
-class _SuiteFile(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
+class _SuiteFile(_Table):
     in_dataset: str
-    out_datasets: tuple[str, ...] = Field(min_length=1, strict=False)
+    out_datasets: Names = Field(min_length=1)
     split: str = "train"
-    accuracy_splits: tuple[str, ...] = Field(default=(), strict=False)
-    covariate_shift_datasets: tuple[str, ...] = Field(default=(), strict=False)
+    accuracy_splits: Names = ()
+    covariate_shift_datasets: Names = ()

@@ -46,22 +46,14 @@ def metric_loss(name: str) -> MetricLoss:
       over the positive pairs plus mean over the negative ones within the margin (Hadsell et al.,
       CVPR 2006, with the distances not squared).
 
-    Parameters
-    ----------
-    name
-        One of ``METRIC_LOSSES``.
-
-    Returns
-    -------
-    MetricLoss
-        A function of latent codes, float of shape (n, latent), and their labels, integers of shape
-        (n,). It returns a scalar to minimise, computed in float32 even under autocast; a batch
-        without any pair of a class, or with a single class, may have the loss 0.
+    It is a function of latent codes, float (n, latent), and labels, integers (n,), and returns a
+    scalar to minimise, computed in float32 even under autocast; a batch without a pair of a class,
+    or with a single class, may have the loss 0.
 
     Raises
     ------
     AttractorError
-        If there is no loss of that name.
+        If the name is not one of ``METRIC_LOSSES``.
     """
     if name not in _LOSSES:
         raise unknown_name("metric loss", name, METRIC_LOSSES)

@@ -1,7 +1,6 @@
-"""The perceptual reconstruction loss: a distance between the features of a VGG16 network."""
+"""The perceptual loss: a distance of the features of a VGG16 network."""
 
 import copy
-import http.client
 from pathlib import Path
 
 import torch
@@ -11,7 +10,7 @@ from torch import Tensor, nn
 
 from attractor_ae._errors import AttractorError
 
-# Each block of layers ends with the ReLU named beside it; places in VGG16's feature layers.
+# Each block of VGG16's feature layers ends with the named ReLU.
 _BLOCKS = {
     "relu1_2": (0, 4),
     "relu2_2": (4, 9),
@@ -32,15 +31,13 @@ class PerceptualLoss(nn.Module):
     Parameters
     ----------
     features
-        The feature layers of a VGG16 network, as in torchvision (``vgg16().features``), which are
-        copied. By default those trained on ImageNet (``VGG16_Weights.IMAGENET1K_V1``), from
-        torchvision's cache, or downloaded into it.
+        ``vgg16().features`` of torchvision, copied; by default those trained on ImageNet
+        (``VGG16_Weights.IMAGENET1K_V1``), from torchvision's cache, or downloaded into it.
 
     Raises
     ------
     AttractorError
-        If the default weights are not in the cache and cannot be downloaded, or are damaged; or if
-        ``features`` has fewer than the 30 layers of VGG16.
+        If the default weights cannot be loaded, or ``features`` has fewer than 30 layers.
 
     References
     ----------
@@ -73,11 +70,7 @@ class PerceptualLoss(nn.Module):
     ) -> Float[Tensor, ""]:
         """Return the mean distance of the pairs of a batch, at least 0.
 
-        Parameters
-        ----------
-        reconstruction, target
-            float32 images of shape (n, 1 or 3, height, width), the target in [0, 1]. Grey is
-            repeated to three channels.
+        The images are float32 of shape (n, 1 or 3, height, width), the target in [0, 1].
 
         Raises
         ------
@@ -109,43 +102,21 @@ def _unit_length(features: Tensor) -> Tensor:
 
 
 def _imagenet_features() -> nn.Sequential:
-    """Return the feature layers of VGG16 trained on ImageNet, from torchvision's cache."""
+    """Return the feature layers of VGG16 trained on ImageNet, from torchvision's cache or site."""
     from torchvision.models import VGG16_Weights, vgg16  # slow to import
 
-    url = VGG16_Weights.IMAGENET1K_V1.url
-    path = Path(torch.hub.get_dir(), "checkpoints", url.rpartition("/")[2])
-    if not path.exists():
-        _download(url, path)
+    weights = VGG16_Weights.IMAGENET1K_V1
+    path = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
         # On the meta device nothing is initialised, and no random number drawn.
         with torch.device("meta"):
-            features = vgg16().features
-        prefix = "features."
-        features.load_state_dict(
-            {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)},
-            assign=True,
-        )
-    except Exception as error:  # unpickling a damaged file fails in any way
+            network = vgg16()
+        state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
+        network.load_state_dict(state, assign=True)
+    except Exception as error:  # no network, a damaged file: it fails in many ways
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise AttractorError(
-            f"{path}: cannot be read as VGG16 weights ({_first_line(error)}); "
-            f"replace it by the file {url}"
+            f"{path}: the VGG16 weights of the perceptual loss cannot be loaded ({reason}); "
+            f"place the file {weights.url} there"
         ) from None
-    return nn.Sequential(*features.children())
-
-
-def _download(url: str, path: Path) -> None:
-    # The end of the file's name is the start of its SHA-256.
-    start_of_hash = path.stem.rpartition("-")[2]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(path), start_of_hash)
-    except (OSError, RuntimeError, http.client.HTTPException) as error:
-        raise AttractorError(
-            f"the perceptual loss needs the VGG16 weights, and their download failed "
-            f"({_first_line(error)}); get {url} and place it at {path}"
-        ) from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return nn.Sequential(*network.features.children())

@@ -1,9 +1,6 @@
-"""What a reconstruction is compared with its target by: the losses of PROTOCOL section 3, by name.
+"""Reconstruction losses of PROTOCOL section 3, by name.
 
-Sources: SSIM is Wang et al., "Image Quality Assessment: From Error Visibility to Structural
-Similarity", 2004; MS-SSIM is Wang et al., "Multiscale Structural Similarity for Image Quality
-Assessment", 2003; the mixture with L1 is after Zhao et al., "Loss Functions for Image Restoration
-with Neural Networks", 2017; the perceptual loss is in `attractor_ae.losses.perceptual`.
+MS-SSIM: Wang et al., "Multiscale Structural Similarity for Image Quality Assessment", 2003.
 """
 
 from collections.abc import Callable
@@ -23,36 +20,24 @@ ReconstructionLoss = Callable[
 """(reconstruction, target in [0, 1]) -> scalar to minimise"""
 
 MS_SSIM_WINDOW = 7
-# What SSIM weighs beside the absolute difference of a pixel in "ssim-l1".
-_SSIM_SHARE = 0.84
 # Importance of the five scales, from the finest to the coarsest (Wang et al. 2003, section 3.2).
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def reconstruction_loss(name: str) -> ReconstructionLoss:
-    """Return a reconstruction loss of PROTOCOL section 3, or the mixture "ssim-l1".
+    """Return a reconstruction loss by its name, one of ``RECONSTRUCTION_LOSSES``.
 
-    "ms-ssim" has the published five scales in images of 97 pixels and more; in smaller ones as many
-    as its window fits in, which are four in images of 64 pixels.
-
-    Parameters
-    ----------
-    name
-        One of ``RECONSTRUCTION_LOSSES``. The perceptual loss loads its weights at once.
-
-    Returns
-    -------
-    ReconstructionLoss
-        A function of a reconstruction and its target, float tensors of one shape
-        (n, channels, height, width) on one device. The target lies in [0, 1]; the reconstruction
-        is unbounded, and to "bce" its values are logits. It returns a scalar to minimise, computed
-        in float32 even under autocast. It raises an `AttractorError` if the shapes differ, or if
-        the images are smaller than a window of SSIM (11 pixels) or MS-SSIM (7).
+    It is a function of a reconstruction and its target in [0, 1], float tensors of one shape
+    (n, channels, height, width), and returns a scalar to minimise, computed in float32 even under
+    autocast. For "bce" the reconstruction is logits. "ms-ssim" has the published five scales in
+    images of 97 pixels and more, in smaller ones as many as its window fits in (four for 64). The
+    function raises an `AttractorError` if the shapes differ, or the images are smaller than the
+    window of SSIM (11 pixels) or MS-SSIM (7).
 
     Raises
     ------
     AttractorError
-        If there is no loss of that name, or the weights of the perceptual loss cannot be had.
+        If the name is unknown, or the weights of the perceptual loss cannot be loaded.
 
     Examples
     --------
@@ -78,28 +63,17 @@ def reconstruction_loss(name: str) -> ReconstructionLoss:
     return in_float32
 
 
-def _one_minus_ssim(reconstruction: Tensor, target: Tensor, name: str = "ssim") -> Tensor:
-    _check_window_fits(name, SSIM_WINDOW, target)
+def _one_minus_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
+    _check_window_fits("ssim", SSIM_WINDOW, target)
     similarity, _ = structural_similarity(reconstruction, target, SSIM_WINDOW)
     return 1 - similarity.mean()
-
-
-def _ssim_and_l1(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Return 0.84 (1 - SSIM) + 0.16 L1, the mean over pixels: structure, and grey values with it.
-
-    The weights are those of Zhao et al. 2017 (equation 14), where SSIM has several scales and L1 is
-    weighted with the window.
-    """
-    structure = _one_minus_ssim(reconstruction, target, "ssim-l1")
-    return _SSIM_SHARE * structure + (1 - _SSIM_SHARE) * F.l1_loss(reconstruction, target)
 
 
 def _one_minus_ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
     """Return 1 - MS-SSIM over as many of the five scales as the window fits in.
 
-    The coarsest of five scales has the window's 7 pixels in images of 97 pixels and more. There
-    the value is that of ``pytorch_msssim.ms_ssim``, which refuses smaller images. An image of 64
-    pixels has four scales, and their weights are scaled up to the sum of all five.
+    With five scales it equals ``pytorch_msssim.ms_ssim``; the weights of fewer scales are scaled to
+    the sum of all five.
     """
     _check_window_fits("ms-ssim", MS_SSIM_WINDOW, target)
     structure: list[Tensor] = []  # contrast times structure of each scale, (n, c)
@@ -164,7 +138,6 @@ _LOSSES: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
     "huber": lambda: _huber,
     "bce": lambda: _bce,
     "perceptual": _perceptual,
-    "ssim-l1": lambda: _ssim_and_l1,
 }
 
 RECONSTRUCTION_LOSSES: tuple[str, ...] = tuple(_LOSSES)

@@ -1,16 +1,7 @@
-"""Training: the loop, its objectives, checkpoints and resumption."""
+"""Training: the loop, the objective, checkpoints and history."""
 
-from attractor_ae.training.history import EpochReport
-from attractor_ae.training.images import trained_on, training_augmentation, training_part
-from attractor_ae.training.loop import Progress, train
-from attractor_ae.training.objectives import build_network
+from attractor_ae.training.loop import train
+from attractor_ae.training.objective import build_network
+from attractor_ae.training.preparation import trained_on, training_augmentation, training_part
 
-__all__ = [
-    "EpochReport",
-    "Progress",
-    "build_network",
-    "train",
-    "trained_on",
-    "training_augmentation",
-    "training_part",
-]
+__all__ = ["build_network", "train", "trained_on", "training_augmentation", "training_part"]

@@ -1,7 +1,6 @@
-"""The state of an unfinished training in one file, whole or not there."""
+"""The state of an unfinished training in one file."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,26 +15,25 @@ _STATE = {
     torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
     torch.optim.SGD: frozenset({"momentum_buffer"}),
 }
-"""What each optimiser keeps for a parameter."""
+"""State of each optimiser per parameter."""
 
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
     """Weights and optimiser after a number of finished epochs.
 
-    Random numbers need no place here: they are derived from the seed and the epoch.
+    Random numbers have no state: they are derived from the seed and the epoch.
 
     Attributes
     ----------
     epoch
         Number of finished epochs.
     images
-        `ImageSet.digest` of what is trained on.
+        `ImageSet.digest` of the training images.
     tensors
-        Weights as ``weights.NAME``, optimiser state as ``optimizer.PARAMETER.NAME``, and further
-        state as ``state.NAME``.
+        Weights as ``weights.NAME``, and optimiser state as ``optimizer.PARAMETER.NAME``.
     scaler
-        State of the gradient scaler; empty where there is none.
+        State of the gradient scaler; empty if there is none.
     """
 
     epoch: int
@@ -51,11 +49,9 @@ class Checkpoint:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
-        state: Mapping[str, Tensor],
     ) -> "Checkpoint":
-        """Copy the state of a training; ``state`` is what it keeps beside the others."""
+        """Copy the state of a training."""
         tensors = {f"weights.{name}": t for name, t in network.state_dict().items()}
-        tensors |= {f"state.{name}": t for name, t in state.items()}
         for index, kept in optimizer.state_dict()["state"].items():
             tensors |= {
                 f"optimizer.{index}.{name}": value
@@ -70,10 +66,9 @@ class Checkpoint:
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
-        state: Mapping[str, Tensor],
         path: Path,
     ) -> None:
-        """Put the state back, into the very tensors; ``path`` is named where it does not fit."""
+        """Put the state back; ``path`` is named in the error if it does not fit."""
         damaged = AttractorError(
             f"{path}: does not fit this network; remove the run folder and train again"
         )
@@ -83,20 +78,16 @@ class Checkpoint:
             kind, _, rest = name.partition(".")
             if kind == "weights":
                 weights[rest] = tensor
-            elif kind == "state":
-                if rest not in state or state[rest].shape != tensor.shape:
-                    raise damaged
-                state[rest].copy_(tensor)
-            else:
-                index, _, key = rest.partition(".")
-                if not (index.isdigit() and int(index) < len(parameters)):
-                    raise damaged
-                parameter = parameters[int(index)]
-                if tensor.shape == parameter.shape:
-                    # Fused optimisers read state and parameter in the order of memory, so both must
-                    # lie in it alike; the file holds everything row by row.
-                    tensor = torch.empty_like(parameter).copy_(tensor)
-                states.setdefault(int(index), {})[key] = tensor
+                continue
+            index, _, key = rest.partition(".")
+            if not (index.isdigit() and int(index) < len(parameters)):
+                raise damaged
+            parameter = parameters[int(index)]
+            if tensor.shape == parameter.shape:
+                # Fused optimisers read state and parameter in memory order, so both must be laid
+                # out alike; in the file everything is row by row.
+                tensor = torch.empty_like(parameter).copy_(tensor)
+            states.setdefault(int(index), {})[key] = tensor
         # An optimiser keeps the same tensors for each parameter.
         kept = {frozenset(state) for state in states.values()}
         if len(states) != len(parameters) or kept != {_STATE[type(optimizer)]}:
@@ -122,7 +113,7 @@ class Checkpoint:
         Raises
         ------
         AttractorError
-            If the file is missing, damaged or no checkpoint.
+            If the file is missing, damaged or not a checkpoint.
         """
         tensors, metadata = read_tensors(path)
         try:
@@ -130,5 +121,5 @@ class Checkpoint:
             return cls(int(metadata["epoch"]), metadata["images"], tensors, scaler)
         except (KeyError, ValueError):
             raise AttractorError(
-                f"{path}: is no checkpoint; remove it and train without --resume"
+                f"{path}: is not a checkpoint; remove it and train without --resume"
             ) from None

@@ -1,34 +1,31 @@
-"""The history of a training: a row an epoch, as CSV."""
+"""The history of a training as CSV, one row per epoch."""
 
 import csv
 import io
 import math
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from attractor_ae._errors import AttractorError
 
 
 @dataclass(frozen=True)
-class EpochReport:
+class Epoch:
     """One row of the history.
 
     Attributes
     ----------
     epoch
-        Number of the epoch, from 1 on.
+        Number of the epoch, from 1.
     loss, reconstruction, metric, cross_entropy
-        Mean over the epoch's images of the loss and its parts; NaN where the network has no such
-        part.
+        Means of the loss and its parts over the epoch's images; NaN for parts that do not exist.
     accuracy
-        Share of the epoch's images that a classifier got right as it met them, that is augmented
-        and under dropout, in [0, 1]; NaN for an autoencoder.
+        Fraction of the epoch's images, augmented and under dropout, that a classifier predicted
+        correctly; NaN for an autoencoder.
     learning_rate
         Learning rate of the last step.
-    seconds
-        Time that the epoch took.
-    images_per_second
-        Images trained on a second.
+    seconds, images_per_second
+        Duration and speed.
     """
 
     epoch: int
@@ -41,45 +38,43 @@ class EpochReport:
     seconds: float
     images_per_second: float
 
+    @classmethod
+    def of(
+        cls, epoch: int, sums: dict[str, float], count: int, rate: float, seconds: float
+    ) -> "Epoch":
+        """Return the row of an epoch from sums over ``count`` images."""
+        parts = ("loss", "reconstruction", "metric", "cross_entropy", "accuracy")
+        means = {name: sums.get(name, math.nan) / count for name in parts}
+        return cls(
+            epoch,
+            **means,
+            learning_rate=rate,
+            seconds=seconds,
+            images_per_second=count / seconds,
+        )
 
-def epoch_report(
-    epoch: int, sums: dict[str, float], count: int, rate: float, seconds: float
-) -> EpochReport:
-    """Return the row of an epoch from the sums of losses and accuracy over ``count`` images."""
-    means = {name: total / count for name, total in sums.items()}
-    parts = ("reconstruction", "metric", "cross_entropy", "accuracy")
-    return EpochReport(
-        epoch=epoch,
-        loss=means["loss"],
-        **{name: means.get(name, math.nan) for name in parts},
-        learning_rate=rate,
-        seconds=seconds,
-        images_per_second=count / seconds,
-    )
 
-
-def history_text(history: list[EpochReport]) -> str:
-    """Return the history as CSV, with a heading."""
-    names = [field.name for field in fields(EpochReport)]
+def history_text(history: list[Epoch]) -> str:
+    """Return the history as CSV with a header."""
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    writer.writerows([[getattr(report, name) for name in names] for report in history])
+    writer = csv.DictWriter(text, [field.name for field in fields(Epoch)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in history)
     return text.getvalue()
 
 
-def read_history(path: Path, epochs: int) -> list[EpochReport]:
-    """Read the first rows, one for each epoch that the checkpoint has behind it."""
+def read_history(path: Path, epochs: int) -> list[Epoch]:
+    """Read the rows of the first epochs, those before the checkpoint."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [
-                EpochReport(int(row.pop("epoch")), **{k: float(v) for k, v in row.items()})
+                Epoch(int(row.pop("epoch")), **{k: float(v) for k, v in row.items()})
                 for row in csv.DictReader(file)
-            ]
-        if [row.epoch for row in rows[:epochs]] != list(range(1, epochs + 1)):
-            raise ValueError(f"it must have a row for each of the epochs 1 to {epochs}")
+            ][:epochs]
+        if [row.epoch for row in rows] != list(range(1, epochs + 1)):
+            raise ValueError(f"it must have a row per epoch, 1 to {epochs}")
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise AttractorError(
             f"{path}: is damaged ({error}); remove the run folder and train again"
         ) from None
-    return rows[:epochs]
+    return rows

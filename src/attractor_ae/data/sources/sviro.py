@@ -1,4 +1,4 @@
-"""SVIRO and SVIRO-Uncertainty: rendered vehicle interiors whose names tell who sits where.
+"""SVIRO and SVIRO-Uncertainty: rendered vehicle interiors whose names give the labels.
 
 A name ends in ``GT_a_b_c``: the classes of the left, the middle and the right seat (PROTOCOL
 section 6).
@@ -12,8 +12,9 @@ from typing import Literal
 import numpy as np
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.imageset import ImageSet
-from attractor_ae.data.source import Wanted, is_there, load_files
+from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.sources import is_there, load_files
+from attractor_ae.data.wanted import Wanted
 
 CARS = (
     "tesla",
@@ -88,7 +89,7 @@ class SeatFolders:
         wanted = replace(
             wanted,
             factor=wanted.factor or self.factor,
-            form=replace(wanted.form, crop=True),
+            image_format=replace(wanted.image_format, crop=True),
         )
         # As the released code: sorted by path.
         found = sorted(root.glob(self._pattern(split, wanted.factor)))

@@ -3,7 +3,6 @@
 import io
 import os
 import stat
-import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from attractor_ae._errors import AttractorError
 
@@ -22,52 +21,36 @@ from attractor_ae._errors import AttractorError
 # and page descriptions, which it would hand to another program.
 _NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 
-_ORIENTATION = 0x0112  # the EXIF tag
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 # Pillow does not convert from these to grey or colour, but from what stands beside them.
 _ONE_STEP_BEFORE = {"LAB": "RGB", "La": "LA", "RGBa": "RGBA"}
 
 
 class UndecodableError(AttractorError):
-    """An image that cannot be read, or should not be.
-
-    Attributes
-    ----------
-    reason
-        Why, in one line, without the name of the file.
-    """
+    """An image that cannot be read; ``reason`` is one line without the name of the file."""
 
     def __init__(self, where: str, reason: str) -> None:
         self.reason = reason
-        super().__init__(f"{where}: {reason}; mend or remove it")
+        super().__init__(f"{where}: {reason}; repair or remove it")
 
 
 @dataclass(frozen=True)
 class ImageFormat:
-    """What images are made into. The values by default are those of PROTOCOL section 6.
+    """Format of prepared images; the defaults are those of PROTOCOL section 6.
 
     Attributes
     ----------
     size
         Height and width, a multiple of 16, at most 4096.
     channels
-        1 for grey, 3 for red, green and blue.
+        1 (grey) or 3 (red, green, blue).
     crop
-        Whether the centre is cut out to the shorter side before the image is resized, as for
-        vehicle interiors. Else the sides are scaled each by its own factor.
+        Whether the centre is cropped to the shorter side before the resize, as for vehicle
+        interiors; otherwise each side is scaled by its own factor.
 
     Raises
     ------
     AttractorError
-        If ``size`` or ``channels`` is no such number.
+        If ``size`` or ``channels`` is out of range.
     """
 
     size: int = 64
@@ -88,24 +71,23 @@ class ImageFormat:
         return self.channels, self.size, self.size
 
 
-def decode(source: Path | bytes | BinaryIO | Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
+Source = Path | str | bytes | BinaryIO | Image.Image
+
+
+def decode(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
     """Read one image: turned upright, made grey or colour, cropped, resized, in this order.
 
     The resize is that of ``torchvision.transforms.v2.functional.resize`` on a PIL image (bilinear,
-    antialiased), the crop that of its ``center_crop``. Colour is made grey as ``convert("L")``
-    does. The alpha channel is left out, as there and in torchvision's loaders: what colour a
-    transparent pixel has is then the file's own. 16-bit grey is scaled by the range of 16 bits
-    (65535 becomes 255), and floating-point grey by 255 where its values lie in [0, 1]. Of an
+    antialiased), the crop that of its ``center_crop``; grey is ``convert("L")``. The alpha channel
+    is dropped. 16-bit grey is scaled from 0..65535, floating-point grey from [0, 1]. Of an
     animation the first frame is read.
 
     Parameters
     ----------
     source
-        A file of any raster format that Pillow opens, its bytes, a binary file at the place where
-        the image starts, or an image (of an animation: at the frame it is at), which stays as it
-        is.
-    form
-        What is wanted.
+        A file of a raster format that Pillow opens, its bytes, a binary file, or an image.
+    image_format
+        The wanted format.
 
     Returns
     -------
@@ -115,22 +97,35 @@ def decode(source: Path | bytes | BinaryIO | Image.Image, form: ImageFormat) -> 
     Raises
     ------
     UndecodableError
-        If there is no such file, or it holds no image, is empty, truncated or damaged, a folder or
-        a device, cannot be read, would unpack to more pixels than
-        ``PIL.Image.MAX_IMAGE_PIXELS``, or has grey levels of an unknown range. Nothing else is
-        raised because of what a file holds, and no warning is given.
+        If there is no such file, or it is not an image, is empty, truncated or damaged, a folder or
+        a device, would unpack to more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or has grey
+        levels of an unknown range. No other error is raised for the content, and no warning.
 
     Examples
     --------
     >>> decode(Image.new("RGB", (30, 20), "red"), ImageFormat(size=32))[0, 0, 0]
     np.uint8(76)
     """
-    where = displayed(source) if isinstance(source, Path) else "image"
+    with without_warnings():
+        return decode_quietly(source, image_format)
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Ignore warnings, except that of a decompression bomb, which is an error."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        warnings.simplefilter("error", Image.DecompressionBombWarning)
+        yield
+
+
+def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
+    """Decode as `decode` does, within `without_warnings`."""
+    where = displayed(source) if isinstance(source, Path | str) else "image"
     try:
-        with _without_warnings():
-            return _decode(source, form)
+        return _decode(source, image_format)
     except UnidentifiedImageError:
-        reason = "is no image of a format that can be read"
+        reason = "is not an image of a known format"
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         reason = f"unpacks to more than {Image.MAX_IMAGE_PIXELS} pixels"
     except MemoryError:
@@ -144,7 +139,7 @@ def decode(source: Path | bytes | BinaryIO | Image.Image, form: ImageFormat) -> 
 
 
 def displayed(path: Path | str) -> str:
-    r"""Return a path as one printable line: what is no UTF-8, or no character, as an escape.
+    r"""Return a path as one printable line; other characters and bytes are escaped.
 
     Examples
     --------
@@ -182,15 +177,16 @@ def _formats() -> tuple[str, ...]:
     return tuple(form for form in Image.ID if form not in _NOT_READ)
 
 
-def _decode(source: Path | bytes | BinaryIO | Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
+def _decode(source: Source, form: ImageFormat) -> NDArray[np.uint8]:
     if isinstance(source, Image.Image):
         return _prepared(source, form)
-    if isinstance(source, Path):
+    if isinstance(source, Path | str):
+        source = Path(source)
         status = source.stat()
         if stat.S_ISDIR(status.st_mode):
             raise ValueError("is a folder")
         if not stat.S_ISREG(status.st_mode):  # reading a pipe might never end
-            raise ValueError("is no regular file")
+            raise ValueError("is not a regular file")
         if status.st_size == 0:
             raise ValueError("is empty (0 bytes)")
         with source.open("rb") as file, Image.open(file, formats=_formats()) as image:
@@ -223,11 +219,9 @@ def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
 
 def _upright(image: Image.Image) -> Image.Image:
     try:
-        orientation = image.getexif().get(_ORIENTATION)
-    except Exception:  # damaged EXIF beside a whole image: it has no orientation
+        return ImageOps.exif_transpose(image)
+    except Exception:  # damaged EXIF of an intact image: it has no orientation
         return image
-    turn = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if turn is None else image.transpose(turn)
 
 
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
@@ -242,33 +236,3 @@ def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
     if not 0 <= low <= high <= 65535:
         raise ValueError(f"has grey levels {low}..{high}, expected 0..65535")
     return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # rounded
-
-
-_lock = threading.Lock()
-_inside = 0
-_outer = warnings.catch_warnings()
-
-
-@contextmanager
-def _without_warnings() -> Iterator[None]:
-    """Ignore warnings, but take that of a decompression bomb for an error.
-
-    The filters of warnings are shared by all threads, and ``warnings.catch_warnings`` in several
-    of them at once leaves the filters of one to all. So the first thread changes them, and the
-    last one that leaves restores them.
-    """
-    global _inside, _outer
-    with _lock:
-        if _inside == 0:
-            _outer = warnings.catch_warnings()
-            _outer.__enter__()
-            warnings.simplefilter("ignore")
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-        _inside += 1
-    try:
-        yield
-    finally:
-        with _lock:
-            _inside -= 1
-            if _inside == 0:
-                _outer.__exit__(None, None, None)

@@ -1,4 +1,4 @@
-"""What of a data set is trained on, how it is augmented, and whether it can be."""
+"""From a data set to training images: calibration part, augmentation, checks."""
 
 import json
 
@@ -14,15 +14,8 @@ from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet, ImageSet]:
     """Return the images that an experiment trains on, and those that it keeps for calibration.
 
-    Images without a label (-1) are left out of both.
-
-    Parameters
-    ----------
-    config
-        The experiment; ``dataset.calibration_fraction`` of each class is kept, drawn from
-        ``dataset.split_seed``.
-    images
-        All the images of its training split.
+    Images without a label (-1) are in neither part. ``dataset.calibration_fraction`` of each class
+    is kept, drawn from ``dataset.split_seed``.
 
     Raises
     ------
@@ -35,17 +28,15 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
         return images, images.take([])
     trained, kept = images.divided(config.dataset.calibration_fraction, config.dataset.split_seed)
     if len(kept) < SMALLEST_CALIBRATION:
-        # Now: nobody should learn of it after the training.
+        # Reported now rather than after the training.
         sizes = np.unique(images.labels, return_counts=True)[1]
         enough = (
             percent / 100
             for percent in range(1, 51)
             if sum(round(percent / 100 * n) for n in sizes.tolist()) >= SMALLEST_CALIBRATION
         )
-        share = next(enough, None)
-        higher = (
-            "use more images" if share is None else f"set dataset.calibration_fraction to {share}"
-        )
+        key, fraction = "dataset.calibration_fraction", next(enough, None)
+        higher = "use more images" if fraction is None else f"set {key} to {fraction}"
         raise AttractorError(
             f"data set {images.name!r} ({images.split}) keeps {len(kept)} of {len(images)} images "
             f"for calibration, which needs {SMALLEST_CALIBRATION}; {higher}, or set "
@@ -55,14 +46,14 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
 
 
 def training_augmentation(settings: TrainingConfig, natural: bool) -> Augmentation | None:
-    """Return how a config augments images; natural ones in brightness and contrast as well."""
+    """Return the augmentation of a config; natural images also in brightness and contrast."""
     if not settings.augment:
         return None
     return Augmentation(brightness_contrast=0.33 if natural else 0.0)
 
 
 def trained_on(images: ImageSet) -> dict[str, str]:
-    """Return what weights are stored with, to be known again: the trained set and its classes."""
+    """Return the metadata stored with the weights: the training set and its classes."""
     return {"dataset": images.name, "classes": json.dumps(images.classes)}
 
 
@@ -82,4 +73,4 @@ def check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
             "dataset.image_size to those of the images"
         )
     if len(np.unique(images.labels)) < 2:
-        raise AttractorError(f"{where} must hold labelled images of at least 2 classes to train on")
+        raise AttractorError(f"{where} must contain labelled images of at least 2 classes")

@@ -1,15 +1,12 @@
-"""Everybody's own images: a folder, a table of paths and labels, or an array.
+"""Own images: a folder, a table of paths and labels, or an array.
 
-What may be given as a path:
+* a folder with one sub-folder per class, or with such folders as splits (``train/``, ``test/``, and
+  others next to them), or of images without labels;
+* a table or an array (`attractor_ae.data.sources.own_files`).
 
-* a folder with one sub-folder a class, or with such folders as splits (``train/``, ``test/``, and
-  others beside them), or of images without labels;
-* a table of paths, labels and splits (`attractor_ae.data.own_tables`);
-* an array of images, with labels and splits where there are any (`attractor_ae.data.own_arrays`).
-
-Images stand in the order of their names, or of the table or array. Where no splits are given,
-images with labels are divided into "train" and "test" at random, each class by itself, always the
-same way for one seed. The split "all" is everything; without labels and splits it is the only one.
+Images are in the order of their names, or of the table or array. Where no splits are given, images
+with labels are divided into "train" and "test" at random, class by class, always the same way for
+one seed. The split "all" is everything; without labels and splits it is the only one.
 """
 
 import os
@@ -22,118 +19,155 @@ from numpy.typing import NDArray
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
-from attractor_ae.data.cache import Broken
-from attractor_ae.data.decoding import displayed, image_suffixes
-from attractor_ae.data.own_arrays import ARRAYS, in_array
-from attractor_ae.data.own_found import Found
-from attractor_ae.data.own_tables import TABLES, in_table
+from attractor_ae.data.cache import Broken, prepare
+from attractor_ae.data.decode import displayed, image_suffixes
+from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.info import DatasetInfo, SplitInfo
+from attractor_ae.data.sources.own_files import (
+    ARRAYS,
+    TABLES,
+    Found,
+    array_images,
+    in_array,
+    in_table,
+)
+from attractor_ae.data.wanted import Wanted
 
 ALL = "all"
-"""The split that holds every image."""
+"""The split of every image."""
 
 SUFFIXES = (*TABLES, *ARRAYS)
-"""Suffixes of the files that hold own images, or list them."""
+"""Suffixes of files that contain own images, or list them."""
 
 _SPLITS = ("train", "test")
+_TEST_FRACTION = 0.2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OwnImages:
-    """What was found at a path.
+    """Source of own images.
 
     Attributes
     ----------
-    path
-        The folder or file, without symbolic links.
+    found
+        The images at a path.
     splits
-        By name of the split, where its images are among all.
+        Name of a split -> indices of its images among all.
     labels
         int64 array of shape (n,), of all images; -1 without a label.
     classes
         Names of the classes of all images, those of the split "train" first.
-    paths
-        The files of the images; empty for an array, which holds them itself.
-    unusable
-        Files that look like images and cannot be used, each with the reason.
-    ignored
-        Images that lie where none belong, each with the reason.
-    seeded
-        Whether the splits "train" and "test" were drawn at random.
-    fixed_classes
-        Whether the classes were given, not gathered from the labels.
+    seed
+        The seed of the random splits "train" and "test"; None if the splits were given.
     """
 
-    path: Path
+    found: Found
     splits: Mapping[str, NDArray[np.int64]]
     labels: NDArray[np.int64]
     classes: tuple[str, ...]
-    paths: tuple[str, ...] = ()
-    unusable: tuple[Broken, ...] = ()
-    ignored: tuple[Broken, ...] = ()
-    seeded: bool = False
-    fixed_classes: bool = False
+    seed: int | None = None
 
     @property
     def name(self) -> str:
         """Name of the set: of the folder, or of the file without its suffix."""
-        return displayed(self.path.name if self.path.is_dir() else self.path.stem) or "images"
+        path = self.found.path
+        return displayed(path.name if path.is_dir() else path.stem) or "images"
 
-    def rows(self, split: str) -> NDArray[np.int64]:
-        """Return where the images of a split are among all.
+    def split_classes(self, split: str) -> tuple[str, ...]:
+        """Return the classes up to the last one of the split or "train".
+
+        So a set does not seem to have classes that only another split has, e.g. one of unknown
+        objects. Classes that were given are those of every split.
+        """
+        if self.found.classes is not None:
+            return self.classes
+        rows = [self.splits[split], self.splits.get("train", self.splits[ALL])]
+        last = max((int(self.labels[part].max()) for part in rows if len(part)), default=-1)
+        return self.classes[: last + 1]
+
+    def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
+        """Return the folder or file."""
+        return (displayed(self.found.path),)
+
+    def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
+        """Return nothing: the images were found."""
+        return ()
+
+    def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
+        """Return the wanted images of a split.
 
         Raises
         ------
         AttractorError
-            If there is no such split.
+            If a file is damaged, or too many images are broken.
         """
-        if split not in self.splits:
-            raise AttractorError(
-                f"{displayed(self.path)} has no split {split!r}; "
-                f"available: {', '.join(map(displayed, self.splits))}"
-            )
-        return self.splits[split]
+        found, rows = self.found, self.splits[split]
+        rows = rows[wanted.rows(self.labels[rows])]
+        labels = self.labels[rows]
+        files = [found.paths[row] for row in rows.tolist()]
+        seeded = "" if self.seed is None or split == ALL else str(self.seed)
+        key = (labels.tobytes(), os.fspath(found.path), wanted.selection, seeded)
+        return prepare(
+            self.name,
+            displayed(split),
+            [found.path] if found.images is not None else files,
+            lambda: (files if found.images is None else array_images(found, rows), labels),
+            self.split_classes(split),
+            key=key,
+            wanted=wanted,
+            unusable=found.unusable,
+            ignored=found.ignored,
+        )
 
-    def split_classes(self, split: str) -> tuple[str, ...]:
-        """Return the classes up to the last one that the split or "train" has.
 
-        So a set is not said to have classes that only another split has, e.g. one of unknown
-        objects. Classes that were given are those of every split.
-        """
-        if self.fixed_classes:
-            return self.classes
-        rows = [self.rows(split), self.splits.get("train", self.splits[ALL])]
-        last = max((int(self.labels[part].max()) for part in rows if len(part)), default=-1)
-        return self.classes[: last + 1]
+def own_info(name: str, path: Path, *, seed: int = 0) -> DatasetInfo:
+    """Return the description of own images under a name; arguments and errors: `find_images`."""
+    source = find_images(path, seed=seed)
+    splits = {
+        split: SplitInfo(len(rows), len(source.split_classes(split)))
+        for split, rows in source.splits.items()
+    }
+    # A split that a network is not trained on; of images without labels, the only split.
+    others = [split for split in splits if split not in {"train", ALL}]
+    test = "test" if "test" in splits else next(iter(others or splits))
+    return DatasetInfo(
+        name=name,
+        title="own images",
+        kind="own",
+        splits=splits,
+        natural=True,  # assumed to be photographs
+        source=source,
+        obtain="they are your own",
+        licence="your own",
+        citation="",
+        homepage="",
+        test_split=test,
+        out_split=test if source.seed is None else ALL,
+        per_class=-1,
+    )
 
 
-def find_images(path: Path, *, seed: int = 0, test_share: float = 0.2) -> OwnImages:
-    """Look what images, splits and classes are at a path, without decoding an image.
+def find_images(path: Path, *, seed: int = 0) -> OwnImages:
+    """Find the images, splits and classes at a path, without decoding an image.
 
     Folders are searched in depth. Names that begin with a dot, and files without the suffix of an
-    image format, are passed over; what has such a suffix and is no image is found out when it is
-    decoded, and listed. A folder is divided into splits if it has ``train/`` and ``test/``, or one
-    of them with folders inside; in it, each folder with images is a class, whatever its name.
+    image format, are skipped. A folder is divided into splits if it has ``train/`` and ``test/``,
+    or one of them with folders inside; in it, each folder with images is a class.
 
     Parameters
     ----------
     path
         The folder or file.
     seed
-        Non-negative; decides the random split.
-    test_share
-        In (0, 1), the share of each class that the random split puts into "test", rounded; of two
-        or more images, each part gets at least one.
+        Non-negative; decides the random split, which puts a fifth of each class into "test".
 
     Raises
     ------
     AttractorError
-        If the path holds no images, a table or an array is not as the module describes it, or an
-        argument is out of range.
+        If there are no images at the path, or a table or an array is not as described.
     """
     if seed < 0:
         raise AttractorError(f"seed must be at least 0, got {seed}")
-    if not 0 < test_share < 1:
-        raise AttractorError(f"test_share must lie in (0, 1), got {test_share}")
     try:
         path = Path(os.path.realpath(path.expanduser()))
         folder, there = path.is_dir(), path.exists()
@@ -150,62 +184,46 @@ def find_images(path: Path, *, seed: int = 0, test_share: float = 0.2) -> OwnIma
         found = in_array(path)
     else:
         raise AttractorError(
-            f"{displayed(path)}: is no folder, and no file of "
-            f"{', '.join(SUFFIXES)}; give one of these"
+            f"{displayed(path)}: is not a folder, and not a file of {', '.join(SUFFIXES)}"
         )
-    return _arranged(found, seed, test_share)
+    return _arranged(found, seed)
 
 
-def _arranged(found: Found, seed: int, test_share: float) -> OwnImages:
+def _arranged(found: Found, seed: int) -> OwnImages:
     """Give classes their numbers, and find the splits or draw them."""
     classes = found.classes
     if classes is None:
-        train = {
-            label
-            for label, split in zip(found.labels, found.splits, strict=True)
-            if split == "train"
-        } - {""}
+        pairs = zip(found.labels, found.splits, strict=True)
+        train = {label for label, split in pairs if split == "train"} - {""}
         others = set(found.labels) - train - {""}
         classes = (*_in_order(train), *_in_order(others))
     index = {name: place for place, name in enumerate(classes)} | {"": -1}
-    labels = np.fromiter(
-        (index[label] for label in found.labels), dtype=np.int64, count=len(found.labels)
-    )
-    splits: dict[str, NDArray[np.int64]] = {}
+    labels = np.array([index[label] for label in found.labels], dtype=np.int64)
     given = dict.fromkeys(split for split in found.splits if split)
     if ALL in given:
         raise AttractorError(
-            f"{displayed(found.path)}: a split is called {ALL!r}, which is the name of all images; "
-            "call it otherwise"
+            f"{displayed(found.path)}: a split has the name {ALL!r}, which is that of all images; "
+            "rename it"
         )
     # With "train" alone there would be nothing to test on.
     seeded = bool(classes) and set(given) <= {"train"}
     if seeded:
-        test = _drawn(labels, seed, test_share)
+        test = _drawn(labels, seed)
         splits = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
     else:
         names = np.array(found.splits, dtype=object)
         splits = {name: np.flatnonzero(names == name) for name in given}
     splits.setdefault(ALL, np.arange(len(labels)))
-    return OwnImages(
-        found.path,
-        splits,
-        labels,
-        tuple(map(displayed, classes)),
-        found.paths,
-        found.unusable,
-        found.ignored,
-        seeded,
-        fixed_classes=found.classes is not None,
-    )
+    shown = tuple(map(displayed, classes))
+    return OwnImages(found, splits, labels, shown, seed if seeded else None)
 
 
-def _drawn(labels: NDArray[np.int64], seed: int, share: float) -> NDArray[np.bool_]:
-    """Return which images are for testing: of each class the same share, at random."""
+def _drawn(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
+    """Return which images are for testing: the same fraction of each class, at random."""
     test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
-        count = min(max(round(share * len(rows)), 1), len(rows) - 1)
+        count = min(max(round(_TEST_FRACTION * len(rows)), 1), len(rows) - 1)
         random = generator(seed, Stream.SUBSET, 1, int(label) + 1)
         test[random.permutation(rows)[:count]] = True
     return test
@@ -237,7 +255,7 @@ def _in_folder(root: Path) -> Found:
                 paths += files
                 labels += [label] * len(files)
                 splits += [split.lower() if _is_split(split) else split] * len(files)
-        ignored += [(displayed(path), "lies beside the folders of the splits") for path in beside]
+        ignored += [(displayed(path), "is not in a folder of a split") for path in beside]
     else:
         for label, files in _labelled(top, unusable, ignored):
             paths += files
@@ -245,9 +263,16 @@ def _in_folder(root: Path) -> Found:
             splits += [""] * len(files)
     if not paths and not unusable:
         raise AttractorError(
-            f"{displayed(root)}: no images in this folder; it should have one sub-folder a class"
+            f"{displayed(root)}: no images in this folder; it must have one sub-folder per class"
         )
-    return Found(root, labels, splits, tuple(paths), tuple(dict.fromkeys(unusable)), tuple(ignored))
+    return Found(
+        root,
+        labels,
+        splits,
+        tuple(paths),
+        unusable=tuple(dict.fromkeys(unusable)),
+        ignored=tuple(ignored),
+    )
 
 
 def _is_split(name: str) -> bool:
@@ -262,7 +287,7 @@ def _place_of_split(name: str) -> tuple[int, str]:
 def _labelled(
     root: str, unusable: list[Broken], ignored: list[Broken]
 ) -> list[tuple[str, list[str]]]:
-    """Return the images of one sub-folder a class, or those of a folder without any."""
+    """Return the images of one sub-folder per class, or those of a folder without any."""
     folders, beside = _listed(root, unusable)
     try:
         here = _identity(root)
@@ -271,7 +296,7 @@ def _labelled(
     found = [(name, _below(folder, unusable, (here,))) for name, folder in folders.items()]
     if not any(files for _, files in found):
         return [("", beside)]
-    ignored += [(displayed(path), "lies beside the folders of the classes") for path in beside]
+    ignored += [(displayed(path), "is not in a folder of a class") for path in beside]
     return found
 
 
@@ -291,7 +316,7 @@ def _below(folder: str, unusable: list[Broken], above: tuple[tuple[int, int], ..
 
 
 def _identity(folder: str) -> tuple[int, int]:
-    """Return what tells a folder from others, whatever it is called."""
+    """Return what identifies a folder under every name."""
     status = Path(folder).stat()
     return status.st_dev, status.st_ino
 

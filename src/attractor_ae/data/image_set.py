@@ -1,4 +1,4 @@
-"""A set of images in memory: the plain value that flows from the data room to every other."""
+"""A set of images in memory, with labels: what the data room gives to every other."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -28,7 +28,9 @@ class ImageSet:
     classes
         Names of the classes; empty for a set without labels.
     left_out
-        Files of the split that cannot be used, each with the reason; none of the images is theirs.
+        Files of the split that cannot be used, each with the reason.
+    paths
+        The file of each image; empty if they are not made of one file each.
 
     Raises
     ------
@@ -42,6 +44,7 @@ class ImageSet:
     labels: NDArray[np.int64]
     classes: tuple[str, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
+    paths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         where = f"image set {self.name!r} ({self.split})"
@@ -63,8 +66,12 @@ class ImageSet:
             self.classes
         ):
             raise AttractorError(
-                f"{where}: labels must lie in -1..{len(self.classes) - 1}, "
+                f"{where}: labels must be in -1..{len(self.classes) - 1}, "
                 f"got {self.labels.min()}..{self.labels.max()}"
+            )
+        if self.paths and len(self.paths) != len(self.images):
+            raise AttractorError(
+                f"{where}: {len(self.paths)} paths for {len(self.images)} images; give one each"
             )
 
     def __len__(self) -> int:
@@ -72,7 +79,7 @@ class ImageSet:
 
     @property
     def digest(self) -> str:
-        """What two sets have in common only if they show the same with the same labels: SHA-256."""
+        """SHA-256 of images, labels and classes."""
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
         digest.update(self.images.data)
         digest.update(np.ascontiguousarray(self.labels).data)
@@ -85,23 +92,21 @@ class ImageSet:
             self,
             images=np.ascontiguousarray(self.images[rows]),
             labels=np.ascontiguousarray(self.labels[rows]),
+            paths=tuple(self.paths[row] for row in rows) if self.paths else (),
         )
 
     def first_per_class(self, n: int) -> "ImageSet":
-        """Return the first ``n`` images of each class in the set's own order.
+        """Return the first ``n`` images of each class (PROTOCOL section 6); all if n < 0.
 
-        PROTOCOL section 6, "n per class". ``n`` below zero keeps everything; a set without labels
-        counts as one class.
+        A set without labels counts as one class.
         """
         return self if n < 0 else self.take(first_rows(self.labels, n))
 
     def random_per_class(self, n: int, seed: int) -> "ImageSet":
-        """Return ``n`` images of each class, drawn at random, in the set's own order.
+        """Return ``n`` images of each class, drawn at random, in the set's own order; all if n < 0.
 
-        ``n`` below zero keeps everything, and a class that has fewer keeps all of its images; a
-        set without labels counts as one class. What is drawn of a class depends on ``seed``, a
-        non-negative number, and on how many images the class has; a smaller ``n`` draws a part of
-        what a larger one does.
+        The choice depends on ``seed``, at least 0, and the size of the class; a smaller ``n`` draws
+        a part of what a larger one does.
         """
         if n < 0:
             return self
@@ -109,36 +114,22 @@ class ImageSet:
             raise AttractorError(f"image set {self.name!r}: seed must be at least 0, got {seed}")
         return self.take(random_rows(self.labels, n, seed))
 
-    def divided(self, share: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
-        """Return the set without ``share`` of each class, and what was left out, drawn at random.
+    def divided(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
+        """Return the set without ``fraction`` of each class, in [0, 1), and the images left out.
 
-        Both are in the set's own order. Of a class with n images, ``round(share * n)`` are left
-        out.
-
-        Parameters
-        ----------
-        share
-            In [0, 1).
-        seed
-            What is drawn is derived from it.
+        Of a class with n images, ``round(fraction * n)`` are drawn from ``seed``; both parts keep
+        the set's own order.
         """
         left_out = _drawn(
             self.labels,
-            lambda count: round(share * count),
+            lambda count: round(fraction * count),
             lambda label: generator(seed, Stream.CALIBRATION, label + 2),
         )
         return self.take(np.setdiff1d(np.arange(len(self)), left_out)), self.take(left_out)
 
 
 def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Return where the first ``n`` images of each class are, in ascending order.
-
-    Parameters
-    ----------
-    labels
-        int64 array of shape (m,).
-    n
-        Number of images of each class; below zero: all.
+    """Return the indices of the first ``n`` images of each class, ascending; all if n < 0.
 
     Examples
     --------
@@ -156,9 +147,7 @@ def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 
 
 def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
-    """Return where ``n`` images of each class are that a seed draws, in ascending order.
-
-    See `ImageSet.random_per_class`.
+    """Return the indices of ``n`` images of each class that a seed draws, ascending.
 
     Examples
     --------
@@ -175,10 +164,7 @@ def _drawn(
     number: Callable[[int], int],
     stream: Callable[[int], np.random.Generator],
 ) -> NDArray[np.int64]:
-    """Return where images are that are drawn of each class, in ascending order.
-
-    ``number`` says how many of a class's images, and ``stream`` from which random numbers.
-    """
+    """Return the indices of a number of images of each class, drawn from its stream, ascending."""
     chosen = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels).tolist():
         rows = stream(label).permutation(np.flatnonzero(labels == label))

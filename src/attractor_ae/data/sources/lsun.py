@@ -14,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.imageset import ImageSet
-from attractor_ae.data.prepare import Encoded, prepare_arrays
-from attractor_ae.data.source import Wanted, is_there
+from attractor_ae.data.cache import Encoded, prepare
+from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.sources import is_there
+from attractor_ae.data.wanted import Wanted
 
 CATEGORIES = (
     "bedroom",
@@ -33,20 +34,9 @@ CATEGORIES = (
 """The ten categories, in torchvision's order: the labels."""
 
 
-_CHUNK = 256  # encoded images that are held at a time
-
-
 @dataclass(frozen=True)
 class LsunFiles:
-    """Source of the ten scene categories, in ``lsun/<category>_<split>_lmdb`` below the root.
-
-    Attributes
-    ----------
-    name
-        Name of the set in the catalogue.
-    folder
-        Folder of the databases, below the data root.
-    """
+    """Source of the ten scene categories, in ``lsun/<category>_<split>_lmdb`` below the root."""
 
     name: str = "lsun"
     folder: str = "lsun"
@@ -70,20 +60,15 @@ class LsunFiles:
             If the package lmdb is missing, or a database or one of its images is damaged.
         """
         databases = self._databases(split, root)
-        return prepare_arrays(
-            self.name,
-            split,
-            _pictures(databases, wanted),
-            lambda: np.repeat(
-                np.arange(len(databases)), [len(rows) for rows in _rows(databases, wanted)]
-            ),
-            CATEGORIES,
-            wanted.form,
-            source_files=[path / "data.mdb" for path in databases],
-            variant=wanted.selection,
-            cache=wanted.cache,
-            max_broken=wanted.max_broken,
-            on_progress=wanted.on_progress,
+
+        def read() -> tuple[Iterator[Encoded], NDArray[np.int64]]:
+            rows = _rows(databases, wanted)
+            labels = np.repeat(np.arange(len(rows)), [len(chosen) for chosen in rows])
+            return _pictures(databases, rows), labels
+
+        files = [path / "data.mdb" for path in databases]
+        return prepare(
+            self.name, split, files, read, CATEGORIES, key=(wanted.selection,), wanted=wanted
         )
 
     def _databases(self, split: str, root: Path) -> list[Path]:
@@ -100,28 +85,21 @@ def _rows(databases: list[Path], wanted: Wanted) -> list[NDArray[np.int64]]:
     return rows
 
 
-def _pictures(databases: list[Path], wanted: Wanted) -> Iterator[list[Encoded]]:
-    """Yield the wanted images of each database, some at a time, encoded as they are."""
-    for path, rows in zip(databases, _rows(databases, wanted), strict=True):
-        last = rows[-1] if len(rows) else -1
-        chosen = set(rows.tolist())
-        chunk: list[Encoded] = []
+def _pictures(databases: list[Path], rows: list[NDArray[np.int64]]) -> Iterator[Encoded]:
+    """Yield the wanted images of each database, still encoded."""
+    for path, wanted in zip(databases, rows, strict=True):
+        chosen, last = set(wanted.tolist()), wanted[-1] if len(wanted) else -1
         with _open(path) as environment, environment.begin(buffers=True) as transaction:
             for place, (key, value) in enumerate(transaction.cursor()):
                 if place > last:
                     break
                 if place in chosen:
                     name = f"{path}: image {bytes(key).decode(errors='replace')!r}"
-                    chunk.append(Encoded(name, bytes(value)))
-                if len(chunk) == _CHUNK:
-                    yield chunk
-                    chunk = []
-        if chunk:
-            yield chunk
+                    yield Encoded(name, bytes(value))
 
 
 def _open(path: Path) -> Any:  # noqa: ANN401
-    """Open a database for reading; nothing is written beside it."""
+    """Open a database for reading; nothing is written."""
     try:
         lmdb = importlib.import_module("lmdb")
     except ImportError:
@@ -132,4 +110,4 @@ def _open(path: Path) -> Any:  # noqa: ANN401
     try:
         return lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
-        raise AttractorError(f"{path}: is no LMDB database ({error}); get it again") from None
+        raise AttractorError(f"{path}: is not an LMDB database ({error}); get it again") from None

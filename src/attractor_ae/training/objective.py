@@ -1,7 +1,6 @@
-"""What a training step minimises, and what a reconstruction should look like."""
+"""Network, loss and targets of a training (PROTOCOL section 3)."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,27 +17,17 @@ from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.losses.metric import metric_loss
 from attractor_ae.losses.reconstruction import reconstruction_loss
 
-
-class Losses(NamedTuple):
-    """What one batch gives: scalars, of which ``total`` is minimised, and the network's output.
-
-    ``parts`` are what else is told of a training: the losses that ``total`` is the sum of, and the
-    accuracy of a classifier.
-    """
-
-    total: Tensor
-    parts: dict[str, Tensor]
-    output: Tensor
-
+Losses = dict[str, Tensor]
+"""Scalars: "loss", which is minimised, its parts, and the accuracy of a classifier."""
 
 Objective = Callable[[Tensor, Tensor, Tensor, DropoutMasks | None], Losses]
 """(augmented images, target images, labels, masks) -> losses"""
 
 
 def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvClassifier:
-    """Return the untrained network that a config describes, its weights drawn from the seed."""
-    model, size, channels = config.model, config.dataset.image_size, config.dataset.channels
-    shared = (model.dropout, model.activation, size, channels)
+    """Return the untrained network of a config, its weights drawn from the seed."""
+    model, dataset = config.model, config.dataset
+    shared = (model.dropout, model.activation, dataset.image_size, dataset.channels)
     generator = torch.Generator().manual_seed(config.training.seed)
     if model.type == "conv":
         return ConvClassifier(classes, *shared, generator=generator)
@@ -46,18 +35,18 @@ def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvC
 
 
 def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
-    """Return the objective of PROTOCOL section 3 for a network.
+    """Return the objective of a network.
 
-    An autoencoder has its reconstruction loss and, if the config names one, a metric loss on the
-    latent codes with weight 1; a classifier has the cross entropy.
+    For an autoencoder, the reconstruction loss plus a metric loss on the latent codes, if the
+    config names one; for a classifier, the cross entropy.
     """
     if isinstance(network, ConvClassifier):
 
         def classification(x: Tensor, _: Tensor, y: Tensor, masks: DropoutMasks | None) -> Losses:
-            output = network(x, masks)
-            loss = F.cross_entropy(output.float(), y)
-            accuracy = (output.detach().argmax(-1) == y).float().mean()
-            return Losses(loss, {"cross_entropy": loss, "accuracy": accuracy}, output)
+            logits = network(x, masks)
+            loss = F.cross_entropy(logits.float(), y)
+            accuracy = (logits.detach().argmax(-1) == y).float().mean()
+            return {"loss": loss, "cross_entropy": loss, "accuracy": accuracy}
 
         return classification
 
@@ -66,30 +55,29 @@ def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
 
     def reconstruction(x: Tensor, target: Tensor, y: Tensor, masks: DropoutMasks | None) -> Losses:
         output, latent = network(x, masks)
-        loss = reconstruct(output.float(), target)
-        parts = {"reconstruction": loss}
+        parts = {"reconstruction": reconstruct(output.float(), target)}
         if metric is not None:
             parts["metric"] = metric(latent.float(), y)
-        return Losses(sum(parts.values(), start=loss.new_zeros(())), parts, output)
+        return {"loss": sum(parts.values(), start=output.new_zeros((), dtype=torch.float)), **parts}
 
     return reconstruction
 
 
 class Targets:
-    """Draws the image that each input should be reconstructed as.
+    """Draws the image that each input is reconstructed as.
 
     Parameters
     ----------
     images
-        What is trained on.
+        The training images.
     instance
-        Whether the target is a random other image of the same class ("instance", partially
-        impossible reconstruction), instead of the image itself.
+        Whether the target is a random other image of the same class (partially impossible
+        reconstruction), instead of the image itself.
 
     Raises
     ------
     AttractorError
-        If ``instance`` is wanted and a class has a single image.
+        If ``instance`` is set and a class has a single image.
     """
 
     def __init__(self, images: ImageSet, instance: bool) -> None:

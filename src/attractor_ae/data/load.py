@@ -1,0 +1,331 @@
+"""From the name of a data set to its images."""
+
+import os
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from platformdirs import user_data_path
+
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.data import cache as prepared
+from attractor_ae.data.decode import ImageFormat, displayed
+from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.info import DatasetInfo
+from attractor_ae.data.registry import CATALOGUE
+from attractor_ae.data.sources import Downloadable, is_there
+from attractor_ae.data.sources.own import SUFFIXES, own_info
+from attractor_ae.data.wanted import Wanted
+
+ROOT_VARIABLE = "ATTRACTOR_AE_DATA"
+"""Environment variable that names the data root."""
+
+_LEFT_OUT_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class DatasetStatus:
+    """Whether a data set can be loaded, known without reading its images.
+
+    Attributes
+    ----------
+    info
+        The set's description.
+    expected
+        Where its images are expected: packages or files, of all splits.
+    missing
+        What is not there, by split; empty for a split that can be loaded.
+    place
+        The package or folder of all of it.
+    """
+
+    info: DatasetInfo
+    expected: tuple[str, ...]
+    missing: Mapping[str, tuple[str, ...]]
+    place: str
+
+    @property
+    def present(self) -> bool:
+        """Whether every split can be loaded."""
+        return not any(self.missing.values())
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set and the folder of its files.
+
+    Attributes
+    ----------
+    info
+        The set's description.
+    root
+        The data root.
+    """
+
+    info: DatasetInfo
+    root: Path
+
+    def check_present(self, split: str, factor: str = "") -> None:
+        """Raise an AttractorError if files of a split are missing, or the factor is unknown."""
+        self._check_factor(factor)
+        if missing := self.info.source.missing(split, self.root, factor):
+            raise AttractorError(
+                f"data set {self.info.name!r} needs {_listed(missing)}; {self.info.obtain}"
+            )
+
+    def load(
+        self,
+        split: str,
+        *,
+        per_class: int = -1,
+        subset_seed: int | None = None,
+        factor: str = "",
+        image_format: ImageFormat | None = None,
+        max_broken: float = 0.01,
+        cache: Path | str | None = None,
+        reporter: Reporter = SILENT,
+    ) -> ImageSet:
+        """Load the images of a split; arguments and errors are those of :func:`load`."""
+        name = self.info.name
+        if per_class < 1 and per_class != -1:
+            raise AttractorError(
+                f"data set {name!r}: {per_class} images per class; give 1 or more, or -1 for all"
+            )
+        if subset_seed is not None and subset_seed < 0:
+            raise AttractorError(
+                f"data set {name!r}: subset_seed must be at least 0, got {subset_seed}"
+            )
+        if split not in self.info.splits:
+            raise AttractorError(
+                f"data set {name!r} has no split {split!r}; available: "
+                f"{', '.join(self.info.splits)}"
+            )
+        self.check_present(split, factor)
+        store = None if cache is None else Path(cache)
+        form = image_format or ImageFormat()
+        wanted = Wanted(per_class, subset_seed, factor, form, store, max_broken, reporter)
+        images = self.info.source.load(split, self.root, wanted)
+        for path, reason in images.left_out[:_LEFT_OUT_SHOWN]:
+            reporter.note(f"left out: {path}: {reason}")
+        if len(images.left_out) > _LEFT_OUT_SHOWN:
+            reporter.note(f"left out: {len(images.left_out) - _LEFT_OUT_SHOWN} more")
+        return images
+
+    def status(self, factor: str = "") -> DatasetStatus:
+        """Return whether the set can be loaded, without reading its images."""
+        self._check_factor(factor)
+        info, root = self.info, self.root
+        expected = [
+            place for split in info.splits for place in info.source.expected(split, root, factor)
+        ]
+        missing = {split: info.source.missing(split, root, factor) for split in info.splits}
+        below = [place for place in expected if Path(place).is_relative_to(root)]
+        place = os.path.commonpath(below) if len(below) > 1 else expected[0]
+        if info.kind == "files" and not any(missing.values()) and not is_there(Path(place)):
+            # The package of a distribution keeps them elsewhere.
+            folders = (Path(place).parent for place in expected)
+            place = next((str(path) for path in folders if is_there(path)), place)
+        return DatasetStatus(info, tuple(dict.fromkeys(expected)), missing, place)
+
+    def _check_factor(self, factor: str) -> None:
+        if not factor or factor in self.info.factors:
+            return
+        if self.info.factors:
+            raise unknown_name(f"factor of data set {self.info.name!r}:", factor, self.info.factors)
+        raise AttractorError(
+            f"data set {self.info.name!r} has no variations, got the factor {factor!r}; "
+            'leave dataset.factor empty ("")'
+        )
+
+
+def data_root(root: Path | str | None = None) -> Path:
+    """Return the folder of the data sets' files; it need not exist.
+
+    It is ``root`` if given, else ``$ATTRACTOR_AE_DATA``, else the user's data directory.
+    """
+    if root is None:
+        root = os.environ.get(ROOT_VARIABLE) or user_data_path("attractor-ae", appauthor=False)
+    return Path(root).expanduser()
+
+
+def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0) -> Dataset:
+    """Find a data set by its name, or own images by their path; arguments as of :func:`load`.
+
+    Raises
+    ------
+    AttractorError
+        If the name is unknown, or there are no images at the path.
+    """
+    folder = data_root(root)
+    if name in CATALOGUE:
+        return Dataset(CATALOGUE[name], folder)
+    # A name without a path is first looked for in the data root, as in a listing.
+    bare = Path(name).name == name
+    places = [folder / name, Path(name).expanduser()]
+    for path in places if bare else reversed(places):
+        if name and is_there(path):
+            return Dataset(own_info(name, path, seed=split_seed), folder)
+    if not bare or Path(name).suffix.lower() in SUFFIXES:
+        raise AttractorError(
+            f"{displayed(name)}: no such file or folder; give a path of own images, or the name of "
+            "a data set (attractor-ae data list)"
+        )
+    raise unknown_name("data set", name, CATALOGUE)
+
+
+def load(
+    name: str,
+    split: str = "train",
+    *,
+    per_class: int = -1,
+    subset_seed: int | None = None,
+    root: Path | str | None = None,
+    factor: str = "",
+    split_seed: int = 0,
+    image_format: ImageFormat | None = None,
+    max_broken: float = 0.01,
+    cache: Path | str | None = None,
+    reporter: Reporter = SILENT,
+) -> ImageSet:
+    """Load a data set by its name, or own images by their path.
+
+    Images that have to be decoded are prepared once, in a cache that the next load opens.
+
+    Parameters
+    ----------
+    name
+        A name of :data:`CATALOGUE`; else a path of own images, as it stands or below the data
+        root: a folder, a table of paths, or an array (`attractor_ae.data.sources.own`).
+    split
+        One of the set's splits.
+    per_class
+        Number of images per class (PROTOCOL section 6); -1: all.
+    subset_seed
+        None: the first of each class in the set's own order; else the seed that draws them.
+    root
+        Folder of the data sets' files; see :func:`data_root`.
+    factor
+        One of the set's variations, e.g. SVIRO's cars; empty: the first.
+    split_seed
+        Divides own images into ``"train"`` and ``"test"`` where no folder or column does.
+    image_format
+        Size and channels of the images; by default 64 x 64 and grey.
+    max_broken
+        Fraction of image files, in [0, 1], that may be broken; these are left out.
+    cache
+        Folder of prepared images; by default the user's cache directory.
+    reporter
+        Receives progress, and the files that are left out.
+
+    Returns
+    -------
+    ImageSet
+        uint8 images of shape (n, channels, size, size), with labels.
+
+    Raises
+    ------
+    AttractorError
+        If the name, the split or the factor is unknown, a number is out of range, files or a
+        package are missing, or a file is damaged.
+
+    Examples
+    --------
+    >>> load("digits8", "test", per_class=3).images.shape
+    (30, 1, 64, 64)
+    """
+    return find_dataset(name, root, split_seed).load(
+        split,
+        per_class=per_class,
+        subset_seed=subset_seed,
+        factor=factor,
+        image_format=image_format,
+        max_broken=max_broken,
+        cache=cache,
+        reporter=reporter,
+    )
+
+
+def own_names(root: Path | str | None = None) -> tuple[str, ...]:
+    """Return the names of own images in the data root, next to the published sets."""
+    folder = data_root(root)
+    published = {
+        Path(place).relative_to(folder).parts[0]
+        for info in CATALOGUE.values()
+        for split in info.splits
+        for place in info.source.expected(split, folder)
+        if Path(place).is_relative_to(folder)
+    }
+    try:
+        found = sorted(path.name for path in folder.iterdir())
+    except OSError:
+        return ()
+    names = []
+    for name in found:
+        path = folder / name
+        if name.startswith(".") or name in published or name in CATALOGUE:
+            continue
+        if path.is_dir() or path.suffix.lower() in SUFFIXES:
+            with suppress(AttractorError):  # a folder of something else
+                find_dataset(name, folder)
+                names.append(name)
+    return tuple(names)
+
+
+def download(name: str, root: Path | str | None = None) -> None:
+    """Fetch the official files of a set of :data:`CATALOGUE` and check their sums.
+
+    Raises
+    ------
+    AttractorError
+        If the name is unknown, the set cannot be downloaded, there is no network, or a sum is
+        wrong; with what to place where.
+    """
+    if name not in CATALOGUE:
+        raise unknown_name("data set", name, CATALOGUE)
+    dataset = find_dataset(name, root)
+    info = dataset.info
+    if not isinstance(info.source, Downloadable):
+        raise AttractorError(f"data set {name!r} cannot be downloaded; {info.obtain}")
+    try:
+        info.source.download(dataset.root)
+    except (OSError, RuntimeError, EOFError) as error:
+        reason = " ".join(str(error).split())[:200]
+        state = dataset.status()
+        lacking = tuple(dict.fromkeys(m for ms in state.missing.values() for m in ms))
+        # How to get it without the command that has just failed.
+        by_hand = info.obtain.removeprefix(f"attractor-ae data download {name}; ")
+        raise AttractorError(
+            f"data set {name!r} could not be downloaded ({reason}); place by hand "
+            f"{_listed(lacking or state.expected)}: {by_hand.removeprefix('or ')}"
+        ) from None
+
+
+def clear(
+    name: str | None = None, cache: Path | str | None = None, root: Path | str | None = None
+) -> int:
+    """Remove the prepared images of a set, or of all, and return the number of freed bytes.
+
+    Raises
+    ------
+    AttractorError
+        If the name is unknown, or a file cannot be removed.
+    """
+    store = None if cache is None else Path(cache)
+    if name is None or name in CATALOGUE:
+        return prepared.clear(name, store)
+    # By the name alone: own images may be gone, but what was prepared of them is still here.
+    path = Path(os.path.realpath(Path(name).expanduser()))
+    stored = path.stem if path.suffix.lower() in SUFFIXES else path.name
+    freed = prepared.clear(stored, store) if name and stored else 0
+    if not freed:
+        find_dataset(name, root)  # raises for a misspelled name
+    return freed
+
+
+def _listed(places: tuple[str, ...]) -> str:
+    """Return places for one line: of many, the first and their number."""
+    if len(places) <= 3:
+        return " and ".join(places)
+    return f"{places[0]} and {len(places) - 1} more like it"

@@ -1,0 +1,278 @@
+"""Own images listed in a table, or stored in an array.
+
+A table is a ``.csv``, ``.tsv`` or ``.parquet`` file with the columns ``path``, ``label`` and
+``split``, of which the last two are optional. Paths start from the folder of the table. An array is
+a ``.npz`` file with ``images`` and optionally ``labels``, ``classes`` (names that the labels are
+indices into) and ``split``, or a ``.npy`` file of images. Python objects are not read.
+"""
+
+import csv
+import importlib
+import io
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor_ae._errors import AttractorError
+from attractor_ae.data.cache import Broken
+from attractor_ae.data.decode import displayed
+
+TABLES = (".csv", ".tsv", ".parquet")
+ARRAYS = (".npz", ".npy")
+
+_DELIMITERS = ",;\t|"
+
+
+@dataclass(frozen=True, eq=False)
+class Found:
+    """Images of a folder, a table or an array, in their order.
+
+    Attributes
+    ----------
+    path
+        The folder or file.
+    labels, splits
+        Class and split of each image by name; "" for none.
+    paths
+        The files of the images, as text, as there may be very many; empty for an array.
+    images
+        The images of an array.
+    unusable, ignored
+        Files that cannot be used, and images where none belong, each with the reason.
+    classes
+        Names of the classes, if they are given.
+    """
+
+    path: Path
+    labels: Sequence[str]
+    splits: Sequence[str]
+    paths: tuple[str, ...] = ()
+    images: NDArray[Any] | None = None
+    unusable: tuple[Broken, ...] = ()
+    ignored: tuple[Broken, ...] = ()
+    classes: tuple[str, ...] | None = None
+
+
+Row = tuple[str, str, str]
+"""Path, label and split; "" for none."""
+
+
+def in_table(table: Path) -> Found:
+    """Return the images of a table.
+
+    Raises
+    ------
+    AttractorError
+        If it cannot be read, has no column ``path``, no rows, or a row is damaged; for Parquet,
+        if pyarrow is missing.
+    """
+    folder = os.fspath(table.parent)
+    read = _parquet_rows if table.suffix.lower() == ".parquet" else _csv_rows
+    paths, labels, splits = [], [], []
+    for place, (path, label, split) in read(table):
+        if not path:
+            raise AttractorError(f"{displayed(table)}, {place}: the path is empty; give one")
+        paths.append(os.path.join(folder, path))  # noqa: PTH118  text, as there may be many
+        labels.append(label)
+        splits.append(split.lower() if split.lower() in {"train", "test"} else split)
+    if not paths:
+        raise AttractorError(f"{displayed(table)}: has no rows; give one per image")
+    return Found(table, labels, splits, tuple(paths))
+
+
+def _csv_rows(table: Path) -> Iterator[tuple[str, Row]]:
+    """Yield the place of each row, and the row."""
+    try:
+        # Names of files need not be UTF-8: they come through as the system's own do.
+        text = table.read_bytes().decode("utf-8-sig", "surrogateescape")
+    except OSError as error:
+        raise AttractorError(f"{displayed(table)}: cannot be read ({error.strerror})") from None
+    header = text.splitlines()[0] if text.strip() else ""
+    try:
+        for delimiter in _DELIMITERS:
+            (fields,) = csv.reader([header], delimiter=delimiter)
+            names = [name.strip().lower() for name in fields]
+            if "path" in names:
+                break
+        else:
+            delimiter, names = ",", []
+        wanted = _columns(table, names)
+        rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+        next(rows)
+        for row in rows:
+            if not row:
+                continue
+            if len(row) != len(names):
+                raise AttractorError(
+                    f"{displayed(table)}, line {rows.line_num}: {len(row)} fields, "
+                    f"expected {len(names)}; repair the line"
+                )
+            path, label, split = ("" if i is None else row[i].strip() for i in wanted)
+            yield f"line {rows.line_num}", (path, label, split)
+    except csv.Error as error:
+        raise AttractorError(f"{displayed(table)}: is not a table ({error}); repair it") from None
+
+
+def _parquet_rows(table: Path) -> Iterator[tuple[str, Row]]:
+    try:
+        arrow = importlib.import_module("pyarrow")
+        parquet = importlib.import_module("pyarrow.parquet")
+    except ImportError:
+        raise AttractorError(
+            f"{displayed(table)}: to read Parquet, install: pip install pyarrow"
+        ) from None
+    try:
+        read = parquet.read_table(table, partitioning=None)
+        wanted = _columns(table, [name.strip().lower() for name in read.column_names])
+        columns = [None if i is None else read.column(i).to_pylist() for i in wanted]
+    except (OSError, arrow.ArrowException, ValueError) as error:
+        reason = displayed(" ".join(str(error).split()))[:200]
+        raise AttractorError(f"{displayed(table)}: is not a Parquet table ({reason})") from None
+    for row in range(read.num_rows):
+        path, label, split = ("" if c is None else _as_text(c[row]) for c in columns)
+        yield f"row {row}", (path, label, split)
+
+
+def _as_text(value: object) -> str:
+    """Return a cell as text: "" for none, and 3 for the 3.0 that a gap makes of integers."""
+    if value is None or value != value:  # NaN
+        return ""
+    if isinstance(value, bytes):
+        return os.fsdecode(value)
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value).strip()
+
+
+def _columns(table: Path, names: list[str]) -> tuple[int | None, ...]:
+    if "path" not in names:
+        raise AttractorError(
+            f"{displayed(table)}: has no column 'path'; its first line must name the columns "
+            "path,label or path,label,split"
+        )
+    return tuple(
+        names.index(name) if name in names else None for name in ("path", "label", "split")
+    )
+
+
+def in_array(file: Path) -> Found:
+    """Return the images of an array with their labels, classes and splits.
+
+    Raises
+    ------
+    AttractorError
+        If it cannot be read, contains Python objects, or something has another shape or dtype.
+    """
+    where = displayed(file)
+    arrays: dict[str, NDArray[Any]] = {}
+    try:
+        loaded = np.load(file, mmap_mode="r", allow_pickle=False)
+        if isinstance(loaded, np.ndarray):
+            arrays["images"] = loaded
+        else:
+            with loaded:
+                names = ("images", "labels", "classes", "split")
+                arrays = {name: loaded[name] for name in names if name in loaded.files}
+    # A damaged file makes NumPy and zipfile fail in many ways.
+    except Exception as error:
+        reason = displayed(" ".join(str(error).split()))[:200]
+        if "allow_pickle" in reason:
+            reason = "it contains Python objects, which can run code and are not read"
+        raise AttractorError(f"{where}: cannot be read ({reason}); save it again") from None
+    if "images" not in arrays:
+        raise AttractorError(
+            f"{where}: has no array 'images'; save it with numpy.savez(file, images=..., "
+            "labels=...)"
+        )
+    images = arrays["images"]
+    if _channel_axis(images.shape) is None or 0 in images.shape:
+        raise AttractorError(
+            f"{where}: images must have the shape (n, height, width), (n, height, width, c) or "
+            f"(n, c, height, width) with c 1 or 3, got {images.shape}"
+        )
+    if images.dtype.kind != "f" and images.dtype not in (np.uint8, np.uint16):
+        raise AttractorError(
+            f"{where}: images must be uint8, uint16, or floating point in [0, 1], "
+            f"got {images.dtype}"
+        )
+    count = len(images)
+    for name in ("labels", "split"):
+        if name in arrays and arrays[name].shape != (count,):
+            raise AttractorError(
+                f"{where}: {name} must have shape ({count},), got {arrays[name].shape}"
+            )
+    splits = [""] * count
+    if "split" in arrays:
+        values = arrays["split"].tolist()
+        splits = [
+            v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v) for v in values
+        ]
+    labels, classes = _labels_of(where, arrays.get("labels"), arrays.get("classes"), count)
+    return Found(file, labels, splits, images=images, classes=classes)
+
+
+def _labels_of(
+    where: str, labels: NDArray[Any] | None, classes: NDArray[Any] | None, count: int
+) -> tuple[list[str], tuple[str, ...] | None]:
+    """Return the class of each image by name, and the names if they are given."""
+    if labels is None:
+        return [""] * count, None
+    if labels.dtype.kind == "U":
+        return labels.tolist(), None
+    if labels.dtype.kind not in "iu":
+        raise AttractorError(f"{where}: labels must be integers or text, got {labels.dtype}")
+    if classes is None:
+        return ["" if label == -1 else str(label) for label in labels.tolist()], None
+    names = tuple(str(name) for name in classes.ravel().tolist())
+    if len(set(names)) != len(names) or "" in names:
+        raise AttractorError(f"{where}: classes must be distinct names")
+    if not -1 <= labels.min() <= labels.max() < len(names):
+        raise AttractorError(
+            f"{where}: labels must be in -1..{len(names) - 1}, got {labels.min()}..{labels.max()}"
+        )
+    return ["" if label == -1 else names[label] for label in labels.tolist()], names
+
+
+def array_images(found: Found, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
+    """Yield the images of an array at some rows, uint8, (height, width) or (height, width, 3).
+
+    Raises
+    ------
+    AttractorError
+        If floating point is outside [0, 1].
+    """
+    assert found.images is not None
+    axis = _channel_axis(found.images.shape)
+    for row in rows:
+        values = np.asarray(found.images[row])
+        if values.dtype.kind == "f":
+            if not ((values >= 0) & (values <= 1)).all():  # NaN is not within either
+                raise AttractorError(
+                    f"{displayed(found.path)}: image {row} has values {values.min():g}.."
+                    f"{values.max():g}, floating point must be in [0, 1]; divide it, or save uint8"
+                )
+            values = np.round(values * np.asarray(255, dtype=values.dtype))
+        elif values.dtype.itemsize == 2:
+            values = (values.astype(np.uint32) + 128) // 257
+        if axis == 1:
+            values = np.moveaxis(values, 0, 2)
+        if axis and values.shape[2] == 1:
+            values = values[..., 0]
+        yield np.ascontiguousarray(values.astype(np.uint8))
+
+
+def _channel_axis(shape: tuple[int, ...]) -> int | None:
+    """Return the axis of channels, 0 for images without one, None if it is not images.
+
+    Where both ends could be channels, e.g. (n, 3, 64, 3), it is the last one.
+    """
+    if len(shape) == 3:
+        return 0
+    if len(shape) == 4:
+        return next((axis for axis in (3, 1) if shape[axis] in (1, 3)), None)
+    return None

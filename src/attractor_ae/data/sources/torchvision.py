@@ -1,0 +1,304 @@
+"""Sets that torchvision fetches, checks and reads, from their official files in its layout.
+
+torchvision takes seconds to import, so it is imported when a split is read. CIFAR-10's batches are
+pickled; torchvision reads them after comparing each file with its published checksum.
+"""
+
+import gzip
+import importlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor_ae._errors import AttractorError
+from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.sources import is_there, load_arrays, load_files
+from attractor_ae.data.wanted import Wanted
+
+Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
+"""Images (n, height, width) or (n, height, width, 3), and labels (n,)."""
+
+Files = tuple[list[Path], NDArray[np.int64], tuple[str, ...]]
+"""Paths of n image files, labels of shape (n,), and the names of the classes."""
+
+_KEPT_SIGNS = range(10, 20)  # PROTOCOL section 6
+_SIGNS = 43
+
+
+@dataclass(frozen=True)
+class TorchvisionSet:
+    """Source of a set that torchvision reads or lists.
+
+    Attributes
+    ----------
+    name
+        Name of the set in the registry.
+    folder
+        torchvision's root of the set, below the data root.
+    parts
+        Files and folders of each split, below ``folder``.
+    fetch
+        Constructions of torchvision's class that fetch every split, as ``(class, arguments)``.
+    read
+        Function of folder and split that returns images and labels, or paths, labels and classes.
+    classes
+        Names of the classes, where ``read`` does not return them.
+    """
+
+    name: str
+    folder: str
+    parts: Mapping[str, tuple[str, ...]]
+    fetch: tuple[tuple[str, Mapping[str, Any]], ...]
+    read: Callable[[Path, str], Arrays | Files]
+    classes: tuple[str, ...] = ()
+
+    def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
+        """Return the files and folders of a split."""
+        return tuple(str(root / self.folder / part) for part in self.parts[split])
+
+    def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
+        """Return the files and folders of a split that are not there."""
+        return tuple(place for place in self.expected(split, root) if not is_there(Path(place)))
+
+    def download(self, root: Path) -> None:
+        """Fetch the files of every split below the data root, and check their sums."""
+        fetch(self.fetch, root / self.folder)
+
+    def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
+        """Return the wanted images of a split.
+
+        Raises
+        ------
+        AttractorError
+            If a file is not the official one.
+        """
+
+        def read() -> Any:  # noqa: ANN401
+            with _checked(self.name, self.expected(split, root)):
+                return self.read(root / self.folder, split)
+
+        if self.classes:
+            files = [Path(place) for place in self.expected(split, root)]
+            return load_arrays(self.name, split, read, self.classes, wanted, files)
+        paths, labels, classes = read()
+        return load_files(self.name, split, paths, labels, classes, wanted)
+
+
+@dataclass(frozen=True)
+class IdxFiles:
+    """Source of a set in MNIST's four IDX files, each plain or gzipped.
+
+    Attributes
+    ----------
+    name
+        Name of the set in the registry.
+    folder
+        torchvision's folder of the files, below the data root, e.g. ``"MNIST/raw"``.
+    classes
+        Names of the classes.
+    elsewhere
+        Further folders that may have the files, e.g. of a distribution's package.
+    fetched_by
+        Class of ``torchvision.datasets`` that fetches the files.
+    """
+
+    name: str
+    folder: str
+    classes: tuple[str, ...]
+    elsewhere: tuple[Path, ...] = ()
+    fetched_by: str = "MNIST"
+
+    def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
+        """Return where the files of a split are expected, the data root first."""
+        folders = (root / self.folder, *self.elsewhere)
+        return tuple(f"{folder / file}[.gz]" for folder in folders for file in _idx_files(split))
+
+    def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
+        """Return the files that the data root lacks, or nothing if a folder has them all."""
+        if self._find(split, root):
+            return ()
+        folder = root / self.folder
+        return tuple(f"{folder / f}[.gz]" for f in _idx_files(split) if not _either(folder, f))
+
+    def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
+        """Return the wanted images of a split.
+
+        Raises
+        ------
+        AttractorError
+            If files are missing or damaged, or are not grey images and their labels.
+        """
+        found = self._find(split, root)
+        if not found:
+            lacking = " and ".join(self.missing(split, root))
+            raise AttractorError(f"data set {self.name!r} needs {lacking}")
+        return load_arrays(
+            self.name, split, lambda: self._read(*found), self.classes, wanted, found
+        )
+
+    def _read(self, images_file: Path, labels_file: Path) -> Arrays:
+        images, labels = read_idx(images_file), read_idx(labels_file)
+        if images.dtype != np.uint8 or images.ndim != 3 or 0 in images.shape:
+            raise AttractorError(
+                f"{images_file}: must contain uint8 images of shape (n, height, width), "
+                f"got {images.dtype} {images.shape}"
+            )
+        if labels.dtype != np.uint8 or labels.shape != (len(images),):
+            raise AttractorError(
+                f"{labels_file}: must contain {len(images)} uint8 labels, one per image of "
+                f"{images_file.name}, got {labels.dtype} {labels.shape}"
+            )
+        if labels.max() >= len(self.classes):
+            raise AttractorError(
+                f"{labels_file}: label {labels.max()} at index {labels.argmax()}, "
+                f"expected 0..{len(self.classes) - 1}"
+            )
+        return images, labels.astype(np.int64)
+
+    def download(self, root: Path) -> None:
+        """Fetch the four files below the data root with torchvision, and check their sums."""
+        fetch(((self.fetched_by, {}),), root)
+
+    def _find(self, split: str, root: Path) -> tuple[Path, Path] | None:
+        """Return the images' and the labels' file from the first folder that has both."""
+        for folder in (root / self.folder, *self.elsewhere):
+            images, labels = (_either(folder, file) for file in _idx_files(split))
+            if images and labels:
+                return images, labels
+        return None
+
+
+def _idx_files(split: str) -> tuple[str, str]:
+    prefix = {"train": "train", "test": "t10k"}[split]
+    return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
+
+
+def _either(folder: Path, file: str) -> Path | None:
+    """Return the plain or the gzipped file, whichever is there and can be reached."""
+    for path in (folder / file, folder / f"{file}.gz"):
+        if is_there(path):
+            return path
+    return None
+
+
+def read_idx(path: Path) -> NDArray[Any]:
+    """Read an IDX file, plain or gzipped, with torchvision's reader.
+
+    Raises
+    ------
+    AttractorError
+        If the file cannot be read, is not an IDX file, or has fewer or more bytes than its header
+        says.
+    """
+    mnist = importlib.import_module("torchvision.datasets.mnist")
+    try:
+        with path.open("rb") as file:
+            zipped = file.read(2) == b"\x1f\x8b"
+        if not zipped:
+            return mnist.read_sn3_pascalvincent_tensor(str(path)).numpy()
+        with tempfile.TemporaryDirectory() as folder, gzip.open(path) as file:
+            plain = Path(folder) / "idx"
+            with plain.open("wb") as target:
+                shutil.copyfileobj(file, target)
+            return mnist.read_sn3_pascalvincent_tensor(str(plain)).numpy()
+    # torchvision asserts what it expects, and fails on short files in many ways.
+    except Exception as error:
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise AttractorError(
+            f"{path}: is truncated, damaged or not an IDX file ({reason}); get it again"
+        ) from None
+
+
+def fetch(constructions: tuple[tuple[str, Mapping[str, Any]], ...], folder: Path) -> None:
+    """Let torchvision fetch sets into its root folder, and check their sums.
+
+    Raises
+    ------
+    OSError, RuntimeError
+        If there is no network, the folder cannot be written to, or a sum is wrong.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, arguments in constructions:
+        _construct(name, folder, **arguments, download=True)
+
+
+def read_svhn(folder: Path, split: str) -> Arrays:
+    """Read SVHN's .mat file of a split; its label 10, the digit 0, becomes 0."""
+    found = _construct("SVHN", folder, split=split)
+    return found.data.transpose(0, 2, 3, 1), found.labels.astype(np.int64)  # (n, 32, 32, 3)
+
+
+def read_cifar10(folder: Path, split: str) -> Arrays:
+    """Read CIFAR-10's pickled batches, once torchvision has checked their sums."""
+    found = _construct("CIFAR10", folder, train=split == "train")
+    return found.data, np.asarray(found.targets, dtype=np.int64)
+
+
+def list_gtsrb(folder: Path, split: str) -> Files:
+    """List traffic signs: the classes 10..19, relabelled 0..9, or, as ``"ood"``, the others.
+
+    ``"train"`` and ``"test"`` are the official ones. ``"ood"`` is what the official test images
+    show beside the ten classes: the other 33, in their order, relabelled 0..32.
+    """
+    training = split == "train"
+    found = _construct("GTSRB", folder, split="train" if training else "test")
+    kept = [sign for sign in range(_SIGNS) if (sign in _KEPT_SIGNS) == (split != "ood")]
+    new = {sign: label for label, sign in enumerate(kept)}
+    paths, labels = [], []
+    for place, sign in found._samples:
+        path = Path(place)
+        # torchvision counts the folders of the training images; their names are the classes.
+        label = new.get(int(path.parent.name) if training else sign)
+        if label is not None:
+            paths.append(path)
+            labels.append(label)
+    return paths, np.array(labels, dtype=np.int64), tuple(f"sign {sign}" for sign in kept)
+
+
+def list_omniglot(folder: Path, split: str) -> Files:
+    """List characters: the background alphabets as ``"train"``, the evaluation ones as ``"test"``.
+
+    A class is a character of an alphabet. torchvision lists folders in the order of the disk;
+    here they are sorted, so that the first n of a class are the same ones everywhere.
+    """
+    # A "loader" that returns the path that it is given: torchvision's list without its pictures.
+    found = _construct("Omniglot", folder, background=split == "train", loader=Path)
+    paths = sorted(found[i][0] for i in range(len(found)))
+    names = [f"{path.parent.parent.name}/{path.parent.name}" for path in paths]
+    classes, labels = np.unique(names, return_inverse=True)
+    return paths, labels.astype(np.int64), tuple(str(name) for name in classes)
+
+
+def list_places365(folder: Path, split: str) -> Files:
+    """List the validation images of 256 x 256 pixels, which are the set's ``"test"``."""
+    found = _construct("Places365", folder, split="val", small=True)
+    paths = [Path(path) for path, _ in found.imgs]
+    by_label = sorted(found.class_to_idx, key=found.class_to_idx.__getitem__)
+    # "/a/airfield" and "/a/apartment_building/outdoor" -> "airfield", "apartment_building/outdoor"
+    classes = tuple(name.split("/", 2)[-1] for name in by_label)
+    return paths, np.asarray(found.targets, dtype=np.int64), classes
+
+
+def _construct(name: str, folder: Path, **arguments: Any) -> Any:  # noqa: ANN401
+    return getattr(importlib.import_module("torchvision.datasets"), name)(folder, **arguments)
+
+
+@contextmanager
+def _checked(name: str, places: tuple[str, ...]) -> Iterator[None]:
+    """Turn an error of torchvision into one line."""
+    try:
+        yield
+    except (RuntimeError, OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise AttractorError(
+            f"data set {name!r}: incomplete or not the official files ({reason}); remove "
+            f"{' and '.join(places[:3])}{' and the others' if places[3:] else ''}, "
+            f"then: attractor-ae data download {name}"
+        ) from error

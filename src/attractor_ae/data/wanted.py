@@ -1,0 +1,53 @@
+"""A request for images of a split."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.data.decode import ImageFormat
+from attractor_ae.data.image_set import first_rows, random_rows
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The images of a split that are wanted.
+
+    Attributes
+    ----------
+    per_class
+        Number of images per class; -1: all.
+    subset_seed
+        None: the first of each class in the set's own order; else the seed that draws them.
+    factor
+        Variation of a set that has several, e.g. a car; empty: the set's default.
+    image_format
+        Size and channels of the images.
+    cache
+        Folder of prepared images; None: the user's.
+    max_broken
+        Fraction of broken files, in [0, 1], up to which they are left out.
+    reporter
+        Receives the progress.
+    """
+
+    per_class: int = -1
+    subset_seed: int | None = None
+    factor: str = ""
+    image_format: ImageFormat = field(default_factory=ImageFormat)
+    cache: Path | None = None
+    max_broken: float = 0.01
+    reporter: Reporter = SILENT
+
+    def rows(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the indices of the wanted images among those with these labels, ascending."""
+        if self.subset_seed is None:
+            return first_rows(labels, self.per_class)
+        return random_rows(labels, self.per_class, self.subset_seed)
+
+    @property
+    def selection(self) -> str:
+        """The choice of images, for the key of the cache."""
+        return f"{self.factor}, {self.per_class} per class, seed {self.subset_seed}"
