@@ -1,8 +1,8 @@
-"""Scores of an uncertainty: pure functions on arrays, nothing is coerced (PROTOCOL section 8).
+"""Rates of a score: pure functions on arrays (PROTOCOL section 8).
 
-One convention holds everywhere: an image is *accepted* ("certain") if its uncertainty is strictly
-below the threshold. Curves come on one of two grids of thresholds: ``"exact"``, all distinct
-scores, or ``"paper"``, the fifty thresholds 0, 0.02, ..., 0.98 of the released code.
+An image is *accepted* ("certain") if its score is strictly below the threshold. There are two grids
+of thresholds: ``"exact"``, all distinct scores, and ``"paper"``, the fifty thresholds 0, 0.02, ...,
+0.98 of the released code.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from numpy.typing import ArrayLike
 from scipy.integrate import trapezoid
-from scipy.special import entr
 from scipy.stats import wasserstein_distance
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
@@ -92,57 +91,6 @@ class WassersteinSums:
     reference_to_out: float
 
 
-def entropy(probabilities: ArrayLike) -> Float64[np.ndarray, "..."]:
-    """Return the entropy of distributions, as a fraction of that of the uniform distribution.
-
-    It is the sum of -p ln p, with 0 ln 0 = 0, divided by ln(classes) (PROTOCOL section 1). Each
-    distribution is divided by its sum first, so that rounding in float32 leaves no trace.
-
-    Parameters
-    ----------
-    probabilities
-        Real, shape (..., classes), classes >= 2; in [0, 1], each row sums to 1 within 1e-4.
-
-    Returns
-    -------
-    ndarray
-        float64, shape (...), in [0, 1].
-
-    Raises
-    ------
-    AttractorError
-        If the last axis does not hold probability distributions.
-
-    Examples
-    --------
-    >>> entropy([[1, 0, 0, 0], [0.5, 0.5, 0, 0], [0.25, 0.25, 0.25, 0.25]])
-    array([0. , 0.5, 1. ])
-    """
-    p = _floats("probabilities", probabilities)
-    classes = p.shape[-1] if p.ndim else 0
-    if classes < 2:
-        raise AttractorError(
-            f"probabilities of shape {p.shape} hold {classes} classes; "
-            "give one probability for each of at least 2 classes along the last axis"
-        )
-    _check_all(
-        "probabilities",
-        p,
-        (p >= 0) & (p <= 1),
-        "must lie in [0, 1]; give softmax outputs, not logits",
-    )
-    totals = np.asarray(p.sum(axis=-1))
-    _check_all(
-        "sum of probabilities",
-        totals,
-        np.abs(totals - 1) <= 1e-4,
-        "must be 1 within 1e-4; normalise",
-    )
-    nats = entr(p / totals[..., None]).sum(axis=-1)
-    # After the division only rounding of the sum of a near uniform row, ~1e-16, can exceed 1.
-    return np.asarray(np.minimum(nats / np.log(classes), 1.0))
-
-
 def detection_metrics(
     in_uncertainty: ArrayLike, out_uncertainty: ArrayLike, *, grid: Grid = "exact"
 ) -> DetectionMetrics:
@@ -210,7 +158,7 @@ def wasserstein_sums(
     WassersteinSums(in_to_out=1.375, reference_to_out=0.125)
     """
     if not out:
-        raise AttractorError("out holds no D_out; give the uncertainty of at least one")
+        raise AttractorError("out is empty; give the uncertainty of at least one D_out")
     inside = checked_scores("in_uncertainty", in_uncertainty)
     samples = {
         name: checked_scores(f"uncertainty of {name}", values) for name, values in out.items()
@@ -248,7 +196,7 @@ def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
     if given.shape != wanted.shape or given.ndim != 1 or not given.size:
         raise AttractorError(
             f"predicted and labels have shapes {given.shape} and {wanted.shape}; "
-            "give one predicted class and one label an image, for at least one image"
+            "give one predicted class and one label per image, for at least one image"
         )
     if (given.dtype.kind in "US") != (wanted.dtype.kind in "US"):
         raise AttractorError(
@@ -287,7 +235,7 @@ def expected_calibration_error(
     0.25
     """
     sure = checked_scores("confidence", confidence)
-    _check_all("confidence", sure, (sure >= 0) & (sure <= 1), "must lie in [0, 1]")
+    _check_all("confidence", sure, (sure >= 0) & (sure <= 1), "must be in [0, 1]")
     right = checked_correct(correct, "confidence", sure)
     if bins < 1:
         raise AttractorError(f"bins must be at least 1, got {bins}")
@@ -379,8 +327,7 @@ def checked_scores(
     scores = _floats(name, values)
     if scores.ndim != 1 or not scores.size:
         raise AttractorError(
-            f"{name} has shape {scores.shape}; "
-            "give one uncertainty an image, for at least one image"
+            f"{name} has shape {scores.shape}; give one value per image, for at least one image"
         )
     _check_all(
         name, scores, np.isfinite(scores), "must be finite; look for NaN in the model's output"
@@ -390,8 +337,7 @@ def checked_scores(
             name,
             scores,
             (scores >= 0) & (scores <= 1),
-            "must lie in [0, 1]; give normalised entropies, or use detection_metrics on the exact "
-            "grid for other scores",
+            "must be in [0, 1]; other scores fit the exact grid alone",
         )
     return scores
 
@@ -405,7 +351,7 @@ def checked_correct(correct: object, like: str, scores: np.ndarray) -> Bool[np.n
     if right.dtype != np.bool_ or right.shape != scores.shape:
         raise AttractorError(
             f"correct must be boolean of shape {scores.shape} like {like}, got {right.dtype} "
-            f"of shape {right.shape}; compare one predicted class an image with its label"
+            f"of shape {right.shape}; compare one predicted class per image with its label"
         )
     return right
 

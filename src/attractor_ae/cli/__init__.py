@@ -1,7 +1,10 @@
 """The command line: thin, one call of the public Python API a command."""
 
+import os
 import signal
 import sys
+import threading
+import time
 from typing import Annotated, NoReturn
 
 import typer
@@ -10,6 +13,9 @@ from attractor_ae import __version__
 from attractor_ae.cli import experiments, results
 from attractor_ae.cli._terminal import one_line_errors, out
 from attractor_ae.cli.data import data_app
+
+# Of `attractor_ae.experiment.sweep`, which is not imported for --help.
+PARENT_VARIABLE = "ATTRACTOR_AE_PARENT"
 
 app = typer.Typer(
     name="attractor-ae",
@@ -35,14 +41,23 @@ app.add_typer(data_app, name="data")
 
 def main() -> NoReturn:
     """Run the command line: exit code 2 on what the user can repair, 130 on Ctrl-C."""
-    # A batch system's time limit, or `kill`: what is done is written as on Ctrl-C.
+    # A batch system's time limit, or `kill`: a checkpoint is written as on Ctrl-C.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    if parent := os.environ.get(PARENT_VARIABLE):
+        threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
     try:
         with one_line_errors():
             app()
     except KeyboardInterrupt:  # while a command was still being imported
         sys.exit(130)
     sys.exit(0)
+
+
+def _end_with(parent: int) -> None:
+    """Interrupt this process of a sweep when its parent is gone."""
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    signal.raise_signal(signal.SIGTERM)
 
 
 @app.callback(invoke_without_command=True)

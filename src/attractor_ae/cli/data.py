@@ -1,18 +1,17 @@
-"""The commands about data sets: which there are, and where."""
+"""The commands for data sets."""
 
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from attractor_ae.cli._terminal import Display, one_line_errors, out, progress_display, say, warn_of
+from attractor_ae.cli._terminal import one_line_errors, out, say, terminal_reporter
 from attractor_ae.cli.options import DataRootOption, again, root
 
 if TYPE_CHECKING:
-    from attractor_ae.data import DatasetInfo, DatasetStatus, ImageSet
+    from attractor_ae.data import DatasetStatus
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
@@ -25,9 +24,7 @@ SplitsOption = Annotated[
 FactorOption = Annotated[
     str, typer.Option("--factor", help="Variation of the set, e.g. a car of SVIRO.")
 ]
-PerClassOption = Annotated[
-    int, typer.Option("--per-class", help="So many images of each class; -1: all.")
-]
+PerClassOption = Annotated[int, typer.Option("--per-class", help="Images per class; -1: all.")]
 SubsetSeedOption = Annotated[
     int | None,
     typer.Option(
@@ -40,7 +37,7 @@ SizeOption = Annotated[
 ]
 ChannelsOption = Annotated[int, typer.Option("--channels", help="1: grey, 3: colour.")]
 MaxBrokenOption = Annotated[
-    float, typer.Option("--max-broken", help="Share of broken files that may be left out.")
+    float, typer.Option("--max-broken", help="Fraction of broken files that may be left out.")
 ]
 
 
@@ -54,13 +51,13 @@ def data_list(
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """List the data sets: what they show, whether they are there, and how to get them."""
+    """List the data sets: content, whether they are present, and how to get them."""
     with one_line_errors():
-        from attractor_ae.data import CATALOGUE, own_names, status
+        from attractor_ae.data import CATALOGUE, find_dataset, own_names
         from attractor_ae.data import data_root as folder_of
 
         every = names or (*CATALOGUE, *own_names(data_root))
-        states = [status(name, data_root) for name in every]
+        states = [find_dataset(name, data_root).status() for name in every]
         if names:
             for state in states:
                 _describe(state)
@@ -69,9 +66,9 @@ def data_list(
         out.print(f"Data root: {folder_of(data_root)}", highlight=False, soft_wrap=True)
         if not names:
             say("One set in full: attractor-ae data list NAME")
-            say("Own images: give a path in place of a name - a folder with a sub-folder a class,")
+            say("Own images: give a path instead of a name: a folder with a sub-folder per class,")
             say("a flat folder, a .csv or .parquet of paths and labels, or a .npz or .npy array.")
-            say("What lies in the data root is listed above, and may be named without its path.")
+            say("Images in the data root are listed above, and may be named without their path.")
 
 
 @data_app.command("download")
@@ -103,23 +100,20 @@ def data_prepare(
 ) -> None:
     """Decode and resize images once, so that every later use opens at once."""
     with one_line_errors(hint="the split that was being prepared starts anew the next time"):
-        from attractor_ae.data import ImageFormat, dataset_info
+        from attractor_ae.data import ImageFormat, find_dataset
 
-        form = ImageFormat(size, channels)
-        with progress_display() as display:
+        with terminal_reporter() as reporter:
             for name in names:
-                info = dataset_info(name, data_root)
-                for split in splits or info.splits:
-                    images = _load(
-                        info,
+                dataset = find_dataset(name, data_root)
+                for split in splits or dataset.info.splits:
+                    images = dataset.load(
                         split,
-                        display,
                         per_class=per_class,
                         subset_seed=subset_seed,
-                        root=data_root,
                         factor=factor,
-                        form=form,
+                        image_format=ImageFormat(size, channels),
                         max_broken=max_broken,
+                        reporter=reporter,
                     )
                     say(f"{name} {split}: {len(images)} images, {len(images.classes)} classes")
 
@@ -142,23 +136,22 @@ def data_show(
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Write a contact sheet: a row of images a class, with the number of its images."""
+    """Write a contact sheet: a row of images per class, with the number of its images."""
     with one_line_errors():
-        from attractor_ae.data import ImageFormat, dataset_info
-        from attractor_ae.reporting import contact_sheet, save_figure
+        from attractor_ae.data import ImageFormat, find_dataset
+        from attractor_ae.reporting.contact_sheet import contact_sheet
+        from attractor_ae.reporting.style import save_figure
 
-        info = dataset_info(name, data_root)
-        with progress_display() as display:
-            images = _load(
-                info,
-                split or info.test_split,
-                display,
+        dataset = find_dataset(name, data_root)
+        with terminal_reporter() as reporter:
+            images = dataset.load(
+                split or dataset.info.test_split,
                 per_class=per_class,
                 subset_seed=subset_seed,
-                root=data_root,
                 factor=factor,
-                form=ImageFormat(size, channels),
+                image_format=ImageFormat(size, channels),
                 max_broken=max_broken,
+                reporter=reporter,
             )
         picture = file or Path(f"{images.name}-{images.split}")
         if file and file.suffix.lower() in {".png", ".pdf"}:  # both are written
@@ -180,16 +173,6 @@ def data_clear(
 
         freed = sum(clear(name, root=data_root) for name in names or [None])
         say(f"{freed / 1e6:.1f} MB freed")
-
-
-def _load(info: "DatasetInfo", split: str, display: Display, **wanted: Any) -> "ImageSet":  # noqa: ANN401
-    """Load a split as `attractor_ae.data.load` does, and show how far it is and what it lacks."""
-    from attractor_ae.data import load
-
-    shown = partial(display.preparing, f"{info.name} {split}")
-    images = load(info, split, **wanted, on_progress=shown)
-    warn_of(images)
-    return images
 
 
 def _listing(states: "list[DatasetStatus]") -> Table:

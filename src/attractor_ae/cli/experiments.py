@@ -105,8 +105,8 @@ def sweep(
         typer.Option("--workers", help="Runs trained at once. Default: one a core."),
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="loky: processes of this machine; dask: a cluster.")
-    ] = "loky",
+        str, typer.Option("--backend", help="processes: of this machine; dask: a cluster.")
+    ] = "processes",
     scheduler: Annotated[
         str | None, typer.Option("--scheduler", help="Address of the cluster's scheduler.")
     ] = None,
@@ -260,7 +260,7 @@ def _cluster(
     workers: int | None, backend: str, scheduler: str | None, resources: list[str] | None
 ) -> list[str]:
     words = [] if workers is None else ["--workers", str(workers)]
-    words += [] if backend == "loky" else ["--backend", backend]
+    words += [] if backend == "processes" else ["--backend", backend]
     words += [] if scheduler is None else ["--scheduler", scheduler]
     return words + [word for text in resources or () for word in ("--resource", text)]
 

@@ -6,14 +6,7 @@ from typing import Annotated
 
 import typer
 
-from attractor_ae.cli._terminal import (
-    complain,
-    one_line_errors,
-    out,
-    progress_display,
-    say,
-    warn_of,
-)
+from attractor_ae.cli._terminal import complain, one_line_errors, out, say, terminal_reporter
 from attractor_ae.cli.options import (
     DataRootOption,
     GridOption,
@@ -77,14 +70,8 @@ def figures(
     with one_line_errors(again("figures", *places, "--out", folder, *root(data_root))):
         from attractor_ae.experiment.compare import draw_runs
 
-        with progress_display() as display:
-            drawn = draw_runs(
-                places,
-                folder,
-                data_root=data_root,
-                on_preparing=display.preparing,
-                on_note=say,
-            )
+        with terminal_reporter() as reporter:
+            drawn = draw_runs(places, folder, data_root=data_root, reporter=reporter)
         for path in drawn:
             say(str(path))
 
@@ -119,7 +106,7 @@ def reproduce(
         from attractor_ae.experiment.sweep import parse_seeds
         from attractor_ae.reporting import compare
 
-        with progress_display() as display:
+        with terminal_reporter() as reporter:
             done = run_reproduction(
                 suite,
                 folder,
@@ -127,11 +114,7 @@ def reproduce(
                 seeds=parse_seeds(seeds) if seeds else None,
                 data_root=data_root,
                 workers=workers,
-                on_training=display.sweeping,
-                on_testing=display.testing,
-                on_preparing=display.preparing,
-                on_left_out=warn_of,
-                on_note=say,
+                reporter=reporter,
             )
         found = compare(done.results)
         out.print(found.terminal())

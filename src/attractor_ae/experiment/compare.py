@@ -2,12 +2,13 @@
 
 import glob
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import file_name
+from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.evaluate import ENSEMBLE, MEMBERS_FILE
 from attractor_ae.experiment.figures import (
     MeasuredRun,
@@ -15,8 +16,7 @@ from attractor_ae.experiment.figures import (
     reconstructions,
     suite_figures,
 )
-from attractor_ae.experiment.plan import ImageProgress, silent
-from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult
+from attractor_ae.experiment.result import METRICS_FILE, SCORES_FILE, EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.sweep import find_runs
 from attractor_ae.reporting import Comparison, compare, reconstruction_blocks, save_figure
@@ -48,8 +48,7 @@ def draw_runs(
     folder: str | Path,
     *,
     data_root: str | Path | None = None,
-    on_preparing: ImageProgress = silent,
-    on_note: Callable[[str], None] = lambda _: None,
+    reporter: Reporter = SILENT,
 ) -> list[Path]:
     """Draw every figure of evaluated runs, sweeps and ensembles (``attractor-ae figures``).
 
@@ -61,10 +60,8 @@ def draw_runs(
         Folders, or globs of them; see `measured_runs`.
     folder
         Where to write.
-    data_root, on_preparing
+    data_root, reporter
         As for `run_evaluation`.
-    on_note
-        Called with a line about what is not drawn.
 
     Returns
     -------
@@ -80,72 +77,88 @@ def draw_runs(
     for label, runs in measured_runs(places).items():
         name = runs[0].result.in_scores.name
         by_in_dataset.setdefault(name, {})[label] = runs
-    drawn, beside = [], []
-    images = images_of_runs(data_root, on_preparing)
+    drawn, side_by_side = [], []
+    images = images_of_runs(data_root, reporter)
     for name, measured in by_in_dataset.items():
         alone = len(by_in_dataset) == 1
         place = Path(folder) if alone else Path(folder) / file_name(name)
-        drawn += suite_figures(place, measured, images, on_note=on_note)
+        drawn += suite_figures(place, measured, images, on_note=reporter.note)
         if not alone:
-            beside.append(reconstructions(measured, images))
+            side_by_side.append(reconstructions(measured, images))
     # A row shows the same kind of image under the networks of every D_in.
-    blocks = [block for row in zip(*filter(None, beside), strict=True) for block in row]
+    blocks = [block for row in zip(*filter(None, side_by_side), strict=True) for block in row]
     if blocks:
-        figure = reconstruction_blocks(blocks, per_row=sum(map(bool, beside)))
+        figure = reconstruction_blocks(blocks, per_row=sum(map(bool, side_by_side)))
         drawn.append(save_figure(figure, Path(folder) / "reconstructions")[0])
     return drawn
 
 
 def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
-    """Return what was measured of runs, by method; runs that differ in the seed alone are seeds.
+    """Return results by method; runs that differ in the seed alone are the seeds of one method.
 
     Parameters
     ----------
     places
-        Run folders, sweep folders, folders of ensembles, and globs of them. Of a sweep whose runs
-        were evaluated as an ensemble, that is taken.
+        Run folders, sweep folders, folders of ensembles or of saved results
+        (`EvaluationResult.save`), and globs of them. Of a sweep whose runs were evaluated as an
+        ensemble, the ensemble is taken.
 
     Returns
     -------
     dict
-        Name of the method -> its runs. Where a method comes with several experiments, the folder
-        stands behind its name.
+        Name of the method -> its results. If a method has several experiments, the folder is added
+        to its name.
 
     Raises
     ------
     AttractorError
         If a run was not evaluated.
     """
-    homes, others = [], []
+    found: dict[Path, MeasuredRun] = {}
+    others = []
     for place in places:
         matches = sorted(map(Path, glob.glob(str(place)))) or [Path(place)]  # noqa: PTH207
-        ensembles = [match for match in matches if (match / MEMBERS_FILE).is_file()]
-        homes += map(Run, ensembles)
-        if not ensembles:
+        known = [match for match in matches if _is_ensemble(match) or _is_result(match)]
+        for match in known:
+            if _is_result(match):
+                found[match.resolve()] = MeasuredRun(match, EvaluationResult.load(match))
+            else:
+                found[match.resolve()] = _measured(Run(match))
+        if not known:
             others.append(place)
     for run in find_runs(*others) if others else ():
         together = Run(run.path.parent / ENSEMBLE)
-        if _is_member(run, together) and _was_evaluated(together):
-            homes.append(together)
-        elif _was_evaluated(run):
-            homes.append(run)
-        else:
+        home = together if _is_member(run, together) and _was_evaluated(together) else run
+        if not _was_evaluated(home):
             raise AttractorError(
                 f"{run.path}: was not evaluated; do so with: attractor-ae evaluate {run.path}"
             )
+        if home.path.resolve() not in found:
+            found[home.path.resolve()] = _measured(home)
     experiments: dict[str, list[MeasuredRun]] = {}
-    for home in {run.path.resolve(): run for run in homes}.values():
-        measured = MeasuredRun(home, EvaluationResult.load(home.evaluation_folder))
+    for measured in found.values():
         experiments.setdefault(_without_seed(measured.result), []).append(measured)
     return dict(zip(_labels(list(experiments.values())), experiments.values(), strict=True))
 
 
+def _measured(run: Run) -> MeasuredRun:
+    return MeasuredRun(run.path, EvaluationResult.load(run.evaluation_folder), run)
+
+
+def _is_ensemble(path: Path) -> bool:
+    return (path / MEMBERS_FILE).is_file()
+
+
+def _is_result(path: Path) -> bool:
+    return all((path / name).is_file() for name in (METRICS_FILE, SCORES_FILE))
+
+
 def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
-    """Return names of experiments: the method, and as much of the folder as tells them apart."""
+    """Return names of experiments: the method, and as much of the folder as is needed."""
     methods = [runs[0].result.method for runs in experiments]
     folders = []
     for runs in experiments:
-        path = runs[0].run.path.resolve()
+        path = runs[0].path.resolve()
         folders.append(path if len(runs) == 1 else path.parent)
     labels = []
     for method, folder in zip(methods, folders, strict=True):
@@ -163,7 +176,7 @@ def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
 
 
 def _was_evaluated(home: Run) -> bool:
-    # What is written last: where it lacks, an evaluation was interrupted.
+    # Written last: if it is missing, the evaluation was interrupted.
     return (home.evaluation_folder / METRICS_FILE).is_file()
 
 

@@ -319,7 +319,8 @@ def _trained_set(
             classes = source.classes
         case TorchvisionSet() as source if not source.missing(split, folder_of(root)):
             try:
-                classes = source.read(folder_of(root) / source.folder, split)[2]
+                read: Any = source.read
+                classes = read(folder_of(root) / source.folder, split)[2]
             except (RuntimeError, OSError, ValueError, KeyError):  # not the official files
                 classes = None
     return name, info.splits[split].classes, classes

@@ -11,16 +11,12 @@ import torch
 from attractor_ae._detector import Detector, load_detector
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import file_name
+from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.evaluate import TRIALS_FILE
-from attractor_ae.experiment.plan import (
-    ImageProgress,
-    evaluated,
-    evaluated_images,
-    silent,
-)
+from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.trial_curve import TrialCurve, trial_curve
@@ -39,58 +35,47 @@ from attractor_ae.reporting import (
 )
 
 _MOST_SAMPLED = 200
-"""Images of a set that are sampled again for the curve over the trials, and put on a map."""
+"""Images per set for the curve over the trials and the latent map."""
 _MASKS_SHOWN = 4
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRun:
-    """A run, or an ensemble, with its result as a row of the table shows it."""
+    """A run, an ensemble, or a saved result, as a row of the table shows it.
 
-    run: Run
+    ``run`` is None for a result without a run, e.g. of another detector.
+    """
+
+    path: Path
     result: EvaluationResult
-
-    @property
-    def trials_file(self) -> Path:
-        """The curve over the number of trials, once it was made."""
-        return self.run.evaluation_folder / TRIALS_FILE
+    run: Run | None = None
 
     def detector(self) -> Detector:
-        """Return the fitted detector that the evaluation has left."""
+        """Return the fitted detector of the evaluation."""
+        assert self.run is not None
         return load_detector(self.run.detector_file)
 
 
 RunImages = Callable[[MeasuredRun], tuple[ImageSet, list[ImageSet]]]
-"""D_in and the D_outs that a run was measured on."""
+"""Returns D_in and the D_outs of a run's evaluation."""
 
 
-def images_of_runs(
-    data_root: str | Path | None = None, on_preparing: ImageProgress = silent
-) -> RunImages:
-    """Return what loads the images of runs; those of runs on the same images are loaded once.
-
-    Parameters
-    ----------
-    data_root, on_preparing
-        As for `run_evaluation`.
-    """
+def images_of_runs(data_root: str | Path | None = None, reporter: Reporter = SILENT) -> RunImages:
+    """Return a function that loads the images of runs, the same images once."""
     loaded: dict[str, tuple[ImageSet, list[ImageSet]]] = {}
 
     def images(run: MeasuredRun) -> tuple[ImageSet, list[ImageSet]]:
         experiment = run.result.provenance.get("experiment")
         if experiment is None:
-            raise AttractorError(
-                f"{run.run.path}: its result does not tell the experiment; evaluate it again"
-            )
-        config = ExperimentConfig.from_dict(experiment, str(run.run.path))
-        number = config.evaluation.nbr_of_samples_per_class
-        every = evaluated(config, data_root)
-        key = f"{config.dataset} {number} {every}"
+            raise AttractorError(f"{run.path}: its result has no experiment; evaluate it again")
+        config = ExperimentConfig.from_dict(experiment, str(run.path))
+        key = config.dataset.model_dump_json() + config.evaluation.model_dump_json(
+            include={"nbr_of_samples_per_class", "out_datasets"}
+        )
         if key not in loaded:
-            known, _, unknown = evaluated_images(
-                config, every, data_root=data_root, on_preparing=on_preparing
-            )
-            loaded[key] = (known, unknown)
+            plan = make_plan(config, data_root)
+            known = plan.load(plan.in_dataset, reporter)
+            loaded[key] = (known, [plan.load(planned, reporter) for planned in plan.out])
         return loaded[key]
 
     return images
@@ -142,9 +127,10 @@ def suite_figures(
     save("reliability", reliability_diagram(results))
     curves = {
         label: [_trial_curve(run, *images(run)) for run in runs]
-        for label, runs in _by_their_entropy(measured)
+        for label, runs in _with_runs(measured)
     }
-    save("trials", auroc_by_trials(curves))
+    if curves:
+        save("trials", auroc_by_trials(curves))
     for label, run, detector in _attractors(measured):
         known, unknown = images(run)
         blocks = _blocks(detector, [known, *unknown])
@@ -156,14 +142,14 @@ def suite_figures(
     return drawn
 
 
-def _by_their_entropy(
+def _with_runs(
     measured: Mapping[str, Sequence[MeasuredRun]],
 ) -> Iterator[tuple[str, Sequence[MeasuredRun]]]:
-    """Give the methods once for each set of runs: the curve is of the entropy alone."""
+    """Yield the methods that have runs, once for each set of runs."""
     seen = set()
     for label, runs in measured.items():
-        places = tuple(run.run.path for run in runs)
-        if places not in seen:
+        places = tuple(run.path for run in runs)
+        if places not in seen and all(run.run for run in runs):
             seen.add(places)
             yield label, runs
 
@@ -171,8 +157,8 @@ def _by_their_entropy(
 def _attractors(
     measured: Mapping[str, Sequence[MeasuredRun]],
 ) -> Iterator[tuple[str, MeasuredRun, AttractorDetector]]:
-    """Give the methods that have attractors, once for each set of runs: the first run's."""
-    for label, runs in _by_their_entropy(measured):
+    """Yield the methods that have attractors, with the first run and its detector."""
+    for label, runs in _with_runs(measured):
         detector = runs[0].detector()
         if isinstance(detector, AttractorDetector):
             yield label, runs[0], detector
@@ -185,8 +171,9 @@ def _few(images: ImageSet) -> ImageSet:
 
 
 def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[ImageSet]) -> TrialCurve:
-    """Return the curve over the trials, or read it: a new evaluation has removed the old one."""
-    path = measured.trials_file
+    """Return the curve over the trials, or read it: a new evaluation removes the old one."""
+    assert measured.run is not None
+    path = measured.run.evaluation_folder / TRIALS_FILE
     if path.is_file():
         return TrialCurve.load(path)
     curve = trial_curve(measured.detector(), _few(known), [_few(out) for out in unknown])
@@ -214,7 +201,7 @@ def reconstructions(
 def _blocks(detector: AttractorDetector, sets: Sequence[ImageSet]) -> list[ReconstructionBlock]:
     # The middle image of each set: neither chosen for its looks nor by its score.
     middle = np.stack([images.images[len(images) // 2] for images in sets])
-    trajectories = detector.trajectory(middle)[:_MASKS_SHOWN]
+    trajectories = detector.trajectory(middle, trials=_MASKS_SHOWN)
     inputs = torch.from_numpy(middle).float() / 255
     return [
         ReconstructionBlock(inputs[i], [t.image(i) for t in trajectories], images.name)
@@ -225,13 +212,19 @@ def _blocks(detector: AttractorDetector, sets: Sequence[ImageSet]) -> list[Recon
 def _latent_map(
     detector: AttractorDetector, label: str, known: ImageSet, unknown: Sequence[ImageSet]
 ) -> object:
+    """Draw z_r under the first mask: a mean over masks is a code that no system ever has."""
     shown = known if len(known) <= 1000 else _few(known)
     r = detector.recursion
+
+    def codes(images: ImageSet) -> np.ndarray:
+        (trajectory,) = detector.trajectory(images.images, r + 1, trials=1)
+        return trajectory.latents[r].cpu().numpy()
+
     return latent_map(
-        detector.latents(shown.images)[r].numpy(),
+        codes(shown),
         shown.labels,
         shown.classes,
-        {out.name: detector.latents(_few(out).images)[r].numpy() for out in unknown},
+        {out.name: codes(_few(out)) for out in unknown},
         title=f"{label} on {known.name}, recursion {r}",
         seed=detector.seed,
     )

@@ -216,5 +216,5 @@ def _measured(row: _Row, data_root: str | Path | None, reporter: Reporter) -> li
                 f"score of the method {row.method.label!r}:", row.method.score, result.score_names
             )
         shown = dataclasses.replace(result, score=row.method.score)
-        found.append(MeasuredRun(Run(place), shown))
+        found.append(MeasuredRun(place, shown, Run(place)))
     return found

@@ -1,32 +1,33 @@
-"""D_in against D_outs: each data set is scored once, and the rest follows from the scores."""
+"""Scores of D_in and D_outs, and every rate that follows from them, computed once."""
 
 import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
 from jaxtyping import Float32, Float64, Int64
+from numpy.typing import ArrayLike
 
 from attractor_ae._detector import Detector
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import read_tensors, write_json, write_tensors
-from attractor_ae._reporter import Reporter
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.core.scores import normalised_entropy
 from attractor_ae.data import ImageSet
 from attractor_ae.metrics import (
     DetectionMetrics,
     Grid,
     accuracy,
     detection_metrics,
-    entropy,
     wasserstein_sums,
 )
-from attractor_ae.misclassification import misclassification_metrics
+from attractor_ae.misclassification import MisclassificationMetrics, misclassification_metrics
 
-Role = Literal["in", "shift", "out"]
+Role = Literal["in", "covariate_shift", "out"]
 
 SCORES_FILE = "scores.safetensors"
 METRICS_FILE = "metrics.json"
@@ -34,22 +35,28 @@ METRICS_FILE = "metrics.json"
 
 @dataclass(frozen=True, eq=False)
 class DatasetScores:
-    """What an detector says of one data set.
+    """The output of a detector for one data set.
 
     Attributes
     ----------
     name, split
         The data set.
     role
-        ``"in"``: D_in, known classes; ``"shift"``: the known classes in another guise; ``"out"``: a
-        D_out, unknown.
+        ``"in"``: D_in, known classes; ``"covariate_shift"``: the known classes under other
+        conditions; ``"out"``: a D_out, unknown.
     labels
-        Index of the true class; -1 where the class is none of the known.
+        Index of the true class; -1 for an unknown class.
     probabilities
-        p_r of every recursion (PROTOCOL section 1).
+        p_r of every recursion (PROTOCOL section 1); without classes, shape (recursions, n, 0), if
+        the detector has none.
     scores
-        Name of a score (`attractor_ae.core.scores`) -> its values at every recursion, float64, of shape
-        (recursions, n). The entropy need not be among them: it follows from the probabilities.
+        Name of a score -> its values at every recursion, float64, shape (recursions, n). The
+        entropy follows from the probabilities.
+
+    Raises
+    ------
+    AttractorError
+        If shapes differ, probabilities are not distributions, or a score is not finite.
     """
 
     name: str
@@ -59,35 +66,56 @@ class DatasetScores:
     probabilities: Float32[np.ndarray, "recursions n classes"]
     scores: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def uncertainty(self, recursion: int, score: str = "entropy") -> Float64[np.ndarray, " n"]:
+    def __post_init__(self) -> None:
+        where = f"data set {self.name!r} ({self.split})"
+        if self.role not in get_args(Role):
+            raise unknown_name(f"role of {where}:", self.role, get_args(Role))
+        p = self.probabilities
+        if self.labels.shape != p.shape[1:2]:
+            raise AttractorError(
+                f"{where}: labels of shape {self.labels.shape} do not fit probabilities of shape "
+                f"{p.shape}; give (n,) and (recursions, n, classes)"
+            )
+        if p.shape[-1] and not ((p >= 0).all() and (np.abs(p.sum(-1) - 1) <= 1e-4).all()):
+            raise AttractorError(f"{where}: probabilities must be at least 0 and sum to 1")
+        for name, values in self.scores.items():
+            if values.shape != p.shape[:2] or not np.isfinite(values).all():
+                raise AttractorError(
+                    f"{where}: score {name!r} must be finite, of shape {p.shape[:2]}, "
+                    f"got {values.shape}"
+                )
+
+    def score(self, recursion: int, name: str = "entropy") -> Float64[np.ndarray, " n"]:
         """Return a score of each image; larger is more unknown.
 
-        Parameters
-        ----------
-        recursion
-            At which recursion.
-        score
-            By default u_r: the normalised entropy of each image's distribution, in [0, 1].
+        "entropy" is the uncertainty u_r, the normalised entropy of p_r, in [0, 1].
 
         Raises
         ------
         AttractorError
             If the set was not scored so.
         """
-        if score == "entropy":
-            return entropy(self.probabilities[recursion])
-        if score not in self.scores:
-            raise unknown_name("score", score, tuple(dict.fromkeys(("entropy", *self.scores))))
-        return self.scores[score][recursion]
+        if name == "entropy" and self.probabilities.shape[-1]:
+            return normalised_entropy(torch.from_numpy(self.probabilities[recursion])).numpy()
+        if name not in self.scores:
+            raise unknown_name("score", name, self.score_names)
+        return self.scores[name][recursion]
+
+    @property
+    def score_names(self) -> tuple[str, ...]:
+        """Names of the scores; the entropy first, if there are probabilities."""
+        first = ("entropy",) if self.probabilities.shape[-1] else ()
+        return tuple(dict.fromkeys((*first, *self.scores)))
 
     def predicted(self, recursion: int) -> Int64[np.ndarray, " n"]:
-        """Return the index of each image's most probable class."""
-        return self.probabilities[recursion].argmax(-1)
+        """Return the index of the most probable class of each image; -1 without classes."""
+        p = self.probabilities[recursion]
+        return p.argmax(-1) if p.shape[-1] else np.full(len(p), -1, dtype=np.int64)
 
 
 @dataclass(frozen=True, eq=False)
 class EvaluationResult:
-    """The scores of one detector on D_in, shifted sets and D_outs.
+    """The scores of one detector on D_in, D_outs and sets under covariate shift.
 
     Attributes
     ----------
@@ -95,26 +123,74 @@ class EvaluationResult:
         Name of the detector's method.
     classes
         Names of the known classes.
-    recursion
-        The recursion that is reported.
-    in_scores
-        Scores of D_in.
-    shift_scores, out_scores
-        Scores of the others.
+    recursion, score
+        The reported recursion and score.
+    in_scores, covariate_shift_scores, out_scores
+        Scores of the data sets, by role.
     provenance
-        What the result was made with, e.g. versions and settings; values that JSON can hold.
-    score
-        The score that is reported.
+        Versions, settings, ...; values of JSON.
     """
 
     method: str
     classes: tuple[str, ...]
     recursion: int
     in_scores: DatasetScores
-    shift_scores: tuple[DatasetScores, ...] = ()
+    covariate_shift_scores: tuple[DatasetScores, ...] = ()
     out_scores: tuple[DatasetScores, ...] = ()
     provenance: dict[str, Any] = field(default_factory=dict)
     score: str = "entropy"
+    _computed: dict[tuple[object, ...], Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_scores(
+        cls,
+        method: str,
+        in_dataset: ImageSet,
+        in_scores: ArrayLike,
+        out_scores: Sequence[tuple[ImageSet, ArrayLike]],
+        *,
+        probabilities: ArrayLike | None = None,
+        score: str = "ood_score",
+    ) -> "EvaluationResult":
+        """Return the result of any detector, to be saved and put into a table (`compare_runs`).
+
+        Parameters
+        ----------
+        method
+            Name in tables.
+        in_dataset, in_scores
+            Test images of the known classes, and their scores, shape (n,); larger is more unknown.
+        out_scores
+            The same for each D_out.
+        probabilities
+            Class probabilities of D_in's images, shape (n, classes), for the accuracy.
+        score
+            Name of the score.
+
+        Raises
+        ------
+        AttractorError
+            As `DatasetScores`.
+        """
+
+        def scored(images: ImageSet, role: Role, values: ArrayLike, p: ArrayLike) -> DatasetScores:
+            labels = images.labels if role == "in" else np.full(len(images), -1, dtype=np.int64)
+            found = np.asarray(values, dtype=np.float64)[None]
+            p = np.asarray(p, dtype=np.float32)[None]
+            return DatasetScores(images.name, images.split, role, labels, p, {score: found})
+
+        p = np.empty((len(in_dataset), 0)) if probabilities is None else probabilities
+        return cls(
+            method=method,
+            classes=in_dataset.classes,
+            recursion=0,
+            in_scores=scored(in_dataset, "in", in_scores, p),
+            out_scores=tuple(
+                scored(images, "out", values, np.empty((len(images), 0)))
+                for images, values in out_scores
+            ),
+            score=score,
+        )
 
     @property
     def recursions(self) -> int:
@@ -122,89 +198,128 @@ class EvaluationResult:
         return len(self.in_scores.probabilities)
 
     @property
+    def sets(self) -> tuple[DatasetScores, ...]:
+        """The scores of all data sets."""
+        return (self.in_scores, *self.covariate_shift_scores, *self.out_scores)
+
+    @property
     def score_names(self) -> tuple[str, ...]:
-        """The scores that the sets were given; the entropy is always among them."""
-        return tuple(dict.fromkeys(("entropy", *self.in_scores.scores)))
+        """The scores that every set has."""
+        names = self.in_scores.score_names
+        return tuple(n for n in names if all(n in scores.score_names for scores in self.sets))
+
+    def rates(
+        self,
+        dataset: str,
+        score: str | None = None,
+        recursion: int | None = None,
+        grid: Grid = "exact",
+    ) -> DetectionMetrics:
+        """Return how well a score separates D_in from another set (PROTOCOL section 8).
+
+        By default the reported score and recursion. Computed once.
+
+        Raises
+        ------
+        AttractorError
+            If the set, the score or the grid is unknown, or the score does not fit the grid.
+        """
+        name, r = self._reported(score, recursion)
+        others = {s.name: s for s in (*self.covariate_shift_scores, *self.out_scores)}
+        if dataset not in others:
+            raise unknown_name("data set", dataset, others)
+        key = (dataset, name, r, grid)
+        if key not in self._computed:
+            known, other = (s.score(r, name) for s in (self.in_scores, others[dataset]))
+            try:
+                self._computed[key] = detection_metrics(known, other, grid=grid)
+            except AttractorError as error:
+                raise AttractorError(f"{name} of {dataset}: {error}") from None
+        return self._computed[key]
+
+    def misclassification(
+        self,
+        dataset: str | None = None,
+        score: str | None = None,
+        recursion: int | None = None,
+        grid: Grid = "exact",
+    ) -> MisclassificationMetrics:
+        """Return how well a score in [0, 1] separates right from wrong predictions on a set.
+
+        The set is D_in by default, or one under covariate shift. Computed once.
+        """
+        name, r = self._reported(score, recursion)
+        scores = self.known_scores(dataset)
+        key = ("misclassification", scores.name, name, r, grid)
+        if key not in self._computed:
+            correct = scores.predicted(r) == scores.labels
+            self._computed[key] = misclassification_metrics(
+                scores.score(r, name), correct, grid=grid
+            )
+        return self._computed[key]
+
+    def accuracy(self, dataset: str | None = None, recursion: int | None = None) -> float:
+        """Return the accuracy on D_in, or a set under covariate shift; NaN without classes."""
+        scores = self.known_scores(dataset)
+        if not scores.probabilities.shape[-1]:
+            return math.nan
+        return accuracy(scores.predicted(self._reported(None, recursion)[1]), scores.labels)
+
+    def known_scores(self, dataset: str | None = None) -> DatasetScores:
+        """Return the scores of D_in, or of a set under covariate shift by its name.
+
+        Raises
+        ------
+        AttractorError
+            If there is no such set.
+        """
+        sets = {s.name: s for s in (self.in_scores, *self.covariate_shift_scores)}
+        if dataset is not None and dataset not in sets:
+            raise unknown_name("data set of known classes", dataset, sets)
+        return self.in_scores if dataset is None else sets[dataset]
+
+    def _reported(self, score: str | None, recursion: int | None) -> tuple[str, int]:
+        return (
+            self.score if score is None else score,
+            self.recursion if recursion is None else recursion,
+        )
 
     def metrics(
-        self,
-        recursion: int | None = None,
-        *,
-        score: str | None = None,
-        grid: Grid = "exact",
+        self, recursion: int | None = None, *, score: str | None = None, grid: Grid = "exact"
     ) -> dict[str, Any]:
-        """Return every score of PROTOCOL section 8 at one recursion.
+        """Return every rate of PROTOCOL section 8 at one recursion, as nested dictionaries.
 
-        Parameters
-        ----------
-        recursion
-            The reported one by default.
-        score
-            The reported one by default; it must lie in [0, 1]. `detection` takes every score.
-        grid
-            ``"exact"``, or ``"paper"``: the thresholds of the released code.
-
-        Returns
-        -------
-        dict
-            ``accuracy`` and ``misclassification`` on D_in; ``shift`` and ``out``, a table a data
-            set; ``wasserstein``, the sums of distances. Rates lie in [0, 1].
+        ``accuracy`` and ``misclassification`` (of scores in [0, 1]) on D_in; ``covariate_shift``
+        and ``out``, by data set; ``wasserstein``, the sums of distances. Rates are in [0, 1].
         """
-        r = self.recursion if recursion is None else recursion
-        name = self.score if score is None else score
-        known = self.in_scores
-        u = known.uncertainty(r, name)
-        correct = known.predicted(r) == known.labels
-        errors = misclassification_metrics(u, correct, grid=grid)
-        outs = {scores.name: scores.uncertainty(r, name) for scores in self.out_scores}
+        name, r = self._reported(score, recursion)
+        u = self.in_scores.score(r, name)
+        errors = {}
+        if self.in_scores.probabilities.shape[-1] and 0 <= u.min() <= u.max() <= 1:
+            found = self.misclassification(None, name, r, grid)
+            errors = {**asdict(found.detection), "areas": asdict(found.areas)}
+
+        def table(scores: DatasetScores) -> dict[str, Any]:
+            rates = asdict(self.rates(scores.name, name, r, grid))
+            return {"mean_score": float(scores.score(r, name).mean()), **rates}
+
+        outs = {scores.name: scores.score(r, name) for scores in self.out_scores}
         return {
             "recursion": r,
             "score": name,
-            "accuracy": accuracy(known.predicted(r), known.labels),
-            "mean_uncertainty": float(u.mean()),
-            "misclassification": {**asdict(errors.detection), "areas": asdict(errors.areas)},
-            "shift": {
-                scores.name: {
-                    "accuracy": accuracy(scores.predicted(r), scores.labels),
-                    "mean_uncertainty": float(scores.uncertainty(r, name).mean()),
-                    **asdict(detection_metrics(u, scores.uncertainty(r, name), grid=grid)),
-                }
-                for scores in self.shift_scores
+            "accuracy": self.accuracy(None, r),
+            "mean_score": float(u.mean()),
+            "misclassification": errors,
+            "covariate_shift": {
+                scores.name: {"accuracy": self.accuracy(scores.name, r), **table(scores)}
+                for scores in self.covariate_shift_scores
             },
-            "out": {
-                out_name: {
-                    "mean_uncertainty": float(out.mean()),
-                    **asdict(detection_metrics(u, out, grid=grid)),
-                }
-                for out_name, out in outs.items()
-            },
+            "out": {scores.name: table(scores) for scores in self.out_scores},
             "wasserstein": asdict(wasserstein_sums(u, outs)) if outs else {},
         }
 
-    def detection(self, score: str, recursion: int | None = None) -> dict[str, DetectionMetrics]:
-        """Return how well one score tells D_in from each D_out, on the exact grid.
-
-        Parameters
-        ----------
-        score
-            One of ``score_names``.
-        recursion
-            The reported one by default.
-        """
-        r = self.recursion if recursion is None else recursion
-        u = self.in_scores.uncertainty(r, score)
-        return {
-            scores.name: detection_metrics(u, scores.uncertainty(r, score))
-            for scores in self.out_scores
-        }
-
     def save(self, folder: str | Path, *, grid: Grid = "exact") -> Path:
-        """Write the scores as arrays and the metrics of every recursion as JSON, atomically.
-
-        Returns
-        -------
-        Path
-            The folder.
+        """Write scores as arrays and metrics of every recursion as JSON; return the folder.
 
         Raises
         ------
@@ -212,9 +327,8 @@ class EvaluationResult:
             If the folder cannot be written to.
         """
         folder = Path(folder)
-        every = [self.in_scores, *self.shift_scores, *self.out_scores]
         tensors = {}
-        for i, scores in enumerate(every):
+        for i, scores in enumerate(self.sets):
             tensors[f"{i}.labels"] = torch.from_numpy(scores.labels)
             tensors[f"{i}.probabilities"] = torch.from_numpy(scores.probabilities)
             for name, values in scores.scores.items():
@@ -225,23 +339,22 @@ class EvaluationResult:
             "recursion": str(self.recursion),
             "score": self.score,
             "score_names": json.dumps(list(self.in_scores.scores)),
-            "datasets": json.dumps([[s.name, s.split, s.role] for s in every]),
+            "datasets": json.dumps([[s.name, s.split, s.role] for s in self.sets]),
             "provenance": json.dumps(self.provenance),
         }
         write_tensors(folder / SCORES_FILE, tensors, metadata)
+        every = range(self.recursions)
         metrics = {
             "method": self.method,
             "in_dataset": self.in_scores.name,
             "reported_recursion": self.recursion,
             "reported_score": self.score,
             "grid": grid,
-            "recursions": [
-                _without_nan(self.metrics(r, grid=grid)) for r in range(self.recursions)
-            ],
+            "recursions": [_without_nan(self.metrics(r, grid=grid)) for r in every],
             "scores": {
                 name: [
-                    {out: asdict(found) for out, found in self.detection(name, r).items()}
-                    for r in range(self.recursions)
+                    {s.name: asdict(self.rates(s.name, name, r)) for s in self.out_scores}
+                    for r in every
                 ]
                 for name in self.score_names
             },
@@ -263,7 +376,7 @@ class EvaluationResult:
         tensors, metadata = read_tensors(path)
         try:
             names = json.loads(metadata["score_names"])
-            every = [
+            sets = [
                 DatasetScores(
                     name,
                     split,
@@ -278,30 +391,14 @@ class EvaluationResult:
                 method=metadata["method"],
                 classes=tuple(json.loads(metadata["classes"])),
                 recursion=int(metadata["recursion"]),
-                in_scores=every[0],
-                shift_scores=tuple(s for s in every if s.role == "shift"),
-                out_scores=tuple(s for s in every if s.role == "out"),
+                in_scores=sets[0],
+                covariate_shift_scores=tuple(s for s in sets if s.role == "covariate_shift"),
+                out_scores=tuple(s for s in sets if s.role == "out"),
                 provenance=json.loads(metadata["provenance"]),
                 score=metadata["score"],
             )
         except (KeyError, ValueError, IndexError, TypeError):
-            raise AttractorError(f"{path}: holds no evaluation; evaluate the run again") from None
-
-
-class _Counting(Reporter):
-    def __init__(self, on_progress: Callable[[str, int, int], None]) -> None:
-        self._on_progress = on_progress
-
-    def progress(
-        self,
-        task: str,
-        done: int,
-        total: int,
-        detail: str = "",
-        seconds_left: float | None = None,
-    ) -> None:
-        """Pass it on."""
-        self._on_progress(task, done, total)
+            raise AttractorError(f"{path}: is not an evaluation; evaluate the run again") from None
 
 
 def evaluate(
@@ -312,7 +409,7 @@ def evaluate(
     *,
     scores: Sequence[str] = (),
     provenance: dict[str, Any] | None = None,
-    on_progress: Callable[[str, int, int], None] = lambda _name, _done, _all: None,
+    reporter: Reporter = SILENT,
 ) -> EvaluationResult:
     """Score each data set once.
 
@@ -325,19 +422,19 @@ def evaluate(
     out_datasets
         Images of unknown kinds; their labels are not used.
     covariate_shift_datasets
-        The known classes in another guise; their classes must be among those of ``in_dataset``.
+        The known classes under other conditions; their classes must be those of ``in_dataset``.
     scores
-        Further scores to give, beside the detector's own.
+        Further scores, in addition to the detector's own.
     provenance
-        What the result was made with; kept with it.
-    on_progress
-        Called with the name of the data set and its images that are done and of all.
+        Versions, settings, ...; stored with the result.
+    reporter
+        Receives the progress.
 
     Raises
     ------
     AttractorError
-        If a set is empty, a name comes twice, a shifted set has an unknown class, D_in has fewer
-        classes than were fitted, or a score is unknown.
+        If a set is empty, a name comes twice, a set under covariate shift has an unknown class,
+        D_in has fewer classes than were fitted, or a score is unknown.
     """
     largest = int(detector.classes_.max())
     if largest >= len(in_dataset.classes):
@@ -345,26 +442,18 @@ def evaluate(
             f"data set {in_dataset.name!r} has {len(in_dataset.classes)} classes, but the "
             f"detector knows the label {largest}; evaluate on the classes that it was fitted on"
         )
-    names = [images.name for images in (in_dataset, *covariate_shift_datasets, *out_datasets)]
-    for name in names:
-        if names.count(name) > 1:
-            raise AttractorError(f"data set {name!r} is named twice; name each set once")
+    check_sets((in_dataset, *covariate_shift_datasets, *out_datasets))
+    names = list(dict.fromkeys((detector.score, *scores)))
 
     def score(images: ImageSet, role: Role) -> DatasetScores:
-        if not len(images):
-            raise AttractorError(f"data set {images.name!r} ({images.split}) has no images")
         scored = detector.predict_scores(
-            images.images,
-            list(dict.fromkeys((detector.score, *scores))),
-            reporter=_Counting(on_progress),
-            task=images.name,
+            images.images, names, reporter=reporter, task=f"scoring {images.name}"
         )
-        labels = _known_labels(images, role, in_dataset, detector)
         return DatasetScores(
             images.name,
             images.split,
             role,
-            labels,
+            _known_labels(images, role, in_dataset, detector),
             scored.probabilities.numpy(),
             {name: values.numpy() for name, values in scored.scores.items()},
         )
@@ -374,25 +463,35 @@ def evaluate(
         classes=tuple(in_dataset.classes[label] for label in detector.classes_.tolist()),
         recursion=detector.recursion,
         in_scores=score(in_dataset, "in"),
-        shift_scores=tuple(score(images, "shift") for images in covariate_shift_datasets),
+        covariate_shift_scores=tuple(score(s, "covariate_shift") for s in covariate_shift_datasets),
         out_scores=tuple(score(images, "out") for images in out_datasets),
         provenance=provenance or {},
         score=detector.score,
     )
 
 
+def check_sets(sets: Sequence[ImageSet]) -> None:
+    """Raise an AttractorError if a set is empty, or a name comes twice."""
+    names = [images.name for images in sets]
+    for images in sets:
+        if not len(images):
+            raise AttractorError(f"data set {images.name!r} ({images.split}) has no images")
+        if names.count(images.name) > 1:
+            raise AttractorError(f"data set {images.name!r} is named twice; name each set once")
+
+
 def _known_labels(
     images: ImageSet, role: Role, in_dataset: ImageSet, detector: Detector
 ) -> np.ndarray:
-    """Return each image's class as an index into the detector's classes; -1 for an unknown one."""
+    """Return each image's class as an index into the detector's classes; -1 if it is unknown."""
     if role == "out":
         return np.full(len(images), -1, dtype=np.int64)
     known = [in_dataset.classes[label] for label in detector.classes_.tolist()]
     strange = [name for name in images.classes if name not in known]
-    if role == "shift" and strange:
+    if role == "covariate_shift" and strange:
         raise AttractorError(
             f"data set {images.name!r} has the class {strange[0]!r}, which {in_dataset.name!r} "
-            "does not have, so it is no shift of it; name it among out_datasets"
+            "does not have; name it among out_datasets"
         )
     index = np.array([*(known.index(c) if c in known else -1 for c in images.classes), -1])
     return index[images.labels].astype(np.int64)

@@ -110,6 +110,34 @@ class Run:
             raise cannot_write(self.log_file, error) from None
 
 
+# Keys that may change when a run is resumed: the weights do not depend on them.
+_FREE_ON_RESUME = {"training": {"gpu", "device", "frequency", "checkpoint_interval"}}
+
+
+def check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
+    """Return whether there is a training to continue; raise if the folder must not be written to.
+
+    A training that ended before its first checkpoint has nothing to lose: it starts over.
+    """
+    if not (run.finished or run.checkpoint_file.exists()):
+        return False
+    if not resume:
+        raise AttractorError(
+            f"{run.path}: contains a run already; "
+            "continue it with --resume, or choose another folder with --out"
+        )
+    old = run.config().model_dump(exclude={"evaluation"})
+    new = config.model_dump(exclude={"evaluation"})
+    for section, values in old.items():
+        for key, value in values.items():
+            if key not in _FREE_ON_RESUME.get(section, ()) and value != new[section][key]:
+                raise AttractorError(
+                    f"{run.path}: was started with {section}.{key} = {value!r}, not "
+                    f"{new[section][key]!r}; resume with the same value, or choose another --out"
+                )
+    return True
+
+
 def environment(device: str, precision: str) -> dict[str, Any]:
     """Return versions, device and git revision; ``precision`` is ``str(dtype)``."""
     import torch

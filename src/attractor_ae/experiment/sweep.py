@@ -1,67 +1,59 @@
-"""Many runs at once: each in its own folder, none ends another, and a second call goes on."""
+"""Many runs at once, each a child process of ``attractor-ae train --resume``, here or on a cluster.
 
+PARENT/
+  sweep.json   the runs and their states
+  seed0/       one run folder each, see `attractor_ae.experiment.run`
+  seed1/
+"""
+
+import glob
+import json
+import os
+import platform
 import re
-import signal
-import threading
+import subprocess
+import sys
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Hashable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager, nullcontext, suppress
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
-from types import FrameType
+from typing import Any
 from uuid import uuid4
 
-import torch
-from joblib import cpu_count
-
 from attractor_ae._errors import AttractorError, unknown_name
-from attractor_ae._files import cannot_write
+from attractor_ae._files import write_json
+from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.config import ExperimentConfig
-from attractor_ae.experiment.plan import training_images
-from attractor_ae.experiment.run import Run
-from attractor_ae.experiment.sweep_folder import find_runs, write_states
-from attractor_ae.experiment.workers import (
-    Job,
-    Outcome,
-    Task,
-    Workers,
-    cluster_workers,
-    local_workers,
-)
-from attractor_ae.training.loop import check_claim
+from attractor_ae.experiment.plan import make_plan
+from attractor_ae.experiment.run import Run, check_claim
 
-__all__ = [
-    "BACKENDS",
-    "Failure",
-    "Job",
-    "SweepProgress",
-    "SweepReport",
-    "find_runs",
-    "parse_seeds",
-    "seed_jobs",
-    "sweep",
-]
+BACKENDS = ("processes", "dask")
+"""Processes of this machine, or a cluster of dask.distributed."""
 
-BACKENDS = ("loky", "dask")
-"""Processes of this machine, and a cluster of dask.distributed, as joblib calls them."""
+PARENT_VARIABLE = "ATTRACTOR_AE_PARENT"
+"""Environment variable of a child: it ends when its parent is no longer the process of this id."""
+
+SWEEP_FILE = "sweep.json"
 
 _MOST_SEEDS = 10_000
+_MOST_DEATHS = 2  # a run whose process was killed is resumed once
+
+
+@dataclass(frozen=True)
+class Job:
+    """An experiment and its run folder."""
+
+    config: ExperimentConfig
+    folder: Path
 
 
 @dataclass(frozen=True)
 class Failure:
-    """A job that failed.
-
-    Attributes
-    ----------
-    job
-        The job.
-    error
-        What was wrong, in one line.
-    log
-        The run's log, which has the whole story.
-    """
+    """A job that failed, its error in one line, and the log with the details."""
 
     job: Job
     error: str
@@ -70,14 +62,12 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """How a sweep ended; each job is in one of the three, in the order in which they were given.
+    """The end of a sweep: each job is in one of the three, in the given order.
 
     Attributes
     ----------
-    finished
-        Trained now.
-    skipped
-        Finished before.
+    finished, skipped
+        Trained now, and finished before.
     failed
         Not finished.
     """
@@ -87,41 +77,13 @@ class SweepReport:
     failed: tuple[Failure, ...]
 
 
-@dataclass(frozen=True)
-class SweepProgress:
-    """Told when a job has ended.
-
-    Attributes
-    ----------
-    done, total
-        How many jobs have ended, and all, both with those that were finished before.
-    job
-        The one that ended.
-    error
-        One line if it failed, else empty.
-    seconds_left
-        Estimated time to the end; None until a job was trained.
-    """
-
-    done: int
-    total: int
-    job: Job
-    error: str
-    seconds_left: float | None
-
-
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds that a text names.
-
-    Parameters
-    ----------
-    text
-        Numbers and ranges, both ends included, with commas between them.
+    """Return the seeds of a text: numbers and inclusive ranges, separated by commas.
 
     Raises
     ------
     AttractorError
-        If it reads otherwise, or names a seed twice.
+        If the text has another form, or names a seed twice.
 
     Examples
     --------
@@ -145,39 +107,24 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 
 
 def seed_jobs(config: ExperimentConfig, seeds: Sequence[int], parent: str | Path) -> list[Job]:
-    """Return a job for each seed: the same experiment in the run folders ``PARENT/seedN``.
-
-    The folder is named by the seed alone, so that a sweep with more seeds finds those that are
-    finished; another experiment takes another parent.
-
-    Parameters
-    ----------
-    config
-        The experiment; its own seed counts for nothing.
-    seeds
-        Seeds, each in [0, 2**63).
-    parent
-        The folder of the sweep.
+    """Return one job per seed: the same experiment in the run folders ``PARENT/seedN``.
 
     Raises
     ------
     AttractorError
-        If there are no seeds, one is named twice, or one is no possible seed.
+        If there are no seeds, one is named twice, or one is out of range.
     """
     if not seeds:
         raise AttractorError("a sweep needs at least one seed, e.g. 0-9")
     if repeated := _repeated(seeds):
         raise AttractorError(f"seed {repeated[0]} is named twice; name each once")
     values = config.model_dump()
-    return [
-        Job(
-            ExperimentConfig.from_dict(
-                {**values, "training": {**values["training"], "seed": seed}}, f"seed {seed}"
-            ),
-            Path(parent) / f"seed{seed}",
-        )
-        for seed in seeds
-    ]
+    jobs = []
+    for seed in seeds:
+        values["training"] = {**values["training"], "seed": seed}
+        config = ExperimentConfig.from_dict(values, f"seed {seed}")
+        jobs.append(Job(config, Path(parent) / f"seed{seed}"))
+    return jobs
 
 
 def sweep(
@@ -185,218 +132,450 @@ def sweep(
     *,
     data_root: str | Path | None = None,
     workers: int | None = None,
-    backend: str = "loky",
+    backend: str = "processes",
     scheduler: str | None = None,
     resources: Mapping[str, float] | None = None,
-    on_progress: Callable[[SweepProgress], None] = lambda _: None,
-    on_interrupt: Callable[[], None] = lambda: None,
+    reporter: Reporter = SILENT,
 ) -> SweepReport:
-    """Train many runs (``attractor-ae sweep``), each as `run_training` with ``resume`` does.
+    """Train many runs (``attractor-ae sweep``); a run that fails ends no other.
 
-    Finished runs are skipped, begun ones go on from their checkpoint. A run that fails ends no
-    other. ``sweep.json`` in the folder above the runs says how they stand (see `find_runs`).
+    Finished runs are skipped, unfinished ones continue from their checkpoint. ``sweep.json`` in the
+    folder above the runs records their states (see `find_runs`).
 
     Parameters
     ----------
     jobs
-        Any experiments, each with a folder of its own.
+        Any experiments, each with its own folder.
     data_root
-        Where the data sets' files are.
+        Folder of the data sets' files.
     workers
-        How many runs this machine trains at once. They share its cores: each has cores // workers
-        threads, at least one. By default there are as many as cores and as jobs, or one if any run
-        is on a GPU, whose memory is not known to suffice for more. 1 trains in this process.
+        Number of runs that this machine trains at once; each has cores // workers threads. By
+        default the number of cores, at most that of jobs, or 1 if a run is on a GPU.
     backend
-        ``"loky"``: processes of this machine. ``"dask"``: a cluster that runs already.
+        One of ``BACKENDS``.
     scheduler
-        Address of the cluster's scheduler. Its machines must share the runs' folders. A run whose
-        worker dies is handed to another one and goes on from its checkpoint.
+        Address of a cluster's scheduler. Its machines must share the runs' folders. The run of a
+        worker that dies continues on another one.
     resources
         What a run takes of the resources that the cluster's workers were started with:
         ``{"GPU": 0.25}`` lets four runs share a worker that was started with ``GPU=1`` (and at
         least four threads).
-    on_progress
-        Called when a job has ended.
-    on_interrupt
-        Called on Ctrl-C, after which it may take some seconds until the trainings have stopped.
-
-    Returns
-    -------
-    SweepReport
-        Which were trained, were finished before, and failed with which error.
+    reporter
+        Receives a note per run that has ended.
 
     Raises
     ------
     AttractorError
-        Before anything is trained: if there are no jobs, two have the same folder, a folder holds
-        another experiment, or the workers cannot be had.
+        Before anything is trained: if there are no jobs, two have the same folder, a folder
+        contains another experiment, or the workers are not available.
     KeyboardInterrupt
-        On Ctrl-C, after every training has written its checkpoint and ended; the same call goes on.
-        A second Ctrl-C does not wait for them.
+        On Ctrl-C, after every training has written its checkpoint; the same call continues. A
+        second Ctrl-C does not wait.
     """
-    tasks = _tasks(jobs, data_root)
-    _check_folders(tasks)
-    waiting = [task for task in tasks if not Run(task.job.folder).finished]
-    ended: dict[int, Outcome] = {}
-    with _workers(backend, workers, scheduler, resources, tasks, waiting) as crew:
-        _write_states(tasks, ended)
-        slots = min(crew.slots, len(waiting))
-        began = time.perf_counter()
-        with closing(_outcomes(crew, waiting, on_interrupt)) as outcomes:
-            for outcome in outcomes:
-                ended[outcome.index] = outcome
-                _write_states(tasks, ended)
-                left = len(waiting) - len(ended)
-                elapsed = time.perf_counter() - began
-                on_progress(
-                    SweepProgress(
-                        len(tasks) - left,
-                        len(tasks),
-                        jobs[outcome.index],
-                        outcome.error,
-                        _seconds_left(list(ended.values()), left, slots, elapsed),
-                    )
-                )
-    tried = {task.index for task in waiting}
-    good = {index for index, outcome in ended.items() if not outcome.error}
-    return SweepReport(
-        finished=tuple(job for i, job in enumerate(jobs) if i in good),
-        skipped=tuple(job for i, job in enumerate(jobs) if i not in tried),
-        failed=tuple(
-            Failure(job, ended[i].error, Run(job.folder).log_file)
-            for i, job in enumerate(jobs)
-            if i in tried - good
-        ),
-    )
-
-
-def _tasks(jobs: Sequence[Job], data_root: str | Path | None) -> list[Task]:
     if not jobs:
         raise AttractorError("a sweep needs at least one job")
-    # Absolute: a worker of a cluster is somewhere else.
-    root = None if data_root is None else Path(data_root).resolve()
-    go_on = jobs[0].folder.resolve().parent / f".sweep-{uuid4().hex}"
-    return [
-        Task(index, Job(job.config, job.folder.resolve()), root, go_on)
-        for index, job in enumerate(jobs)
-    ]
-
-
-def _check_folders(tasks: Sequence[Task]) -> None:
-    if repeated := _repeated([task.job.folder for task in tasks]):
+    folders = [job.folder.resolve() for job in jobs]
+    if repeated := _repeated(folders):
         raise AttractorError(f"{repeated[0]}: two jobs have this folder; give each its own")
-    for task in tasks:
-        check_claim(Run(task.job.folder), task.job.config, resume=True)
-
-
-def _workers(
-    backend: str,
-    workers: int | None,
-    scheduler: str | None,
-    resources: Mapping[str, float] | None,
-    tasks: Sequence[Task],
-    waiting: Sequence[Task],
-) -> AbstractContextManager[Workers]:
+    for job, folder in zip(jobs, folders, strict=True):
+        check_claim(Run(folder), job.config, resume=True)
     if backend not in BACKENDS:
         raise unknown_name("backend", backend, BACKENDS)
     if workers is not None and workers < 1:
         raise AttractorError(f"workers = {workers}: must be at least 1")
     if backend == "dask" and workers is not None:
-        raise AttractorError(
-            'workers are those of the cluster with backend "dask"; leave out their number'
-        )
-    if backend == "loky" and (scheduler is not None or resources):
+        raise AttractorError('the cluster has its own workers with backend "dask"; omit workers')
+    if backend == "processes" and (scheduler is not None or resources):
         raise AttractorError('scheduler and resources are for backend "dask"; name it, too')
+    waiting = [i for i, folder in enumerate(folders) if not Run(folder).finished]
+    root = [] if data_root is None else ["--data-root", str(Path(data_root).resolve())]
+    tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), tuple(root)) for i in waiting}
     if backend == "dask" and waiting:
-        return cluster_workers(scheduler, resources)
-    on_gpu = any(_on_gpu(task.job.config) for task in tasks)
-    number = min(workers or (1 if on_gpu else cpu_count()), len(tasks))
-    # Not of those that wait: weights are bitwise the same with as many threads, so a run must not
-    # depend on how many were finished before it.
-    threads = max(1, cpu_count() // number)
-    number = max(1, min(number, len(waiting)))
-    if number > 1:
-        _prepare_once(waiting)
-    return nullcontext(local_workers(number, threads))
+        running = _on_cluster(tasks, scheduler, dict(resources or {}), reporter)
+    else:
+        number, threads = _local_workers(jobs, workers)
+        if min(number, len(waiting)) > 1:
+            _prepare_once([jobs[i] for i in waiting], data_root)
+        running = _in_processes(tasks, number, threads, reporter)
+
+    _write_states(folders, {})
+    errors: dict[int, str] = {}
+    start = time.perf_counter()
+    for index, error in running:
+        errors[index] = error
+        _write_states(folders, {folders[i]: line for i, line in errors.items()})
+        trained = sum(not line for line in errors.values())
+        left = len(waiting) - len(errors)
+        seconds = (time.perf_counter() - start) / max(1, trained) * left
+        folder = folders[index]
+        reporter.note(
+            f"{len(jobs) - left} of {len(jobs)}: {folder.parent.name}/{folder.name} "
+            + (f"failed: {error}" if error else "trained")
+            + (f", {seconds:.0f} s left" if left and trained else "")
+        )
+    return SweepReport(
+        finished=tuple(jobs[i] for i in waiting if not errors[i]),
+        skipped=tuple(job for i, job in enumerate(jobs) if i not in tasks),
+        failed=tuple(
+            Failure(jobs[i], errors[i], Run(jobs[i].folder).log_file) for i in waiting if errors[i]
+        ),
+    )
 
 
-def _on_gpu(config: ExperimentConfig) -> bool:
-    name = config.training.device
-    return torch.cuda.is_available() if name == "auto" else not name.startswith("cpu")
+# ---- one run as a child process ----------------------------------------------------------------
 
 
-def _prepare_once(tasks: Sequence[Task]) -> None:
-    """Decode images before many processes would each do it; they find them in the cache."""
-    configs = {task.job.config.dataset.model_dump_json(): task for task in tasks}
-    for task in configs.values():
+@dataclass(frozen=True)
+class _Task:
+    config: str
+    folder: str
+    options: tuple[str, ...]
+
+
+class _Child:
+    """``attractor-ae train --resume`` of a task, resumed once if its process is killed."""
+
+    def __init__(self, task: _Task, threads: int) -> None:
+        self._task, self._threads, self._deaths = task, threads, 0
+        self._files = tempfile.TemporaryDirectory(prefix="attractor-ae-")
+        self._config = Path(self._files.name) / f"{Path(task.folder).name}.toml"
+        self._config.write_text(task.config, encoding="utf-8")
+        self._start()
+
+    def _start(self) -> None:
+        self._output = Path(self._files.name) / "stderr"
+        command = [sys.executable, "-m", "attractor_ae", "train", str(self._config)]
+        command += ["--out", self._task.folder, "--resume", *self._task.options]
+        threads = {"OMP_NUM_THREADS": str(self._threads), PARENT_VARIABLE: str(os.getpid())}
+        with self._output.open("wb") as stderr:
+            # A session of its own: Ctrl-C in the terminal reaches it through the parent alone.
+            self.process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stderr,
+                env={**os.environ, **threads, "COLUMNS": "1000"},
+                start_new_session=True,
+            )
+
+    def ended(self) -> str | None:
+        """Return None while it runs, else the error in one line, empty if it was trained."""
+        code = self.process.poll()
+        if code is None:
+            return None
+        run = Run(Path(self._task.folder))
+        if code == 0:
+            self._files.cleanup()
+            return ""
+        self._deaths += 1
+        if code < 0 and self._deaths < _MOST_DEATHS:
+            self._start()
+            return None
+        output = self._output.read_text(encoding="utf-8", errors="replace").strip()
+        self._files.cleanup()
+        error = output.splitlines()[-1].removeprefix("error: ") if output else ""
+        if code < 0:
+            error = f"its process was killed {self._deaths} times (signal {-code}); enough memory?"
+        with suppress(AttractorError):
+            run.path.mkdir(parents=True, exist_ok=True)
+            run.log(f"failed on {platform.node()}, threads: {self._threads}\n{output or error}")
+        return error or f"its process ended with exit code {code}"
+
+    def stop(self, *, kill: bool = False) -> None:
+        """Let it write its checkpoint and end, or kill it."""
+        if self.process.poll() is None:
+            self.process.kill() if kill else self.process.terminate()
+
+
+def _in_processes(
+    tasks: Mapping[int, _Task], number: int, threads: int, reporter: Reporter
+) -> Iterator[tuple[int, str]]:
+    """Train tasks on this machine, and yield index and error of each as it ends."""
+    waiting, running = list(tasks.items()), dict[int, _Child]()
+    try:
+        while waiting or running:
+            while waiting and len(running) < number:
+                index, task = waiting.pop(0)
+                running[index] = _Child(task, threads)
+            for index, child in list(running.items()):
+                if (error := child.ended()) is not None:
+                    del running[index]
+                    yield index, error
+            time.sleep(0.05)
+    finally:  # Ctrl-C, or the caller has failed
+        if running:
+            reporter.note("stopping: each run writes its checkpoint ...")
+        try:
+            for child in running.values():
+                child.stop()
+            for child in running.values():
+                child.process.wait()
+        except KeyboardInterrupt:
+            for child in running.values():
+                child.stop(kill=True)
+            raise
+
+
+def _local_workers(jobs: Sequence[Job], workers: int | None) -> tuple[int, int]:
+    """Return the number of runs at once, and the number of threads of each."""
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    else:
+        cores = os.cpu_count() or 1
+    number = workers or (1 if _on_gpu(jobs) else cores)
+    # Of all jobs, not of the unfinished ones: weights are bitwise reproducible with the same number
+    # of threads, so it must not depend on how many runs were finished before.
+    number = min(number, len(jobs))
+    return number, max(1, cores // number)
+
+
+def _on_gpu(jobs: Sequence[Job]) -> bool:
+    devices = {job.config.training.device for job in jobs}
+    if "auto" in devices:
+        import torch  # slow to import
+
+        if torch.cuda.is_available():
+            return True
+    return any(not device.startswith("cpu") for device in devices - {"auto"})
+
+
+def _prepare_once(jobs: Sequence[Job], data_root: str | Path | None) -> None:
+    """Fill the cache of images before several processes would each decode them."""
+    configs = {job.config.dataset.model_dump_json(): job.config for job in jobs}
+    for config in configs.values():
         with suppress(AttractorError):  # the job reports it
-            training_images(task.job.config, data_root=task.data_root)
+            make_plan(config, data_root).load_training()
 
 
-def _outcomes(
-    crew: Workers, waiting: Sequence[Task], on_interrupt: Callable[[], None]
-) -> Generator[Outcome, None, None]:
-    """Give the outcomes of tasks as they end; raise KeyboardInterrupt at the end if pressed."""
-    if not waiting:
-        return
-    with _going_on(waiting[0].go_on, on_interrupt) as stopped:
-        for outcome in crew.train(waiting):
-            if outcome.state != "interrupted":
-                yield outcome
-            elif not stopped():
-                yield Outcome(
-                    outcome.index,
-                    "failed",
-                    f"its worker was stopped, or does not see {waiting[0].go_on.parent}; all "
-                    "machines of a cluster must share the runs' folders",
-                )
-        if stopped():
-            raise KeyboardInterrupt
+# ---- a cluster ---------------------------------------------------------------------------------
+
+
+def _on_cluster(
+    tasks: Mapping[int, _Task],
+    scheduler: str | None,
+    needs: dict[str, float],
+    reporter: Reporter,
+) -> Iterator[tuple[int, str]]:
+    """Train tasks on a cluster of dask.distributed, which must be running."""
+    with _connected(scheduler, needs) as client:
+        from distributed import Event, KilledWorker, as_completed
+
+        stop = Event(f"stop-{uuid4().hex}", client=client)
+        futures = {
+            client.submit(
+                _train_on_worker,
+                task,
+                needs,
+                stop.name,
+                key=f"train-{Path(task.folder).name}-{uuid4().hex}",
+                pure=False,
+                resources=needs or None,
+            ): index
+            for index, task in tasks.items()
+        }
+        try:
+            for future in as_completed(list(futures), loop=client.loop, raise_errors=False):
+                index, error = futures[future], ""
+                if future.status == "finished":
+                    error = future.result()
+                elif future.status == "error":
+                    reason = future.exception()
+                    error = f"could not be run on the cluster: {_first_line(reason)}"
+                    if isinstance(reason, KilledWorker):
+                        deaths = reason.allowed_failures + 1
+                        error = f"{deaths} workers died during this run; see their logs"
+                else:
+                    error = f"scheduler {scheduler} was lost; start it and sweep again"
+                if error and future.status != "finished":
+                    with suppress(AttractorError, OSError):
+                        run = Run(Path(tasks[index].folder))
+                        run.path.mkdir(parents=True, exist_ok=True)
+                        run.log(f"failed: {error}")
+                yield index, error
+        except KeyboardInterrupt:
+            reporter.note("stopping: each run writes its checkpoint ...")
+            stop.set()
+            client.cancel([future for future in futures if future.status == "pending"])
+            connected: Any = client  # its methods are typed as asynchronous
+            while any(connected.processing().values()):
+                time.sleep(0.2)
+            raise
+
+
+def _train_on_worker(task: _Task, needs: dict[str, float], stop: str) -> str:
+    """Train a task on a worker, and return the error, empty if it was trained."""
+    from distributed import Event, get_client, get_worker
+
+    worker = get_worker()
+    threads = max(1, worker.state.nthreads // max(1, slots_of_worker(needs, worker)))
+    stopped = Event(stop, client=get_client())
+    child = _Child(task, threads)
+    try:
+        while (error := child.ended()) is None:
+            if stopped.is_set():
+                child.stop()
+                child.process.wait()
+                return "interrupted"
+            time.sleep(0.2)
+    finally:
+        child.stop()
+    return error
 
 
 @contextmanager
-def _going_on(go_on: Path, on_interrupt: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Tell workers to go on until the block ends or Ctrl-C; give whether that was pressed."""
-    pressed = False
-
-    def stop(_signal: int, _frame: FrameType | None) -> None:
-        nonlocal pressed
-        pressed = True
-        go_on.unlink(missing_ok=True)
-        signal.signal(signal.SIGINT, before)  # the second time does not wait
-        on_interrupt()
-
-    before = signal.getsignal(signal.SIGINT) or signal.default_int_handler
-    # Only the main thread may; and who started this with nohup wants it to be ignored.
-    handles = threading.current_thread() is threading.main_thread() and before != signal.SIG_IGN
+def _connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[Any]:
+    """Connect to a scheduler that has workers for runs with these needs."""
+    if scheduler is None:
+        raise AttractorError(
+            'backend "dask" needs the address of a scheduler, e.g. tcp://localhost:8786'
+        )
+    for name, amount in needs.items():
+        if not amount > 0:
+            raise AttractorError(f"resource {name} = {amount:g}: must be more than 0")
     try:
-        go_on.touch()
-    except OSError as error:
-        raise cannot_write(go_on, error) from None
+        from distributed import Client
+    except ImportError:
+        raise AttractorError(
+            'backend "dask" needs the package distributed; install it with: '
+            "pip install 'attractor-ae[cluster]'"
+        ) from None
     try:
-        if handles:
-            signal.signal(signal.SIGINT, stop)
-        yield lambda: pressed
-    finally:
-        go_on.unlink(missing_ok=True)
-        if handles:
-            signal.signal(signal.SIGINT, before)
+        client = Client(scheduler, timeout=20.0, set_as_default=False)
+    except (OSError, ValueError, TypeError) as error:  # a TimeoutError is an OSError
+        raise AttractorError(
+            f"scheduler {scheduler}: cannot be reached ({_first_line(error)}); "
+            "start one with: dask scheduler"
+        ) from None
+    with client:
+        offer = "".join(f" {name}={amount:g}" for name, amount in needs.items())
+        start = f"dask worker {scheduler}" + (f' --resources "{offer.strip()}"' if offer else "")
+        try:
+            client.wait_for_workers(1, timeout=30.0)
+        except TimeoutError:
+            raise AttractorError(
+                f"scheduler {scheduler}: has no workers; start some with: {start}"
+            ) from None
+        try:
+            slots = sum(client.run(slots_of_worker, needs).values())
+        except Exception as error:
+            raise AttractorError(
+                f"scheduler {scheduler}: its workers cannot use this package "
+                f"({_first_line(error)}); install the same version there"
+            ) from None
+        if not slots:
+            raise AttractorError(
+                f"scheduler {scheduler}: none of its workers offers{offer}; start some with: "
+                f"{start}"
+            )
+        yield client
 
 
-def _seconds_left(ended: Sequence[Outcome], left: int, slots: int, elapsed: float) -> float | None:
-    """Return the estimated time to the end: what is left of the work, over the slots."""
-    times = [outcome.seconds for outcome in ended if not outcome.error]
-    if not times:
-        return None
-    # The slots have worked all the time, and what they did for ended jobs is known.
-    begun = slots * elapsed - sum(times)
-    return max(0.0, sum(times) / len(times) * left - begun) / slots
+def slots_of_worker(needs: Mapping[str, float], dask_worker: Any) -> int:  # noqa: ANN401
+    """Return the number of runs that a worker of a cluster trains at once."""
+    offers = dask_worker.state.total_resources
+    # One per thread, unless a resource is used up before; 0.1 fits three times into 0.3.
+    limits = [int(offers.get(name, 0) / amount + 1e-9) for name, amount in needs.items()]
+    return min(dask_worker.state.nthreads, *limits) if limits else dask_worker.state.nthreads
 
 
-def _write_states(tasks: Sequence[Task], ended: Mapping[int, Outcome]) -> None:
-    write_states(
-        {task.job.folder: ended[task.index].error if task.index in ended else "" for task in tasks}
-    )
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+# ---- the folder of a sweep ---------------------------------------------------------------------
+
+
+def _write_states(folders: Sequence[Path], errors: Mapping[Path, str]) -> None:
+    """Write ``sweep.json`` above run folders, and keep its entries of other runs.
+
+    A run is ``"finished"``, ``"failed"`` with an ``"error"``, or ``"unfinished"``.
+    """
+    for parent in {folder.parent for folder in folders}:
+        path = parent / SWEEP_FILE
+        states = _read_states(path) if path.exists() else {}
+        for folder in folders:
+            if folder.parent == parent:
+                error = errors.get(folder, "")
+                state = "finished" if Run(folder).finished else "failed" if error else "unfinished"
+                states[folder.name] = {"state": state} | ({"error": error} if error else {})
+        write_json(path, {"runs": {name: states[name] for name in sorted(states, key=_natural)}})
+
+
+def find_runs(*places: str | Path) -> list[Run]:
+    """Return the finished runs of places, each once, in natural order (seed2 before seed10).
+
+    Parameters
+    ----------
+    places
+        Run folders, folders of sweeps, and globs of them such as ``"runs/*/seed[0-4]"``.
+
+    Raises
+    ------
+    AttractorError
+        If a place is not a run, or its training is not finished.
+    """
+    if not places:
+        raise AttractorError("name at least one run folder, sweep folder or glob")
+    runs = {run.path.resolve(): run for run in chain.from_iterable(map(_runs_at, places))}
+    return sorted(runs.values(), key=lambda run: _natural(str(run.path)))
+
+
+def _runs_at(place: str | Path) -> list[Run]:
+    path = Path(place)
+    if path.exists():
+        if not (_is_run(path) or _is_sweep(path)) and path.is_dir():
+            raise AttractorError(
+                f"{path}: is neither a run nor a sweep (it has no config.toml and no "
+                f"{SWEEP_FILE}); to take the runs in it, name '{path}/*'"
+            )
+        return _runs_in(path)
+    if not glob.has_magic(str(place)):
+        raise AttractorError(f"{place}: no such run folder; make runs with: attractor-ae sweep")
+    matches = [Path(name) for name in glob.glob(str(place), recursive=True)]  # noqa: PTH207
+    matches = [match for match in matches if _is_run(match) or _is_sweep(match)]
+    if not matches:
+        raise AttractorError(f"{place}: matches no run; make runs with: attractor-ae sweep")
+    return [run for match in matches for run in _runs_in(match)]
+
+
+def _runs_in(path: Path) -> list[Run]:
+    """Return the run of a run folder, or the runs of a sweep."""
+    if _is_run(path) or not _is_sweep(path):
+        return [Run.open(path)]
+    states = _read_states(path / SWEEP_FILE)
+    runs = [Run(path / name) for name in states]
+    for run in runs:
+        if not run.finished:
+            error = states[run.path.name].get("error", "")
+            raise AttractorError(
+                f"{run.path}: its training is not finished{error and f' ({error})'}; call the "
+                "sweep again, or name the finished runs alone"
+            )
+    if not runs:
+        raise AttractorError(f"{path}: the sweep has no runs; call it again")
+    return runs
+
+
+def _is_run(path: Path) -> bool:
+    return Run(path).config_file.is_file()
+
+
+def _is_sweep(path: Path) -> bool:
+    return (path / SWEEP_FILE).is_file()
+
+
+def _read_states(path: Path) -> dict[str, dict[str, str]]:
+    try:
+        states = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        return {str(name): dict(state) for name, state in states.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        raise AttractorError(f"{path}: cannot be read as a sweep; remove it") from None
+
+
+def _natural(text: str) -> list[str | int]:
+    # Text and numbers alternate, so they are never compared with each other.
+    parts = re.split("([0-9]+)", text)
+    return [int(part) if i % 2 else part for i, part in enumerate(parts)]
 
 
 def _repeated(values: Sequence[Hashable]) -> list[Hashable]:

@@ -2,11 +2,11 @@
 
 from attractor_ae.reporting.calibration import reliability_diagram
 from attractor_ae.reporting.comparison import Comparison, check_reported, compare
-from attractor_ae.reporting.comparison_table import ComparisonTable
 from attractor_ae.reporting.contact_sheet import contact_sheet
 from attractor_ae.reporting.curves import auroc_by_recursion, auroc_by_trials
 from attractor_ae.reporting.detection import precision_recall_figure, roc_figure
 from attractor_ae.reporting.entropy import entropy_histogram
+from attractor_ae.reporting.grid import Grid
 from attractor_ae.reporting.latent import latent_map
 from attractor_ae.reporting.reconstructions import (
     ReconstructionBlock,
@@ -19,7 +19,7 @@ from attractor_ae.reporting.tables import detection_table, recursion_table, scor
 
 __all__ = [
     "Comparison",
-    "ComparisonTable",
+    "Grid",
     "ReconstructionBlock",
     "accuracy_rejection_figure",
     "auroc_by_recursion",

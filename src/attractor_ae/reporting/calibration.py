@@ -14,7 +14,7 @@ from sklearn.calibration import calibration_curve
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import expected_calibration_error
 from attractor_ae.reporting.panels import band_entry
-from attractor_ae.reporting.seeds import Results, by_method, known_scores, stated
+from attractor_ae.reporting.seeds import Results, by_method, stated
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
     REFERENCE_COLOUR,
@@ -49,7 +49,7 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
         If the results do not belong together, or there is no such set of known classes.
     """
     methods = by_method(results)
-    shown = known_scores(next(iter(methods.values()))[0], dataset).name
+    shown = next(iter(methods.values()))[0].known_scores(dataset).name
     edges = np.linspace(0, 1, bins + 1)
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 3.0))
@@ -86,7 +86,7 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
 
 def _predictions(result: EvaluationResult, dataset: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Return how sure each prediction is, and whether it is right."""
-    scores = known_scores(result, dataset)
+    scores = result.known_scores(dataset)
     p = scores.probabilities[result.recursion].astype(np.float64)
     # A float32 softmax can exceed 1 by its rounding.
     return np.minimum(p.max(-1), 1), scores.predicted(result.recursion) == scores.labels

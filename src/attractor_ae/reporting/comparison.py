@@ -1,65 +1,52 @@
-"""Methods side by side: what each detects and how it errs, as mean and deviation over seeds."""
+"""Methods side by side: detection and accuracy, as mean and deviation over seeds."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+import numpy as np
 from rich.console import RenderableType
 
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import write_text
-from attractor_ae.experiment.result import EvaluationResult
-from attractor_ae.metrics import Grid, accuracy, check_grid, detection_metrics
-from attractor_ae.misclassification import misclassification_metrics
-from attractor_ae.reporting import comparison_latex as latex
-from attractor_ae.reporting import comparison_text as text
-from attractor_ae.reporting.comparable import (
-    Key,
-    check_recursion,
-    check_same_images,
-    compared_method,
-    key_of,
-    sets_of,
-)
-from attractor_ae.reporting.comparison_table import (
-    Column,
-    ComparedMethod,
-    ComparisonTable,
-    Metric,
-    comparison_table,
-)
+from attractor_ae.experiment.result import DatasetScores, EvaluationResult
+from attractor_ae.metrics import Grid as Thresholds
+from attractor_ae.metrics import check_grid
+from attractor_ae.reporting import renderers
+from attractor_ae.reporting.grid import Column, ComparedMethod, Grid, Metric, make_grid
 
 Orientation = Literal["in", "out"]
 
 RATES = (("auroc", "AUROC", True), ("aupr", "AUPR", True), ("fpr95", "FPR95", False))
 
 DETECTION_METRICS = tuple(Metric(key, title, "", larger) for key, title, larger in RATES)
-"""What is shown of every D_out."""
+"""Metrics of every D_out."""
 
-ACCURACY_METRICS = (
-    Metric("accuracy", "accuracy"),
-    *(
-        Metric(f"misclassification_{key}", title, "misclassification", larger)
-        for key, title, larger in RATES
-    ),
-    *(
-        Metric(f"area_{key}", title, "area over the thresholds", larger)
-        for key, title, larger in (
-            ("u_sen", "u-sen", True),
-            ("u_spec", "u-spec", True),
-            ("u_pre", "u-pre", True),
-            ("u_acc", "u-acc", True),
-            ("p_accurate_certain", "p(a|c)", True),
-            ("p_uncertain_inaccurate", "p(u|i)", True),
-            ("pavpu", "PAvPU", True),
-            ("remaining_error_rate", "rem. err.", False),
-            ("remaining_accuracy_rate", "rem. acc.", True),
-        )
-    ),
+_AREAS = (
+    ("u_sen", "u-sen", True),
+    ("u_spec", "u-spec", True),
+    ("u_pre", "u-pre", True),
+    ("u_acc", "u-acc", True),
+    ("p_accurate_certain", "p(a|c)", True),
+    ("p_uncertain_inaccurate", "p(u|i)", True),
+    ("pavpu", "PAvPU", True),
+    ("remaining_error_rate", "rem. err.", False),
+    ("remaining_accuracy_rate", "rem. acc.", True),
 )
-"""What is shown of every accuracy split: D_in's own test split and the shifted sets."""
+ACCURACY_METRICS = (
+    Metric("accuracy", "accuracy", marked=False),
+    *(Metric(f"misclassification_{k}", t, "misclassification", larger) for k, t, larger in RATES),
+    # Not marked: a method at chance has the best u-sen.
+    *(Metric(f"area_{k}", t, "area over the thresholds", s, marked=False) for k, t, s in _AREAS),
+)
+"""Metrics of D_in's test split and of the sets under covariate shift."""
+
+Key = tuple[str, str]
+"""Name and split of a data set."""
+Rates = dict[tuple[Key, str], float]
+"""(Data set, key of a metric) -> value."""
 
 
 @dataclass(frozen=True)
@@ -71,65 +58,57 @@ class Comparison:
     in_dataset, in_split
         D_in.
     grid
-        Thresholds that the curves were computed on.
+        Thresholds of the curves.
     orientation
         The positive class: ``"in"``, or ``"out"``.
     detection
-        AUROC, AUPR and FPR95 of every D_out (``DETECTION_METRICS``).
+        ``DETECTION_METRICS`` of every D_out.
     accuracy
-        Accuracy, and how well wrong predictions are told, on every accuracy split
-        (``ACCURACY_METRICS``).
+        ``ACCURACY_METRICS`` of D_in and the sets under covariate shift.
     """
 
     in_dataset: str
     in_split: str
-    grid: Grid
+    grid: Thresholds
     orientation: Orientation
-    detection: ComparisonTable
-    accuracy: ComparisonTable
+    detection: Grid
+    accuracy: Grid
 
     def latex(self) -> str:
         """Return the detection as a LaTeX ``table*``, for a document that loads booktabs."""
-        return latex.latex_by_method(self.detection, f"tab:{self.in_dataset}-detection")
+        return renderers.latex(self.detection, f"tab:{self.in_dataset}-detection")
 
     def accuracy_latex(self) -> str:
         """Return the accuracy as a LaTeX ``table*``, for a document that loads booktabs."""
-        return latex.latex_by_dataset(self.accuracy, f"tab:{self.in_dataset}-accuracy")
+        label = f"tab:{self.in_dataset}-accuracy"
+        return renderers.latex(self.accuracy, label, by_dataset=True)
 
     def markdown(self) -> str:
         """Return the detection as Markdown."""
-        return text.markdown(self.detection)
+        return renderers.markdown(self.detection)
 
     def accuracy_markdown(self) -> str:
         """Return the accuracy as Markdown."""
-        return text.markdown(self.accuracy)
+        return renderers.markdown(self.accuracy)
 
     def csv(self) -> str:
-        """Return the detection as CSV: a line a cell, in full precision, with every seed's value.
-
-        Rates lie in [0, 1]; what is not defined is empty.
-        """
-        return text.csv_lines(self.detection)
+        """Return the detection as CSV, one line per cell; rates are in [0, 1]."""
+        return renderers.csv_text(self.detection)
 
     def accuracy_csv(self) -> str:
         """Return the accuracy as CSV, like `csv`."""
-        return text.csv_lines(self.accuracy)
+        return renderers.csv_text(self.accuracy)
 
     def terminal(self) -> RenderableType:
         """Return the detection for a terminal of 100 columns."""
-        return text.terminal(self.detection)
+        return renderers.terminal(self.detection)
 
     def accuracy_terminal(self) -> RenderableType:
         """Return the accuracy for a terminal of 100 columns."""
-        return text.terminal(self.accuracy)
+        return renderers.terminal(self.accuracy)
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write ``table.tex``, ``.md`` and ``.csv``, and ``accuracy_table`` likewise, atomically.
-
-        Returns
-        -------
-        list of Path
-            The six files.
+        """Write ``table.tex``, ``.md``, ``.csv`` and ``accuracy_table.*``; return the six files.
 
         Raises
         ------
@@ -152,7 +131,7 @@ class Comparison:
 def compare(
     results: Mapping[str, Sequence[EvaluationResult]],
     *,
-    grid: Grid = "exact",
+    grid: Thresholds = "exact",
     orientation: Orientation = "in",
     recursion: int | None = None,
     score: str | None = None,
@@ -160,177 +139,147 @@ def compare(
 ) -> Comparison:
     """Put methods side by side: mean and population standard deviation over their seeds.
 
-    Methods may have other numbers of seeds, and other D_outs; what a method was not measured on is
-    empty. Marked are the best mean of each column and those methods whose interval mean ± deviation
-    overlaps that of the best.
+    Methods may differ in their number of seeds and their D_outs; what a method was not measured on
+    is empty. AUROC, AUPR and FPR95 are marked: the best mean of each column, and methods whose
+    interval mean ± deviation overlaps that of the best. The rates are those of PROTOCOL section 8.
 
     Parameters
     ----------
     results
-        Name of a method, in the order of rows -> the results of its seeds, in any order.
+        Name of a method, in the order of rows -> the results of its seeds.
     grid
         ``"exact"``, or ``"paper"``: the thresholds of the released code.
     orientation
         The positive class of AUPR and FPR95. ``"in"``: D_in, and correct predictions; ``"out"``:
         D_out, and wrong predictions. AUROC is the same.
-    recursion
-        Which recursion to report; by default the reported one of each result. A method that has
-        fewer recursions, as a classifier has, shows its reported one.
-    score
-        Which score to report; by default the reported one of each result. If it does not lie in
-        [0, 1], there are no misclassification scores.
+    recursion, score
+        The reported ones of each result by default. A method with fewer recursions shows its
+        reported one. A score outside [0, 1] has no misclassification rates.
     significance
         Whether to test the best method of each column against each other, by a two-sided Wilcoxon
         signed-rank test over seeds (Wilcoxon, "Individual comparisons by ranking methods", 1945).
-        Results are paired by seed, and by position where a method's seeds are not known.
+        Results are paired by seed, and by position where a seed is unknown.
 
     Raises
     ------
     AttractorError
         If a method has no result or a seed twice, its results differ in what they report, methods
-        were not measured on the same images, nobody has the recursion, a method lacks the score,
+        were not measured on the same images, no method has the recursion, a method lacks the score,
         or the score does not fit the grid.
-
-    Notes
-    -----
-    The rates are those of PROTOCOL section 8.
     """
     check_reported(grid, orientation)
     if not results:
         raise AttractorError("there is nothing to compare; give the results of at least one method")
-    check_same_images(results)
-    check_recursion(results, recursion)
-    methods = [compared_method(name, found, recursion, score) for name, found in results.items()]
-
+    _check_same_images(results)
+    most = max(result.recursions for found in results.values() for result in found)
+    if recursion is not None and not 0 <= recursion < most:
+        raise AttractorError(f"no method has recursion {recursion}; choose one of 0..{most - 1}")
+    methods = [_compared(name, found, recursion, score) for name, found in results.items()]
     first = next(iter(results.values()))[0].in_scores
-    columns_out = _columns(results, ("out",), DETECTION_METRICS)
-    columns_in = _columns(results, ("in", "shift"), ACCURACY_METRICS)
-    detection, errors, unbounded = [], [], []
-    for method, found in zip(methods, results.values(), strict=True):
-        rates = [_detection_rates(result, method, grid, orientation) for result in found]
-        detection.append([_values(rates, column) for column in columns_out])
-        bounded = all(_bounded(result, method) for result in found)
-        if not bounded:
-            unbounded.append(
-                f"{method.name} is judged by {method.score}, which does not lie in [0, 1]: no "
-                "misclassification."
-            )
-        rates = [_accuracy_rates(result, method, grid, orientation, bounded) for result in found]
-        errors.append([_values(rates, column) for column in columns_in])
+    unbounded: list[str] = []
+
+    def accuracy_rates(result: EvaluationResult, method: ComparedMethod) -> Rates:
+        known = (result.in_scores, *result.covariate_shift_scores)
+        values = [scores.score(method.recursion, method.score) for scores in known]
+        bounded = all(0 <= u.min() <= u.max() <= 1 for u in values)
+        bounded = bounded and result.in_scores.probabilities.shape[-1] > 0
+        if not bounded and method.name not in unbounded:
+            unbounded.append(method.name)
+        rates: Rates = {}
+        for scores in known:
+            found = dict.fromkeys((metric.key for metric in ACCURACY_METRICS), math.nan)
+            found["accuracy"] = result.accuracy(scores.name, method.recursion)
+            if bounded:
+                reported = (scores.name, method.score, method.recursion, grid)
+                errors = result.misclassification(*reported)
+                for key, _, _ in RATES:
+                    value = _oriented(asdict(errors.detection), key, orientation)
+                    found[f"misclassification_{key}"] = value
+                found |= {f"area_{key}": area for key, area in asdict(errors.areas).items()}
+            rates |= {(_key(scores), name): value for name, value in found.items()}
+        return rates
+
+    def detection_rates(result: EvaluationResult, method: ComparedMethod) -> Rates:
+        rates: Rates = {}
+        for scores in result.out_scores:
+            try:
+                found = result.rates(scores.name, method.score, method.recursion, grid)
+            except AttractorError as error:
+                raise AttractorError(f"{method.name}: {error}") from None
+            for key, _, _ in RATES:
+                rates[_key(scores), key] = _oriented(asdict(found), key, orientation)
+        return rates
 
     how = f"Percent, mean ± population standard deviation over seeds; {grid} grid;"
-    positive = (
-        ("D_in is", "correct predictions are")
-        if orientation == "in"
-        else ("D_out is", "wrong predictions are")
-    )
     rows = "; ".join(
         f"{m.name}: n = {len(m.seeds)}, recursion {m.recursion}, {m.score}" for m in methods
     )
+    positive = {
+        "in": ("D_in is", "correct predictions are"),
+        "out": ("D_out is", "wrong predictions are"),
+    }[orientation]
+
+    def table(
+        title: str,
+        columns: Sequence[Column],
+        measure: Callable[[EvaluationResult, ComparedMethod], Rates],
+        notes: Sequence[str],
+    ) -> Grid:
+        values = []
+        for method, found in zip(methods, results.values(), strict=True):
+            rates = [measure(result, method) for result in found]
+            values.append([_values(rates, column) for column in columns])
+        without = [
+            f"{name} has no class probabilities, or a score outside [0, 1]: no misclassification."
+            for name in unbounded
+        ]
+        every = [*notes, f"{rows}.", *(without if measure is accuracy_rates else [])]
+        return make_grid(title, methods, columns, values, notes=every, significance=significance)
+
     return Comparison(
         in_dataset=first.name,
         in_split=first.split,
         grid=grid,
         orientation=orientation,
-        detection=comparison_table(
+        detection=table(
             f"Detection of unknown images; D_in is {first.name} ({first.split}, "
             f"{len(first.labels)} images)",
-            methods,
-            columns_out,
-            detection,
-            notes=(f"{how} {positive[0]} positive.", f"{rows}."),
-            significance=significance,
+            _columns(results, ("out",), DETECTION_METRICS),
+            detection_rates,
+            [f"{how} {positive[0]} positive."],
         ),
-        accuracy=comparison_table(
+        accuracy=table(
             f"Accuracy, and detection of wrong predictions; D_in is {first.name}",
-            methods,
-            columns_in,
-            errors,
-            notes=(
+            _columns(results, ("in", "covariate_shift"), ACCURACY_METRICS),
+            accuracy_rates,
+            [
                 f"{how} {positive[1]} positive.",
                 "p(a|c) is p(accurate|certain), p(u|i) is p(uncertain|inaccurate), rem. err. and "
                 "rem. acc. are the remaining error and accuracy rate.",
-                f"{rows}.",
-                *unbounded,
-            ),
-            significance=significance,
+            ],
         ),
     )
 
 
-# ---- what each result says ---------------------------------------------------------------------
-
-Rates = dict[tuple[Key, str], float]
-"""(Data set, key of a metric) -> its value."""
-
-
 def check_reported(grid: str, orientation: str) -> None:
-    """Raise an AttractorError unless both are names that `compare` knows."""
+    """Raise an AttractorError unless both are names that `compare` accepts."""
     check_grid(grid)
     if orientation not in get_args(Orientation):
         raise unknown_name("orientation", orientation, get_args(Orientation))
-
-
-def _detection_rates(
-    result: EvaluationResult, method: ComparedMethod, grid: Grid, side: Orientation
-) -> Rates:
-    known = result.in_scores.uncertainty(method.recursion, method.score)
-    rates = {}
-    for scores in result.out_scores:
-        unknown = scores.uncertainty(method.recursion, method.score)
-        try:
-            found = detection_metrics(known, unknown, grid=grid)
-        except AttractorError as error:
-            raise AttractorError(
-                f"{method.name}, {method.score} of {scores.name}: {error}"
-            ) from None
-        for metric in DETECTION_METRICS:
-            rates[key_of(scores), metric.key] = _oriented(asdict(found), metric.key, side)
-    return rates
-
-
-def _accuracy_rates(
-    result: EvaluationResult, method: ComparedMethod, grid: Grid, side: Orientation, bounded: bool
-) -> Rates:
-    """Return the accuracy, and all else if the score lies in [0, 1]; NaN if it does not."""
-    rates = {}
-    for scores in (result.in_scores, *result.shift_scores):
-        predicted = scores.predicted(method.recursion)
-        found = dict.fromkeys((metric.key for metric in ACCURACY_METRICS), math.nan)
-        found["accuracy"] = accuracy(predicted, scores.labels)
-        if bounded:
-            errors = misclassification_metrics(
-                scores.uncertainty(method.recursion, method.score),
-                predicted == scores.labels,
-                grid=grid,
-            )
-            for key, _, _ in RATES:
-                value = _oriented(asdict(errors.detection), key, side)
-                found[f"misclassification_{key}"] = value
-            found |= {f"area_{key}": area for key, area in asdict(errors.areas).items()}
-        rates |= {(key_of(scores), name): value for name, value in found.items()}
-    return rates
 
 
 def _oriented(rates: Mapping[str, float], key: str, side: Orientation) -> float:
     return rates[key if key == "auroc" else f"{key}_{side}"]
 
 
-def _bounded(result: EvaluationResult, method: ComparedMethod) -> bool:
-    """Return whether the score lies in [0, 1] on every accuracy split."""
-    return all(
-        u.min() >= 0 and u.max() <= 1
-        for u in (
-            scores.uncertainty(method.recursion, method.score)
-            for scores in (result.in_scores, *result.shift_scores)
-        )
-    )
-
-
 def _values(rates: Sequence[Rates], column: Column) -> list[float]:
-    """Return one value a seed, NaN for a seed that was not measured; nothing if none was."""
+    """Return one value per seed, NaN if it was not measured; empty if none was."""
     at = (column.dataset, column.split), column.metric.key
     return [found.get(at, math.nan) for found in rates] if any(at in r for r in rates) else []
+
+
+def _key(scores: DatasetScores) -> Key:
+    return scores.name, scores.split
 
 
 def _columns(
@@ -338,9 +287,9 @@ def _columns(
     roles: Sequence[str],
     metrics: Sequence[Metric],
 ) -> list[Column]:
-    """Return every metric of every data set of the given roles, in the order they are met."""
-    every = [scores for found in results.values() for result in found for scores in sets_of(result)]
-    keys = list(dict.fromkeys(key_of(scores) for scores in every if scores.role in roles))
+    """Return every metric of every data set of some roles, in order of appearance."""
+    every = [scores for found in results.values() for result in found for scores in result.sets]
+    keys = list(dict.fromkeys(_key(scores) for scores in every if scores.role in roles))
     names = [name for name, _ in keys]
     known = next(iter(results.values()))[0].in_scores.name
 
@@ -351,3 +300,68 @@ def _columns(
         return split if name == known and "in" in roles else f"{name} {split}"
 
     return [Column(*key, label(*key), metric) for key in keys for metric in metrics]
+
+
+def _compared(
+    name: str, results: Sequence[EvaluationResult], recursion: int | None, score: str | None
+) -> ComparedMethod:
+    """Return the row of a method, after a check that its results agree."""
+    reported = set()
+    for result in results:
+        keep = recursion is None or recursion >= result.recursions
+        r = result.recursion if keep else recursion
+        reported.add((r, result.score if score is None else score))
+    if len(reported) > 1:
+        several = " and ".join(f"{s} at recursion {r}" for r, s in sorted(reported))
+        raise AttractorError(
+            f"results of {name!r} report {several}; choose one recursion and one score"
+        )
+    seeds = tuple(_seed(result) for result in results)
+    for seed in seeds:
+        if seed is not None and seeds.count(seed) > 1:
+            raise AttractorError(
+                f"results of {name!r} have the seed {seed} twice; give each run once, and another "
+                "name to another method"
+            )
+    ((r, shown),) = reported
+    for result in results:
+        if shown not in result.score_names:
+            raise AttractorError(f"{name}: {unknown_name('score', shown, result.score_names)}")
+    return ComparedMethod(name, seeds, r, shown)
+
+
+def _seed(result: EvaluationResult) -> int | None:
+    """Return the seed of the training, if the provenance has it."""
+    value = result.provenance
+    for key in ("experiment", "training", "seed"):
+        value = value.get(key) if isinstance(value, Mapping) else None
+    return value if isinstance(value, int) else None
+
+
+def _check_same_images(results: Mapping[str, Sequence[EvaluationResult]]) -> None:
+    """Check that equal names are equal images, and that there is one D_in."""
+    seen: dict[tuple[str, Key], tuple[str, DatasetScores]] = {}
+    first: tuple[str, EvaluationResult] | None = None
+    for name, found in results.items():
+        if not found:
+            raise AttractorError(f"method {name!r} has no results; evaluate it, or leave it out")
+        for result in found:
+            first = first or (name, result)
+            ours, theirs = result.in_scores, first[1].in_scores
+            if _key(ours) != _key(theirs):
+                raise AttractorError(
+                    f"{name!r} was measured on {ours.name} ({ours.split}), {first[0]!r} on "
+                    f"{theirs.name} ({theirs.split}); compare methods on the same D_in"
+                )
+            if result.classes != first[1].classes:
+                raise AttractorError(
+                    f"{name!r} and {first[0]!r} have different classes of {ours.name}; compare "
+                    "methods that were trained on the same classes"
+                )
+            for scores in result.sets:
+                where, other = seen.setdefault((scores.role, _key(scores)), (name, scores))
+                if not np.array_equal(scores.labels, other.labels):
+                    raise AttractorError(
+                        f"{name!r} and {where!r} were measured on other images of {scores.name} "
+                        f"({len(scores.labels)} and {len(other.labels)}); evaluate both on the same"
+                    )

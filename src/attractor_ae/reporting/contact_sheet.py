@@ -5,7 +5,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from attractor_ae.data import ImageSet
-from attractor_ae.data.imageset import first_rows
+from attractor_ae.data.image_set import first_rows
 from attractor_ae.reporting.style import styled
 
 _CELL = 0.42  # inches

@@ -1,6 +1,6 @@
 """AUROC and accuracy against the number of recursions, and against the number of trials."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -9,7 +9,6 @@ from matplotlib.ticker import MaxNLocator
 from attractor_ae._errors import AttractorError
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.experiment.trial_curve import TrialCurve
-from attractor_ae.metrics import accuracy
 from attractor_ae.reporting.panels import Curve, Curves, curve_figure
 from attractor_ae.reporting.seeds import Results, by_method
 
@@ -48,7 +47,7 @@ def auroc_by_trials(
     Parameters
     ----------
     curves
-        One curve, several, or those of each method by its name; see `attractor_ae.experiment.trial_curve`.
+        One curve, several, or those of each method by its name.
 
     Raises
     ------
@@ -69,19 +68,18 @@ def auroc_by_trials(
 
 
 def _recursion_curves(seeds: Sequence[EvaluationResult], most: int) -> dict[str, Curve]:
-    first = seeds[0]
-    rates: dict[str, list[list[float]]] = {scores.name: [] for scores in first.out_scores}
-    right = []
-    for result in seeds:
-        found = [result.detection(result.score, r) for r in range(first.recursions)]
-        for name, rows in rates.items():
-            rows.append([detection[name].auroc for detection in found])
-        known = result.in_scores
-        right.append([accuracy(known.predicted(r), known.labels) for r in range(first.recursions)])
+    first, recursions = seeds[0], range(seeds[0].recursions)
+
+    def over(rate: Callable[[EvaluationResult, int], float]) -> np.ndarray:
+        return np.array([[rate(result, r) for r in recursions] for result in seeds])
+
     return _curves(
         np.arange(first.recursions, dtype=np.float64),
-        {name: np.array(rows) for name, rows in rates.items()},
-        np.array(right),
+        {
+            out.name: over(lambda result, r, name=out.name: result.rates(name, None, r).auroc)
+            for out in first.out_scores
+        },
+        over(lambda result, r: result.accuracy(None, r)),
         first.in_scores.name,
         level=most if first.recursions == 1 else 1,
     )

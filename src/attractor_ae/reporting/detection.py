@@ -1,4 +1,4 @@
-"""Receiver operating characteristic and precision-recall curve of telling D_in from D_out."""
+"""ROC and precision-recall curves of D_in against D_outs."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -108,7 +108,6 @@ def _figure(
         raise unknown_name("positive class", positive, get_args(Positive))
 
     def curves_of(seeds: Sequence[EvaluationResult]) -> dict[str, Curve]:
-        areas = [result.detection(result.score) for result in seeds]
         curves = {}
         for i, scores in enumerate(seeds[0].out_scores):
             points = [exact(*_ranked(result, i, positive)) for result in seeds]
@@ -116,7 +115,8 @@ def _figure(
                 x, y = points[0][0], points[0][1][None]
             else:
                 x, y = on_grid(points)
-            label = f"{scores.name}, {stated([area(found[scores.name]) for found in areas])}"
+            areas = [area(result.rates(scores.name)) for result in seeds]
+            label = f"{scores.name}, {stated(areas)}"
             curves[scores.name] = Curve(x, y, label)
         return curves
 
@@ -149,8 +149,8 @@ def _figure(
 
 def _ranked(result: EvaluationResult, out: int, positive: str) -> Points:
     """Return whether images are positive, and how much they look it."""
-    inside = result.in_scores.uncertainty(result.recursion, result.score)
-    outside = result.out_scores[out].uncertainty(result.recursion, result.score)
+    inside = result.in_scores.score(result.recursion, result.score)
+    outside = result.out_scores[out].score(result.recursion, result.score)
     is_in = np.arange(len(inside) + len(outside)) < len(inside)
     scores = np.concatenate((inside, outside))
     return (is_in, -scores) if positive == "in" else (~is_in, scores)

@@ -26,7 +26,7 @@ from attractor_ae.reporting.style import (
 _BINS = np.linspace(0, 1, 51)
 _AXIS_LABELS = {
     "entropy": "uncertainty (normalised entropy)",
-    "ood_score": "uncertainty (fused score: share of known images below)",
+    "ood_score": "OOD score (fraction of known images below)",
 }
 _REFERENCES = ("cifar10", "photos")
 
@@ -67,7 +67,7 @@ def entropy_histogram(
     name = first.score if score is None else score
 
     def pooled(sets: Sequence[DatasetScores]) -> np.ndarray:
-        values = np.concatenate([scores.uncertainty(r, name) for scores in sets])
+        values = np.concatenate([scores.score(r, name) for scores in sets])
         return checked_scores(f"{name} of {sets[0].name}", values, bounded=True)
 
     with styled():
@@ -84,7 +84,7 @@ def entropy_histogram(
         for i, sets in enumerate(zip(*(result.out_scores for result in seeds), strict=True)):
             looks = {key: value for key, value in look(i).items() if key != "marker"}
             outlined.append((sets[0].name, pooled(sets), looks))
-        for sets in zip(*(result.shift_scores for result in seeds), strict=True):
+        for sets in zip(*(result.covariate_shift_scores for result in seeds), strict=True):
             looks = {"color": SHIFT_COLOUR, "linestyle": ":"}
             outlined.append((f"{sets[0].name} (shift)", pooled(sets), looks))
         for label, values, looks in outlined:
@@ -100,7 +100,7 @@ def entropy_histogram(
         )
         axes.set(
             xlim=(0, 1.005),  # an outline at 1 is drawn whole
-            xlabel=_AXIS_LABELS.get(name, f"uncertainty ({name})"),
+            xlabel=_AXIS_LABELS.get(name, name),
             ylabel="share of images",
         )
         legend_above(figure, handles, labels)
@@ -119,8 +119,8 @@ def _sums(
     chosen = reference or next((name for name in _REFERENCES if name in names), names[0])
     sums = [
         wasserstein_sums(
-            result.in_scores.uncertainty(recursion, score),
-            {out.name: out.uncertainty(recursion, score) for out in result.out_scores},
+            result.in_scores.score(recursion, score),
+            {out.name: out.score(recursion, score) for out in result.out_scores},
             reference=chosen,
         )
         for result in seeds

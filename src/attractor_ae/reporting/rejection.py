@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import checked_correct, checked_scores
 from attractor_ae.reporting.panels import Curve, band_entry, draw_curve
-from attractor_ae.reporting.seeds import Results, by_method, known_scores, stated
+from attractor_ae.reporting.seeds import Results, by_method, stated
 from attractor_ae.reporting.style import COLUMN_WIDTH, legend_above, look, plain, styled, wrapped
 
 _GRID = np.linspace(0, 1, 201)
@@ -86,7 +86,7 @@ def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -
         If the results do not belong together, or there is no such set of known classes.
     """
     methods = by_method(results)
-    shown = known_scores(next(iter(methods.values()))[0], dataset).name
+    shown = next(iter(methods.values()))[0].known_scores(dataset).name
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 2.3))
         axes = figure.add_subplot()
@@ -127,9 +127,9 @@ def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -
 def _method_curve(name: str, seeds: Sequence[EvaluationResult], dataset: str | None) -> Curve:
     points = []
     for result in seeds:
-        scores = known_scores(result, dataset)
+        scores = result.known_scores(dataset)
         correct = scores.predicted(result.recursion) == scores.labels
-        points.append(rejection_curve(scores.uncertainty(result.recursion, result.score), correct))
+        points.append(rejection_curve(scores.score(result.recursion, result.score), correct))
     curve = _curve(name, points)
     areas = [float(kept.mean()) for _, kept in points]
     return replace(curve, label=f"{name}, area {stated(areas)}")
@@ -139,7 +139,7 @@ def _references(seeds: Sequence[EvaluationResult], dataset: str | None) -> tuple
     """Return the curves of an oracle and of chance, for the predictions that there are."""
     oracle, chance = [], []
     for result in seeds:
-        scores = known_scores(result, dataset)
+        scores = result.known_scores(dataset)
         correct = scores.predicted(result.recursion) == scores.labels
         oracle.append(rejection_curve((~correct).astype(np.float64), correct))
         chance.append(rejection_curve(np.zeros(len(correct)), correct))

@@ -1,20 +1,20 @@
-"""Which results belong together: the seeds of a method, and the number that they give."""
+"""Results of the seeds of a method."""
 
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from attractor_ae._errors import AttractorError, unknown_name
-from attractor_ae.experiment.result import DatasetScores, EvaluationResult
+from attractor_ae._errors import AttractorError
+from attractor_ae.experiment.result import EvaluationResult
 
 Results = EvaluationResult | Sequence[EvaluationResult] | Mapping[str, Sequence[EvaluationResult]]
-"""One result; several, which are told apart by their method; or the results of each method by the
-name that it shall have in the figure. Results of one method are those of its seeds."""
+"""One result; several, grouped by their method; or the results of each method by its name in the
+figure. Results of one method are those of its seeds."""
 
 
 def by_method(results: Results) -> dict[str, tuple[EvaluationResult, ...]]:
-    """Return the results of every method, one a seed, in the order in which they come.
+    """Return the results of every method, one per seed, in their order.
 
     Raises
     ------
@@ -54,20 +54,6 @@ def one_method(results: EvaluationResult | Sequence[EvaluationResult]) -> list[E
     return list(next(iter(methods.values())))
 
 
-def known_scores(result: EvaluationResult, dataset: str | None) -> DatasetScores:
-    """Return the scores of a set whose classes are known: D_in, or a shifted set by its name.
-
-    Raises
-    ------
-    AttractorError
-        If there is no such set.
-    """
-    sets = {scores.name: scores for scores in (result.in_scores, *result.shift_scores)}
-    if dataset is not None and dataset not in sets:
-        raise unknown_name("data set of known classes", dataset, sets)
-    return result.in_scores if dataset is None else sets[dataset]
-
-
 def mean_and_deviation(
     values: ArrayLike,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -77,18 +63,18 @@ def mean_and_deviation(
 
 
 def stated(values: Sequence[float], digits: int = 3) -> str:
-    """Return a number of every seed as text: mean and deviation, or the one number."""
+    """Return the mean over seeds as text, with its deviation if there are several."""
     mean, deviation = mean_and_deviation(values)
     spread = f" ± {deviation:.{digits}f}" if len(values) > 1 else ""
     return f"{mean:.{digits}f}{spread}"
 
 
 def _drawn(result: EvaluationResult) -> dict[str, object]:
-    """Return what results that are drawn as one must have in common."""
+    """Return what the seeds of one method have in common."""
     return {
         "D_in": result.in_scores.name,
         "D_outs": [scores.name for scores in result.out_scores],
-        "shifted sets": [scores.name for scores in result.shift_scores],
+        "sets under covariate shift": [scores.name for scores in result.covariate_shift_scores],
         "recursions": result.recursions,
         "reported recursion": result.recursion,
         "score": result.score,

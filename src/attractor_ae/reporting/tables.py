@@ -1,10 +1,10 @@
-"""Tables for the terminal."""
+"""Tables of one evaluation for the terminal."""
 
-from typing import Any
+from collections.abc import Sequence
 
 from rich.table import Table
 
-from attractor_ae.experiment.result import EvaluationResult
+from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.metrics import Grid
 from attractor_ae.reporting.comparison import Orientation
 
@@ -14,91 +14,83 @@ def detection_table(
 ) -> Table:
     """Return AUROC, AUPR and FPR95 of each D_out at the reported recursion, in percent.
 
-    Parameters
-    ----------
-    result
-        What to show.
-    grid
-        Thresholds that the curves are computed on.
-    orientation
-        Positive class of AUPR and FPR95: ``"in"``, D_in, or ``"out"``, D_out.
+    ``orientation`` is the positive class of AUPR and FPR95: ``"in"``, D_in, or ``"out"``, D_out.
     """
-    metrics = result.metrics(grid=grid)
-    rates = ("auroc", f"aupr_{orientation}", f"fpr95_{orientation}")
+    r, known = result.recursion, result.in_scores
     positive = {"in": "D_in", "out": "D_out"}[orientation]
-    known = result.in_scores
-    table = _table(
-        title=f"{result.method} on {known.name}, recursion {result.recursion}, "
-        f"score {result.score} (percent; {positive} is the positive class)",
-        caption=f"accuracy on {known.name} ({known.split}, {len(known.labels)} images): "
-        f"{100 * metrics['accuracy']:.1f}",
-        caption_justify="left",
+    accuracy = f"{100 * result.accuracy():.1f}"
+    rows = [[known.name, "known", f"{len(known.labels)}", "", "", "", _mean(result, known)]]
+    rows[0].append(accuracy)
+    for scores in (*result.covariate_shift_scores, *result.out_scores):
+        rates = result.rates(scores.name, grid=grid)
+        shown = (rates.auroc, getattr(rates, f"aupr_{orientation}"))
+        shown = (*shown, getattr(rates, f"fpr95_{orientation}"))
+        shifted = scores.role == "covariate_shift"
+        rows.append(
+            [
+                scores.name,
+                "covariate shift" if shifted else "unknown",
+                f"{rates.n_out}",
+                *(f"{100 * rate:.1f}" for rate in shown),
+                _mean(result, scores),
+                f"{100 * result.accuracy(scores.name):.1f}" if shifted else "",
+            ]
+        )
+    heads = ["data set", "role", "images", "AUROC", "AUPR", "FPR95", "mean score", "accuracy"]
+    title = f"{result.method} on {known.name}, recursion {r}, score {result.score} "
+    table = _table(f"{title}(percent; {positive} is the positive class)", heads, rows, left=2)
+    table.caption_justify = "left"
+    table.caption = (
+        f"accuracy on {known.name} ({known.split}, {len(known.labels)} images): {accuracy}"
     )
-    table.add_column("data set", overflow="fold")
-    table.add_column("role")
-    for heading in ("images", "AUROC", "AUPR", "FPR95", "mean score", "accuracy"):
-        table.add_column(heading, justify="right")
-    table.add_row(
-        known.name,
-        "known",
-        f"{len(known.labels)}",
-        *("", "", ""),
-        f"{100 * metrics['mean_uncertainty']:.1f}",
-        f"{100 * metrics['accuracy']:.1f}",
-    )
-    for role in ("shift", "out"):
-        for name, row in metrics[role].items():
-            table.add_row(
-                name,
-                {"shift": "shift of the known", "out": "unknown"}[role],
-                f"{row['n_out']}",
-                *(f"{100 * row[key]:.1f}" for key in rates),
-                f"{100 * row['mean_uncertainty']:.1f}",
-                f"{100 * row['accuracy']:.1f}" if "accuracy" in row else "",
-            )
     return table
 
 
 def recursion_table(result: EvaluationResult, *, grid: Grid = "exact") -> Table:
     """Return accuracy on D_in and AUROC of each D_out at every recursion, in percent."""
-    table = _table(title="every recursion (AUROC; percent)")
-    table.add_column("recursion", justify="right")
-    table.add_column(f"accuracy on {result.in_scores.name}", justify="right")
-    for scores in result.out_scores:
-        table.add_column(scores.name, justify="right")
-    for r in range(result.recursions):
-        metrics = result.metrics(r, grid=grid)
-        table.add_row(
+    outs = [scores.name for scores in result.out_scores]
+    rows = [
+        [
             f"{r}",
-            f"{100 * metrics['accuracy']:.1f}",
-            *(f"{100 * row['auroc']:.1f}" for row in metrics["out"].values()),
-            style="bold" if r == result.recursion else None,
-        )
-    return table
+            f"{100 * result.accuracy(None, r):.1f}",
+            *(f"{100 * result.rates(name, None, r, grid).auroc:.1f}" for name in outs),
+        ]
+        for r in range(result.recursions)
+    ]
+    heads = ["recursion", f"accuracy on {result.in_scores.name}", *outs]
+    title = "every recursion (AUROC; percent)"
+    return _table(title, heads, rows, left=0, bold=result.recursion)
 
 
 def score_table(result: EvaluationResult) -> Table:
     """Return AUROC / FPR95 of each D_out for every score, at the reported recursion, in percent.
 
-    FPR95 is the share of D_out that is accepted where 95 % of D_in is.
+    FPR95 is the fraction of D_out that is accepted where 95 % of D_in is.
     """
-    table = _table(title=f"every score, recursion {result.recursion} (AUROC/FPR95, percent)")
-    table.add_column("score", overflow="fold")
-    for scores in result.out_scores:
-        table.add_column(scores.name, justify="right")
-    table.add_column("mean", justify="right")
+    outs = [scores.name for scores in result.out_scores]
+    rows = []
     for name in result.score_names:
-        found = list(result.detection(name).values())
-        rows = [(100 * rates.auroc, 100 * rates.fpr95_in) for rates in found]
-        rows.append((sum(a for a, _ in rows) / len(rows), sum(f for _, f in rows) / len(rows)))
-        table.add_row(
-            name,
-            *(f"{auroc:.1f}/{fpr95:.1f}" for auroc, fpr95 in rows),
-            style="bold" if name == result.score else None,
-        )
+        found = [result.rates(out, name) for out in outs]
+        pairs = [(100 * rates.auroc, 100 * rates.fpr95_in) for rates in found]
+        pairs.append((sum(a for a, _ in pairs) / len(pairs), sum(f for _, f in pairs) / len(pairs)))
+        rows.append([name, *(f"{auroc:.1f}/{fpr95:.1f}" for auroc, fpr95 in pairs)])
+    title = f"every score, recursion {result.recursion} (AUROC/FPR95, percent)"
+    bold = result.score_names.index(result.score)
+    return _table(title, ["score", *outs, "mean"], rows, left=1, bold=bold)
+
+
+def _mean(result: EvaluationResult, scores: DatasetScores) -> str:
+    return f"{100 * scores.score(result.recursion, result.score).mean():.1f}"
+
+
+def _table(
+    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, bold: int = -1
+) -> Table:
+    # Without a frame three D_outs fit side by side into the 80 columns of a terminal.
+    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    for i, head in enumerate(heads):
+        justify = "left" if i < left else "right"
+        table.add_column(head, justify=justify, overflow="ellipsis" if i else "fold")
+    for i, row in enumerate(rows):
+        table.add_row(*row, style="bold" if i == bold else None)
     return table
-
-
-def _table(**options: Any) -> Table:  # noqa: ANN401
-    # Without a frame three D_outs beside each other fit into the 80 columns of a terminal.
-    return Table(title_justify="left", show_edge=False, pad_edge=False, **options)

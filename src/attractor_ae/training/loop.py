@@ -19,7 +19,7 @@ from attractor_ae.core.masks import draw_masks
 from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
-from attractor_ae.experiment.run import Run, environment
+from attractor_ae.experiment.run import Run, check_claim, environment
 from attractor_ae.training.checkpoint import Checkpoint
 from attractor_ae.training.history import Epoch, history_text, read_history
 from attractor_ae.training.objective import Targets, build_network, build_objective
@@ -219,34 +219,6 @@ class _Loop:
 
     def _batch(self, rows: np.ndarray) -> Tensor:
         return self._images[torch.from_numpy(rows).to(self._device)].float().div_(255)
-
-
-# Keys that may change when a run is resumed: the weights do not depend on them.
-_FREE_ON_RESUME = {"training": {"gpu", "device", "frequency", "checkpoint_interval"}}
-
-
-def check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
-    """Return whether there is a training to continue; raise if the folder must not be written to.
-
-    A training that ended before its first checkpoint has nothing to lose: it starts over.
-    """
-    if not (run.finished or run.checkpoint_file.exists()):
-        return False
-    if not resume:
-        raise AttractorError(
-            f"{run.path}: contains a run already; "
-            "continue it with --resume, or choose another folder with --out"
-        )
-    old = run.config().model_dump(exclude={"evaluation"})
-    new = config.model_dump(exclude={"evaluation"})
-    for section, values in old.items():
-        for key, value in values.items():
-            if key not in _FREE_ON_RESUME.get(section, ()) and value != new[section][key]:
-                raise AttractorError(
-                    f"{run.path}: was started with {section}.{key} = {value!r}, not "
-                    f"{new[section][key]!r}; resume with the same value, or choose another --out"
-                )
-    return True
 
 
 def _log_epoch(run: Run, settings: TrainingConfig, epoch: Epoch) -> None:

@@ -1,0 +1,272 @@
+"""Methods against data sets and metrics: cells with means, deviations, marks and tests."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from attractor_ae._errors import unknown_name
+
+FEWEST_PAIRS = 6
+"""Of five pairs the smallest two-sided p-value is 2 / 2^5 = 0.0625."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric: its name in CSV files, its title, and the title of its group of columns.
+
+    ``marked``: whether the best methods are marked in tables.
+    """
+
+    key: str
+    title: str
+    group: str = ""
+    larger_is_better: bool = True
+    marked: bool = True
+
+    @property
+    def head(self) -> str:
+        """The title with the direction of better values."""
+        return f"{self.title} {'↑' if self.larger_is_better else '↓'}"
+
+
+@dataclass(frozen=True)
+class Column:
+    """A metric on a data set, which has a label in the table."""
+
+    dataset: str
+    split: str
+    label: str
+    metric: Metric
+
+
+@dataclass(frozen=True)
+class ComparedMethod:
+    """A row: the seed of each result (None: unknown), and the reported recursion and score."""
+
+    name: str
+    seeds: tuple[int | None, ...]
+    recursion: int
+    score: str
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A metric of a method on a data set.
+
+    Attributes
+    ----------
+    values
+        One per seed, in [0, 1]; NaN where undefined. Empty if nothing was measured.
+    mean, deviation
+        Mean and population standard deviation of the defined values; NaN if there are fewer than
+        one and two of them.
+    n
+        Number of defined values.
+    best, tied
+        Whether the mean is the best of the column, or its interval mean ± deviation overlaps that
+        of the best. A single method is not marked.
+    """
+
+    values: tuple[float, ...]
+    mean: float
+    deviation: float
+    n: int
+    best: bool = False
+    tied: bool = False
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> "Cell":
+        """Return the cell of one value per seed."""
+        defined = [value for value in values if not math.isnan(value)]
+        mean = float(np.mean(defined)) if defined else math.nan
+        # Of one value the deviation is 0, which would look like certainty.
+        deviation = float(np.std(defined)) if len(defined) > 1 else math.nan
+        return cls(tuple(map(float, values)), mean, deviation, len(defined))
+
+    def percent(self, plus_minus: str = "±") -> str:
+        """Return mean and deviation in percent with one decimal; empty without a mean."""
+        if not self.n:
+            return ""
+        mean = f"{100 * self.mean:.1f}"
+        return mean if self.n == 1 else f"{mean} {plus_minus} {100 * self.deviation:.1f}"
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """A two-sided Wilcoxon signed-rank test, over seeds, of the best method against another.
+
+    ``p_value`` is not corrected for the number of tests; NaN for fewer than ``FEWEST_PAIRS`` pairs.
+    """
+
+    column: Column
+    best: str
+    other: str
+    pairs: int
+    p_value: float
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Methods against columns.
+
+    Attributes
+    ----------
+    title
+        One line.
+    methods, columns
+        The rows, and the columns; those of a data set follow each other.
+    cells
+        ``cells[i][k]``: method i, column k.
+    notes
+        Sentences that a reader of the numbers needs.
+    tests
+        Of every marked column with at least two methods, if wanted.
+    """
+
+    title: str
+    methods: tuple[ComparedMethod, ...]
+    columns: tuple[Column, ...]
+    cells: tuple[tuple[Cell, ...], ...]
+    notes: tuple[str, ...] = ()
+    tests: tuple[PairedTest, ...] = ()
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the data sets."""
+        return tuple(dict.fromkeys(column.label for column in self.columns))
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """The metrics; each data set has all of them."""
+        return tuple(dict.fromkeys(column.metric for column in self.columns))
+
+    def cell(self, method: str, label: str, metric: str) -> Cell:
+        """Return a cell by method, label of the data set and key of the metric.
+
+        Raises
+        ------
+        AttractorError
+            If one of them is unknown.
+        """
+        names = tuple(found.name for found in self.methods)
+        keys = tuple(found.key for found in self.metrics)
+        for kind, name, known in (
+            ("method", method, names),
+            ("data set", label, self.labels),
+            ("metric", metric, keys),
+        ):
+            if name not in known:
+                raise unknown_name(kind, name, known)
+        wanted = [(column.label, column.metric.key) for column in self.columns]
+        return self.cells[names.index(method)][wanted.index((label, metric))]
+
+    def significance_lines(self) -> list[str]:
+        """Return the outcome of the tests: a line of p-values per data set and pair of methods."""
+        found: dict[tuple[str, str, str, int], list[str]] = {}
+        for test in self.tests:
+            if not math.isnan(test.p_value):
+                key = test.column.label, test.best, test.other, test.pairs
+                found.setdefault(key, []).append(f"{test.column.metric.title} {test.p_value:.2g}")
+        lines = [
+            f"{label}, {best} against {other} ({pairs} pairs): {', '.join(p_values)}."
+            for (label, best, other, pairs), p_values in found.items()
+        ]
+        if lines:
+            lines.insert(
+                0,
+                "p-values of two-sided Wilcoxon signed-rank tests over seeds, of the best method "
+                "against each other, not corrected for their number:",
+            )
+        untested = [test for test in self.tests if math.isnan(test.p_value)]
+        few = dict.fromkeys((*sorted((t.best, t.other)), t.pairs) for t in untested)
+        if few:
+            which = ", ".join(f"{one} and {other} ({pairs})" for one, other, pairs in few)
+            lines.append(
+                f"Not tested, since fewer than {FEWEST_PAIRS} pairs of seeds cannot reach "
+                f"p < 0.05: {which}."
+            )
+        return lines
+
+
+def make_grid(
+    title: str,
+    methods: Sequence[ComparedMethod],
+    columns: Sequence[Column],
+    values: Sequence[Sequence[Sequence[float]]],
+    *,
+    notes: Sequence[str] = (),
+    significance: bool = False,
+) -> Grid:
+    """Return the grid of ``values[i][k]``, one number per seed of method i in column k.
+
+    A number is NaN where undefined; the sequence is empty if nothing was measured.
+    """
+    by_column = [_marked([Cell.of(row[k]) for row in values], c) for k, c in enumerate(columns)]
+    pairs = zip(columns, by_column, strict=True)
+    tests = [t for c, cells in pairs for t in (_tests(c, methods, cells) if significance else ())]
+    cells = tuple(tuple(column[i] for column in by_column) for i in range(len(methods)))
+    return Grid(title, tuple(methods), tuple(columns), cells, tuple(notes), tuple(tests))
+
+
+def _marked(cells: list[Cell], column: Column) -> list[Cell]:
+    """Return the cells of one column with the best and its ties marked."""
+    means = [cell.mean for cell in cells if cell.n]
+    if len(means) < 2 or not column.metric.marked:
+        return cells
+    top = max(means) if column.metric.larger_is_better else min(means)
+    rounding = 1e-12  # equal means of different numbers of seeds may differ by rounding
+    best = [cell.n > 0 and abs(cell.mean - top) <= rounding for cell in cells]
+    # Of several best ones the widest.
+    reach = max(_width(cell) for cell, first in zip(cells, best, strict=True) if first)
+    tied = [c.n > 0 and abs(c.mean - top) <= reach + _width(c) + rounding for c in cells]
+    return [
+        replace(cell, best=first, tied=near and not first)
+        for cell, first, near in zip(cells, best, tied, strict=True)
+    ]
+
+
+def _width(cell: Cell) -> float:
+    return 0.0 if math.isnan(cell.deviation) else cell.deviation
+
+
+def _tests(
+    column: Column, methods: Sequence[ComparedMethod], cells: Sequence[Cell]
+) -> list[PairedTest]:
+    """Test the first of the best methods against each other method that has values."""
+    if not any(cell.best for cell in cells):
+        return []
+    best = next(i for i, cell in enumerate(cells) if cell.best)
+    tests = []
+    for i, cell in enumerate(cells):
+        if i != best and cell.n:
+            pairs = _pairs(methods[best].seeds, cells[best].values, methods[i].seeds, cell.values)
+            names = methods[best].name, methods[i].name
+            tests.append(PairedTest(column, *names, len(pairs), _p_value(pairs)))
+    return tests
+
+
+def _pairs(
+    one_seeds: Sequence[int | None],
+    one: Sequence[float],
+    other_seeds: Sequence[int | None],
+    other: Sequence[float],
+) -> list[tuple[float, float]]:
+    """Pair defined values by seed, or by position where a seed is unknown."""
+    if None in one_seeds or None in other_seeds:
+        pairs = list(zip(one, other, strict=False))
+    else:
+        of_other = dict(zip(other_seeds, other, strict=True))
+        of_one = zip(one_seeds, one, strict=True)
+        pairs = [(value, of_other[seed]) for seed, value in of_one if seed in of_other]
+    return [pair for pair in pairs if not any(map(math.isnan, pair))]
+
+
+def _p_value(pairs: Sequence[tuple[float, float]]) -> float:
+    if len(pairs) < FEWEST_PAIRS:
+        return math.nan
+    one, other = zip(*pairs, strict=True)
+    # Without any difference the statistic is 0 / 0; nothing contradicts equality.
+    return 1.0 if one == other else float(wilcoxon(one, other)[1])  # type: ignore[arg-type]

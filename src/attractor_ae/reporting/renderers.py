@@ -1,0 +1,269 @@
+"""Renderers of a grid: terminal, Markdown, LaTeX, CSV."""
+
+import csv
+import io
+import math
+import re
+from collections.abc import Sequence
+from itertools import groupby
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from attractor_ae.reporting.grid import Cell, Grid, Metric
+
+METRICS_ON_A_PAGE = 9
+METRICS_IN_A_TERMINAL = 4  # in 100 columns
+SETS_ON_A_PAGE = 3
+
+CSV_HEADS = (
+    *("method", "recursion", "score", "dataset", "split", "metric", "better"),
+    *("mean", "standard_deviation", "n", "mark", "seeds"),
+)
+
+_NOTHING = "Nothing was measured."
+
+
+def _notes(grid: Grid, marks: str) -> list[str]:
+    """Return the notes of a grid, and what its marks mean if it has any."""
+    cells = [cell for row in grid.cells for cell in row]
+    found = [*grid.notes]
+    if any(cell.best for cell in cells):
+        found.append(marks)
+    if not all(cell.n for cell in cells):
+        found.append("Empty: not measured, or not defined, as where no prediction is wrong.")
+    return found
+
+
+def _chunks(metrics: Sequence[Metric], most: int) -> list[list[Metric]]:
+    """Divide metrics into rows of at most ``most``; only a longer group is divided itself."""
+    rows: list[list[Metric]] = []
+    for _, members in groupby(metrics, lambda metric: metric.group):
+        group = list(members)
+        # Equally long parts: three, three, three rather than four, four, one.
+        size = math.ceil(len(group) / math.ceil(len(group) / most))
+        for piece in (group[i : i + size] for i in range(0, len(group), size)):
+            if not rows or len(rows[-1]) + len(piece) > most:
+                rows.append([])
+            rows[-1] += piece
+    return rows
+
+
+def _common_group(metrics: Sequence[Metric]) -> str:
+    groups = {metric.group for metric in metrics}
+    return groups.pop() if len(groups) == 1 else ""
+
+
+def terminal(grid: Grid) -> RenderableType:
+    """Render tables for a terminal of 100 columns, with a row per data set and method.
+
+    Marks are visible without bold and italic: ``*`` and ``=``.
+    """
+    blocks: list[RenderableType] = [Text(grid.title, style="italic")]
+    if not grid.columns:
+        blocks.append(Text(_NOTHING))
+    for shown in _chunks(grid.metrics, METRICS_IN_A_TERMINAL):
+        table = Table(title=_common_group(shown) or None, title_justify="left")
+        table.add_column("data set", overflow="fold")
+        table.add_column("method", overflow="fold")
+        for metric in shown:
+            table.add_column(Text(metric.head), justify="right", no_wrap=True)
+        for name in grid.labels:
+            for i, method in enumerate(grid.methods):
+                cells = [grid.cell(method.name, name, metric.key) for metric in shown]
+                last = i == len(grid.methods) - 1
+                row = [Text(name if i == 0 else ""), Text(method.name), *map(_terminal_cell, cells)]
+                table.add_row(*row, end_section=last)
+        blocks.append(table)
+    marks = "*: best; =: mean ± deviation overlaps that of the best."
+    blocks += [Text(line) for line in (*_notes(grid, marks), *grid.significance_lines())]
+    return Group(*blocks)
+
+
+def _terminal_cell(cell: Cell) -> Text:
+    # In front: trailing blanks would be cut, and numbers would not be aligned.
+    mark, style = ("* ", "bold") if cell.best else ("= ", "italic") if cell.tied else ("", "")
+    return Text(f"{mark}{cell.percent()}", style=style)
+
+
+def markdown_escaped(name: str) -> str:
+    r"""Return text as Markdown shows it, inside a table or not.
+
+    Examples
+    --------
+    >>> print(markdown_escaped("sviro_uncertainty|1"))
+    sviro\_uncertainty\|1
+    """
+    return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(name.split()))
+
+
+def markdown(grid: Grid) -> str:
+    """Render tables of GitHub's Markdown, with a row per data set and method."""
+    blocks = [f"**{markdown_escaped(grid.title)}**"]
+    if not grid.columns:
+        blocks.append(_NOTHING)
+    for shown in _chunks(grid.metrics, METRICS_ON_A_PAGE):
+        if group := _common_group(shown):
+            blocks.append(f"{group}:")
+        heads = [markdown_escaped(metric.head) for metric in shown]
+        rows = [["data set", "method", *heads], ["---", "---", *["---:"] * len(shown)]]
+        for name in grid.labels:
+            for method in grid.methods:
+                cells = [grid.cell(method.name, name, metric.key) for metric in shown]
+                stars = ["**" if cell.best else "*" if cell.tied else "" for cell in cells]
+                texts = [f"{s}{c.percent()}{s}" for s, c in zip(stars, cells, strict=True)]
+                rows.append([markdown_escaped(name), markdown_escaped(method.name), *texts])
+        blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
+    marks = "Bold: best; italic: mean ± deviation overlaps that of the best."
+    blocks.append("\n".join(map(markdown_escaped, _notes(grid, marks))))
+    if lines := grid.significance_lines():
+        first, *others = map(markdown_escaped, lines)
+        blocks += [first, *(["\n".join(f"* {line}" for line in others)] if others else [])]
+    return "\n\n".join(blocks) + "\n"
+
+
+def csv_text(grid: Grid) -> str:
+    """Render one line per cell, in full precision; empty where undefined.
+
+    The values are in the order of ``seeds``, which are separated by blanks ("?": unknown).
+    """
+    most = max((len(cell.values) for row in grid.cells for cell in row), default=0)
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*CSV_HEADS, *(f"value_{k + 1}" for k in range(most))])
+    for method, row in zip(grid.methods, grid.cells, strict=True):
+        seeds = " ".join("?" if seed is None else f"{seed}" for seed in method.seeds)
+        for column, cell in zip(grid.columns, row, strict=True):
+            numbers = ["" if math.isnan(v) else repr(v) for v in (cell.mean, cell.deviation)]
+            values = ["" if math.isnan(v) else repr(v) for v in cell.values]
+            writer.writerow(
+                [method.name, method.recursion, method.score, column.dataset, column.split]
+                + [column.metric.key, "larger" if column.metric.larger_is_better else "smaller"]
+                + [*numbers, cell.n, "best" if cell.best else "tie" if cell.tied else "", seeds]
+                + values
+                + [""] * (most - len(values))
+            )
+    return text.getvalue()
+
+
+# A plain quotation mark needs another font encoding to look like one; it is accepted as it is.
+_LATEX = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    # At the start of a row they would be read as part of the end of the row before.
+    "[": "{[}",
+    "*": "{*}",
+    "±": r"$\pm$",
+    "↑": r"$\uparrow$",
+    "↓": r"$\downarrow$",
+}
+
+
+def latex_escaped(name: str) -> str:
+    r"""Return text as LaTeX shows it.
+
+    Examples
+    --------
+    >>> print(latex_escaped("sviro_uncertainty & 5 %"))
+    sviro\_uncertainty \& 5 \%
+    """
+    escaped = "".join(_LATEX.get(character, character) for character in " ".join(name.split()))
+    for name, symbol in ((r"D\_in", r"$D_{\mathrm{in}}$"), (r"D\_out", r"$D_{\mathrm{out}}$")):
+        escaped = re.sub(rf"\b{re.escape(name)}\b", lambda _, symbol=symbol: symbol, escaped)
+    return escaped.replace("--", "-{}-")  # two hyphens would become a dash
+
+
+def latex(grid: Grid, label: str, *, by_dataset: bool = False) -> str:
+    """Render a ``table*`` for a document that loads booktabs.
+
+    With a row per method and the data sets side by side, or with a row per data set and method and
+    the metrics side by side. ``label`` is that of the document.
+    """
+    parts: list[tuple[list[tuple[str, int]], list[tuple[str, Metric]]]] = []
+    if by_dataset:
+        for shown in _chunks(grid.metrics, METRICS_ON_A_PAGE):
+            groups = [(g, len(list(m))) for g, m in groupby(shown, lambda metric: metric.group)]
+            heads = groups if any(group for group, _ in groups) else []
+            parts.append((heads, [("", metric) for metric in shown]))
+    else:
+        for i in range(0, len(grid.labels), SETS_ON_A_PAGE):
+            names = grid.labels[i : i + SETS_ON_A_PAGE]
+            columns = [(name, metric) for name in names for metric in grid.metrics]
+            parts.append(([(name, len(grid.metrics)) for name in names], columns))
+    width = max((len(columns) for _, columns in parts), default=0)
+    body: list[str] = []
+    for groups, columns in parts:
+        body.append(r"\midrule[\heavyrulewidth]" if body else r"\toprule")
+        if groups:
+            spans = [_spanning(n, latex_escaped(group)) for group, n in groups]
+            body.append(_latex_row(["", *spans], width - len(columns)))
+            ends = [2 + sum(n for _, n in groups[:k]) for k in range(len(groups) + 1)]
+            rules = [
+                rf"\cmidrule(lr){{{ends[k]}-{ends[k + 1] - 1}}}"
+                for k, (group, _) in enumerate(groups)
+                if group
+            ]
+            body.append(" ".join(rules))
+        heads = ["", *(latex_escaped(metric.head) for _, metric in columns)]
+        body.append(_latex_row(heads, width - len(columns)))
+        for name in grid.labels if by_dataset else ("",):
+            body.append(r"\midrule")
+            if by_dataset:
+                spanned = rf"\emph{{{latex_escaped(name)}}}"
+                body.append(rf"\multicolumn{{{width + 1}}}{{l}}{{{spanned}}} \\")
+            for method in grid.methods:
+                cells = [grid.cell(method.name, of or name, metric.key) for of, metric in columns]
+                first = rf"{chr(92)}quad {latex_escaped(method.name)}" if by_dataset else ""
+                row = [first or latex_escaped(method.name), *map(_latex_cell, cells)]
+                body.append(_latex_row(row, width - len(columns)))
+    marks = "Bold: best; underlined: mean ± deviation overlaps that of the best."
+    caption = " ".join([f"{grid.title}.", *_notes(grid, marks)])
+    lines = [
+        r"% With \usepackage{booktabs} in the preamble: \input this file.",
+        r"\begin{table*}[t]",
+        r"  \centering",
+        rf"  \caption{{{latex_escaped(caption)}}}",
+        rf"  \label{{{re.sub(r'[^A-Za-z0-9:.-]+', '-', label)}}}",
+        r"  \smallskip",
+        r"  \footnotesize",
+        r"  \setlength{\tabcolsep}{2.5pt}",
+        # So that a line below one number does not touch the number below.
+        r"  \renewcommand{\arraystretch}{1.15}",
+    ]
+    if body:
+        lines += [
+            rf"  \begin{{tabular}}{{@{{}}l*{{{width}}}{{c}}@{{}}}}",
+            *(f"    {line}" for line in body),
+            r"    \bottomrule",
+            r"  \end{tabular}",
+        ]
+    else:
+        lines.append(f"  {_NOTHING}")
+    lines.append(r"  \par")
+    for line in grid.significance_lines():
+        lines.append(rf"  {{\raggedright\vspace{{3pt}}\noindent {latex_escaped(line)}\par}}")
+    return "\n".join([*lines, r"\end{table*}", ""])
+
+
+def _latex_row(cells: Sequence[str], spare: int) -> str:
+    """Return one line of a tabular, with ``spare`` empty cells at its end."""
+    return " & ".join([*cells, *[""] * spare]).rstrip() + r" \\"
+
+
+def _spanning(columns: int, content: str) -> str:
+    return rf"\multicolumn{{{columns}}}{{c}}{{{content}}}" if columns > 1 else content
+
+
+def _latex_cell(cell: Cell) -> str:
+    shown = cell.percent(r"\pm")
+    if not shown:
+        return ""
+    if cell.best:
+        return rf"$\mathbf{{{shown}}}$"
+    return rf"\underline{{${shown}$}}" if cell.tied else f"${shown}$"
