@@ -8,7 +8,6 @@ import torch
 from hypothesis import settings
 
 from attractor_ae import AttractorDetector, Autoencoder, ImageSet, load
-from attractor_ae.core.autoencoder import initialised_from
 
 # A deadline would be a timing inside a test.
 settings.register_profile("default", deadline=None)
@@ -48,8 +47,7 @@ def digits() -> ImageSet:
 @pytest.fixture
 def autoencoder() -> Autoencoder:
     """An untrained autoencoder with the published widths."""
-    with initialised_from(0):
-        return Autoencoder()
+    return Autoencoder(generator=torch.Generator().manual_seed(0))
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from pytorch_ood.detector import MCD
 from attractor_ae import ConvClassifier, EnsembleDetector, MCDropoutDetector, load
 from attractor_ae._errors import AttractorError
 from attractor_ae.conformal import halves
-from attractor_ae.core.autoencoder import initialised_from
 from attractor_ae.core.masks import sample_masks, trial_masks
 
 SCOPES = ["trial", "sample"]
@@ -15,8 +14,7 @@ SCOPES = ["trial", "sample"]
 
 def classifier(seed, dropout, classes=10, **more):
     """An untrained classifier whose outputs are magnified, so that it has opinions."""
-    with initialised_from(seed):
-        model = ConvClassifier(classes, dropout, **more)
+    model = ConvClassifier(classes, dropout, **more, generator=torch.Generator().manual_seed(seed))
     with torch.no_grad():
         model.output.weight.mul_(40)
     return model
@@ -140,8 +138,7 @@ def test_the_masks_of_a_trial_are_drawn_once(digits, monkeypatch):
 @pytest.fixture(scope="module")
 def learned():
     """A classifier that has seen 60 real digits some times, and 60 that it has not seen."""
-    with initialised_from(0):
-        model = ConvClassifier(10)
+    model = ConvClassifier(10, generator=torch.Generator().manual_seed(0))
     known = load("mnist5k", per_class=6)
     x, y = torch.from_numpy(known.images).float() / 255, torch.from_numpy(known.labels)
     optimizer = torch.optim.Adam(model.parameters(), lr=3e-3)
@@ -161,7 +158,7 @@ def test_the_temperature_is_that_of_the_greatest_likelihood(learned, kind):
     else:
         detector = MCDropoutDetector(model, trials=4, precision="float32")
     detector.fit(known.images, known.labels)
-    assert detector.temperature_ == 1
+    assert detector._softmax.temperature == 1
     x = floats(others, len(others))
     if kind == "ensemble":
         logits = torch.stack([plain_logits(network, x) for network in detector.networks])
@@ -169,7 +166,7 @@ def test_the_temperature_is_that_of_the_greatest_likelihood(learned, kind):
         masks = [trial_masks(model.site_shapes, 0.33, 0, trial) for trial in range(4)]
         logits = torch.stack([plain_logits(model, x, masked(of_one)) for of_one in masks])
     detector.calibrate(others.images, others.labels)
-    found = detector.temperature_
+    found = detector._softmax.temperature
     assert 0.05 < found < 20.09
     assert abs(found - 1) > 0.01
     expected = (logits / found).softmax(-1)
@@ -186,7 +183,7 @@ def test_the_temperature_is_that_of_the_greatest_likelihood(learned, kind):
     for temperature in np.exp(np.linspace(-2.9, 2.9, 59)):
         assert likelihood(temperature) <= reached + 1e-5
     detector.fit(known.images, known.labels)
-    assert detector.temperature_ == 1
+    assert detector._softmax.temperature == 1
 
 
 def test_members_without_finite_outputs_know_nothing(digits):
@@ -238,7 +235,7 @@ def test_networks_that_do_not_fit_are_refused():
         classifier(0, 0.0, channels=3),
         classifier(0, 0.0, image_size=32),
     ):
-        with pytest.raises(AttractorError, match="member 1 of the ensemble has .* but member 0"):
+        with pytest.raises(AttractorError, match="member 1 of the ensemble"):
             EnsembleDetector([first, other])
 
 

@@ -4,13 +4,17 @@ import pytest
 import torch
 from torch import nn
 
+from attractor_ae._errors import AttractorError
 from attractor_ae._fast_layers import (
-    EvenConvolution,
-    EvenTransposedConvolution,
-    OutputConvolution,
-    RowwiseLinear,
-    drop,
+    ACTIVATIONS,
+    Conv2d,
+    ConvTranspose2d,
+    Linear,
+    activation_function,
+    draw_first_weights,
+    masked_activation,
 )
+from attractor_ae.experiment import config
 
 
 def images(*shape, seed=0, grad=False):
@@ -18,45 +22,46 @@ def images(*shape, seed=0, grad=False):
     return values.requires_grad_(grad)
 
 
+def filled(layer):
+    """A layer with weights drawn, which is left to the network otherwise."""
+    draw_first_weights(layer, torch.Generator().manual_seed(0))
+    return layer
+
+
 @pytest.mark.parametrize("activation", [nn.ReLU(), nn.SiLU()])
 @pytest.mark.parametrize("shared", [1, 5])
 @pytest.mark.parametrize("masked", [True, False])
-@pytest.mark.parametrize("keep", [True, False])
-def test_drop_is_the_activation_times_the_mask(activation, shared, masked, keep):
+def test_a_masked_activation_is_the_activation_times_the_mask(activation, shared, masked):
     mask = (images(shared, 3, 4, 4, seed=1) > 0).double() * 1.5 if masked else None
     x, same = images(5, 3, 4, 4, grad=True), images(5, 3, 4, 4, grad=True)
     plain = activation(same) if mask is None else activation(same) * mask
     weights = images(5, 3, 4, 4, seed=2)
-    given = x * 1.0
-    result = drop(given, activation, mask, keep_input=keep)
+    result = masked_activation(x * 1.0, activation, mask)
     assert torch.equal(result, plain)
-    assert not keep or torch.equal(given, x)
     (result * weights).sum().backward()
     (plain * weights).sum().backward()
     assert torch.equal(x.grad, same.grad)
     with torch.no_grad():
-        given = x * 1.0
-        assert torch.equal(drop(given, activation, mask, keep_input=keep), plain)
-        assert not keep or torch.equal(given, x)
+        assert torch.equal(masked_activation(x * 1.0, activation, mask), plain)
 
 
-def test_the_gradient_of_drop_is_that_of_differences():
+def test_the_gradient_of_a_masked_activation_is_that_of_differences():
     mask = (images(2, 6, seed=1) > 0).double() * 1.5
-    function = lambda x: drop(x * 1.0, nn.ReLU(), mask)  # noqa: E731
+    function = lambda x: masked_activation(x * 1.0, nn.ReLU(), mask)  # noqa: E731
     assert torch.autograd.gradcheck(function, images(2, 6, grad=True))
 
 
 def test_the_incoming_gradient_is_left_as_it_is():
     x, mask = images(2, 6, grad=True), torch.full((2, 6), 2.0, dtype=torch.float64)
     incoming = torch.ones(2, 6, dtype=torch.float64)
-    drop(x * 1.0, nn.ReLU(), mask).backward(incoming)
+    masked_activation(x * 1.0, nn.ReLU(), mask).backward(incoming)
     assert torch.equal(incoming, torch.ones_like(incoming))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
 def test_the_output_convolution_is_pytorchs(channels, layout):
-    ours = OutputConvolution(7, channels).double()
+    ours = filled(ConvTranspose2d(7, channels, 4, 2, 1)).double()
     oracle = nn.ConvTranspose2d(7, channels, 4, 2, 1).double()
     oracle.load_state_dict(ours.state_dict())
     x, same = (images(2, 7, 5, 6).to(memory_format=layout).requires_grad_() for _ in range(2))
@@ -73,13 +78,13 @@ def test_the_output_convolution_is_pytorchs(channels, layout):
 @pytest.mark.parametrize(
     ("ours", "library", "channels"),
     [
-        (lambda: EvenConvolution(43, 86, 4, 2, 1), nn.Conv2d(43, 86, 4, 2, 1), 43),
+        (lambda: filled(Conv2d(43, 86, 4, 2, 1)), nn.Conv2d(43, 86, 4, 2, 1), 43),
         (
-            lambda: EvenTransposedConvolution(86, 43, 4, 2, 1),
+            lambda: filled(ConvTranspose2d(86, 43, 4, 2, 1)),
             nn.ConvTranspose2d(86, 43, 4, 2, 1),
             86,
         ),
-        (lambda: OutputConvolution(43, 1), nn.ConvTranspose2d(43, 1, 4, 2, 1), 43),
+        (lambda: filled(ConvTranspose2d(43, 1, 4, 2, 1)), nn.ConvTranspose2d(43, 1, 4, 2, 1), 43),
     ],
 )
 @pytest.mark.parametrize("autocast", [True, False])
@@ -110,7 +115,7 @@ def test_in_16_bits_convolutions_are_pytorchs_to_their_rounding(ours, library, c
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_row_of_a_linear_layer_does_not_depend_on_the_others(dtype):
-    layer = RowwiseLinear(1376, 341).to(dtype)
+    layer = filled(Linear(1376, 341)).to(dtype)
     x = images(150, 1376).to(dtype)
     with torch.no_grad():
         whole = layer(x)
@@ -120,3 +125,10 @@ def test_a_row_of_a_linear_layer_does_not_depend_on_the_others(dtype):
     oracle = nn.functional.linear(x.double(), layer.weight.double(), layer.bias.double())
     torch.testing.assert_close(whole.double(), oracle, rtol=0.02, atol=0.02)
     assert layer(x).requires_grad  # in training it is PyTorch's
+
+
+def test_the_activations_of_a_config_are_the_elementwise_ones_of_pytorch():
+    assert config.ACTIVATIONS == ACTIVATIONS
+    assert isinstance(activation_function("SiLU"), nn.SiLU)
+    with pytest.raises(AttractorError, match="did you mean 'ReLU6'"):
+        activation_function("relu6")

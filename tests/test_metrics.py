@@ -22,7 +22,6 @@ from attractor_ae.metrics import (
     DetectionMetrics,
     accuracy,
     detection_metrics,
-    entropy,
     expected_calibration_error,
     wasserstein_sums,
 )
@@ -55,80 +54,6 @@ def columns(pairs):
 def unchecked(function):
     """Return the function without run-time type checks, which would refuse the wrong type first."""
     return inspect.unwrap(function)
-
-
-# ---- entropy -----------------------------------------------------------------------------------
-
-
-def test_entropy_of_hand_worked_distributions():
-    # H(1/2, 1/4, 1/4) = 3/2 bits, of at most log2(3) bits
-    assert entropy([0.5, 0.25, 0.25]) == close(1.5 / np.log2(3))
-    assert entropy([0.9, 0.1]) == close(0.4689955935892812)
-    assert entropy([[0.0, 1.0, 0.0], [0.5, 0.5, 0.0]]) == close(np.array([0, 1 / np.log2(3)]))
-
-
-@examples
-@given(
-    st.integers(2, 12).flatmap(
-        lambda classes: st.lists(
-            st.lists(
-                st.one_of(st.just(0.0), st.floats(1e-6, 1)), min_size=classes, max_size=classes
-            )
-            .filter(any)
-            .map(lambda row: np.array(row) / sum(row)),
-            min_size=1,
-            max_size=5,
-        )
-    )
-)
-def test_entropy_is_that_of_scipy_and_knows_no_order_of_classes(rows):
-    p = np.array(rows)
-    result = entropy(p)
-    assert result.dtype == np.float64
-    assert np.all((result >= 0) & (result <= 1))
-    np.testing.assert_allclose(result, stats.entropy(p, axis=1, base=p.shape[1]), atol=1e-12)
-    np.testing.assert_allclose(result, entropy(p[:, ::-1]), atol=1e-12)
-
-
-@pytest.mark.parametrize("classes", [2, 3, 5, 10, 12, 26, 1000])
-def test_entropy_of_uniform_float32_does_not_exceed_one(classes):
-    uniform = np.full((2, 3, classes), 1 / classes, np.float32)
-    result = entropy(uniform)
-    assert result.shape == (2, 3)
-    assert np.all(result <= 1)
-    assert np.all(result >= 1 - 1e-12)
-
-
-def test_entropy_keeps_shapes():
-    assert entropy(np.full((4, 5, 6, 2), 0.5)).shape == (4, 5, 6)
-    assert entropy(np.full((0, 2), 0.5)).shape == (0,)
-    assert isinstance(entropy([0.5, 0.5]), np.ndarray)
-
-
-@pytest.mark.parametrize(
-    ("probabilities", "message"),
-    [
-        ([[0.5, 0.5], [0.5, np.nan]], r"at index \(1, 1\) is nan, .*\[0, 1\]"),
-        ([[0.5, 0.5], [np.inf, 0.0]], r"at index \(1, 0\) is inf"),
-        ([1.5, -0.5], r"at index 0 is 1\.5, .*softmax"),
-        ([1.0, -1e-9], r"at index 1 is -1e-09"),
-        ([[0.5, 0.5], [0.5, 0.4]], r"sum of probabilities at index 1 is 0\.9, .*normalise"),
-        ([0.5, 0.5002], r"sum of probabilities is 1\.0002"),
-        ([[1.0], [1.0]], r"shape \(2, 1\) hold 1 classes"),
-        (1.0, r"shape \(\) hold 0 classes"),
-        (["a", "b"], r"<U1; give an array of real numbers"),
-        ([0.5j, 0.5], r"complex128"),
-        ([[0.5, 0.5], [1.0]], r"cannot be read as an array"),
-    ],
-)
-def test_entropy_names_what_is_no_distribution(probabilities, message):
-    with pytest.raises(AttractorError, match=message) as caught:
-        unchecked(entropy)(probabilities)
-    assert "\n" not in str(caught.value)
-
-
-def test_entropy_accepts_sums_within_tolerance():
-    assert entropy([0.5, 0.50009]) == pytest.approx(1, abs=1e-8)
 
 
 # ---- detection, exact grid ---------------------------------------------------------------------

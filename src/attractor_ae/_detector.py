@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ MASK_SCOPES = ("trial", "sample")
 
 Images = Tensor | NDArray[Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
+D = TypeVar("D", bound="Detector")
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,12 +162,12 @@ class Detector(ABC):
         """Restore what `_state` returned."""
 
     @classmethod
-    def _of(cls, networks: Sequence[Any], settings: Mapping[str, Any]) -> Self:
+    def _of(cls: type[D], networks: Sequence[Any], settings: Mapping[str, Any]) -> D:
         return cls(*networks, **settings)
 
     # ---- fit, calibrate, predict
 
-    def fit(self, data: Images | Batches, labels: Tensor | NDArray[Any] | None = None) -> Self:
+    def fit(self: D, data: Images | Batches, labels: Tensor | NDArray[Any] | None = None) -> D:
         """Fit on labelled images and return self; the networks are not trained.
 
         Parameters
@@ -194,8 +195,8 @@ class Detector(ABC):
         return self
 
     def calibrate(
-        self, images: Images, labels: Tensor | NDArray[Any], reporter: Reporter = SILENT
-    ) -> Self:
+        self: D, images: Images, labels: Tensor | NDArray[Any], reporter: Reporter = SILENT
+    ) -> D:
         """Calibrate on known images that nothing was fitted on, and return self.
 
         Afterwards `predict` returns the OOD score. Arguments as for `fit`, without a loader; one
@@ -380,7 +381,7 @@ class Detector(ABC):
         """The device that is computed on."""
         return next(self.networks[0].parameters()).device
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: D, device: torch.device | str) -> D:
         """Compute on another device from now on, and return self."""
         for network in self.networks:
             network.to(device)
@@ -422,7 +423,7 @@ class Detector(ABC):
         write_tensors(Path(path), tensors, metadata)
 
     @classmethod
-    def load(cls, path: str | Path) -> Self:
+    def load(cls: type[D], path: str | Path) -> D:
         """Read a detector that `save` wrote; an augmentation is not stored.
 
         Raises

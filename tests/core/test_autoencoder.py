@@ -6,8 +6,9 @@ import torch.nn.functional as F
 from torch import nn
 
 from attractor_ae._errors import AttractorError
+from attractor_ae._fast_layers import ACTIVATIONS
 from attractor_ae._random import Stream, generator
-from attractor_ae._fast_layers import ACTIVATIONS, Autoencoder, initialised_from
+from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.core.masks import draw_masks
 
 # PROTOCOL section 2, the table's layers in order: (kind, in, out) with w = 43, f = 341, L = 64.
@@ -156,20 +157,23 @@ def test_impossible_settings_are_refused(arguments, message):
         Autoencoder(**arguments)
 
 
-def test_initialisation_is_pytorchs_own_from_a_seed(unchanged_random_state):
-    def build(seed):
-        with initialised_from(seed):
-            return Autoencoder()
-
-    model, again, other = build(3), build(3), build(4)
-    same = [torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True)]
-    differ = [
-        torch.equal(a, b) for a, b in zip(model.parameters(), other.parameters(), strict=True)
-    ]
-    assert all(same)
-    assert not any(differ)
-    # Kaiming-uniform with a = sqrt(5): bounded by 1/sqrt(fan in), and filling the range.
-    for layer in layers(model):
-        fan_in = nn.init._calculate_fan_in_and_fan_out(layer.weight)[0]
-        largest = layer.weight.abs().max().item() * fan_in**0.5
-        assert 0.97 < largest <= 1
+@pytest.mark.parametrize("seed", [0, 3])
+def test_first_weights_are_those_that_pytorch_draws_from_its_global_generator(
+    seed, unchanged_random_state
+):
+    """Bit by bit, layer by layer, in the order of the table."""
+    network = Autoencoder(generator=torch.Generator().manual_seed(seed))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        for layer in layers(network):
+            kind = next(
+                k for k in (nn.Linear, nn.Conv2d, nn.ConvTranspose2d) if isinstance(layer, k)
+            )
+            if kind is nn.Linear:
+                plain = kind(layer.in_features, layer.out_features)
+            else:
+                plain = kind(layer.in_channels, layer.out_channels, 4, 2, 1)
+            assert torch.equal(layer.weight, plain.weight)
+            assert torch.equal(layer.bias, plain.bias)
+    other = Autoencoder(generator=torch.Generator().manual_seed(seed + 1))
+    assert not torch.equal(other.output.weight, network.output.weight)

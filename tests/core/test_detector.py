@@ -1,4 +1,5 @@
 import copy
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -7,12 +8,12 @@ import torch.nn.functional as F
 from scipy.stats import entropy as scipy_entropy
 from sklearn.metrics import roc_auc_score
 
-from attractor_ae import AttractorDetector, load, train
+from attractor_ae import AttractorDetector, Autoencoder, load, train
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import load_weights, read_tensors
 from attractor_ae.core.dynamics import iterate
 from attractor_ae.core.masks import sample_masks, trial_masks
-from attractor_ae.core.scores import SCORES
+from attractor_ae.core.scores import LATENT_SCORES, SCORES
 from attractor_ae.data import Augmentation
 from attractor_ae.experiment.presets import preset
 from attractor_ae.training import build_network
@@ -52,24 +53,17 @@ def test_trajectories_show_every_trial(detector, digits):
 
 
 @pytest.mark.parametrize("scope", SCOPES)
-def test_latents_are_those_of_the_first_trajectory(autoencoder, digits, scope):
+def test_fewer_trials_and_recursions_are_the_first_ones(autoencoder, digits, scope):
     # Needs no fit, and does not depend on the batch.
     detector = AttractorDetector(
         autoencoder, recursions=3, trials=2, mask_scope=scope, batch_size=3, precision="float32"
     )
-    latents = detector.latents(digits.images[:5])
-    assert latents.shape == (3, 5, 64)
+    (first,) = detector.trajectory(digits.images[:5], trials=1)
+    assert first.latents.shape == (3, 5, 64)
     expected = detector.trajectory(digits.images[:5])[0].latents
-    torch.testing.assert_close(latents, expected, rtol=1e-4, atol=1e-5)
-    assert detector.latents(digits.images[:0]).shape == (3, 0, 64)
-
-
-def test_latents_that_diverge_are_no_numbers(autoencoder, digits):
-    with torch.no_grad():
-        autoencoder.output.weight.mul_(1e20)  # x_1 is out of all bounds, and z_1 with it
-    latents = AttractorDetector(autoencoder, recursions=3, trials=1).latents(digits.images[:2])
-    assert latents[0].isfinite().all()
-    assert latents[1:].isnan().all()
+    torch.testing.assert_close(first.latents, expected, rtol=1e-4, atol=1e-5)
+    (short,) = detector.trajectory(digits.images[:5], 2, trials=1)
+    torch.testing.assert_close(short.latents, expected[:2], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -84,7 +78,7 @@ def test_members_are_the_iterated_model_under_each_trials_mask(autoencoder, digi
             masks = sample_masks(shapes, 0.33, 5, trial, 0, 4)
         with torch.no_grad():
             latents = iterate(autoencoder, x, masks, 3).latents
-        expected = detector.head_.predict_proba(latents)[1]
+        expected = detector.head_.predict_proba(latents, [1])[0]
         torch.testing.assert_close(
             detector.sample_proba(digits.images[:4])[trial], expected, rtol=1e-4, atol=1e-5
         )
@@ -117,7 +111,7 @@ def plain_codes(model, x, masks, recursions):
 def test_fast_scoring_is_the_plain_one(trained, digits, scope):
     """To 1e-4 in float32, for the same masks and heads, at every recursion."""
     detector = make(trained, digits, mask_scope=scope, precision="float32", batch_size=16)
-    p = detector.predict_proba_recursions(digits.images)
+    p = detector.predict_scores(digits.images, ()).probabilities
     x = torch.from_numpy(digits.images).float() / 255
     expected = torch.zeros(p.shape, dtype=torch.float64)
     for trial in range(3):
@@ -127,7 +121,7 @@ def test_fast_scoring_is_the_plain_one(trained, digits, scope):
             masks = sample_masks(trained.site_shapes, 0.33, 0, trial, 0, len(x))
         codes = plain_codes(trained, x, masks, 3)
         for r in range(3):
-            expected[r] += detector.head_.predict_proba(codes.float())[r] / 3
+            expected[r] += detector.head_.predict_proba(codes.float(), [r])[0] / 3
     np.testing.assert_allclose(p, expected, atol=1e-4)
     entropies = scipy_entropy(expected.numpy(), axis=-1) / np.log(10)
     np.testing.assert_allclose(detector.predict(digits.images), entropies[1], atol=1e-4)
@@ -155,7 +149,7 @@ def test_a_score_does_not_depend_on_the_batch(autoencoder, digits, scope, precis
     whole = make(autoencoder, digits, **settings, batch_size=40)
     pieces = make(autoencoder, digits, **settings, batch_size=7)
     pieces.head_ = whole.head_
-    a, b = (e.predict_proba_recursions(digits.images) for e in (whole, pieces))
+    a, b = (e.predict_scores(digits.images, ()).probabilities for e in (whole, pieces))
     torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
@@ -186,9 +180,14 @@ def test_scores_are_those_of_the_trajectories(calibrated, digits):
         np.testing.assert_allclose(found["reconstruction_error"][r], displacement, rtol=1e-3)
         np.testing.assert_allclose(found["step"][r], step, rtol=1e-3, atol=1e-6)
     codes = torch.stack([t.latents for t in trajectories], dim=1)
-    for name, values in calibrated.known_.scores(codes).items():
-        np.testing.assert_allclose(found[name], values, rtol=1e-3, atol=1e-4)
-    np.testing.assert_allclose(found["ood_score"], calibrated.fused_(found))
+    for name, score in LATENT_SCORES.items():
+        for r in range(3):
+            expected = score(codes[r], calibrated.known_[r])
+            np.testing.assert_allclose(found[name][r], expected, rtol=1e-3, atol=1e-4)
+    components = [("ssim_distance", 2), ("reconstruction_error", 0)]
+    components += [("knn_distance", 0), ("feature_norm", 0)]
+    values = torch.stack([found[name][r] for name, r in components])
+    np.testing.assert_allclose(found["ood_score"][2], calibrated.ood_(values, 2))
 
 
 @pytest.mark.parametrize("scope", SCOPES)
@@ -222,7 +221,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_others(autoencoder, di
     ("settings", "message"),
     [
         ({"head_masks": 0}, "head_masks must be at least 1"),
-        ({"recursion": 6}, r"one of the 6 evaluated \(0..5\)"),
+        ({"recursion": 6}, r"0..5, got 6"),
         ({"head": "forest"}, "unknown head"),
         ({"head_input": "image"}, "unknown head input"),
     ],
@@ -252,9 +251,9 @@ def test_save_and_load(autoencoder, digits, head, tmp_path):
 
 def test_more_head_masks_mean_more_codes(autoencoder, digits):
     detector = make(autoencoder, digits, head="knn", head_masks=3)
-    assert detector.head_.latents_.shape == (3, 120, 64)
+    assert detector.head_.state["latents"].shape == (3, 120, 64)
     # Different masks: the same image has another code under each.
-    first, second = detector.head_.latents_[:, :40], detector.head_.latents_[:, 40:80]
+    first, second = detector.head_.state["latents"].split(40, 1)[:2]
     assert not torch.allclose(first, second)
 
 
@@ -266,7 +265,7 @@ def test_heads_that_read_paths_know_what_recursion_0_knew(trained, many_digits):
     right = {}
     for head_input in ("code", "path"):
         detector = make(model, many_digits, head_input=head_input)
-        probabilities = detector.predict_proba_recursions(many_digits.images)
+        probabilities = detector.predict_scores(many_digits.images, ()).probabilities
         right[head_input] = (probabilities.argmax(-1).numpy() == many_digits.labels).mean(-1)
     assert (right["path"] > 0.8).all()
     assert (right["code"][1:] < 0.3).all()
@@ -277,8 +276,8 @@ def test_a_path_through_a_lost_code_knows_nothing(detector, digits):
     lost = torch.zeros(3, 3, 2, dtype=torch.bool)
     lost[1, :, 0] = True
     for head_input, uniform in {"code": [False, True, False], "path": [False, True, True]}.items():
-        reading = make(detector.model, digits, head_input=head_input)
-        p = reading._distributions(codes, lost)
+        reading = make(detector.network, digits, head_input=head_input)
+        p = reading._distributions(codes, lost, [0, 1, 2])
         assert [bool((p[r, :, 0] == 0.1).all()) for r in range(3)] == uniform
         assert not (p[:, :, 1] == 0.1).any()
 
@@ -287,7 +286,7 @@ def test_members_that_diverge_know_nothing(detector, digits):
     """Uniform: every member of an image that leaves for infinity; its uncertainty is 1."""
     before = detector.predict(digits.images)
     with torch.no_grad():
-        detector.model.output.weight.mul_(1e20)
+        detector.network.output.weight.mul_(1e20)
     assert (before < 1).all()
     torch.testing.assert_close(detector.sample_proba(digits.images), torch.full((3, 40, 10), 0.1))
     torch.testing.assert_close(detector.predict(digits.images), torch.ones(40).double())
@@ -296,7 +295,7 @@ def test_members_that_diverge_know_nothing(detector, digits):
 def test_scores_of_images_that_diverge_are_the_largest_that_there_are(detector, digits):
     """Those that may be reported stay in [0, 1], which figures and the paper's thresholds want."""
     with torch.no_grad():
-        detector.model.output.weight.mul_(1e20)
+        detector.network.output.weight.mul_(1e20)
     scored = detector.predict_scores(
         digits.images[:3], ["vote_diversity", "member_entropy", "step"]
     )
@@ -307,11 +306,11 @@ def test_scores_of_images_that_diverge_are_the_largest_that_there_are(detector, 
 
 def test_a_fit_that_is_refused_leaves_what_was_there(detector, digits):
     before = detector.predict_proba(digits.images)
-    weight = detector.model.output.weight
+    weight = detector.network.output.weight
     with torch.no_grad():
         weight.mul_(1e20)
     few = digits.take(np.flatnonzero(digits.labels < 3))
-    with pytest.raises(AttractorError, match="the model diverges on the images"):
+    with pytest.raises(AttractorError, match="diverges on its training images"):
         detector.fit(few.images, few.labels)
     with torch.no_grad():
         weight.div_(1e20)
@@ -332,5 +331,45 @@ def test_other_trials_and_seeds_have_masks_of_their_own(detector, digits):
 def test_a_model_that_diverges_on_what_it_is_fitted_on_is_refused(autoencoder, digits):
     with torch.no_grad():
         autoencoder.output.weight.mul_(1e20)
-    with pytest.raises(AttractorError, match="the model diverges on the images"):
+    with pytest.raises(AttractorError, match="diverges on its training images"):
         make(autoencoder, digits)
+
+
+def counted(detector, monkeypatch):
+    """Count the passes through encoder, decoder and heads."""
+    calls = Counter()
+
+    def count(owner, name):
+        original = getattr(owner, name)
+
+        def counting(*args, **kwargs):
+            calls[name] += 1
+            return original(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, counting)
+
+    count(Autoencoder, "encode")
+    count(Autoencoder, "decode")
+    count(type(detector.head_), "predict_proba")
+    return calls
+
+
+def test_only_the_recursions_that_are_needed_are_computed(
+    autoencoder, digits, many_digits, monkeypatch
+):
+    """Of 6 recursions number 1 is reported: two passes, and no head for the OOD score."""
+    detector = make(autoencoder, digits, recursions=6, precision="float32")
+    detector.calibrate(many_digits.images[::5], many_digits.labels[::5])
+    every = detector.predict_scores(digits.images)
+    calls = counted(detector, monkeypatch)
+    scores = detector.predict(digits.images)
+    assert calls == {"encode": 2 * 3, "decode": 2 * 3}
+    torch.testing.assert_close(scores, every.scores["ood_score"][1])
+    calls.clear()
+    p = detector.predict_proba(digits.images)
+    assert calls == {"encode": 2 * 3, "decode": 3, "predict_proba": 1}
+    torch.testing.assert_close(p, every.probabilities[1], rtol=1e-4, atol=1e-6)
+    for name in detector.member_scores:
+        detector.score = name
+        expected = every.scores[name][1]
+        torch.testing.assert_close(detector.predict(digits.images), expected, rtol=1e-3, atol=1e-5)

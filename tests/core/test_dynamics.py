@@ -3,7 +3,7 @@ import torch
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.core.autoencoder import Autoencoder
-from attractor_ae.core.dynamics import iterate, iterate_latents
+from attractor_ae.core.dynamics import iterate
 from attractor_ae.core.masks import trial_masks
 
 
@@ -27,12 +27,12 @@ def test_recursion_r_is_the_model_applied_r_plus_one_times(autoencoder, masks, d
 
 def test_latents_alone_are_those_of_the_whole_trajectory(autoencoder, masks):
     x = torch.rand(2, 1, 64, 64)
-    trials = [masks, None, trial_masks(autoencoder.site_shapes, 0.33, 0, 1)]
     with torch.no_grad():
-        latents = iterate_latents(autoencoder, x, iter(trials), 4)
-        assert latents.shape == (4, 3, 2, autoencoder.latent_dim)
-        for trial, held in enumerate(trials):
-            assert torch.equal(latents[:, trial], iterate(autoencoder, x, held, 4).latents)
+        for held in (masks, None):
+            whole, short = (iterate(autoencoder, x, held, 4, last=last) for last in (True, False))
+            assert torch.equal(short.latents, whole.latents)
+            assert torch.equal(short.reconstructions, whole.reconstructions[:3])
+        assert iterate(autoencoder, x, masks, 1, last=False).reconstructions.shape[0] == 0
 
 
 def test_one_image_of_a_trajectory(autoencoder, masks):
@@ -54,7 +54,6 @@ def test_a_linear_contraction_converges_to_its_fixed_point():
     assert (trajectory.latents == 0).all()
 
 
-@pytest.mark.parametrize(("function", "masks"), [(iterate, None), (iterate_latents, [None])])
-def test_no_recursion_is_refused(autoencoder, function, masks):
+def test_no_recursion_is_refused(autoencoder):
     with pytest.raises(AttractorError, match="at least 1, got 0"):
-        function(autoencoder, torch.zeros(1, 1, 64, 64), masks, 0)
+        iterate(autoencoder, torch.zeros(1, 1, 64, 64), None, 0)

@@ -7,7 +7,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.core.heads import HEAD_INPUTS, HEADS, KNNHead, MLPHead, head_class
+from attractor_ae.core.heads import HEAD_INPUTS, HEADS, KNNHead, MLPHead, make_head
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +25,8 @@ def split():
 @pytest.mark.parametrize("name", HEADS)
 def test_probabilities_are_distributions_and_right(split, name, unchanged_random_state):
     train, labels, test, truth = split
-    head = head_class(name)().fit(train, labels, 10, seed=0)
-    p = head.predict_proba(test)
+    head = make_head(name, "code").fit(train, labels, 10, seed=0)
+    p = head.predict_proba(test, range(2))
     assert p.shape == (2, len(truth), 10)
     assert p.dtype == torch.float32
     torch.testing.assert_close(p.sum(-1), torch.ones(2, len(truth)))
@@ -37,40 +37,45 @@ def test_probabilities_are_distributions_and_right(split, name, unchanged_random
 
 def test_the_perceptron_is_as_good_as_scikit_learns(split):
     train, labels, test, truth = split
-    ours = MLPHead().fit(train, labels, 10, seed=0).predict_proba(test)[0].argmax(-1)
+    ours = MLPHead().fit(train, labels, 10, seed=0).predict_proba(test, range(2))[0].argmax(-1)
     # One hidden layer as wide as the code, as in the original.
     reference = MLPClassifier((64,), max_iter=2000, random_state=0).fit(train[0], labels)
     accuracy = (ours == truth).float().mean().item()
     assert accuracy > reference.score(test[0], truth) - 0.02
 
 
-def test_recursions_are_separate_problems(split):
+@pytest.fixture
+def few_epochs(monkeypatch):
+    monkeypatch.setattr(MLPHead, "EPOCHS", 5)
+
+
+def test_recursions_are_separate_problems(split, few_epochs):
     """Fitting two recursions at once gives each the head that it has when fitted alone."""
     train, labels, test, _ = split
-    both = MLPHead(epochs=5).fit(train, labels, 10, seed=3).predict_proba(test)
-    alone = MLPHead(epochs=5).fit(train[:1], labels, 10, seed=3).predict_proba(test[:1])
+    both = MLPHead().fit(train, labels, 10, seed=3).predict_proba(test, range(2))
+    alone = MLPHead().fit(train[:1], labels, 10, seed=3).predict_proba(test[:1], range(1))
     torch.testing.assert_close(both[:1], alone, rtol=1e-3, atol=1e-4)
 
 
-def test_the_temperature_is_that_of_the_greatest_likelihood(split):
+def test_the_temperature_is_that_of_the_greatest_likelihood(split, few_epochs):
     """Of the mean over the trials, against a search over a grid; classes stay as they were."""
     train, labels, test, truth = split
-    head = MLPHead(epochs=4).fit(train, labels, 10, seed=0)
+    head = MLPHead().fit(train, labels, 10, seed=0)
     noise = torch.randn(2, 3, *test.shape[1:], generator=torch.Generator().manual_seed(0))
     trials = test[:, None] + noise * train.std(1)[:, None, None]
-    before = head.predict_proba(trials.flatten(1, 2))
+    before = head.predict_proba(trials.flatten(1, 2), range(2))
 
     def likelihood(p):
         mean = p.unflatten(1, trials.shape[1:3]).double().mean(1)
         return mean[:, torch.arange(len(truth)), truth].clamp_min(1e-12).log().mean(1)
 
     head.calibrate(trials, truth)
-    found = head.temperature_.flatten()
-    reached = likelihood(head.predict_proba(trials.flatten(1, 2)))
+    found = head.state["temperature"].flatten()
+    reached = likelihood(head.predict_proba(trials.flatten(1, 2), range(2)))
     assert (reached >= likelihood(before)).all()
     for temperature in np.exp(np.linspace(-2.9, 2.9, 59)):
-        head.temperature_ = torch.full((2, 1, 1), float(temperature))
-        tried = head.predict_proba(trials.flatten(1, 2))
+        head.state["temperature"] = torch.full((2, 1, 1), float(temperature))
+        tried = head.predict_proba(trials.flatten(1, 2), range(2))
         assert (likelihood(tried) <= reached + 1e-5).all()
         assert torch.equal(tried.argmax(-1), before.argmax(-1))
     assert not torch.allclose(found, torch.ones(2))
@@ -78,7 +83,7 @@ def test_the_temperature_is_that_of_the_greatest_likelihood(split):
 
 def test_neighbours_are_scikit_learns_with_fifty_weighted_by_distance(split):
     train, labels, test, _ = split
-    p = KNNHead().fit(train, labels, 10, seed=0).predict_proba(test)
+    p = KNNHead().fit(train, labels, 10, seed=0).predict_proba(test, range(2))
     for recursion in range(2):
         reference = KNeighborsClassifier(50, weights="distance").fit(train[recursion], labels)
         np.testing.assert_allclose(
@@ -89,7 +94,7 @@ def test_neighbours_are_scikit_learns_with_fifty_weighted_by_distance(split):
 def test_neighbours_with_few_codes_and_a_class_without_any():
     codes = torch.eye(4)[None]
     labels = torch.tensor([0, 0, 2, 2])
-    p = KNNHead().fit(codes, labels, 3, seed=0).predict_proba(codes)
+    p = KNNHead().fit(codes, labels, 3, seed=0).predict_proba(codes, [0])
     assert torch.equal(p[0], torch.eye(3)[labels])
 
 
@@ -101,8 +106,8 @@ def test_a_path_keeps_what_a_later_code_has_lost(split, name):
     train[1], test[1] = 7, 7
     accuracies = {}
     for reads in HEAD_INPUTS:
-        head = head_class(name)(reads).fit(train, labels, 10, seed=0)
-        right = head.predict_proba(test).argmax(-1) == truth
+        head = make_head(name, reads).fit(train, labels, 10, seed=0)
+        right = head.predict_proba(test, range(2)).argmax(-1) == truth
         accuracies[reads] = right.float().mean(-1)
     assert accuracies["code"][1] < 0.2
     assert accuracies["path"][1] > 0.93
@@ -112,18 +117,20 @@ def test_a_path_keeps_what_a_later_code_has_lost(split, name):
 
 def test_neighbours_of_paths_are_scikit_learns_of_codes_side_by_side(split):
     train, labels, test, _ = split
-    p = KNNHead("path").fit(train, labels, 10, seed=0).predict_proba(test)
+    p = KNNHead("path").fit(train, labels, 10, seed=0).predict_proba(test, range(2))
     reference = KNeighborsClassifier(50, weights="distance").fit(np.hstack([*train]), labels)
     np.testing.assert_allclose(p[1], reference.predict_proba(np.hstack([*test])), atol=1e-6)
-    assert torch.equal(p[:1], KNNHead().fit(train[:1], labels, 10, seed=0).predict_proba(test[:1]))
+    assert torch.equal(
+        p[:1], KNNHead().fit(train[:1], labels, 10, seed=0).predict_proba(test[:1], range(1))
+    )
 
 
-def test_the_perceptron_of_a_path_sees_no_later_code(split):
+def test_the_perceptron_of_a_path_sees_no_later_code(split, few_epochs):
     """What recursion 0 says is the same whatever comes at recursion 1."""
     train, labels, test, _ = split
-    head = MLPHead("path", epochs=5).fit(train, labels, 10, seed=0)
+    head = MLPHead("path").fit(train, labels, 10, seed=0)
     other = torch.stack([test[0], torch.rand_like(test[1])])
-    before, after = head.predict_proba(test), head.predict_proba(other)
+    before, after = head.predict_proba(test, range(2)), head.predict_proba(other, range(2))
     assert torch.equal(before[0], after[0])
     assert not torch.allclose(before[1], after[1])
 
@@ -132,13 +139,24 @@ def test_the_perceptron_of_a_path_sees_no_later_code(split):
 @pytest.mark.parametrize("name", HEADS)
 def test_state_restores_the_head(split, name, reads):
     train, labels, test, _ = split
-    head = head_class(name)(reads).fit(train[:, :200], labels[:200], 10, seed=0)
-    again = head_class(name).from_state(head.state(), reads)
-    assert torch.equal(again.predict_proba(test), head.predict_proba(test))
+    head = make_head(name, reads).fit(train[:, :200], labels[:200], 10, seed=0)
+    again = make_head(name, reads, head.state)
+    assert torch.equal(again.predict_proba(test, range(2)), head.predict_proba(test, range(2)))
 
 
 def test_an_unknown_head_is_named():
     with pytest.raises(AttractorError, match="unknown head 'mpl'; did you mean 'mlp'"):
-        head_class("mpl")
+        make_head("mpl", "code")
     with pytest.raises(AttractorError, match="unknown head input 'paths'; did you mean 'path'"):
         MLPHead("paths")
+
+
+@pytest.mark.parametrize("reads", HEAD_INPUTS)
+@pytest.mark.parametrize("name", HEADS)
+def test_one_recursion_is_that_of_all(split, name, reads):
+    """Codes of later recursions are not needed."""
+    train, labels, test, _ = split
+    head = make_head(name, reads).fit(train[:, :200], labels[:200], 10, seed=0)
+    every = head.predict_proba(test, [0, 1])
+    torch.testing.assert_close(head.predict_proba(test[:1], [0])[0], every[0])
+    torch.testing.assert_close(head.predict_proba(test, [1])[0], every[1])

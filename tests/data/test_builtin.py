@@ -15,7 +15,7 @@ from torchvision.transforms import functional
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data import CATALOGUE, ImageFormat, builtin, load
-from attractor_ae.data.builtin import BLANK, Packaged, cut_tiles, shorter_side
+from attractor_ae.data.sources.builtin import BLANK, Packaged, cut_tiles, shorter_side
 
 BUILT_IN = [
     (name, split)

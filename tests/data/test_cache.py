@@ -12,7 +12,7 @@ import pytest
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data.cache import CacheEntry, cache_root, clear
-from attractor_ae.data.decoding import ImageFormat
+from attractor_ae.data.decode import ImageFormat
 
 FORM = ImageFormat(size=32)
 CLASSES = ("a", "b", "c")
@@ -256,7 +256,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from attractor_ae.data.cache import CacheEntry
-from attractor_ae.data.decoding import ImageFormat
+from attractor_ae.data.decode import ImageFormat
 
 def slow(done, count):
     print(done, flush=True)

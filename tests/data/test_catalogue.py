@@ -21,7 +21,7 @@ from attractor_ae.data import (
     prepare,
     status,
 )
-from attractor_ae.data.source import Source
+from attractor_ae.data.sources import Source
 
 
 def test_every_entry_is_complete():

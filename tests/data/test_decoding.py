@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.decoding import (
+from attractor_ae.data.decode import (
     ImageFormat,
     UndecodableError,
     decode,

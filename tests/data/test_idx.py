@@ -14,8 +14,8 @@ from torchvision.transforms import functional
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data import CATALOGUE, available, data_root, idx, load, prepare
-from attractor_ae.data.idx import IdxFiles, read_idx
-from attractor_ae.data.source import Wanted
+from attractor_ae.data.sources import Wanted
+from attractor_ae.data.sources.torchvision import IdxFiles, read_idx
 
 CODES = {"u1": 8, "i1": 9, "i2": 11, "i4": 12, "f4": 13, "f8": 14}
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)

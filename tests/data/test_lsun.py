@@ -5,12 +5,12 @@ import lmdb
 import numpy as np
 import pytest
 import torchvision.datasets
+from attractor_ae.data.prepare import BrokenFilesError
 from PIL import Image
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data import ImageFormat, available, load, status
-from attractor_ae.data.lsun import CATEGORIES
-from attractor_ae.data.prepare import BrokenFilesError
+from attractor_ae.data.sources.lsun import CATEGORIES
 
 RANDOM = np.random.default_rng(0)
 

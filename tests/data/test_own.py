@@ -3,14 +3,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attractor_ae.data.prepare import BrokenFilesError
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data import dataset_info
-from attractor_ae.data.decoding import ImageFormat, decode
-from attractor_ae.data.own import find_images
-from attractor_ae.data.prepare import BrokenFilesError
+from attractor_ae.data.decode import ImageFormat, decode
+from attractor_ae.data.sources.own import find_images
 
 FORM = ImageFormat(size=16)
 

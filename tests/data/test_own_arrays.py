@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.decoding import ImageFormat
-from attractor_ae.data.own import find_images
+from attractor_ae.data.decode import ImageFormat
+from attractor_ae.data.sources.own import find_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
 
@@ -22,7 +22,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uin
     ],
 )
 def test_arrays(tmp_path, load, stored, suffix, order, monkeypatch):
-    monkeypatch.setattr("attractor_ae.data.own_arrays._CHUNK_BYTES", 5000)  # several chunks
+    monkeypatch.setattr("attractor_ae.data.sources.own_files._CHUNK_BYTES", 5000)  # several chunks
     array = np.asarray(stored(PIXELS), order=order)
     path = tmp_path / f"array.{'npy' if suffix == 'npy' else 'npz'}"
     if suffix == "npy":

@@ -5,11 +5,11 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
+from attractor_ae.data.prepare import BrokenFilesError
 from PIL import Image
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.own import find_images
-from attractor_ae.data.prepare import BrokenFilesError
+from attractor_ae.data.sources.own import find_images
 
 
 def draw(path, grey):

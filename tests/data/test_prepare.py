@@ -6,12 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from attractor_ae.data.prepare import BrokenFilesError, Encoded, Item, prepare, prepare_arrays
 from PIL import Image
 from torchvision.transforms import v2
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.decoding import ImageFormat, decode
-from attractor_ae.data.prepare import BrokenFilesError, Encoded, Item, prepare, prepare_arrays
+from attractor_ae.data.decode import ImageFormat, decode
 
 FORM = ImageFormat(size=32)
 CLASSES = ("a", "b", "c")

@@ -5,7 +5,7 @@ from torchvision.transforms import functional
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data import CATALOGUE, ImageFormat, available, load, status
-from attractor_ae.data.sviro import CARS, SEATINGS
+from attractor_ae.data.sources.sviro import CARS, SEATINGS
 
 RANDOM = np.random.default_rng(0)
 

@@ -19,7 +19,7 @@ from torchvision.transforms import functional
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data import CATALOGUE, ImageFormat, download, load
-from attractor_ae.data.source import Downloadable
+from attractor_ae.data.sources import Downloadable
 
 RANDOM = np.random.default_rng(0)
 

@@ -91,7 +91,7 @@ def test_a_classifier_is_evaluated_too(digits, tmp_path, dropout, method):
     detector = load_detector(run.detector_file)
     assert detector.method == method
     u = detector.predict(load("textures", "test", per_class=7).images[:5])
-    np.testing.assert_allclose(result.out_scores[0].uncertainty(0)[:5], u, rtol=1e-5)
+    np.testing.assert_allclose(result.out_scores[0].score(0)[:5], u, rtol=1e-5)
 
 
 def test_the_preset_of_the_demo_is_a_config():
@@ -259,7 +259,7 @@ def test_an_ensemble_is_evaluated_in_a_folder_of_its_own(members):
     assert result.recursions == 1
     images = load("mnist5k", "test", per_class=2).images
     loaded = load_detector(home / "detector.safetensors")
-    np.testing.assert_allclose(loaded.predict(images), result.in_scores.uncertainty(0), atol=1e-6)
+    np.testing.assert_allclose(loaded.predict(images), result.in_scores.score(0), atol=1e-6)
     scored = Scored()
     again = run_ensemble_evaluation(runs, overrides=settings, reporter=scored)
     assert not scored.names

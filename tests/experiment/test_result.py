@@ -13,7 +13,7 @@ from attractor_ae._errors import AttractorError
 def sets():
     return {
         "in": load("mnist5k", "test", per_class=3),
-        "shift": load("digits8", "test", per_class=2),
+        "covariate_shift": load("digits8", "test", per_class=2),
         "faces": load("faces", "test", per_class=10),
         "photos": load("photos", "test", per_class=2),
     }
@@ -25,7 +25,7 @@ def result(detector, sets):
         detector,
         sets["in"],
         [sets["faces"], sets["photos"]],
-        [sets["shift"]],
+        [sets["covariate_shift"]],
         provenance={"seed": 0},
     )
 
@@ -44,7 +44,7 @@ def test_each_data_set_is_scored_once(sets, detector, monkeypatch):
         detector,
         sets["in"],
         [sets["faces"], sets["photos"]],
-        [sets["shift"]],
+        [sets["covariate_shift"]],
         on_progress=lambda name, done, count: told.append((name, done, count)),
     )
     assert sorted(seen) == sorted(len(images) for images in sets.values())
@@ -75,21 +75,21 @@ def test_metrics_are_scikit_learns_on_the_stored_scores(result):
 
 def test_roles_and_labels(result, sets):
     assert (result.in_scores.labels == sets["in"].labels).all()
-    assert [s.role for s in result.shift_scores] == ["shift"]
-    assert (result.shift_scores[0].labels == sets["shift"].labels).all()
+    assert [s.role for s in result.covariate_shift_scores] == ["covariate_shift"]
+    assert (result.covariate_shift_scores[0].labels == sets["covariate_shift"].labels).all()
     assert all((s.labels == -1).all() for s in result.out_scores)
     assert set(result.metrics()["out"]) == {"faces", "photos"}
-    assert set(result.metrics()["shift"]) == {"digits8"}
+    assert set(result.metrics()["covariate_shift"]) == {"digits8"}
 
 
 def test_a_shift_is_scored_by_the_name_of_its_classes(detector, sets):
     """The shifted set lists its classes in another order; the accuracy stays the same."""
-    shift = sets["shift"]
+    shift = sets["covariate_shift"]
     turned = ImageSet(
         "turned", "test", shift.images, 9 - shift.labels, tuple(reversed(shift.classes))
     )
-    a = evaluate(detector, sets["in"], [], [shift]).metrics()["shift"]["digits8"]
-    b = evaluate(detector, sets["in"], [], [turned]).metrics()["shift"]["turned"]
+    a = evaluate(detector, sets["in"], [], [shift]).metrics()["covariate_shift"]["digits8"]
+    b = evaluate(detector, sets["in"], [], [turned]).metrics()["covariate_shift"]["turned"]
     assert a == b
 
 
@@ -122,10 +122,10 @@ def test_further_scores_are_measured_beside_the_reported_one(scored):
     assert scored.score == "ood_score"
     assert scored.score_names == ("entropy", "ood_score", "reconstruction_error")
     for name in scored.score_names:
-        known = scored.in_scores.uncertainty(1, name)
+        known = scored.in_scores.score(1, name)
         found = scored.detection(name, 1)
         for scores in scored.out_scores:
-            s = np.r_[known, scores.uncertainty(1, name)]
+            s = np.r_[known, scores.score(1, name)]
             y = np.r_[np.zeros(len(known)), np.ones(len(scores.labels))]
             assert found[scores.name].auroc == pytest.approx(roc_auc_score(y, s))
     metrics = scored.metrics()

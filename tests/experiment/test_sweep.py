@@ -10,16 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from attractor_ae.experiment.workers import Outcome, Workers
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from attractor_ae import ExperimentConfig, Run, run_training
-from attractor_ae.experiment import sweep_folder, workers
 from attractor_ae import sweep as sweep_module
 from attractor_ae._errors import AttractorError
+from attractor_ae.experiment import sweep_folder, workers
 from attractor_ae.experiment.sweep import Job, find_runs, parse_seeds, seed_jobs, sweep
-from attractor_ae.experiment.workers import Outcome, Workers
 
 # Real digits, made small: an epoch takes milliseconds.
 SETTINGS = {

@@ -29,7 +29,7 @@ def test_every_number_of_trials_is_that_of_an_detector_with_so_many(autoencoder,
         metrics = result.metrics()
         assert curve.accuracy[trials - 1] == metrics["accuracy"]
         for row, out in zip(curve.auroc, result.out_scores, strict=True):
-            u = np.r_[result.in_scores.uncertainty(1), out.uncertainty(1)]
+            u = np.r_[result.in_scores.score(1), out.score(1)]
             truth = np.r_[np.zeros(len(known)), np.ones(len(out.labels))]
             assert row[trials - 1] == pytest.approx(roc_auc_score(truth, u), abs=1e-9)
 

@@ -32,7 +32,7 @@ def made_result(seed=0, method="MC-AE", recursions=3, outs=("one", "two")):
         CLASSES,
         min(1, recursions - 1),
         scores("known", "in", 0.3, 60, first, recursions),
-        (scores("shifted", "shift", 0.5, 50, first + 1, recursions),),
+        (scores("shifted", "covariate_shift", 0.5, 50, first + 1, recursions),),
         tuple(
             scores(name, "out", 1.0 + 2 * i, 40 - 3 * i, first + 2 + i, recursions)
             for i, name in enumerate(outs)

@@ -8,6 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from attractor_ae.reporting.comparison_table import (
+    Column,
+    ComparedMethod,
+    comparison_table,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -20,11 +25,6 @@ from attractor_ae.metrics import detection_metrics
 from attractor_ae.misclassification import misclassification_metrics
 from attractor_ae.reporting import compare
 from attractor_ae.reporting.comparison import ACCURACY_METRICS, DETECTION_METRICS
-from attractor_ae.reporting.comparison_table import (
-    Column,
-    ComparedMethod,
-    comparison_table,
-)
 
 CLASSES = tuple("abcd")
 
@@ -52,7 +52,7 @@ def result_of(seed, *, method=0, outs=("svhn", "lsun"), shifts=("moved",), known
         CLASSES,
         min(2, recursions - 1),
         scores_of(rng, "mnist", "in", **options),
-        tuple(scores_of(rng, name, "shift", **options) for name in shifts),
+        tuple(scores_of(rng, name, "covariate_shift", **options) for name in shifts),
         tuple(scores_of(rng, name, "out", **options) for name in outs),
         {"experiment": {"training": {"seed": seed}}} if known else {},
     )
@@ -123,7 +123,7 @@ def test_accuracy_is_scikit_learns_on_each_seed(results, orientation):
     assert table.labels == ("mnist", "moved")
     assert {metric.key for metric in table.metrics} == {metric.key for metric in ACCURACY_METRICS}
     for i, result in enumerate(results["MC-AE"]):
-        for scores in (result.in_scores, *result.shift_scores):
+        for scores in (result.in_scores, *result.covariate_shift_scores):
             predicted = scores.probabilities[2].argmax(-1)
             right = predicted == scores.labels
             u = entropies(scores, 2)
@@ -155,11 +155,11 @@ def test_the_papers_grid_is_that_of_the_metrics(results):
     comparison = compare(results, grid="paper")
     for i, result in enumerate(results["MC dropout"]):
         known, faces = result.in_scores, result.out_scores[1]
-        expected = detection_metrics(known.uncertainty(0), faces.uncertainty(0), grid="paper")
+        expected = detection_metrics(known.score(0), faces.score(0), grid="paper")
         for key, value in (("auroc", expected.auroc), ("fpr95", expected.fpr95_in)):
             assert comparison.detection.cell("MC dropout", "faces", key).values[i] == value
         right = known.predicted(0) == known.labels
-        errors = misclassification_metrics(known.uncertainty(0), right, grid="paper")
+        errors = misclassification_metrics(known.score(0), right, grid="paper")
         cell = comparison.accuracy.cell("MC dropout", "mnist", "area_u_pre")
         assert cell.values[i] == errors.areas.u_pre
 
@@ -242,7 +242,10 @@ def test_splits_of_one_data_set_are_told_apart():
         CLASSES,
         0,
         scores_of(rng, "sviro", "in", split=splits[0]),
-        (scores_of(rng, "sviro", "shift", split=splits[1]), scores_of(rng, "tesla", "shift")),
+        (
+            scores_of(rng, "sviro", "covariate_shift", split=splits[1]),
+            scores_of(rng, "tesla", "covariate_shift"),
+        ),
         tuple(scores_of(rng, "lsun", "out", split=split) for split in ("train", "test")),
     )
     comparison = compare({"MC-AE": [result]})

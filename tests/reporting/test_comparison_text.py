@@ -9,6 +9,13 @@ import subprocess
 
 import numpy as np
 import pytest
+from attractor_ae.reporting.comparison_latex import latex_by_dataset, latex_by_method, latex_escaped
+from attractor_ae.reporting.comparison_table import (
+    Column,
+    ComparedMethod,
+    comparison_table,
+)
+from attractor_ae.reporting.comparison_text import csv_lines, markdown, percent, terminal
 from markdown_it import MarkdownIt
 from rich.console import Console
 
@@ -18,13 +25,6 @@ from attractor_ae.reporting.comparison import (
     DETECTION_METRICS,
     Comparison,
 )
-from attractor_ae.reporting.comparison_latex import latex_by_dataset, latex_by_method, latex_escaped
-from attractor_ae.reporting.comparison_table import (
-    Column,
-    ComparedMethod,
-    comparison_table,
-)
-from attractor_ae.reporting.comparison_text import csv_lines, markdown, percent, terminal
 
 NASTY = r"[a_b] & 5% #1 $x$ {y} ~^\end <z>|'\"` -- *s* D_in"
 

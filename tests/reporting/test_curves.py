@@ -14,8 +14,7 @@ def aurocs(result, out):
     known = result.in_scores
     truth = np.r_[np.zeros(len(known.labels)), np.ones(len(out.labels))]
     return [
-        roc_auc_score(truth, np.r_[known.uncertainty(r), out.uncertainty(r)])
-        for r in range(result.recursions)
+        roc_auc_score(truth, np.r_[known.score(r), out.score(r)]) for r in range(result.recursions)
     ]
 
 

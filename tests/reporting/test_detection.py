@@ -16,7 +16,7 @@ from attractor_ae.reporting import precision_recall_figure, roc_figure, save_fig
 
 def ranked(result, out, positive):
     """Truth and ranking, as scikit-learn takes them."""
-    inside, outside = result.in_scores.uncertainty(1), result.out_scores[out].uncertainty(1)
+    inside, outside = result.in_scores.score(1), result.out_scores[out].score(1)
     is_out = np.r_[np.zeros(len(inside), bool), np.ones(len(outside), bool)]
     u = np.r_[inside, outside]
     return (is_out, u) if positive == "out" else (~is_out, -u)

@@ -27,21 +27,21 @@ def test_the_histogram_is_numpys_with_fifty_bins_as_shares(result):
     bars = [p for p in axes.patches if isinstance(p, Rectangle)]
     assert len(bars) == 50
     assert {to_hex(bar.get_facecolor()) for bar in bars} == {IN_COLOUR.lower()}
-    u = result.in_scores.uncertainty(1)
+    u = result.in_scores.score(1)
     expected = np.histogram(u, bins=50, range=(0, 1))[0] / len(u)
     np.testing.assert_allclose(heights(figure), expected)
     outlines = [p for p in axes.patches if isinstance(p, Polygon)]
     assert len(outlines) == 3
     assert not any(outline.get_fill() for outline in outlines)
     # What is drawn of a D_out is numpy's too: an outline goes up and down along its bins.
-    u = result.out_scores[0].uncertainty(1)
+    u = result.out_scores[0].score(1)
     expected = np.histogram(u, bins=50, range=(0, 1))[0] / len(u)
     np.testing.assert_allclose(outlines[0].get_xy()[1::2][:50, 1], expected)
 
 
 def test_both_sums_of_wasserstein_distances_are_said(result):
-    u = result.in_scores.uncertainty(1)
-    one, two = (s.uncertainty(1) for s in result.out_scores)
+    u = result.in_scores.score(1)
+    one, two = (s.score(1) for s in result.out_scores)
     total = wasserstein_distance(u, one) + wasserstein_distance(u, two)
     said = title(entropy_histogram(result)).split("\n")
     assert said[0] == "MC-AE, recursion 1"
@@ -60,7 +60,7 @@ def test_both_sums_of_wasserstein_distances_are_said(result):
 )
 def test_the_reference_is_cifar10_or_photos_or_the_first(make_result, outs, expected):
     result = make_result(outs=outs)
-    sample = {s.name: s.uncertainty(1) for s in result.out_scores}
+    sample = {s.name: s.score(1) for s in result.out_scores}
     total = sum(wasserstein_distance(sample[expected], u) for u in sample.values())
     assert title(entropy_histogram(result)).endswith(f"{expected} to other unknown: {total:.2f}")
     assert "faces to other" in title(entropy_histogram(result, reference="faces"))
@@ -68,14 +68,11 @@ def test_the_reference_is_cifar10_or_photos_or_the_first(make_result, outs, expe
 
 def test_several_seeds_are_pooled_and_their_sums_averaged(seeds):
     figure = entropy_histogram(seeds)
-    u = np.concatenate([result.in_scores.uncertainty(1) for result in seeds])
+    u = np.concatenate([result.in_scores.score(1) for result in seeds])
     expected = np.histogram(u, bins=50, range=(0, 1))[0] / len(u)
     np.testing.assert_allclose(heights(figure), expected)
     sums = [
-        sum(
-            wasserstein_distance(result.in_scores.uncertainty(1), s.uncertainty(1))
-            for s in result.out_scores
-        )
+        sum(wasserstein_distance(result.in_scores.score(1), s.score(1)) for s in result.out_scores)
         for result in seeds
     ]
     said = title(figure).split("\n")
@@ -85,7 +82,7 @@ def test_several_seeds_are_pooled_and_their_sums_averaged(seeds):
 
 
 def test_another_recursion_or_score_is_drawn_on_request(result):
-    u = result.in_scores.uncertainty(2)
+    u = result.in_scores.score(2)
     expected = np.histogram(u, bins=50, range=(0, 1))[0] / len(u)
     figure = entropy_histogram(result, 2, score="entropy")
     np.testing.assert_allclose(heights(figure), expected)

@@ -42,7 +42,7 @@ def test_the_curve_refuses_what_does_not_fit(correct):
 
 
 def judged(result, scores):
-    u = scores.uncertainty(result.recursion)
+    u = scores.score(result.recursion)
     return u, scores.predicted(result.recursion) == scores.labels
 
 
@@ -68,7 +68,7 @@ def test_one_seed_with_its_oracle_and_chance(result):
 
 def test_a_shifted_set_can_be_drawn(result):
     figure = accuracy_rejection_figure(result, dataset="shifted")
-    u, correct = judged(result, result.shift_scores[0])
+    u, correct = judged(result, result.covariate_shift_scores[0])
     line = figure.axes[0].lines[-1]
     np.testing.assert_allclose(line.get_ydata()[0], correct.mean())
     np.testing.assert_allclose(line.get_ydata()[-1], correct[u.argmin()])

@@ -23,7 +23,7 @@ def result():
         ("a", "b"),
         1,
         constant("sure", "in", 1.0, 6),
-        (constant("moved", "shift", 0.25, 4),),
+        (constant("moved", "covariate_shift", 0.25, 4),),
         (constant("unsure", "out", 0.5, 3),),
     )
 
@@ -73,7 +73,7 @@ def test_tables_of_three_d_outs_are_whole_in_80_columns(table_of):
         ("a", "b"),
         1,
         measured("mnist5k", "in"),
-        (measured("digits8", "shift"),),
+        (measured("digits8", "covariate_shift"),),
         tuple(measured(name, "out") for name in ("faces", "textures", "photos")),
     )
     text = text_of(table_of(result), width=80)

@@ -5,9 +5,9 @@ import torch.nn.functional as F
 
 from attractor_ae import ExperimentConfig
 from attractor_ae._errors import AttractorError
-from attractor_ae.core.autoencoder import Autoencoder, initialised_from
 from attractor_ae.baselines import ConvClassifier
-from attractor_ae.training.objectives import Targets, build_network, build_objective
+from attractor_ae.core.autoencoder import Autoencoder
+from attractor_ae.training.objective import Targets, build_network, build_objective
 
 
 def config(**sections):
@@ -51,8 +51,7 @@ def test_a_classifier_has_the_cross_entropy():
 
 
 def test_the_metric_loss_is_added_with_weight_one():
-    with initialised_from(0):
-        network = Autoencoder()
+    network = Autoencoder(generator=torch.Generator().manual_seed(0))
     x, y = torch.rand(6, 1, 64, 64), torch.tensor([0, 0, 1, 1, 2, 2])
     target = torch.rand(6, 1, 64, 64)
     settings = config(model={"metric": "npair"}, training={"loss": "mse"})

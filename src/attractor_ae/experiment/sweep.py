@@ -396,10 +396,13 @@ def _on_cluster(
             reporter.note("stopping: each run writes its checkpoint ...")
             stop.set()
             client.cancel([future for future in futures if future.status == "pending"])
-            connected: Any = client  # its methods are typed as asynchronous
-            while any(connected.processing().values()):
+            while _busy(client):
                 time.sleep(0.2)
             raise
+
+
+def _busy(client: Any) -> bool:  # noqa: ANN401
+    return any(client.processing().values())
 
 
 def _train_on_worker(task: _Task, needs: dict[str, float], stop: str) -> str:

@@ -12,6 +12,7 @@ from attractor_ae.data.image_set import ImageSet
 from attractor_ae.data.wanted import Wanted
 
 
+@runtime_checkable
 class Source(Protocol):
     """Origin of the images of a set. ``split`` is always one that the set has."""
 
