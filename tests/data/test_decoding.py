@@ -1,7 +1,6 @@
 import io
 import os
 import struct
-import threading
 import warnings
 from pathlib import Path
 
@@ -169,17 +168,17 @@ def test_what_cannot_be_decoded(tmp_path, monkeypatch):
     COINS.resize((200, 200)).save(tmp_path / "bomb.png")
     (tmp_path / "page.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
     reasons = {
-        "text.png": "is no image of a format that can be read",
+        "text.png": "is not an image of a known format",
         "empty.png": "is empty (0 bytes)",
         "cut.jpg": "truncated",
         "cut.png": "truncated",
         "folder.png": "is a folder",
         "loop.png": "Too many levels of symbolic links",
         "nowhere.png": "No such file",
-        "pipe.png": "is no regular file",
+        "pipe.png": "is not a regular file",
         "large.png": "unpacks to more than 10000 pixels",
         "bomb.png": "unpacks to more than 10000 pixels",
-        "page.png": "is no image of a format that can be read",
+        "page.png": "is not an image of a known format",
         "nul\0.png": "null",
     }
     for name, reason in reasons.items():
@@ -302,25 +301,12 @@ def png_with_large_header():
     return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", len(header)) + b"IHDR" + header + b"\0\0\0\0"
 
 
-def test_threads_see_no_warning_and_the_filters_are_restored(monkeypatch):
+def test_the_filters_of_warnings_are_restored(monkeypatch):
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
-    data = stored(COINS.resize((12, 12)), "PNG")
-    before, seen = list(warnings.filters), []
-
-    def decode_often():
-        for _ in range(50):
-            try:
-                decode(data, PLAIN)
-            except UndecodableError as error:
-                seen.append(error.reason)
-
-    threads = [threading.Thread(target=decode_often) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-
-    assert seen == ["unpacks to more than 100 pixels"] * 200
+    before = list(warnings.filters)
+    with pytest.raises(UndecodableError) as caught:
+        decode(stored(COINS.resize((12, 12)), "PNG"), PLAIN)
+    assert "100 pixels" in caught.value.reason
     assert warnings.filters == before
 
 

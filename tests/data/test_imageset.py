@@ -102,9 +102,9 @@ def _as_users_run_it():
         ([0], {"images": np.zeros((1, 1, 3, 4), np.uint8)[..., ::2]}, "C-contiguous"),
         ([0], {"labels": np.zeros(1, np.int32)}, r"int64 array of shape \(1,\), got int32"),
         ([0], {"labels": np.zeros(2, np.int64)}, r"got int64 \(2,\)"),
-        ([0, 3], {}, r"labels must lie in -1\.\.2, got 0\.\.3"),
-        ([-2, 0], {}, r"labels must lie in -1\.\.2, got -2\.\.0"),
-        ([0], {"classes": ()}, r"labels must lie in -1\.\.-1, got 0\.\.0"),
+        ([0, 3], {}, r"labels must be in -1\.\.2, got 0\.\.3"),
+        ([-2, 0], {}, r"labels must be in -1\.\.2, got -2\.\.0"),
+        ([0], {"classes": ()}, r"labels must be in -1\.\.-1, got 0\.\.0"),
     ],
 )
 def test_refuses_what_is_no_image_set(labels, changed, message):

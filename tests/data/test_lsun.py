@@ -5,11 +5,11 @@ import lmdb
 import numpy as np
 import pytest
 import torchvision.datasets
-from attractor_ae.data.prepare import BrokenFilesError
+from attractor_ae.data.cache import BrokenFilesError
 from PIL import Image
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data import ImageFormat, available, load, status
+from attractor_ae.data import ImageFormat, find_dataset, load
 from attractor_ae.data.sources.lsun import CATEGORIES
 
 RANDOM = np.random.default_rng(0)
@@ -89,21 +89,21 @@ def test_the_first_of_each_class_are_read_alone(pictures, tmp_path):
     np.testing.assert_array_equal(
         found.images[:, 0], np.concatenate([grey[:2] for grey in pictures.values()])
     )
-    message = f"1 of 31 files .* {path}: image 'zzz': is no image"
-    with pytest.raises(BrokenFilesError, match=message):
+    with pytest.raises(BrokenFilesError) as caught:
         read(tmp_path)
+    assert [name for name, _ in caught.value.broken] == [f"{path}: image 'zzz'"]
     found = read(tmp_path, max_broken=0.05)
     assert len(found) == 30
-    assert found.left_out == ((f"{path}: image 'zzz'", "is no image of a format that can be read"),)
+    assert found.left_out == caught.value.broken
 
 
 def test_colour_of_another_size(pictures, tmp_path):
-    found = read(tmp_path, form=ImageFormat(size=64, channels=3))
+    found = read(tmp_path, image_format=ImageFormat(size=64, channels=3))
     first = pictures["bedroom"][0]
     np.testing.assert_array_equal(found.images[0], np.stack([first] * 3))
 
 
-def test_nothing_is_written_beside_the_databases(pictures, tmp_path, monkeypatch):
+def test_nothing_is_written_next_to_the_databases(pictures, tmp_path, monkeypatch):
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
     before = sorted(path for path in (tmp_path / "lsun").rglob("*"))
@@ -113,13 +113,14 @@ def test_nothing_is_written_beside_the_databases(pictures, tmp_path, monkeypatch
 
 
 def test_missing_categories_are_named(pictures, tmp_path):
-    assert available("lsun", tmp_path)
+    assert find_dataset("lsun", tmp_path).status().present
     for category in ("bridge", "tower"):
         (tmp_path / f"lsun/{category}_train_lmdb/data.mdb").unlink()
     places = tuple(f"{tmp_path}/lsun/{name}_train_lmdb" for name in ("bridge", "tower"))
-    assert status("lsun", tmp_path).missing == {"train": places}
-    with pytest.raises(AttractorError, match=f"^data set 'lsun' needs {' and '.join(places)}; get"):
+    assert find_dataset("lsun", tmp_path).status().missing == {"train": places}
+    with pytest.raises(AttractorError) as caught:
         read(tmp_path)
+    assert " and ".join(places) in str(caught.value)
 
 
 def test_without_the_package_one_line_says_how_to_get_it(pictures, tmp_path, monkeypatch):
@@ -131,8 +132,9 @@ def test_without_the_package_one_line_says_how_to_get_it(pictures, tmp_path, mon
     )
 
 
-def test_a_file_that_is_no_database(pictures, tmp_path):
+def test_a_file_that_is_not_a_database(pictures, tmp_path):
     file = tmp_path / "lsun/kitchen_train_lmdb/data.mdb"
     file.write_bytes(b"\0" * 8192)
-    with pytest.raises(AttractorError, match=f"^{file.parent}: is no LMDB database .* again$"):
+    with pytest.raises(AttractorError) as caught:
         read(tmp_path)
+    assert str(file.parent) in str(caught.value)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from attractor_ae.data.prepare import BrokenFilesError
+from attractor_ae.data.cache import BrokenFilesError
 from PIL import Image
 
 from attractor_ae._errors import AttractorError
@@ -84,32 +84,37 @@ def test_a_parquet_table_written_by_pyarrow(tmp_path, load, labels, classes, exp
 def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "table.parquet").touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(AttractorError, match="to read Parquet, install: pip install pyarrow"):
+    with pytest.raises(AttractorError, match="pip install pyarrow"):
         find_images(tmp_path / "table.parquet")
 
 
 def test_missing_files_of_a_table_are_broken(tmp_path, load):
     draw(tmp_path / "1.png", 1)
     (tmp_path / "table.csv").write_text("path,label\n1.png,a\n2.png,a\nnul\0.png,a\n")
-    with pytest.raises(BrokenFilesError, match=r"2 of 3 files.*2\.png: No such file"):
+    with pytest.raises(BrokenFilesError) as caught:
         load(tmp_path / "table.csv")
+    assert [path for path, _ in caught.value.broken] == [
+        f"{tmp_path}/2.png",
+        f"{tmp_path}/nul\\x00.png",
+    ]
 
 
 @pytest.mark.parametrize(
-    ("name", "write", "message"),
+    ("name", "write", "where"),
     [
-        ("x.csv", Path.touch, "has no column 'path'"),
-        ("x.csv", lambda path: path.write_text("path,label\n"), "has no rows"),
-        ("x.csv", lambda path: path.write_text("file,label\na,b\n"), "has no column 'path'"),
-        ("x.csv", lambda path: path.write_text("path,label\na\n"), "line 2: 1 fields, expected 2"),
-        ("x.csv", lambda path: path.write_text("path,label\n,b\n"), "line 2: the path is empty"),
-        ("x.csv", lambda path: path.write_text('path,label\n"a,b\n'), "is no table"),
-        ("x.parquet", lambda path: path.write_text("no table"), "is no Parquet table"),
+        ("x.csv", Path.touch, "'path'"),
+        ("x.csv", lambda path: path.write_text("path,label\n"), "x.csv"),
+        ("x.csv", lambda path: path.write_text("file,label\na,b\n"), "'path'"),
+        ("x.csv", lambda path: path.write_text("path,label\na\n"), "line 2"),
+        ("x.csv", lambda path: path.write_text("path,label\n,b\n"), "line 2"),
+        ("x.csv", lambda path: path.write_text('path,label\n"a,b\n'), "x.csv"),
+        ("x.parquet", lambda path: path.write_text("not a table"), "x.parquet"),
     ],
 )
-def test_what_cannot_be_read_is_one_line(tmp_path, load, name, write, message):
+def test_what_cannot_be_read_is_one_line(tmp_path, load, name, write, where):
     write(tmp_path / name)
-    with pytest.raises(AttractorError, match=message) as caught:
+    with pytest.raises(AttractorError) as caught:
         load(tmp_path / name)
     assert len(str(caught.value).splitlines()) == 1
     assert name in str(caught.value)
+    assert where in str(caught.value)

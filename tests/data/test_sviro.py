@@ -4,7 +4,7 @@ from PIL import Image
 from torchvision.transforms import functional
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data import CATALOGUE, ImageFormat, available, load, status
+from attractor_ae.data import CATALOGUE, ImageFormat, find_dataset, load
 from attractor_ae.data.sources.sviro import CARS, SEATINGS
 
 RANDOM = np.random.default_rng(0)
@@ -113,7 +113,7 @@ def test_the_first_of_each_class(tmp_path):
 def test_colour(tmp_path):
     pictures, _ = write_uncertainty(tmp_path, "test-adults")
     form = ImageFormat(channels=3)
-    found = read("sviro_uncertainty", "test-adults", tmp_path, factor="sharan/rgb", form=form)
+    found = read("sviro_uncertainty", "test-adults", tmp_path, factor="sharan/rgb", image_format=form)
     np.testing.assert_array_equal(found.images[0], np.stack([pictures["rgb"][0]] * 3))
 
 
@@ -124,7 +124,7 @@ def test_unknown_factors_are_one_line(tmp_path):
     with pytest.raises(
         AttractorError, match=r"'sviro_uncertainty': 'depth'; known: sharan, sharan/rgb$"
     ):
-        status("sviro_uncertainty", tmp_path, "depth")
+        find_dataset("sviro_uncertainty", tmp_path).status("depth")
     with pytest.raises(AttractorError, match=r"^data set 'mnist' has no variations, .* 'red'"):
         read("mnist", "train", tmp_path, factor="red")
 
@@ -132,8 +132,8 @@ def test_unknown_factors_are_one_line(tmp_path):
 def test_status_looks_at_the_wanted_car(tmp_path):
     write_sviro(tmp_path, "zoe")
     write_sviro(tmp_path, "zoe", "test")
-    assert not available("sviro", tmp_path)
-    assert status("sviro", tmp_path, "zoe").present
+    assert not find_dataset("sviro", tmp_path).status().present
+    assert find_dataset("sviro", tmp_path).status("zoe").present
     with pytest.raises(AttractorError, match=f"^data set 'sviro' needs {tmp_path}/sviro/tesla/tr"):
         read("sviro", "train", tmp_path)
 

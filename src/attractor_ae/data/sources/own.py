@@ -104,13 +104,13 @@ class OwnImages:
         found, rows = self.found, self.splits[split]
         rows = rows[wanted.rows(self.labels[rows])]
         labels = self.labels[rows]
-        files = [found.paths[row] for row in rows.tolist()]
+        files = [found.paths[row] for row in rows.tolist()] if found.paths else [found.path]
         seeded = "" if self.seed is None or split == ALL else str(self.seed)
         key = (labels.tobytes(), os.fspath(found.path), wanted.selection, seeded)
         return prepare(
             self.name,
             displayed(split),
-            [found.path] if found.images is not None else files,
+            files,
             lambda: (files if found.images is None else array_images(found, rows), labels),
             self.split_classes(split),
             key=key,

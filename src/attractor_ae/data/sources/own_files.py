@@ -171,11 +171,10 @@ def in_array(file: Path) -> Found:
     where = displayed(file)
     arrays: dict[str, NDArray[Any]] = {}
     try:
-        loaded = np.load(file, mmap_mode="r", allow_pickle=False)
-        if isinstance(loaded, np.ndarray):
-            arrays["images"] = loaded
-        else:
-            with loaded:
+        if file.suffix.lower() == ".npy":
+            arrays["images"] = np.load(file, mmap_mode="r", allow_pickle=False)
+        else:  # opened here, as NumPy leaves a damaged archive open
+            with file.open("rb") as opened, np.load(opened, allow_pickle=False) as loaded:
                 names = ("images", "labels", "classes", "split")
                 arrays = {name: loaded[name] for name in names if name in loaded.files}
     # A damaged file makes NumPy and zipfile fail in many ways.
