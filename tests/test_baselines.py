@@ -131,7 +131,7 @@ def test_the_masks_of_a_trial_are_drawn_once(digits, monkeypatch):
     detector = MCDropoutDetector(classifier(0, 0.33), trials=2, batch_size=8)
     detector.fit(digits.images, digits.labels)
     first = detector.predict(digits.images)
-    monkeypatch.setattr("attractor_ae._networks.trial_masks", None)
+    monkeypatch.setattr("attractor_ae._detector.trial_masks", None)
     assert torch.equal(detector.predict(digits.images), first)
 
 

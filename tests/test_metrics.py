@@ -454,7 +454,7 @@ def test_the_reference_is_a_choice_and_may_be_missing():
 @pytest.mark.parametrize(
     ("inside", "out", "message"),
     [
-        ([0.5], {}, "no D_out"),
+        ([0.5], {}, "out is empty"),
         ([], {"svhn": [0.5]}, r"in_uncertainty has shape \(0,\)"),
         ([0.5], {"svhn": []}, r"uncertainty of svhn has shape \(0,\)"),
         ([0.5], {"svhn": [np.nan]}, "uncertainty of svhn at index 0 is nan"),

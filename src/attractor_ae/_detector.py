@@ -237,7 +237,8 @@ class Detector(ABC):
 
     def predict_label(self, x: Images) -> Int[Tensor, " n"]:
         """Return the predicted label of each image, int64, one of ``classes_``."""
-        return self.classes_[prediction(self.predict_proba(x))]
+        predicted = prediction(self.predict_proba(x))
+        return self.classes_[predicted]
 
     def predict_proba(self, x: Images) -> Float[Tensor, "n classes"]:
         """Return the members' mean class distribution at the reported recursion."""

@@ -48,7 +48,7 @@ def demo(tmp_path_factory):
 def test_the_demo_leaves_a_table_and_pictures(demo):
     folder, result = demo
     assert result.exit_code == 0, result.output
-    for part in ("mnist5k", "digits8", "faces", "shift of the known", "AUROC", "every recursion"):
+    for part in ("mnist5k", "digits8", "faces", "covariate shift", "AUROC", "every recursion"):
         assert part in result.stdout
     evaluation = folder / "evaluation"
     for name in ("entropy", "recursions", "reconstructions", "reconstructions-faces"):
@@ -122,7 +122,7 @@ def test_an_unknown_data_set(config, tmp_path):
     [
         ("evaluation.out_datasets=['facse']", "unknown data set 'facse'; did you mean 'faces'"),
         ("evaluation.out_datasets=['mnist5k']", "'mnist5k' is named twice"),
-        ("dataset.split=test", "holds what the trained network is measured on"),
+        ("dataset.split=test", "dataset.split 'test'"),
         ("dataset.split=trian", "has no split 'trian'; available: train, test"),
         ("dataset.factor=sharan", "'mnist5k' has no variations"),
     ],
@@ -281,7 +281,7 @@ def test_broken_files_are_told_and_counted(folder):
     result = invoke("data", "prepare", folder, "--split", "train")
     assert result.exit_code == 0, result.output
     assert "train: 206 images, 2 classes" in result.stdout
-    assert f"left out: {folder}/train/cat/broken.png: is no image" in result.stderr
+    assert f"left out: {folder}/train/cat/broken.png: is not an image" in result.stderr
 
 
 def test_more_broken_files_can_be_allowed(folder):
@@ -291,7 +291,7 @@ def test_more_broken_files_can_be_allowed(folder):
     assert "--max-broken" in line
     result = invoke("data", "prepare", folder, "--split", "train", "--max-broken", "0.2")
     assert result.exit_code == 0, result.output
-    assert "9.png: is no image" in result.stderr
+    assert "9.png: is not an image" in result.stderr
 
 
 def test_what_was_left_out_is_told_where_it_is_used(folder, tmp_path):
@@ -301,20 +301,20 @@ def test_what_was_left_out_is_told_where_it_is_used(folder, tmp_path):
     config.write_text(f"[dataset]\nname = '{folder}'\nmax_broken = 0.2\n")
     result = invoke("train", config, "--out", tmp_path / "run", *options(TINY[1:]))
     assert result.exit_code == 0, result.output
-    assert "train/cat/9.png: is no image" in result.stderr
+    assert "train/cat/9.png: is not an image" in result.stderr
     every = ("--set", "evaluation.nbr_of_samples_per_class=-1")
     strict = (*every, "--set", "dataset.max_broken=0.0")
     assert "--max-broken" in error_line(invoke("evaluate", tmp_path / "run", *strict))
     result = invoke("evaluate", tmp_path / "run", *every)
     assert result.exit_code == 0, result.output
-    assert "test/cat/9.png: is no image" in result.stderr
+    assert "test/cat/9.png: is not an image" in result.stderr
 
 
 def test_test_images_are_not_trained_on(folder, tmp_path):
     config = tmp_path / "pets.toml"
     config.write_text(f"[dataset]\nname = '{folder}'\nsplit = 'all'\n")
     line = error_line(invoke("train", config, "--out", tmp_path / "run", *options(TINY)))
-    assert "'all' holds what the trained network is measured on" in line
+    assert "dataset.split 'all'" in line
 
 
 def test_missing_data_sets_are_told_before_training(config, tmp_path):

@@ -40,7 +40,7 @@ def evaluated(swept):
 def test_a_sweep_trains_each_seed_and_says_what_to_do_next(swept):
     runs, told = swept
     assert told.exit_code == 0, told.output
-    assert "1 of 2: runs/seed0 trained" in told.stdout
+    assert "seed0: training: epoch 1/1" in told.stdout
     assert f"2 trained, 0 finished before: {runs}" in told.stdout
     assert f"attractor-ae evaluate {runs}" in told.stdout
     assert Run(runs / "seed1").finished
@@ -103,7 +103,7 @@ def test_a_wrong_name_is_one_line_before_anything_is_measured(
 def test_what_is_no_run_is_one_line(tmp_path, swept):
     assert "nowhere" in error_line(invoke("evaluate", tmp_path / "nowhere"))
     assert "--ensemble" in error_line(invoke("evaluate", swept[0], "--out", tmp_path / "x"))
-    assert "holds an autoencoder" in error_line(invoke("evaluate", swept[0], "--ensemble"))
+    assert "is an autoencoder" in error_line(invoke("evaluate", swept[0], "--ensemble"))
     assert "must read like 3 or 0-9" in error_line(invoke("sweep", "quick", "--seeds", "a-b"))
     assert "must read like GPU=0.25" in error_line(
         invoke("sweep", "quick", "--out", tmp_path / "y", "--resource", "GPU")

@@ -45,9 +45,9 @@ def test_a_classifier_has_the_cross_entropy():
     x, y = torch.rand(5, 1, 64, 64), torch.tensor([0, 1, 2, 3, 0])
     losses = build_objective(config(model={"type": "conv"}), network)(x, x, y, None)
     p = network(x).softmax(-1)[torch.arange(5), y]
-    torch.testing.assert_close(losses.total, -p.log().mean())
+    torch.testing.assert_close(losses["loss"], -p.log().mean())
     right = network(x).argmax(-1) == y
-    assert losses.parts["accuracy"].item() == pytest.approx(right.sum().item() / 5)
+    assert losses["accuracy"].item() == pytest.approx(right.sum().item() / 5)
 
 
 def test_the_metric_loss_is_added_with_weight_one():
@@ -57,9 +57,9 @@ def test_the_metric_loss_is_added_with_weight_one():
     settings = config(model={"metric": "npair"}, training={"loss": "mse"})
     losses = build_objective(settings, network)(x, target, y, None)
     expected = ((network(x).reconstruction - target) ** 2).sum() / 6
-    torch.testing.assert_close(losses.parts["reconstruction"], expected)
-    assert losses.parts["metric"] > 0
-    torch.testing.assert_close(losses.total, expected + losses.parts["metric"])
+    torch.testing.assert_close(losses["reconstruction"], expected)
+    assert losses["metric"] > 0
+    torch.testing.assert_close(losses["loss"], expected + losses["metric"])
 
 
 def test_the_network_is_the_configs():

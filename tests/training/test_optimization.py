@@ -4,7 +4,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from attractor_ae.experiment.config import TrainingConfig
-from attractor_ae.training.optimization import build_optimizer, learning_rate, moving_average
+from attractor_ae.training.optimization import build_optimizer, learning_rate
 
 
 def test_the_constant_schedule_is_constant():
@@ -36,19 +36,3 @@ def test_optimizers_are_those_of_the_protocol(name):
     assert optimizer.defaults["weight_decay"] == 0.25
     if name == "SGD":
         assert (optimizer.defaults["momentum"], optimizer.defaults["nesterov"]) == (0.9, True)
-
-
-def test_the_moving_average_is_the_weighted_sum_and_leaves_the_network_alone():
-    network = torch.nn.Linear(1, 1, bias=False)
-    average = moving_average(network, 0.9)
-    values = np.random.default_rng(0).normal(size=20)
-    for value in values:
-        with torch.no_grad():
-            network.weight.fill_(value)
-        average.update_parameters(network)
-    ages = np.arange(19, -1, -1)
-    factors = 0.1 * 0.9**ages
-    factors[0] = 0.9**19  # the first is taken as it is
-    assert factors.sum() == pytest.approx(1)
-    assert average.module.weight.item() == pytest.approx(factors @ values, rel=1e-5)
-    assert network.weight.item() == pytest.approx(values[-1])

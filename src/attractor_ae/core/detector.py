@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attractor_ae._detector import Detector, Images, Requests, Scored, part_of
+from attractor_ae._detector import Detector, Images, Requests, Scored, check_at_least, part_of
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
 from attractor_ae.conformal import DEFAULT_COMPONENTS
@@ -92,6 +92,7 @@ class AttractorDetector(Detector):
         batch_size: int = 128,
         precision: str = "auto",
     ) -> None:
+        check_at_least(1, head_masks=head_masks)
         make_head(head, head_input)  # raises if a name is unknown
         counts = (trials, recursions, recursion)
         super().__init__([network], seed, batch_size, precision, *counts, mask_scope=mask_scope)
