@@ -40,7 +40,7 @@ def evaluated(swept):
 def test_a_sweep_trains_each_seed_and_says_what_to_do_next(swept):
     runs, told = swept
     assert told.exit_code == 0, told.output
-    assert "seed0: training: epoch 1/1" in told.stdout
+    assert "training runs: 2/2 runs" in told.stdout
     assert f"2 trained, 0 finished before: {runs}" in told.stdout
     assert f"attractor-ae evaluate {runs}" in told.stdout
     assert Run(runs / "seed1").finished

@@ -123,7 +123,8 @@ ORACLES = {
     "fashion": torchvision.datasets.FashionMNIST,
 }
 FOUND = [
-    pytest.param(name, marks=pytest.mark.real) for name in ("mnist", "fashion")
+    pytest.param(name, marks=pytest.mark.real)
+    for name in ("mnist", "fashion")
     if find_dataset(name).status().present
 ]
 

@@ -113,7 +113,9 @@ def test_the_first_of_each_class(tmp_path):
 def test_colour(tmp_path):
     pictures, _ = write_uncertainty(tmp_path, "test-adults")
     form = ImageFormat(channels=3)
-    found = read("sviro_uncertainty", "test-adults", tmp_path, factor="sharan/rgb", image_format=form)
+    found = read(
+        "sviro_uncertainty", "test-adults", tmp_path, factor="sharan/rgb", image_format=form
+    )
     np.testing.assert_array_equal(found.images[0], np.stack([pictures["rgb"][0]] * 3))
 
 

@@ -17,7 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Hashable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -38,6 +38,9 @@ PARENT_VARIABLE = "ATTRACTOR_AE_PARENT"
 """Environment variable of a child: it ends when its parent is no longer the process of this id."""
 
 SWEEP_FILE = "sweep.json"
+
+CONNECT_SECONDS, WORKER_SECONDS = 20.0, 30.0
+"""How long to wait for a scheduler, and for its first worker."""
 
 _MOST_SEEDS = 10_000
 _MOST_DEATHS = 2  # a run whose process was killed is resumed once
@@ -161,7 +164,7 @@ def sweep(
         ``{"GPU": 0.25}`` lets four runs share a worker that was started with ``GPU=1`` (and at
         least four threads).
     reporter
-        Receives a note per run that has ended.
+        Receives the number of runs that have ended, and a note per run that failed.
 
     Raises
     ------
@@ -190,29 +193,29 @@ def sweep(
     waiting = [i for i, folder in enumerate(folders) if not Run(folder).finished]
     root = [] if data_root is None else ["--data-root", str(Path(data_root).resolve())]
     tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), tuple(root)) for i in waiting}
-    if backend == "dask" and waiting:
-        running = _on_cluster(tasks, scheduler, dict(resources or {}), reporter)
-    else:
-        number, threads = _local_workers(jobs, workers)
-        if min(number, len(waiting)) > 1:
-            _prepare_once([jobs[i] for i in waiting], data_root)
-        running = _in_processes(tasks, number, threads, reporter)
-
-    _write_states(folders, {})
+    number, threads = _local_workers(jobs, workers)
+    if backend == "processes" and min(number, len(waiting)) > 1:
+        _prepare_once([jobs[i] for i in waiting], data_root)
     errors: dict[int, str] = {}
-    start = time.perf_counter()
-    for index, error in running:
-        errors[index] = error
-        _write_states(folders, {folders[i]: line for i, line in errors.items()})
-        trained = sum(not line for line in errors.values())
-        left = len(waiting) - len(errors)
-        seconds = (time.perf_counter() - start) / max(1, trained) * left
-        folder = folders[index]
-        reporter.note(
-            f"{len(jobs) - left} of {len(jobs)}: {folder.parent.name}/{folder.name} "
-            + (f"failed: {error}" if error else "trained")
-            + (f", {seconds:.0f} s left" if left and trained else "")
-        )
+    with ExitStack() as connection:
+        if backend == "dask" and waiting:
+            needs = dict(resources or {})
+            client = connection.enter_context(_connected(scheduler, needs))
+            running = _on_cluster(tasks, client, needs, reporter)
+        else:
+            running = _in_processes(tasks, number, threads, reporter)
+        connection.enter_context(closing(running))  # an error here stops the trainings, too
+        _write_states(folders, {})
+        start = time.perf_counter()
+        for index, error in running:
+            errors[index] = error
+            _write_states(folders, {folders[i]: line for i, line in errors.items()})
+            trained = sum(not line for line in errors.values())
+            done, left = len(jobs) - len(waiting) + len(errors), len(waiting) - len(errors)
+            seconds = (time.perf_counter() - start) / trained * left if trained else None
+            if error:
+                reporter.note(f"{folders[index]} failed: {error}")
+            reporter.progress("training runs", done, len(jobs), f"{done}/{len(jobs)} runs", seconds)
     return SweepReport(
         finished=tuple(jobs[i] for i in waiting if not errors[i]),
         skipped=tuple(job for i, job in enumerate(jobs) if i not in tasks),
@@ -352,53 +355,52 @@ def _prepare_once(jobs: Sequence[Job], data_root: str | Path | None) -> None:
 
 def _on_cluster(
     tasks: Mapping[int, _Task],
-    scheduler: str | None,
+    client: Any,  # noqa: ANN401
     needs: dict[str, float],
     reporter: Reporter,
 ) -> Iterator[tuple[int, str]]:
     """Train tasks on a cluster of dask.distributed, which must be running."""
-    with _connected(scheduler, needs) as client:
-        from distributed import Event, KilledWorker, as_completed
+    from distributed import Event, KilledWorker, as_completed
 
-        stop = Event(f"stop-{uuid4().hex}", client=client)
-        futures = {
-            client.submit(
-                _train_on_worker,
-                task,
-                needs,
-                stop.name,
-                key=f"train-{Path(task.folder).name}-{uuid4().hex}",
-                pure=False,
-                resources=needs or None,
-            ): index
-            for index, task in tasks.items()
-        }
-        try:
-            for future in as_completed(list(futures), loop=client.loop, raise_errors=False):
-                index, error = futures[future], ""
-                if future.status == "finished":
-                    error = future.result()
-                elif future.status == "error":
-                    reason = future.exception()
-                    error = f"could not be run on the cluster: {_first_line(reason)}"
-                    if isinstance(reason, KilledWorker):
-                        deaths = reason.allowed_failures + 1
-                        error = f"{deaths} workers died during this run; see their logs"
-                else:
-                    error = f"scheduler {scheduler} was lost; start it and sweep again"
-                if error and future.status != "finished":
-                    with suppress(AttractorError, OSError):
-                        run = Run(Path(tasks[index].folder))
-                        run.path.mkdir(parents=True, exist_ok=True)
-                        run.log(f"failed: {error}")
-                yield index, error
-        except KeyboardInterrupt:
-            reporter.note("stopping: each run writes its checkpoint ...")
-            stop.set()
-            client.cancel([future for future in futures if future.status == "pending"])
-            while _busy(client):
-                time.sleep(0.2)
-            raise
+    stop = Event(f"stop-{uuid4().hex}", client=client)
+    futures = {
+        client.submit(
+            _train_on_worker,
+            task,
+            needs,
+            stop.name,
+            key=f"train-{Path(task.folder).name}-{uuid4().hex}",
+            pure=False,
+            resources=needs or None,
+        ): index
+        for index, task in tasks.items()
+    }
+    try:
+        for future in as_completed(list(futures), loop=client.loop, raise_errors=False):
+            index, error = futures[future], ""
+            if future.status == "finished":
+                error = future.result()
+            elif future.status == "error":
+                reason = future.exception()
+                error = f"could not be run on the cluster: {_first_line(reason)}"
+                if isinstance(reason, KilledWorker):
+                    deaths = reason.allowed_failures + 1
+                    error = f"{deaths} workers died during this run; see their logs"
+            else:
+                error = "the scheduler was lost; start it and sweep again"
+            if error and future.status != "finished":
+                with suppress(AttractorError, OSError):
+                    run = Run(Path(tasks[index].folder))
+                    run.path.mkdir(parents=True, exist_ok=True)
+                    run.log(f"failed: {error}")
+            yield index, error
+    except BaseException:  # Ctrl-C, or the caller has failed
+        reporter.note("stopping: each run writes its checkpoint ...")
+        stop.set()
+        client.cancel([future for future in futures if future.status == "pending"])
+        while _busy(client):
+            time.sleep(0.2)
+        raise
 
 
 def _busy(client: Any) -> bool:  # noqa: ANN401
@@ -443,7 +445,7 @@ def _connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[An
             "pip install 'attractor-ae[cluster]'"
         ) from None
     try:
-        client = Client(scheduler, timeout=20.0, set_as_default=False)
+        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # a TimeoutError is an OSError
         raise AttractorError(
             f"scheduler {scheduler}: cannot be reached ({_first_line(error)}); "
@@ -453,7 +455,7 @@ def _connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[An
         offer = "".join(f" {name}={amount:g}" for name, amount in needs.items())
         start = f"dask worker {scheduler}" + (f' --resources "{offer.strip()}"' if offer else "")
         try:
-            client.wait_for_workers(1, timeout=30.0)
+            client.wait_for_workers(1, timeout=WORKER_SECONDS)
         except TimeoutError:
             raise AttractorError(
                 f"scheduler {scheduler}: has no workers; start some with: {start}"
