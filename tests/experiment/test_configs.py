@@ -9,7 +9,7 @@ from attractor_ae.data import CATALOGUE
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.training import build_network
 
-FOLDER = Path(__file__).parents[1] / "configs"
+FOLDER = Path(__file__).parents[2] / "configs"
 
 IN_DATASETS = {  # D_in: its training split, its D_outs
     "mnist": ("train", ["fashion", "omniglot", "cifar10", "svhn"]),
@@ -125,11 +125,3 @@ def test_a_d_out_is_represented_as_sections_6_and_7_say():
         info = CATALOGUE[name]
         assert (info.split_as_out, info.per_class) == represented[name]
         assert factor in ("", *info.factors)
-
-
-def test_the_quick_one_needs_no_files_and_few_epochs():
-    config = config_of("quick")
-    for name in (config.dataset.name, *config.evaluation.out_datasets):
-        assert CATALOGUE[name].kind == "built-in"
-    assert config.training.epochs <= 20
-    assert config.evaluation.score == "entropy"

@@ -17,6 +17,7 @@ from attractor_ae import (
     train,
 )
 from attractor_ae._errors import AttractorError
+from attractor_ae._reporter import Reporter
 from attractor_ae.experiment.compare import compare_runs, draw_runs, measured_runs
 
 TINY = """
@@ -49,6 +50,14 @@ quick = [
 """
 
 
+class Told(Reporter):
+    def __init__(self, told):
+        self.told = told
+
+    def progress(self, task, done, total, detail="", seconds_left=None):
+        self.told.append(task)
+
+
 @pytest.fixture(scope="module")
 def suite(tmp_path_factory):
     path = tmp_path_factory.mktemp("suite") / "tiny.toml"
@@ -70,8 +79,7 @@ def reproduce(suite, told, **options):
         seeds=(0, 1),
         workers=1,
         data_root=suite.parent,
-        on_training=lambda at: told.append(at),
-        on_testing=lambda *at: told.append(at),
+        reporter=Told(told),
         **options,
     )
 
@@ -101,15 +109,15 @@ def test_the_table_is_of_the_stored_scores(reproduced):
         for seed in (0, 1)
     ]
     for label, score in (("MC-AE", "entropy"), ("MC-AE, fused", "ood_score")):
-        expected = [result.detection(score)["faces"].auroc for result in stored]
+        expected = [result.rates("faces", score).auroc for result in stored]
         found = [result.metrics()["out"]["faces"]["auroc"] for result in reproduced.results[label]]
         assert found == expected
     text = (reproduced.folder / "table.md").read_text()
-    values = [result.detection("entropy")["faces"].auroc for result in stored]
+    values = [result.rates("faces", "entropy").auroc for result in stored]
     assert f"{100 * np.mean(values):.1f} ± {100 * np.std(values):.1f}" in text
 
 
-def test_a_missing_set_is_told_and_left_out(reproduced):
+def test_a_missing_set_is_reported_and_left_out(reproduced):
     assert list(reproduced.missing) == ["omniglot"]
     assert "needs" in reproduced.missing["omniglot"]
     result = reproduced.results["MC-AE"][0]

@@ -26,7 +26,7 @@ def test_a_finished_run_opens(run):
 def test_what_is_no_finished_run_is_named(run, tmp_path):
     with pytest.raises(AttractorError, match="none: no such run folder"):
         Run.open(tmp_path / "none")
-    with pytest.raises(AttractorError, match="is no run folder"):
+    with pytest.raises(AttractorError, match="is not a run folder"):
         Run.open(tmp_path)
     run.weights_file.unlink()
     with pytest.raises(AttractorError, match="training is not finished; finish it with"):

@@ -119,7 +119,7 @@ def test_an_own_suite_is_a_file(tmp_path):
             "several methods would have the folder 'a'",
         ),
         ("in_dataset = 'mnist5k'\nout_datasets = ['faces']\nmethods = 3", "methods must be tables"),
-        ("in_dataset", "is no valid TOML"),
+        ("in_dataset", "is not valid TOML"),
     ],
 )
 def test_a_wrong_suite_is_told_in_one_line(tmp_path, text, message):
@@ -159,13 +159,13 @@ def test_the_score_of_a_method_is_measured(tmp_path):
         assert "mutual_information" in config.evaluation.scores
     path.write_text(text.format("ood_score"))
     suite = read_suite(path)
-    with pytest.raises(AttractorError, match="needs images that nothing is trained on"):
+    with pytest.raises(AttractorError, match="needs calibration images"):
         suite.experiment(suite.methods[0])
 
 
 @pytest.mark.parametrize("quick", [True, False])
 def test_the_documented_suite_works(tmp_path, quick):
-    page = (Path(__file__).parents[1] / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    page = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text(encoding="utf-8")
     path = tmp_path / "mine.toml"
     path.write_text(page.split("```toml")[1].split("```")[0])
     suite = read_suite(path)

@@ -47,7 +47,7 @@ def test_a_curve_is_read_as_it_was_written(tmp_path):
 
 def test_other_files_are_refused(tmp_path):
     write_tensors(tmp_path / "x", {"auroc": torch.zeros(1)}, {"method": "MC-AE"})
-    with pytest.raises(AttractorError, match="x: holds no trial curve"):
+    with pytest.raises(AttractorError, match="x: is not a trial curve"):
         TrialCurve.load(tmp_path / "x")
     with pytest.raises(AttractorError, match="no such file"):
         TrialCurve.load(tmp_path / "y")
