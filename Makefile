@@ -2,7 +2,7 @@
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 
-.PHONY: demo test test-all soak test-real bench configs lint format clean
+.PHONY: demo test test-all test-real soak bench configs lint format clean
 
 demo: .venv/.demo
 	$(BIN)/attractor-ae demo --out demo

@@ -21,12 +21,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-from PIL import Image
-
 from attractor_ae.data.decoding import ImageFormat
 from attractor_ae.data.idx import read_idx
 from attractor_ae.data.own import find_images
 from attractor_ae.data.prepare import Item, prepare, prepare_arrays
+from PIL import Image
 
 CLASSES = tuple("0123456789")
 REPEATS = 5

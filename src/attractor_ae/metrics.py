@@ -18,7 +18,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from attractor_ae._errors import AttractorError, unknown_name
 
-Grid = Literal["exact", "paper"]
+Thresholds = Literal["exact", "paper"]
 
 PAPER_THRESHOLDS = tuple(step / 50 for step in range(50))
 """The thresholds of the released code: 0, 0.02, ..., 0.98."""
@@ -92,7 +92,7 @@ class WassersteinSums:
 
 
 def detection_metrics(
-    in_uncertainty: ArrayLike, out_uncertainty: ArrayLike, *, grid: Grid = "exact"
+    in_uncertainty: ArrayLike, out_uncertainty: ArrayLike, *, grid: Thresholds = "exact"
 ) -> DetectionMetrics:
     """Score how well uncertainty tells D_in (low) from D_out (high), PROTOCOL section 8.
 
@@ -301,8 +301,8 @@ def _sum_of_distances(sample: np.ndarray, others: list[np.ndarray]) -> float:
 
 def check_grid(grid: str) -> None:
     """Raise an AttractorError unless ``grid`` is the name of a grid of thresholds."""
-    if grid not in get_args(Grid):
-        raise unknown_name("grid", grid, get_args(Grid))
+    if grid not in get_args(Thresholds):
+        raise unknown_name("grid", grid, get_args(Thresholds))
 
 
 def _floats(name: str, values: object) -> Float64[np.ndarray, "..."]:

@@ -15,7 +15,7 @@ from attractor_ae.metrics import (
     DETECTION_RATES,
     PAPER_THRESHOLDS,
     DetectionMetrics,
-    Grid,
+    Thresholds,
     check_grid,
     checked_correct,
     checked_scores,
@@ -106,7 +106,7 @@ class MisclassificationMetrics:
 
 
 def misclassification_metrics(
-    uncertainty: ArrayLike, correct: ArrayLike, *, grid: Grid = "exact"
+    uncertainty: ArrayLike, correct: ArrayLike, *, grid: Thresholds = "exact"
 ) -> MisclassificationMetrics:
     """Score how well uncertainty tells correct predictions from wrong ones, PROTOCOL section 8.
 

@@ -5,11 +5,11 @@ import lmdb
 import numpy as np
 import pytest
 import torchvision.datasets
-from attractor_ae.data.cache import BrokenFilesError
 from PIL import Image
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data import ImageFormat, find_dataset, load
+from attractor_ae.data.cache import BrokenFilesError
 from attractor_ae.data.sources.lsun import CATEGORIES
 
 RANDOM = np.random.default_rng(0)

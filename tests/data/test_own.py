@@ -3,13 +3,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from attractor_ae.data.cache import BrokenFilesError
 from PIL import Image
 from torchvision.datasets import ImageFolder
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
 from attractor_ae.data import find_dataset
+from attractor_ae.data.cache import BrokenFilesError
 from attractor_ae.data.decode import ImageFormat, decode
 from attractor_ae.data.sources.own import find_images
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 import pytest
-from attractor_ae.data.cache import BrokenFilesError
 from PIL import Image
 
 from attractor_ae._errors import AttractorError
+from attractor_ae.data.cache import BrokenFilesError
 from attractor_ae.data.sources.own import find_images
 
 

@@ -388,7 +388,8 @@ def test_what_cannot_be_downloaded_says_how_to_get_it(name, tmp_path):
 
 def test_torchvision_is_imported_only_to_read(tmp_path):
     script = (
-        "import sys; from pathlib import Path; from attractor_ae.data import find_dataset, CATALOGUE\n"
+        "import sys; from pathlib import Path\n"
+        "from attractor_ae.data import find_dataset, CATALOGUE\n"
         f"for name in CATALOGUE: find_dataset(name, Path({str(tmp_path)!r})).status()\n"
         "print(sorted({'torch', 'torchvision', 'lmdb', 'pandas'} & set(sys.modules)))"
     )

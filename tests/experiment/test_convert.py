@@ -401,7 +401,10 @@ BIAS = "encoder_final.bias"
         (lambda s: {**s, BIAS: torch.ones(64).to_sparse()}, "is not a plain tensor"),
         (lambda s: {**s, BIAS: [1.0] * 64}, "is not a plain tensor"),
         (lambda s: {**s, 3: s[BIAS]}, "3 is not a plain tensor"),
-        (lambda s: {f"module.{k}": t for k, t in s.items()}, "does not contain a network of the original"),
+        (
+            lambda s: {f"module.{k}": t for k, t in s.items()},
+            "does not contain a network of the original",
+        ),
         (lambda s: list(s.values()), "does not contain a network of the original"),
         (lambda s: OriginalClassifier().state_dict(), "lacks encoder_first.conv_1.weight and 23"),
     ],

@@ -8,11 +8,6 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from attractor_ae.reporting.comparison_table import (
-    Column,
-    ComparedMethod,
-    comparison_table,
-)
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
@@ -25,6 +20,7 @@ from attractor_ae.metrics import detection_metrics
 from attractor_ae.misclassification import misclassification_metrics
 from attractor_ae.reporting import compare
 from attractor_ae.reporting.comparison import ACCURACY_METRICS, DETECTION_METRICS
+from attractor_ae.reporting.grid import Column, ComparedMethod, make_grid
 
 CLASSES = tuple("abcd")
 
@@ -205,7 +201,7 @@ def test_another_score_is_shown_and_one_beyond_one_cannot_judge_predictions(resu
         cell = comparison.accuracy.cell("MC-AE", "mnist", metric.key)
         assert cell.n == 0
         assert math.isnan(cell.mean)
-    assert any("MC-AE is judged by step" in note for note in comparison.accuracy.notes)
+    assert any(note.startswith("MC-AE has") for note in comparison.accuracy.notes)
 
 
 def test_what_a_method_was_not_measured_on_is_empty(results):
@@ -270,9 +266,9 @@ AUROC, _, FPR95 = DETECTION_METRICS
 
 
 def table_of(values, metric=AUROC, significance=False, seeds=None):
-    """A table of one column; one list of values a method."""
+    """A table of one column; one list of values per method."""
     seeds = seeds or [tuple(range(len(found))) for found in values]
-    return comparison_table(
+    return make_grid(
         "title",
         [ComparedMethod(f"m{i}", s, 0, "entropy") for i, s in enumerate(seeds)],
         [Column("svhn", "test", "svhn", metric)],
@@ -420,16 +416,16 @@ def test_what_cannot_be_compared_is_named(results):
     other = changed(one, out_scores=(scores_of(rng, "svhn", "out", n=7),))
     refused(r"other images of svhn \(7 and 30\)", {"a": [one], "b": [other]})
     other = changed(one, classes=tuple("abce"))
-    refused("'b' and 'a' know other classes of mnist", {"a": [one], "b": [other]})
+    refused("'b' and 'a' have different classes of mnist", {"a": [one], "b": [other]})
     refused("'MC-AE' have the seed 3 twice", {"MC-AE": [result_of(3), result_of(3)]})
     mixed = [result_of(0, recursions=4), changed(result_of(1, recursions=4), recursion=1)]
     refused("'MC-AE' report entropy at recursion 1 and entropy at .* 2", {"MC-AE": mixed})
-    refused(r"recursion 4 was evaluated of no method; choose one of 0\.\.3", results, recursion=4)
-    refused(r"recursion -1 was evaluated of no method", results, recursion=-1)
+    refused(r"no method has recursion 4; choose one of 0\.\.3", results, recursion=4)
+    refused(r"no method has recursion -1", results, recursion=-1)
     refused("MC-AE: unknown score 'stepp'; did you mean 'step'", results, score="stepp")
     refused("unknown orientation 'outt'; did you mean 'out'", results, orientation="outt")
     refused("unknown grid 'papers'; did you mean 'paper'", results, grid="papers")
-    refused(r"MC-AE, step of svhn: .*\[0, 1\]", results, grid="paper", score="step")
+    refused(r"MC-AE: step of svhn: .*\[0, 1\]", results, grid="paper", score="step")
 
 
 def test_a_cell_that_is_not_there_is_named(results):

@@ -6,16 +6,10 @@ import math
 import re
 import shutil
 import subprocess
+from functools import partial
 
 import numpy as np
 import pytest
-from attractor_ae.reporting.comparison_latex import latex_by_dataset, latex_by_method, latex_escaped
-from attractor_ae.reporting.comparison_table import (
-    Column,
-    ComparedMethod,
-    comparison_table,
-)
-from attractor_ae.reporting.comparison_text import csv_lines, markdown, percent, terminal
 from markdown_it import MarkdownIt
 from rich.console import Console
 
@@ -25,6 +19,10 @@ from attractor_ae.reporting.comparison import (
     DETECTION_METRICS,
     Comparison,
 )
+from attractor_ae.reporting.grid import Column, ComparedMethod, make_grid
+from attractor_ae.reporting.renderers import csv_text, latex, latex_escaped, markdown, terminal
+
+latex_by_method, latex_by_dataset = latex, partial(latex, by_dataset=True)
 
 NASTY = r"[a_b] & 5% #1 $x$ {y} ~^\end <z>|'\"` -- *s* D_in"
 
@@ -48,7 +46,7 @@ def table_of(methods, labels, metrics, *, seeds=10, significance=True, title="De
         ComparedMethod(name, tuple(range(seeds if i < len(methods) - 1 else 1)), 2, "entropy")
         for i, name in enumerate(methods)
     ]
-    return comparison_table(
+    return make_grid(
         title, compared, columns, values, notes=("Percent.",), significance=significance
     )
 
@@ -75,7 +73,7 @@ def nasty():
 @pytest.fixture(scope="module")
 def small():
     """Numbers for which every mark is known: m0 is a tie of m1, m2 is neither."""
-    return comparison_table(
+    return make_grid(
         "Small",
         [ComparedMethod(f"m{i}", (0, 1), 0, "entropy") for i in range(3)],
         [Column("svhn", "test", "svhn", metric) for metric in DETECTION_METRICS[:1]],
@@ -151,9 +149,9 @@ def test_latex_compiles_as_it_is_and_fits_the_page(detection, accuracy, tmp_path
 def test_latex_compiles_whatever_the_names_are(nasty, small, tmp_path):
     nothing = table_of(METHODS, (), DETECTION_METRICS)
     tables = [
-        layout(table, f"tab:{i}_{layout.__name__}")
+        layout(table, f"tab:{i}_{k}")
         for i, table in enumerate((nasty, small, nothing))
-        for layout in (latex_by_method, latex_by_dataset)
+        for k, layout in enumerate((latex_by_method, latex_by_dataset))
     ]
     assert "undefined" not in compiled(tables, tmp_path)
 
@@ -245,7 +243,7 @@ def test_markdown_is_read_back_by_a_parser(name, request):
         for (label, method), row in zip(names, rows[1:], strict=True):
             assert [text for text, _ in row[:2]] == [label, method]
             cells = [table.cell(method, label, key) for key in shown]
-            assert [text for text, _ in row[2:]] == [percent(cell) for cell in cells]
+            assert [text for text, _ in row[2:]] == [cell.percent() for cell in cells]
             marks = ["best" if c.best else "tie" if c.tied else "" for c in cells]
             assert [mark for _, mark in row[2:]] == marks
 
@@ -268,7 +266,7 @@ def test_markdown_by_hand(small):
 @pytest.mark.parametrize("name", ["detection", "accuracy", "nasty"])
 def test_csv_has_every_value_in_full(name, request):
     table = request.getfixturevalue(name)
-    rows = list(csv.DictReader(io.StringIO(csv_lines(table))))
+    rows = list(csv.DictReader(io.StringIO(csv_text(table))))
     assert len(rows) == len(table.methods) * len(table.columns)
     for row in rows:
         cell = table.cell(row["method"], row["dataset"], row["metric"])
@@ -300,7 +298,7 @@ def test_a_hundred_columns_show_every_number(name, request):
     assert "…" not in text
     shown = re.findall(r"(?<=[ *=])\d+\.\d(?: ± \d+\.\d)?(?= │)", text)
     expected = [
-        percent(table.cell(method.name, label, metric.key))
+        table.cell(method.name, label, metric.key).percent()
         for label in table.labels
         for method in table.methods
         for metric in table.metrics
@@ -353,7 +351,7 @@ def test_nothing_measured_is_said():
         printed(terminal(nothing)),
     ):
         assert "Nothing was measured." in text
-    assert len(csv_lines(nothing).splitlines()) == 1
+    assert len(csv_text(nothing).splitlines()) == 1
 
 
 # ---- files -------------------------------------------------------------------------------------

@@ -95,7 +95,7 @@ def test_results_that_do_not_belong_together_are_refused(result, make_result):
     other = make_result(1, outs=("one", "three"))
     with pytest.raises(AttractorError, match=r"MC-AE have D_outs \['one', 'two'\] and \['one', 't"):
         auroc_by_recursion([result, other])
-    with pytest.raises(AttractorError, match="score entropy and fused"):
+    with pytest.raises(AttractorError, match="entropy and ood_score"):
         auroc_by_recursion([result, dataclasses.replace(result, score="ood_score")])
     for nothing in ([], {}, {"SSIM": []}):
         with pytest.raises(AttractorError, match="no results to draw"):

@@ -88,7 +88,7 @@ def test_what_cannot_be_drawn_is_said(codes, monkeypatch):
     flat, labels = codes
     with pytest.raises(AttractorError, match=r"give one integer for each of the 36 codes"):
         latent_map(flat, labels[:-1], "abc")
-    with pytest.raises(AttractorError, match=r"labels must be in 0..1, got 0..2"):
+    with pytest.raises(AttractorError, match=r"0..1, got 0..2"):
         latent_map(flat, labels, "ab")
     with pytest.raises(AttractorError, match=r"codes of x have 3 dimensions"):
         latent_map(flat, labels, "abc", {"x": np.zeros((2, 3))})

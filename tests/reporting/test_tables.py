@@ -5,7 +5,7 @@ import pytest
 from rich.console import Console
 
 from attractor_ae import EvaluationResult
-from attractor_ae.core.scores import IMAGE_SCORES
+from attractor_ae.core.scores import SCORES
 from attractor_ae.experiment.result import DatasetScores
 from attractor_ae.reporting import detection_table, recursion_table, score_table
 
@@ -44,7 +44,7 @@ def test_the_detection_table_by_hand(result):
     # H(1/4, 3/4) = 0.5623 / 0.6931 = 0.811, and none of the shifted is taken for class a.
     assert rows(text) == [
         ["sure", "known", "6", "", "", "", "0.0", "100.0"],
-        ["moved", "shift of the known", "4", "100.0", "100.0", "0.0", "81.1", "0.0"],
+        ["moved", "covariate shift", "4", "100.0", "100.0", "0.0", "81.1", "0.0"],
         ["unsure", "unknown", "3", "100.0", "100.0", "0.0", "100.0", ""],
     ]
     assert "accuracy on sure (test, 6 images): 100.0" in text
@@ -64,7 +64,7 @@ def test_tables_of_three_d_outs_are_whole_in_80_columns(table_of):
 
     def measured(name, role):
         p = rng.uniform(size=(2, 30, 1)).astype(np.float32)
-        scores = {score: rng.uniform(size=(2, 30)) for score in IMAGE_SCORES}
+        scores = {score: rng.uniform(size=(2, 30)) for score in SCORES[1:]}
         labels = np.full(30, -1 if role == "out" else 0)
         return DatasetScores(name, "test", role, labels, np.concatenate((p, 1 - p), -1), scores)
 
@@ -79,4 +79,4 @@ def test_tables_of_three_d_outs_are_whole_in_80_columns(table_of):
     text = text_of(table_of(result), width=80)
     assert "…" not in text
     if table_of is score_table:
-        assert [row[0] for row in rows(text)] == ["entropy", *IMAGE_SCORES]
+        assert [row[0] for row in rows(text)] == [*SCORES]

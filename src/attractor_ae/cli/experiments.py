@@ -27,7 +27,7 @@ from attractor_ae.cli.options import (
 
 if TYPE_CHECKING:
     from attractor_ae.experiment.result import EvaluationResult
-    from attractor_ae.metrics import Grid
+    from attractor_ae.metrics import Thresholds
     from attractor_ae.reporting.comparison import Orientation
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
@@ -224,7 +224,7 @@ def evaluate(
                 ]
                 done = places
         if len(done) == 1:
-            _show(results[0], done[0], cast("Grid", grid), cast("Orientation", orientation))
+            _show(results[0], done[0], cast("Thresholds", grid), cast("Orientation", orientation))
         else:
             table = compare_runs(done, grid=grid, orientation=orientation)
             out.print(table.terminal())
@@ -279,7 +279,7 @@ def _amounts(resources: list[str] | None) -> dict[str, float] | None:
 def _show(
     result: "EvaluationResult",
     folder: Path,
-    grid: "Grid" = "exact",
+    grid: "Thresholds" = "exact",
     orientation: "Orientation" = "in",
 ) -> None:
     from attractor_ae.experiment.run import Run

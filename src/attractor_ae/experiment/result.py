@@ -20,7 +20,7 @@ from attractor_ae.core.scores import normalised_entropy
 from attractor_ae.data import ImageSet
 from attractor_ae.metrics import (
     DetectionMetrics,
-    Grid,
+    Thresholds,
     accuracy,
     detection_metrics,
     wasserstein_sums,
@@ -213,7 +213,7 @@ class EvaluationResult:
         dataset: str,
         score: str | None = None,
         recursion: int | None = None,
-        grid: Grid = "exact",
+        grid: Thresholds = "exact",
     ) -> DetectionMetrics:
         """Return how well a score separates D_in from another set (PROTOCOL section 8).
 
@@ -242,7 +242,7 @@ class EvaluationResult:
         dataset: str | None = None,
         score: str | None = None,
         recursion: int | None = None,
-        grid: Grid = "exact",
+        grid: Thresholds = "exact",
     ) -> MisclassificationMetrics:
         """Return how well a score in [0, 1] separates right from wrong predictions on a set.
 
@@ -285,7 +285,7 @@ class EvaluationResult:
         )
 
     def metrics(
-        self, recursion: int | None = None, *, score: str | None = None, grid: Grid = "exact"
+        self, recursion: int | None = None, *, score: str | None = None, grid: Thresholds = "exact"
     ) -> dict[str, Any]:
         """Return every rate of PROTOCOL section 8 at one recursion, as nested dictionaries.
 
@@ -318,7 +318,7 @@ class EvaluationResult:
             "wasserstein": asdict(wasserstein_sums(u, outs)) if outs else {},
         }
 
-    def save(self, folder: str | Path, *, grid: Grid = "exact") -> Path:
+    def save(self, folder: str | Path, *, grid: Thresholds = "exact") -> Path:
         """Write scores as arrays and metrics of every recursion as JSON; return the folder.
 
         Raises

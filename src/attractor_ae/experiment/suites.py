@@ -157,6 +157,7 @@ _SUITES = (
         ("svhn", "places365", "cifar10", "lsun", "gtsrb", "sviro:tesla"),
         split="train-adults",
         accuracy_splits=(
+            "test-adults",
             "test-adults-and-objects",
             "test-adults-and-seats",
             "test-adults-and-seats-and-objects",

@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from itertools import chain
@@ -292,7 +292,7 @@ class _Child:
 
 def _in_processes(
     tasks: Mapping[int, _Task], number: int, threads: int, reporter: Reporter
-) -> Iterator[tuple[int, str]]:
+) -> Generator[tuple[int, str]]:
     """Train tasks on this machine, and yield index and error of each as it ends."""
     waiting, running = list(tasks.items()), dict[int, _Child]()
     try:
@@ -358,7 +358,7 @@ def _on_cluster(
     client: Any,  # noqa: ANN401
     needs: dict[str, float],
     reporter: Reporter,
-) -> Iterator[tuple[int, str]]:
+) -> Generator[tuple[int, str]]:
     """Train tasks on a cluster of dask.distributed, which must be running."""
     from distributed import Event, KilledWorker, as_completed
 
@@ -461,7 +461,7 @@ def _connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[An
                 f"scheduler {scheduler}: has no workers; start some with: {start}"
             ) from None
         try:
-            slots = sum(client.run(slots_of_worker, needs).values())
+            slots = sum(client.run(slots_of_worker, needs).values())  # pyright: ignore
         except Exception as error:
             raise AttractorError(
                 f"scheduler {scheduler}: its workers cannot use this package "

@@ -110,13 +110,18 @@ def _imagenet_features() -> nn.Sequential:
     try:
         # On the meta device nothing is initialised, and no random number drawn.
         with torch.device("meta"):
-            network = vgg16()
+            features = vgg16().features
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        network.load_state_dict(state, assign=True)
+        of_features = {
+            key.removeprefix("features."): value
+            for key, value in state.items()
+            if key.startswith("features.")
+        }
+        features.load_state_dict(of_features, assign=True)
     except Exception as error:  # no network, a damaged file: it fails in many ways
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise AttractorError(
             f"{path}: the VGG16 weights of the perceptual loss cannot be loaded ({reason}); "
             f"place the file {weights.url} there"
         ) from None
-    return nn.Sequential(*network.features.children())
+    return nn.Sequential(*features.children())

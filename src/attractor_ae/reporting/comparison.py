@@ -12,8 +12,7 @@ from rich.console import RenderableType
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import write_text
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import Grid as Thresholds
-from attractor_ae.metrics import check_grid
+from attractor_ae.metrics import Thresholds, check_grid
 from attractor_ae.reporting import renderers
 from attractor_ae.reporting.grid import Column, ComparedMethod, Grid, Metric, make_grid
 

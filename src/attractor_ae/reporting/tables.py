@@ -5,12 +5,12 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import Grid
+from attractor_ae.metrics import Thresholds
 from attractor_ae.reporting.comparison import Orientation
 
 
 def detection_table(
-    result: EvaluationResult, *, grid: Grid = "exact", orientation: Orientation = "in"
+    result: EvaluationResult, *, grid: Thresholds = "exact", orientation: Orientation = "in"
 ) -> Table:
     """Return AUROC, AUPR and FPR95 of each D_out at the reported recursion, in percent.
 
@@ -46,7 +46,7 @@ def detection_table(
     return table
 
 
-def recursion_table(result: EvaluationResult, *, grid: Grid = "exact") -> Table:
+def recursion_table(result: EvaluationResult, *, grid: Thresholds = "exact") -> Table:
     """Return accuracy on D_in and AUROC of each D_out at every recursion, in percent."""
     outs = [scores.name for scores in result.out_scores]
     rows = [
