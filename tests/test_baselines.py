@@ -4,7 +4,13 @@ import torch
 import torch.nn.functional as F
 from pytorch_ood.detector import MCD
 
-from attractor_ae import ConvClassifier, EnsembleDetector, MCDropoutDetector, load
+from attractor_ae import (
+    ConvClassifier,
+    EnsembleDetector,
+    MCDropoutDetector,
+    load,
+    load_detector,
+)
 from attractor_ae._errors import AttractorError
 from attractor_ae.conformal import halves
 from attractor_ae.core.masks import sample_masks, trial_masks
@@ -245,7 +251,7 @@ def test_colour_and_another_size(tmp_path):
     detector = MCDropoutDetector(model, trials=2, mask_scope="sample")
     detector.fit(images, np.arange(6) % 2)
     detector.save(tmp_path / "e")
-    again = MCDropoutDetector.load(tmp_path / "e")
+    again = load_detector(tmp_path / "e")
     assert again.image_shape == (3, 32, 32)
     assert (again.trials, again.mask_scope) == (2, "sample")
     assert torch.equal(again.predict(images), detector.predict(images))
@@ -254,6 +260,6 @@ def test_colour_and_another_size(tmp_path):
 def test_ten_and_more_members_keep_their_order(digits, tmp_path):
     detector = EnsembleDetector([classifier(seed, 0.0) for seed in range(11)])
     detector.fit(digits.images, digits.labels).save(tmp_path / "e")
-    again = EnsembleDetector.load(tmp_path / "e")
+    again = load_detector(tmp_path / "e")
     images = digits.images[:3]
     assert torch.equal(again.sample_proba(images), detector.sample_proba(images))

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from attractor_ae._devices import mixed_precision
 from attractor_ae._errors import AttractorError, unknown_name
-from attractor_ae._files import load_weights, read_tensors, write_tensors
+from attractor_ae._files import write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import OODScore, halves, parse_component
 from attractor_ae.core.masks import DropoutMasks, sample_masks, trial_masks
@@ -423,63 +423,11 @@ class Detector(ABC):
         tensors = {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
         write_tensors(Path(path), tensors, metadata)
 
-    @classmethod
-    def load(cls: type[D], path: str | Path) -> D:
-        """Read a detector that `save` wrote; an augmentation is not stored.
-
-        Raises
-        ------
-        AttractorError
-            If the file is missing, damaged, or of another method.
-        """
-        detector = load_detector(path)
-        if not isinstance(detector, cls):
-            raise AttractorError(f"{path}: contains a detector of {detector.method}")
-        return detector
-
     def _check_fitted(self) -> None:
         if not hasattr(self, "classes_"):
             raise AttractorError(
                 f"this {type(self).__name__} is not fitted; call fit with labelled images first"
             )
-
-
-def load_detector(path: str | Path) -> Detector:
-    """Read a detector of any method that its `save` wrote.
-
-    Raises
-    ------
-    AttractorError
-        If the file is missing, damaged, or not a detector.
-    """
-    from attractor_ae.baselines import METHODS
-
-    path = Path(path)
-    tensors, metadata = read_tensors(path)
-    if "method" not in metadata:
-        raise AttractorError(f"{path}: is not a detector; give a file that save wrote")
-    if metadata["method"] not in METHODS:
-        raise AttractorError(f"{path}: {unknown_name('method', metadata['method'], METHODS)}")
-    kind = METHODS[metadata["method"]]
-
-    try:
-        networks = []
-        for i, arguments in enumerate(json.loads(metadata["networks"])):
-            network = kind.network_class(*arguments, generator=torch.Generator())
-            load_weights(network, part_of(tensors, f"network.{i}"), path)
-            networks.append(network)
-        detector = kind._of(networks, json.loads(metadata["settings"]))
-        state = part_of(tensors, "fitted")
-        detector.classes_ = state.pop("classes")
-        detector._restore(state)
-        if "components" in metadata:
-            ood = part_of(tensors, "ood")
-            components = tuple(json.loads(metadata["components"]))
-            detector.ood_ = OODScore(components, ood["known"], ood["statistics"])
-        detector.score = metadata["score"]
-    except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise AttractorError(f"{path}: is not a complete detector ({error})") from None
-    return detector
 
 
 def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -3,22 +3,26 @@
 p(x) is the mean softmax of the members. There is recursion 0 alone: nothing is applied again.
 """
 
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attractor_ae._detector import Detector, Requests, Scored
-from attractor_ae._errors import AttractorError
+from attractor_ae._detector import Detector, Requests, Scored, part_of
+from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._fast_layers import (
     Linear,
     activation_function,
     draw_first_weights,
     masked_activation,
 )
+from attractor_ae._files import load_weights, read_tensors
 from attractor_ae._temperature import best_temperature
+from attractor_ae.conformal import OODScore
 from attractor_ae.core.autoencoder import encoder_sites, layer_sizes, make_encoder
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.masks import DropoutMasks, sites_of
@@ -261,3 +265,39 @@ METHODS: dict[str, type[Detector]] = {
     kind.method: kind for kind in (AttractorDetector, MCDropoutDetector, EnsembleDetector)
 }
 """Name of a method -> its class."""
+
+
+def load_detector(path: str | Path) -> Detector:
+    """Read a detector of any method that its `save` wrote.
+
+    Raises
+    ------
+    AttractorError
+        If the file is missing, damaged, or not a detector.
+    """
+    path = Path(path)
+    tensors, metadata = read_tensors(path)
+    if "method" not in metadata:
+        raise AttractorError(f"{path}: is not a detector; give a file that save wrote")
+    if metadata["method"] not in METHODS:
+        raise AttractorError(f"{path}: {unknown_name('method', metadata['method'], METHODS)}")
+    kind = METHODS[metadata["method"]]
+
+    try:
+        networks = []
+        for i, arguments in enumerate(json.loads(metadata["networks"])):
+            network = kind.network_class(*arguments, generator=torch.Generator())
+            load_weights(network, part_of(tensors, f"network.{i}"), path)
+            networks.append(network)
+        detector = kind._of(networks, json.loads(metadata["settings"]))
+        state = part_of(tensors, "fitted")
+        detector.classes_ = state.pop("classes")
+        detector._restore(state)
+        if "components" in metadata:
+            ood = part_of(tensors, "ood")
+            components = tuple(json.loads(metadata["components"]))
+            detector.ood_ = OODScore(components, ood["known"], ood["statistics"])
+        detector.score = metadata["score"]
+    except (KeyError, TypeError, ValueError, IndexError) as error:
+        raise AttractorError(f"{path}: is not a complete detector ({error})") from None
+    return detector

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from scipy.stats import entropy as scipy_entropy
 from sklearn.metrics import roc_auc_score
 
-from attractor_ae import AttractorDetector, Autoencoder, load, train
+from attractor_ae import AttractorDetector, Autoencoder, load, load_detector, train
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import load_weights, read_tensors
 from attractor_ae.core.dynamics import iterate
@@ -243,7 +243,7 @@ def test_save_and_load(autoencoder, digits, head, tmp_path):
     detector = make(autoencoder, digits, **settings)
     path = tmp_path / "attractor.safetensors"
     detector.save(path)
-    again = AttractorDetector.load(path)
+    again = load_detector(path)
     assert torch.equal(again.predict(digits.images), detector.predict(digits.images))
     assert {name: getattr(again, name) for name in settings} == settings
     assert (again.recursions, again.recursion, again.trials) == (3, 1, 3)

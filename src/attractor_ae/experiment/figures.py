@@ -8,10 +8,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from attractor_ae._detector import Detector, load_detector
+from attractor_ae._detector import Detector
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import file_name
 from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.baselines import load_detector
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig

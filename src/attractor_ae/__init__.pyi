@@ -1,0 +1,62 @@
+# The public names: read by type checkers, and by the package to import them when needed.
+from ._detector import Detector
+from ._errors import AttractorError
+from .baselines import (
+    ConvClassifier,
+    EnsembleDetector,
+    MCDropoutDetector,
+    load_detector,
+)
+from .core.autoencoder import Autoencoder
+from .core.detector import AttractorDetector
+from .core.dynamics import Trajectory, iterate
+from .core.masks import DropoutMasks
+from .data import CATALOGUE, Augmentation, ImageSet, load
+from .experiment.compare import compare_runs, draw_runs
+from .experiment.config import ExperimentConfig
+from .experiment.convert import import_run
+from .experiment.demo import run_demo
+from .experiment.evaluate import run_ensemble_evaluation, run_evaluation
+from .experiment.fit import fit_detector, fit_ensemble
+from .experiment.presets import preset
+from .experiment.reproduce import run_reproduction
+from .experiment.result import EvaluationResult, evaluate
+from .experiment.run import Run
+from .experiment.train import run_training
+from .training import train
+
+__version__: str
+
+__all__ = [
+    "CATALOGUE",
+    "AttractorDetector",
+    "AttractorError",
+    "Augmentation",
+    "Autoencoder",
+    "ConvClassifier",
+    "Detector",
+    "DropoutMasks",
+    "EnsembleDetector",
+    "EvaluationResult",
+    "ExperimentConfig",
+    "ImageSet",
+    "MCDropoutDetector",
+    "Run",
+    "Trajectory",
+    "compare_runs",
+    "draw_runs",
+    "evaluate",
+    "fit_detector",
+    "fit_ensemble",
+    "import_run",
+    "iterate",
+    "load",
+    "load_detector",
+    "preset",
+    "run_demo",
+    "run_ensemble_evaluation",
+    "run_evaluation",
+    "run_reproduction",
+    "run_training",
+    "train",
+]
