@@ -50,12 +50,7 @@ def training_config(sizes: Sizes, epochs: int) -> ExperimentConfig:
 
 
 def new_detector(
-    sizes: Sizes,
-    model: Autoencoder,
-    recursions: int,
-    trials: int,
-    *,
-    recursion: int | None = None,
+    sizes: Sizes, model: Autoencoder, recursions: int, trials: int, *, recursion: int | None = None
 ) -> AttractorDetector:
     """Return an detector that is not fitted; by default it reports the last recursion."""
     return AttractorDetector(

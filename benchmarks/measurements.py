@@ -84,8 +84,7 @@ class Benchmark:
         """A trained network: on an untrained one scikit-learn's heads would take longer."""
         epochs, seed = self.sizes.setup_epochs, self.sizes.seed
         config = preset(
-            "quick",
-            [f"training.epochs={epochs}", f"training.seed={seed}", "training.device=cpu"],
+            "quick", [f"training.epochs={epochs}", f"training.seed={seed}", "training.device=cpu"]
         )
         run = train(config, self.train_images, self.folder / "setup")
         network = build_network(config, len(self.train_images.classes))

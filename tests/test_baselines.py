@@ -4,13 +4,7 @@ import torch
 import torch.nn.functional as F
 from pytorch_ood.detector import MCD
 
-from attractor_ae import (
-    ConvClassifier,
-    EnsembleDetector,
-    MCDropoutDetector,
-    load,
-    load_detector,
-)
+from attractor_ae import ConvClassifier, EnsembleDetector, MCDropoutDetector, load, load_detector
 from attractor_ae._errors import AttractorError
 from attractor_ae.conformal import halves
 from attractor_ae.core.masks import sample_masks, trial_masks

@@ -79,11 +79,7 @@ def test_the_output_convolution_is_pytorchs(channels, layout):
     ("ours", "library", "channels"),
     [
         (lambda: filled(Conv2d(43, 86, 4, 2, 1)), nn.Conv2d(43, 86, 4, 2, 1), 43),
-        (
-            lambda: filled(ConvTranspose2d(86, 43, 4, 2, 1)),
-            nn.ConvTranspose2d(86, 43, 4, 2, 1),
-            86,
-        ),
+        (lambda: filled(ConvTranspose2d(86, 43, 4, 2, 1)), nn.ConvTranspose2d(86, 43, 4, 2, 1), 86),
         (lambda: filled(ConvTranspose2d(43, 1, 4, 2, 1)), nn.ConvTranspose2d(43, 1, 4, 2, 1), 43),
     ],
 )

@@ -1,12 +1,7 @@
 # The public names: read by type checkers, and by the package to import them when needed.
 from ._detector import Detector
 from ._errors import AttractorError
-from .baselines import (
-    ConvClassifier,
-    EnsembleDetector,
-    MCDropoutDetector,
-    load_detector,
-)
+from .baselines import ConvClassifier, EnsembleDetector, MCDropoutDetector, load_detector
 from .core.autoencoder import Autoencoder
 from .core.detector import AttractorDetector
 from .core.dynamics import Trajectory, iterate

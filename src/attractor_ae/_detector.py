@@ -20,12 +20,7 @@ from attractor_ae._files import write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import OODScore, halves, parse_component
 from attractor_ae.core.masks import DropoutMasks, sample_masks, trial_masks
-from attractor_ae.core.scores import (
-    DISTRIBUTION_SCORES,
-    OOD_SCORE,
-    mean_distribution,
-    prediction,
-)
+from attractor_ae.core.scores import DISTRIBUTION_SCORES, OOD_SCORE, mean_distribution, prediction
 from attractor_ae.core.spaces import Pixels
 
 MASK_SCOPES = ("trial", "sample")
@@ -40,12 +35,9 @@ D = TypeVar("D", bound="Detector")
 class ScoredImages:
     """Class distributions and scores of images at some recursions.
 
-    Attributes
-    ----------
-    probabilities
-        The members' mean class distributions, float32.
-    scores
-        Name of a score -> values, float64, shape (recursions, n); larger is more unknown.
+    Attributes:
+        probabilities: The members' mean class distributions, float32.
+        scores: Name of a score -> values, float64, shape (recursions, n); larger is more unknown.
     """
 
     probabilities: Float[Tensor, "recursions n classes"]
@@ -80,14 +72,10 @@ class Detector(ABC):
     or tensors; results are tensors on the CPU. `predict` returns the OOD score after `calibrate`,
     before it the uncertainty; larger is more out of distribution.
 
-    Attributes
-    ----------
-    classes_
-        The distinct fitted labels, ascending, int64, shape (classes,).
-    ood_
-        The calibrated combination of scores, after `calibrate`.
-    score
-        Name of the score that `predict` returns.
+    Attributes:
+        classes_: The distinct fitted labels, ascending, int64, shape (classes,).
+        ood_: The calibrated combination of scores, after `calibrate`.
+        score: Name of the score that `predict` returns.
     """
 
     method: ClassVar[str]
@@ -170,18 +158,14 @@ class Detector(ABC):
     def fit(self: D, data: Images | Batches, labels: Tensor | NDArray[Any] | None = None) -> D:
         """Fit on labelled images and return self; the networks are not trained.
 
-        Parameters
-        ----------
-        data
-            Images, or a loader of batches (images, labels).
-        labels
-            Integers, shape (n,), if ``data`` is images. Rows with labels below zero are ignored.
+        Args:
+            data: Images, or a loader of batches (images, labels).
+            labels: Integers, shape (n,), if ``data`` is images. Rows with labels below zero are
+                ignored.
 
-        Raises
-        ------
-        AttractorError
-            If images or labels have another form, or fewer than two classes; the detector is then
-            unchanged.
+        Raises:
+            AttractorError: If images or labels have another form, or fewer than two classes; the
+                detector is then unchanged.
         """
         images, labels = gather(data, labels, self.image_shape)
         classes, targets = torch.unique(labels, return_inverse=True)
@@ -202,10 +186,8 @@ class Detector(ABC):
         Afterwards `predict` returns the OOD score. Arguments as for `fit`, without a loader; one
         class suffices.
 
-        Raises
-        ------
-        AttractorError
-            If images or labels have another form, or are too few.
+        Raises:
+            AttractorError: If images or labels have another form, or are too few.
         """
         self._check_fitted()
         known = check_images(images, self.image_shape)
@@ -227,10 +209,8 @@ class Detector(ABC):
     def predict(self, x: Images) -> Float[Tensor, " n"]:
         """Return the chosen ``score`` of each image, float64, larger = more out of distribution.
 
-        Raises
-        ------
-        AttractorError
-            If the images have another dtype, shape or range, or nothing was fitted.
+        Raises:
+            AttractorError: If the images have another dtype, shape or range, or nothing was fitted.
         """
         found = self._scores(x, [self.score], [self.recursion], distributions=False)
         return found.scores[self.score][0]
@@ -254,19 +234,14 @@ class Detector(ABC):
     ) -> ScoredImages:
         """Return class distributions and scores at every recursion, from one pass.
 
-        Parameters
-        ----------
-        x
-            Images.
-        names
-            Some of ``score_names``; all by default.
-        reporter, task
-            Where progress is reported, and under which name.
+        Args:
+            x: Images.
+            names: Some of ``score_names``; all by default.
+            reporter, task: Where progress is reported, and under which name.
 
-        Raises
-        ------
-        AttractorError
-            As `predict`; if a score is unknown, or is the OOD score before `calibrate`.
+        Raises:
+            AttractorError: As `predict`; if a score is unknown, or is the OOD score before
+                `calibrate`.
         """
         wanted = self.score_names if names is None else names
         return self._scores(x, wanted, range(self.recursions), reporter=reporter, task=task)
@@ -402,10 +377,8 @@ class Detector(ABC):
     def save(self, path: str | Path) -> None:
         """Write the fitted detector to one safetensors file, atomically.
 
-        Raises
-        ------
-        AttractorError
-            If nothing was fitted, or the file cannot be written.
+        Raises:
+            AttractorError: If nothing was fitted, or the file cannot be written.
         """
         self._check_fitted()
         names = (*self.settings, "seed", "batch_size", "precision")
@@ -449,10 +422,9 @@ def check_at_least(smallest: int, **counts: int) -> None:
 def check_images(x: Images, image_shape: tuple[int, int, int]) -> Tensor:
     """Return images as a tensor, unchanged, after a check of dtype, shape and range.
 
-    Raises
-    ------
-    AttractorError
-        If ``x`` is not uint8 in 0..255 or float in [0, 1], or not of shape (n, *image_shape).
+    Raises:
+        AttractorError: If ``x`` is not uint8 in 0..255 or float in [0, 1], or not of shape (n,
+            *image_shape).
     """
     if not isinstance(x, np.ndarray | Tensor):
         raise AttractorError(f"images must be a NumPy array or a tensor, got {type(x).__name__}")
@@ -494,9 +466,7 @@ def check_labels(labels: Tensor | NDArray[Any], count: int) -> Tensor:
 
 
 def gather(
-    data: Images | Batches,
-    labels: Tensor | NDArray[Any] | None,
-    image_shape: tuple[int, int, int],
+    data: Images | Batches, labels: Tensor | NDArray[Any] | None, image_shape: tuple[int, int, int]
 ) -> tuple[Tensor, Tensor]:
     """Return the images and labels of `Detector.fit` without rows of labels below zero."""
     if labels is not None:

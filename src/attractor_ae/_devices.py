@@ -10,18 +10,13 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
     """Return the device of that name.
 
-    Parameters
-    ----------
-    name
-        ``"auto"``: the GPU numbered ``gpu`` if PyTorch sees one, else the CPU. Otherwise a device
-        as PyTorch names it, e.g. ``"cpu"``, ``"cuda:1"`` or ``"mps"``.
-    gpu
-        Number of the GPU that ``"auto"`` takes.
+    Args:
+        name: ``"auto"``: the GPU numbered ``gpu`` if PyTorch sees one, else the CPU. Otherwise a
+            device as PyTorch names it, e.g. ``"cpu"``, ``"cuda:1"`` or ``"mps"``.
+        gpu: Number of the GPU that ``"auto"`` takes.
 
-    Raises
-    ------
-    AttractorError
-        If PyTorch does not know the device or cannot compute on it here.
+    Raises:
+        AttractorError: If PyTorch does not know the device or cannot compute on it here.
     """
     if name == "auto":
         name = f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
@@ -39,13 +34,10 @@ def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
 def mixed_precision(device: torch.device, precision: str) -> torch.dtype:
     """Return the floating-point type that convolutions are computed in.
 
-    Parameters
-    ----------
-    device
-        Where it is computed.
-    precision
-        ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: a 16-bit type where the device
-        has instructions for it, else float32.
+    Args:
+        device: Where it is computed.
+        precision: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: a 16-bit type where
+            the device has instructions for it, else float32.
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)

@@ -27,10 +27,8 @@ ACTIVATIONS = tuple(n for n in nn.modules.activation.__all__ if n not in {*_OTHE
 def activation_function(name: str) -> nn.Module:
     """Return an activation of ``ACTIVATIONS`` with its default arguments.
 
-    Raises
-    ------
-    AttractorError
-        If the name is unknown.
+    Raises:
+        AttractorError: If the name is unknown.
     """
     if name not in ACTIVATIONS:
         raise unknown_name("activation", name, ACTIVATIONS)
@@ -50,14 +48,10 @@ def draw_first_weights(network: nn.Module, generator: torch.Generator | None) ->
 def masked_activation(x: Tensor, activation: nn.Module, mask: Tensor | None) -> Tensor:
     """Return ``activation(x) * mask``, for ReLU in the memory of ``x``, which is overwritten.
 
-    Parameters
-    ----------
-    x
-        Output of a layer, float, shape (n, features) or (n, channels, height, width).
-    activation
-        Elementwise.
-    mask
-        Non-negative, of the shape of ``x`` or with n = 1; None: no dropout.
+    Args:
+        x: Output of a layer, float, shape (n, features) or (n, channels, height, width).
+        activation: Elementwise.
+        mask: Non-negative, of the shape of ``x`` or with n = 1; None: no dropout.
     """
     if not isinstance(activation, nn.ReLU):
         x = activation(x)

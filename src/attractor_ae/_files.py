@@ -24,10 +24,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
     If the block fails, ``path`` stays as it was and the temporary file is removed.
 
-    Raises
-    ------
-    AttractorError
-        If the folder cannot be written to, or the disk is full.
+    Raises:
+        AttractorError: If the folder cannot be written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,10 +49,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def file_name(label: str) -> str:
     """Return a label as the name of a file, without characters that some system refuses.
 
-    Examples
-    --------
-    >>> file_name("MC-AE, fused"), file_name("sviro:tesla")
-    ('MC-AE-fused', 'sviro-tesla')
+    Examples:
+        >>> file_name("MC-AE, fused"), file_name("sviro:tesla")
+        ('MC-AE-fused', 'sviro-tesla')
     """
     return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "unnamed"
 
@@ -98,10 +95,8 @@ def write_tensors(
 def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
     """Read a safetensors file: its tensors, on the CPU, and its metadata.
 
-    Raises
-    ------
-    AttractorError
-        If the file is missing, truncated or damaged.
+    Raises:
+        AttractorError: If the file is missing, truncated or damaged.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -120,10 +115,8 @@ def load_weights(
 ) -> None:
     """Put ``tensors``, which were read from ``path``, into ``model``.
 
-    Raises
-    ------
-    AttractorError
-        If names or shapes are not those of the model.
+    Raises:
+        AttractorError: If names or shapes are not those of the model.
     """
     try:
         model.load_state_dict(dict(tensors))

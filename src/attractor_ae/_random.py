@@ -26,20 +26,16 @@ class Stream(IntEnum):
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
     """Return the generator of one stream.
 
-    Parameters
-    ----------
-    seed
-        Non-negative integer, the seed of the run or the detector.
-    stream
-        What the numbers are for.
-    key
-        Non-negative integers that tell streams of one purpose apart, e.g. trial and image index.
+    Args:
+        seed: Non-negative integer, the seed of the run or the detector.
+        stream: What the numbers are for.
+        key: Non-negative integers that tell streams of one purpose apart, e.g. trial and image
+            index.
 
-    Examples
-    --------
-    >>> a, b = (generator(0, Stream.TRIAL_MASKS, trial) for trial in (3, 3))
-    >>> bool(a.random() == b.random())
-    True
+    Examples:
+        >>> a, b = (generator(0, Stream.TRIAL_MASKS, trial) for trial in (3, 3))
+        >>> bool(a.random() == b.random())
+        True
     """
     # SFC64 is NumPy's fastest bit generator; SeedSequence makes streams of near keys independent.
     sequence = np.random.SeedSequence(seed, spawn_key=(int(stream), *key))

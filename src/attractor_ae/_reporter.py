@@ -5,25 +5,15 @@ class Reporter:
     """A reporter that shows nothing; the command line has one that prints."""
 
     def progress(
-        self,
-        task: str,
-        done: int,
-        total: int,
-        detail: str = "",
-        seconds_left: float | None = None,
+        self, task: str, done: int, total: int, detail: str = "", seconds_left: float | None = None
     ) -> None:
         """Report how far a task is.
 
-        Parameters
-        ----------
-        task
-            What is done, e.g. ``"scoring faces"``; a new name starts a new task.
-        done, total
-            Finished units, and all of them.
-        detail
-            Further figures, e.g. the loss; by default the units are shown.
-        seconds_left
-            Estimated time to the end.
+        Args:
+            task: What is done, e.g. ``"scoring faces"``; a new name starts a new task.
+            done, total: Finished units, and all of them.
+            detail: Further figures, e.g. the loss; by default the units are shown.
+            seconds_left: Estimated time to the end.
         """
 
     def note(self, line: str) -> None:
@@ -39,12 +29,7 @@ class _Prefixed(Reporter):
         self._reporter, self._prefix = reporter, prefix
 
     def progress(
-        self,
-        task: str,
-        done: int,
-        total: int,
-        detail: str = "",
-        seconds_left: float | None = None,
+        self, task: str, done: int, total: int, detail: str = "", seconds_left: float | None = None
     ) -> None:
         self._reporter.progress(f"{self._prefix}{task}", done, total, detail, seconds_left)
 

@@ -31,17 +31,12 @@ from attractor_ae.core.masks import DropoutMasks, sites_of
 class ConvClassifier(nn.Module):
     """Encoder stages 1 to 4 with dropout after each, and two linear layers without dropout.
 
-    Parameters
-    ----------
-    classes
-        Number of classes, at least 2.
-    dropout, activation, image_size, channels, generator
-        As for `Autoencoder`.
+    Args:
+        classes: Number of classes, at least 2.
+        dropout, activation, image_size, channels, generator: As for `Autoencoder`.
 
-    Raises
-    ------
-    AttractorError
-        If the activation is unknown or a number is out of range.
+    Raises:
+        AttractorError: If the activation is unknown or a number is out of range.
     """
 
     def __init__(
@@ -80,12 +75,9 @@ class ConvClassifier(nn.Module):
 class _Softmax:
     """Softmax of classifiers, divided by a temperature that is 1 until calibrated.
 
-    Parameters
-    ----------
-    detector
-        The detector that the members belong to.
-    members
-        (images, index of the first) -> logits (n, classes) of each member.
+    Args:
+        detector: The detector that the members belong to.
+        members: (images, index of the first) -> logits (n, classes) of each member.
     """
 
     def __init__(
@@ -132,24 +124,18 @@ class _Softmax:
 class MCDropoutDetector(Detector):
     """MC dropout: a classifier whose dropout stays on, one mask per trial.
 
-    Parameters
-    ----------
-    network
-        A trained classifier with dropout; it is copied.
-    trials, mask_scope, seed, batch_size, precision
-        As for `AttractorDetector`.
+    Args:
+        network: A trained classifier with dropout; it is copied.
+        trials, mask_scope, seed, batch_size, precision: As for `AttractorDetector`.
 
-    Raises
-    ------
-    AttractorError
-        If a setting is unknown or out of range, or the classifier has no dropout.
+    Raises:
+        AttractorError: If a setting is unknown or out of range, or the classifier has no dropout.
 
-    Examples
-    --------
-    >>> images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
-    >>> detector = MCDropoutDetector(ConvClassifier(2), trials=3).fit(images, labels)
-    >>> detector.sample_proba(images).shape
-    torch.Size([3, 8, 2])
+    Examples:
+        >>> images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
+        >>> detector = MCDropoutDetector(ConvClassifier(2), trials=3).fit(images, labels)
+        >>> detector.sample_proba(images).shape
+        torch.Size([3, 8, 2])
     """
 
     method = "MC dropout"
@@ -200,26 +186,19 @@ class MCDropoutDetector(Detector):
 class EnsembleDetector(Detector):
     """Deep ensemble: classifiers trained from different seeds; dropout is off.
 
-    Parameters
-    ----------
-    networks
-        Trained classifiers of the same classes and image shape; they are copied.
-    seed
-        Source of the calibration's halves.
-    batch_size, precision
-        As for `AttractorDetector`.
+    Args:
+        networks: Trained classifiers of the same classes and image shape; they are copied.
+        seed: Source of the calibration's halves.
+        batch_size, precision: As for `AttractorDetector`.
 
-    Raises
-    ------
-    AttractorError
-        If there is no network, or they differ in classes or image shape.
+    Raises:
+        AttractorError: If there is no network, or they differ in classes or image shape.
 
-    Examples
-    --------
-    >>> images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
-    >>> members = [ConvClassifier(2, dropout=0.0) for _ in range(3)]
-    >>> EnsembleDetector(members).fit(images, labels).sample_proba(images).shape
-    torch.Size([3, 8, 2])
+    Examples:
+        >>> images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
+        >>> members = [ConvClassifier(2, dropout=0.0) for _ in range(3)]
+        >>> EnsembleDetector(members).fit(images, labels).sample_proba(images).shape
+        torch.Size([3, 8, 2])
     """
 
     method = "deep ensemble"
@@ -270,10 +249,8 @@ METHODS: dict[str, type[Detector]] = {
 def load_detector(path: str | Path) -> Detector:
     """Read a detector of any method that its `save` wrote.
 
-    Raises
-    ------
-    AttractorError
-        If the file is missing, damaged, or not a detector.
+    Raises:
+        AttractorError: If the file is missing, damaged, or not a detector.
     """
     path = Path(path)
     tensors, metadata = read_tensors(path)

@@ -40,10 +40,9 @@ def p_values(
 ) -> Float[Tensor, "*batch n"]:
     """Return (1 + #{known >= value}) / (1 + m), in (0, 1]; ``known`` ascends on its last axis.
 
-    Examples
-    --------
-    >>> p_values(torch.tensor([0.0, 2.0, 9.0]), torch.tensor([1.0, 2.0, 3.0]))
-    tensor([1.0000, 0.7500, 0.2500])
+    Examples:
+        >>> p_values(torch.tensor([0.0, 2.0, 9.0]), torch.tensor([1.0, 2.0, 3.0]))
+        tensor([1.0000, 0.7500, 0.2500])
     """
     m = known.shape[-1]
     below = torch.searchsorted(known.contiguous(), values.contiguous())  # number of smaller ones
@@ -62,10 +61,8 @@ def normal_quantiles(
 def halves(n: int, seed: int) -> tuple[Tensor, Tensor]:
     """Divide the calibration images 0 .. n - 1 at random into two halves.
 
-    Raises
-    ------
-    AttractorError
-        If there are fewer than ``SMALLEST_CALIBRATION``.
+    Raises:
+        AttractorError: If there are fewer than ``SMALLEST_CALIBRATION``.
     """
     if n < SMALLEST_CALIBRATION:
         raise AttractorError(
@@ -87,14 +84,10 @@ def parse_component(component: str, recursion: int) -> tuple[str, int]:
 class OODScore:
     """A calibrated combination of scores.
 
-    Attributes
-    ----------
-    components
-        Scores that are combined, ``name`` or ``name@r``.
-    known
-        Their values on the first half, ascending, float64.
-    statistics
-        T of the second half, ascending, float64.
+    Attributes:
+        components: Scores that are combined, ``name`` or ``name@r``.
+        known: Their values on the first half, ascending, float64.
+        statistics: T of the second half, ascending, float64.
     """
 
     components: tuple[str, ...]

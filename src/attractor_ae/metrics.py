@@ -42,19 +42,15 @@ class DetectionMetrics:
     A name ends in ``_in`` where D_in is the positive class (accepted: uncertainty below a
     threshold), and in ``_out`` where D_out is (flagged: uncertainty not below a threshold).
 
-    Attributes
-    ----------
-    auroc
-        Area under the receiver operating characteristic, D_in positive. On the exact grid it is
-        the same for both orientations; on the paper grid only this one is given.
-    aupr_in, aupr_out
-        Area under the precision-recall curve.
-    fpr30_in, ..., fpr95_in
-        False positive rate (D_out accepted) where 30, 50, 80, 90, 95 % of D_in is accepted.
-    fpr30_out, ..., fpr95_out
-        False positive rate (D_in flagged) where 30, 50, 80, 90, 95 % of D_out is flagged.
-    n_in, n_out
-        Number of images on either side.
+    Attributes:
+        auroc: Area under the receiver operating characteristic, D_in positive. On the exact grid it
+            is the same for both orientations; on the paper grid only this one is given.
+        aupr_in, aupr_out: Area under the precision-recall curve.
+        fpr30_in, ..., fpr95_in: False positive rate (D_out accepted) where 30, 50, 80, 90, 95 % of
+            D_in is accepted.
+        fpr30_out, ..., fpr95_out: False positive rate (D_in flagged) where 30, 50, 80, 90, 95 % of
+            D_out is flagged.
+        n_in, n_out: Number of images on either side.
     """
 
     auroc: float
@@ -78,13 +74,11 @@ class DetectionMetrics:
 class WassersteinSums:
     """Two sums of Wasserstein distances between samples of uncertainty.
 
-    Attributes
-    ----------
-    in_to_out
-        From D_in to every D_out; large is good.
-    reference_to_out
-        From the reference D_out to every other D_out; small is good, since unknown data should
-        look alike. NaN if the reference is not among the D_out or is the only one.
+    Attributes:
+        in_to_out: From D_in to every D_out; large is good.
+        reference_to_out: From the reference D_out to every other D_out; small is good, since
+            unknown data should look alike. NaN if the reference is not among the D_out or is the
+            only one.
     """
 
     in_to_out: float
@@ -106,23 +100,19 @@ def detection_metrics(
     missing area is not made up for. FPR is taken at the point of nearest TPR, of equally near ones
     the first from the strict end (which is the lowest threshold for D_in, the highest for D_out).
 
-    Parameters
-    ----------
-    in_uncertainty, out_uncertainty
-        Real, shapes (n_in,) and (n_out,), not empty, finite; on the paper grid in [0, 1].
-    grid
-        ``"exact"`` or ``"paper"``.
+    Args:
+        in_uncertainty, out_uncertainty: Real, shapes (n_in,) and (n_out,), not empty, finite; on
+            the paper grid in [0, 1].
+        grid: ``"exact"`` or ``"paper"``.
 
-    Raises
-    ------
-    AttractorError
-        If a side is empty, not one-dimensional, not finite or, on the paper grid, outside [0, 1].
+    Raises:
+        AttractorError: If a side is empty, not one-dimensional, not finite or, on the paper grid,
+            outside [0, 1].
 
-    Examples
-    --------
-    >>> scores = detection_metrics([0.1, 0.2, 0.3, 0.6], [0.4, 0.7, 0.8, 0.9])
-    >>> scores.auroc, scores.fpr95_in, scores.fpr95_out
-    (0.9375, 0.25, 0.25)
+    Examples:
+        >>> scores = detection_metrics([0.1, 0.2, 0.3, 0.6], [0.4, 0.7, 0.8, 0.9])
+        >>> scores.auroc, scores.fpr95_in, scores.fpr95_out
+        (0.9375, 0.25, 0.25)
     """
     check_grid(grid)
     inside = checked_scores("in_uncertainty", in_uncertainty, bounded=grid == "paper")
@@ -138,24 +128,18 @@ def wasserstein_sums(
 
     The numbers under the entropy plot (PROTOCOL section 8).
 
-    Parameters
-    ----------
-    in_uncertainty
-        Real, shape (n_in,), not empty, finite.
-    out
-        The same for every D_out, by name; sizes may differ.
-    reference
-        Name of the D_out that the others are compared with.
+    Args:
+        in_uncertainty: Real, shape (n_in,), not empty, finite.
+        out: The same for every D_out, by name; sizes may differ.
+        reference: Name of the D_out that the others are compared with.
 
-    Raises
-    ------
-    AttractorError
-        If there is no D_out, or a sample is empty, not one-dimensional or not finite.
+    Raises:
+        AttractorError: If there is no D_out, or a sample is empty, not one-dimensional or not
+            finite.
 
-    Examples
-    --------
-    >>> wasserstein_sums([0.0, 0.5], {"cifar10": [0.75, 1.0], "svhn": [1.0]})
-    WassersteinSums(in_to_out=1.375, reference_to_out=0.125)
+    Examples:
+        >>> wasserstein_sums([0.0, 0.5], {"cifar10": [0.75, 1.0], "svhn": [1.0]})
+        WassersteinSums(in_to_out=1.375, reference_to_out=0.125)
     """
     if not out:
         raise AttractorError("out is empty; give the uncertainty of at least one D_out")
@@ -177,20 +161,15 @@ def wasserstein_sums(
 def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
     """Return the share of predicted classes that equal their labels, in [0, 1].
 
-    Parameters
-    ----------
-    predicted, labels
-        Classes (integers, or names), shape (n,), n >= 1.
+    Args:
+        predicted, labels: Classes (integers, or names), shape (n,), n >= 1.
 
-    Raises
-    ------
-    AttractorError
-        If shapes or kinds differ, or there is nothing to compare.
+    Raises:
+        AttractorError: If shapes or kinds differ, or there is nothing to compare.
 
-    Examples
-    --------
-    >>> accuracy([0, 1, 1, 2], [0, 1, 2, 2])
-    0.75
+    Examples:
+        >>> accuracy([0, 1, 1, 2], [0, 1, 2, 2])
+        0.75
     """
     given, wanted = np.asarray(predicted), np.asarray(labels)
     if given.shape != wanted.shape or given.ndim != 1 or not given.size:
@@ -215,24 +194,17 @@ def expected_calibration_error(
     al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3). The bins of equal width
     are open at the left end and closed at the right; the first holds 0 too.
 
-    Parameters
-    ----------
-    confidence
-        Probability of the predicted class, shape (n,), n >= 1, in [0, 1].
-    correct
-        Whether each prediction is right: booleans, shape (n,).
-    bins
-        Number of bins, at least 1.
+    Args:
+        confidence: Probability of the predicted class, shape (n,), n >= 1, in [0, 1].
+        correct: Whether each prediction is right: booleans, shape (n,).
+        bins: Number of bins, at least 1.
 
-    Raises
-    ------
-    AttractorError
-        If shapes or kinds differ, or a value is out of range.
+    Raises:
+        AttractorError: If shapes or kinds differ, or a value is out of range.
 
-    Examples
-    --------
-    >>> expected_calibration_error([0.5, 0.5, 1.0, 1.0], [True, False, True, False])
-    0.25
+    Examples:
+        >>> expected_calibration_error([0.5, 0.5, 1.0, 1.0], [True, False, True, False])
+        0.25
     """
     sure = checked_scores("confidence", confidence)
     _check_all("confidence", sure, (sure >= 0) & (sure <= 1), "must be in [0, 1]")

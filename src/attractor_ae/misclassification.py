@@ -29,25 +29,19 @@ from attractor_ae.metrics import (
 class CertaintyCurves:
     """Counts and rates of accurate/inaccurate x certain/uncertain predictions by threshold.
 
-    Attributes
-    ----------
-    thresholds
-        float64, shape (m,), ascending in [0, 1]. Exact grid: 0, all distinct uncertainties, 1.
-    ac, au, ic, iu
-        int64, shape (m,): accurate and certain, accurate and uncertain, inaccurate and certain,
-        inaccurate and uncertain predictions. Certain: uncertainty strictly below the threshold.
-    u_sen, p_uncertain_inaccurate
-        iu / (iu + ic). NaN if no prediction is inaccurate. Like all rates float64, shape (m,).
-    u_spec
-        ac / (ac + au). NaN if no prediction is accurate.
-    u_pre
-        iu / (iu + au). 1 where no prediction is uncertain.
-    u_acc, pavpu
-        (ac + iu) / all.
-    p_accurate_certain
-        ac / (ac + ic). 1 where no prediction is certain.
-    remaining_error_rate, remaining_accuracy_rate
-        ic / all and ac / all.
+    Attributes:
+        thresholds: float64, shape (m,), ascending in [0, 1]. Exact grid: 0, all distinct
+            uncertainties, 1.
+        ac, au, ic, iu: int64, shape (m,): accurate and certain, accurate and uncertain, inaccurate
+            and certain, inaccurate and uncertain predictions. Certain: uncertainty strictly below
+            the threshold.
+        u_sen, p_uncertain_inaccurate: iu / (iu + ic). NaN if no prediction is inaccurate. Like all
+            rates float64, shape (m,).
+        u_spec: ac / (ac + au). NaN if no prediction is accurate.
+        u_pre: iu / (iu + au). 1 where no prediction is uncertain.
+        u_acc, pavpu: (ac + iu) / all.
+        p_accurate_certain: ac / (ac + ic). 1 where no prediction is certain.
+        remaining_error_rate, remaining_accuracy_rate: ic / all and ac / all.
     """
 
     thresholds: Float64[np.ndarray, " m"]
@@ -89,15 +83,11 @@ class CertaintyAreas:
 class MisclassificationMetrics:
     """How well uncertainty tells correct predictions from wrong ones.
 
-    Attributes
-    ----------
-    detection
-        Correct predictions in the role of D_in, wrong ones in that of D_out. All its rates and
-        areas are NaN if the predictions are all correct or all wrong.
-    curves
-        Counts and rates at every threshold.
-    areas
-        Areas under the rates.
+    Attributes:
+        detection: Correct predictions in the role of D_in, wrong ones in that of D_out. All its
+            rates and areas are NaN if the predictions are all correct or all wrong.
+        curves: Counts and rates at every threshold.
+        areas: Areas under the rates.
     """
 
     detection: DetectionMetrics
@@ -117,27 +107,21 @@ def misclassification_metrics(
     correct, or of all wrong, predictions is NaN if there are none, and so is everything in
     ``detection``: perfect accuracy is no error, but says nothing about the uncertainty.
 
-    Parameters
-    ----------
-    uncertainty
-        Real, shape (n,), n >= 1, in [0, 1].
-    correct
-        Boolean, shape (n,): whether the prediction is right.
-    grid
-        ``"exact"`` or ``"paper"``.
+    Args:
+        uncertainty: Real, shape (n,), n >= 1, in [0, 1].
+        correct: Boolean, shape (n,): whether the prediction is right.
+        grid: ``"exact"`` or ``"paper"``.
 
-    Raises
-    ------
-    AttractorError
-        If the shapes differ, an uncertainty is outside [0, 1] or ``correct`` is not boolean.
+    Raises:
+        AttractorError: If the shapes differ, an uncertainty is outside [0, 1] or ``correct`` is not
+            boolean.
 
-    Examples
-    --------
-    >>> scores = misclassification_metrics([0.0, 0.5, 0.75], [True, True, False])
-    >>> scores.detection.auroc, scores.areas.u_spec, scores.areas.u_sen
-    (1.0, 0.75, 0.75)
-    >>> scores.curves.thresholds, scores.curves.ac, scores.curves.ic
-    (array([0.  , 0.5 , 0.75, 1.  ]), array([0, 1, 2, 2]), array([0, 0, 0, 1]))
+    Examples:
+        >>> scores = misclassification_metrics([0.0, 0.5, 0.75], [True, True, False])
+        >>> scores.detection.auroc, scores.areas.u_spec, scores.areas.u_sen
+        (1.0, 0.75, 0.75)
+        >>> scores.curves.thresholds, scores.curves.ac, scores.curves.ic
+        (array([0.  , 0.5 , 0.75, 1.  ]), array([0, 1, 2, 2]), array([0, 0, 0, 1]))
     """
     check_grid(grid)
     scores = checked_scores("uncertainty", uncertainty, bounded=True)

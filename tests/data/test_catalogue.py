@@ -9,14 +9,7 @@ from PIL import Image
 
 from attractor_ae import data
 from attractor_ae._errors import AttractorError
-from attractor_ae.data import (
-    CATALOGUE,
-    ImageFormat,
-    data_root,
-    find_dataset,
-    load,
-    own_names,
-)
+from attractor_ae.data import CATALOGUE, ImageFormat, data_root, find_dataset, load, own_names
 from attractor_ae.data import cache as cache_module
 from attractor_ae.data.sources import Source, builtin, torchvision
 

@@ -90,10 +90,7 @@ GREY = PIXELS[:4, ..., 0]
             "x.npz",
             lambda path: npz(path, images=GREY, labels=np.arange(4), classes=np.array(["a"])),
         ),
-        (
-            "x.npz",
-            lambda path: npz(path, images=GREY, labels=np.array([None] * 4, dtype=object)),
-        ),
+        ("x.npz", lambda path: npz(path, images=GREY, labels=np.array([None] * 4, dtype=object))),
     ],
 )
 def test_what_cannot_be_read_is_one_line(tmp_path, load, name, write):

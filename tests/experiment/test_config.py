@@ -178,8 +178,7 @@ def test_a_missing_name_is_said(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "part"),
-    [(b"[dataset\n", "not valid TOML"), (b"\xff\xfe", "cannot be read")],
+    ("content", "part"), [(b"[dataset\n", "not valid TOML"), (b"\xff\xfe", "cannot be read")]
 )
 def test_a_file_that_is_no_toml(tmp_path, content, part):
     path = tmp_path / "c.toml"

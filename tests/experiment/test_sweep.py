@@ -284,9 +284,7 @@ def test_the_trainings_of_a_killed_sweep_end(tmp_path):
     toml.write_text(jobs[0].config.to_toml())
     command = ["-m", "attractor_ae", "sweep", toml, "--seeds", "0-1", "--out", tmp_path]
     parent = subprocess.Popen(
-        [sys.executable, *map(str, command)],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        [sys.executable, *map(str, command)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     children = []
     while len(children) < 2:

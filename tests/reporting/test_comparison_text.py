@@ -14,11 +14,7 @@ from markdown_it import MarkdownIt
 from rich.console import Console
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.reporting.comparison import (
-    ACCURACY_METRICS,
-    DETECTION_METRICS,
-    Comparison,
-)
+from attractor_ae.reporting.comparison import ACCURACY_METRICS, DETECTION_METRICS, Comparison
 from attractor_ae.reporting.grid import Column, ComparedMethod, make_grid
 from attractor_ae.reporting.renderers import csv_text, latex, latex_escaped, markdown, terminal
 

@@ -4,11 +4,7 @@ import torch
 
 from attractor_ae import AttractorError
 from attractor_ae.core.dynamics import Trajectory
-from attractor_ae.reporting import (
-    ReconstructionBlock,
-    reconstruction_blocks,
-    reconstruction_figure,
-)
+from attractor_ae.reporting import ReconstructionBlock, reconstruction_blocks, reconstruction_figure
 from attractor_ae.reporting.style import PAGE_WIDTH
 
 

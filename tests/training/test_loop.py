@@ -68,19 +68,12 @@ class Steps(Reporter):
 def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(digits, tmp_path, optimizer):
     # SGD's momentum and the schedule are state too; SGD needs a small rate for summed pixels.
     settings = config(
-        optimizer=optimizer,
-        schedule="onecycle",
-        learning_rate=1e-5 if optimizer == "SGD" else 1e-3,
+        optimizer=optimizer, schedule="onecycle", learning_rate=1e-5 if optimizer == "SGD" else 1e-3
     )
     whole = train(settings, digits, tmp_path / "whole")
     # Step 8 of 3 an epoch is in the middle of epoch 3; a checkpoint of epoch 2 is written.
     with pytest.raises(KeyboardInterrupt):
-        train(
-            settings,
-            digits,
-            tmp_path / "cut",
-            reporter=Steps(8),
-        )
+        train(settings, digits, tmp_path / "cut", reporter=Steps(8))
     assert not (tmp_path / "cut" / "weights.safetensors").exists()
     reporter = Steps()
     resumed = train(settings, digits, tmp_path / "cut", resume=True, reporter=reporter)

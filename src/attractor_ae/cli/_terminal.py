@@ -6,13 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
@@ -61,12 +55,7 @@ class TerminalReporter(Reporter):
         self._last_line = time.monotonic()
 
     def progress(
-        self,
-        task: str,
-        done: int,
-        total: int,
-        detail: str = "",
-        seconds_left: float | None = None,
+        self, task: str, done: int, total: int, detail: str = "", seconds_left: float | None = None
     ) -> None:
         """Show the progress of a task."""
         shown = detail or f"{done}/{total} images"

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
 data_app = typer.Typer(no_args_is_help=True, help="Data sets: which there are, and where.")
 
 SplitsOption = Annotated[
-    list[str] | None,
-    typer.Option("--split", help="Can be given many times. Default: every split."),
+    list[str] | None, typer.Option("--split", help="Can be given many times. Default: every split.")
 ]
 FactorOption = Annotated[
     str, typer.Option("--factor", help="Variation of the set, e.g. a car of SVIRO.")
@@ -183,11 +182,7 @@ def _listing(states: "list[DatasetStatus]") -> Table:
     table.add_column(overflow="fold")
     for state in states:
         info = state.info
-        lines = [
-            info.title,
-            f"{_images(state)}; licence: {info.licence}",
-            f"where: {state.place}",
-        ]
+        lines = [info.title, f"{_images(state)}; licence: {info.licence}", f"where: {state.place}"]
         if not state.present:
             lines.append(f"how: {info.obtain}")
         some = state.present or not all(state.missing.values())

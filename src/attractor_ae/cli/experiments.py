@@ -8,13 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.cli._terminal import (
-    complain,
-    one_line_errors,
-    out,
-    say,
-    terminal_reporter,
-)
+from attractor_ae.cli._terminal import complain, one_line_errors, out, say, terminal_reporter
 from attractor_ae.cli.options import (
     DataRootOption,
     GridOption,
@@ -62,8 +56,7 @@ def train(
         ),
     ] = Path("default"),
     folder: Annotated[
-        Path | None,
-        typer.Option("--out", help="Run folder to make. Default: runs/CONFIG-seedN."),
+        Path | None, typer.Option("--out", help="Run folder to make. Default: runs/CONFIG-seedN.")
     ] = None,
     settings: SetOption = None,
     resume: Annotated[
@@ -83,11 +76,7 @@ def train(
 
         with terminal_reporter() as reporter:
             run = run_training(
-                experiment,
-                target,
-                data_root=data_root,
-                resume=resume,
-                reporter=reporter,
+                experiment, target, data_root=data_root, resume=resume, reporter=reporter
             )
         say(f"Trained: {run.path}")
         say(f"Next: attractor-ae evaluate {run.path}")
@@ -101,8 +90,7 @@ def sweep(
     ] = None,
     settings: SetOption = None,
     workers: Annotated[
-        int | None,
-        typer.Option("--workers", help="Runs trained at once. Default: one a core."),
+        int | None, typer.Option("--workers", help="Runs trained at once. Default: one a core.")
     ] = None,
     backend: Annotated[
         str, typer.Option("--backend", help="processes: of this machine; dask: a cluster.")

@@ -23,8 +23,7 @@ DataRootOption = Annotated[
     ),
 ]
 GridOption = Annotated[
-    str,
-    typer.Option("--grid", help="Thresholds: exact, or paper (those of the released code)."),
+    str, typer.Option("--grid", help="Thresholds: exact, or paper (those of the released code).")
 ]
 OrientationOption = Annotated[
     str, typer.Option("--orientation", help="Positive class of AUPR and FPR95: in, or out.")

@@ -7,13 +7,7 @@ from typing import Annotated
 import typer
 
 from attractor_ae.cli._terminal import complain, one_line_errors, out, say, terminal_reporter
-from attractor_ae.cli.options import (
-    DataRootOption,
-    GridOption,
-    OrientationOption,
-    again,
-    root,
-)
+from attractor_ae.cli.options import DataRootOption, GridOption, OrientationOption, again, root
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
@@ -82,8 +76,7 @@ def reproduce(
         typer.Argument(help="builtin, mnist, fashion, svhn, gtsrb, sviro_uncertainty; or TOML."),
     ] = "builtin",
     folder: Annotated[
-        Path | None,
-        typer.Option("--out", help="Folder to write to. Default: reproductions/SUITE."),
+        Path | None, typer.Option("--out", help="Folder to write to. Default: reproductions/SUITE.")
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The short form, for a laptop.")] = False,
     seeds: Annotated[

@@ -34,28 +34,20 @@ class AutoencoderOutput(NamedTuple):
 class Autoencoder(nn.Module):
     """Convolutional autoencoder with ten dropout sites.
 
-    Parameters
-    ----------
-    latent_dim
-        Length L of the latent code.
-    dropout
-        Dropout rate p in [0, 1); the widths of the layers grow with it.
-    activation
-        One of ``ACTIVATIONS``.
-    image_size, channels
-        Height and width of the images, a multiple of 16, and 1 (grey) or 3 (colour).
-    generator
-        Source of the first weights; PyTorch's global one by default.
+    Args:
+        latent_dim: Length L of the latent code.
+        dropout: Dropout rate p in [0, 1); the widths of the layers grow with it.
+        activation: One of ``ACTIVATIONS``.
+        image_size, channels: Height and width of the images, a multiple of 16, and 1 (grey) or 3
+            (colour).
+        generator: Source of the first weights; PyTorch's global one by default.
 
-    Raises
-    ------
-    AttractorError
-        If the activation is unknown or a number is out of range.
+    Raises:
+        AttractorError: If the activation is unknown or a number is out of range.
 
-    Examples
-    --------
-    >>> Autoencoder()(torch.zeros(2, 1, 64, 64)).latent.shape
-    torch.Size([2, 64])
+    Examples:
+        >>> Autoencoder()(torch.zeros(2, 1, 64, 64)).latent.shape
+        torch.Size([2, 64])
     """
 
     def __init__(

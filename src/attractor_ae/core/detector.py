@@ -32,37 +32,28 @@ class AttractorDetector(Detector):
     distribution from z_r; the mean over trials gives the class probabilities, its normalised
     entropy the uncertainty. Where a trial diverges, its distribution is uniform.
 
-    Parameters
-    ----------
-    network
-        A trained autoencoder; it is copied.
-    recursions, recursion
-        Number of recursions that can be evaluated, and the one that is reported.
-    trials
-        Number of masks.
-    head, head_masks, head_input
-        "mlp" or "knn"; masks per training image that heads are fitted on (published: 1); "code",
-        z_r as published, or "path", z_0 .. z_r.
-    mask_scope
-        "trial": all images share the mask of a trial; "sample": each image has its own.
-    augmentation
-        Augmentation of the training images for the heads.
-    seed, batch_size
-        Source of masks and heads, and images per batch; a score does not depend on the batch.
-    precision
-        Of convolutions: "float32", "bfloat16", "float16", or "auto", 16 bits where they are fast.
+    Args:
+        network: A trained autoencoder; it is copied.
+        recursions, recursion: Number of recursions that can be evaluated, and the one that is
+            reported.
+        trials: Number of masks.
+        head, head_masks, head_input: "mlp" or "knn"; masks per training image that heads are fitted
+            on (published: 1); "code", z_r as published, or "path", z_0 .. z_r.
+        mask_scope: "trial": all images share the mask of a trial; "sample": each image has its own.
+        augmentation: Augmentation of the training images for the heads.
+        seed, batch_size: Source of masks and heads, and images per batch; a score does not depend
+            on the batch.
+        precision: Of convolutions: "float32", "bfloat16", "float16", or "auto", 16 bits where they
+            are fast.
 
-    Raises
-    ------
-    AttractorError
-        If a setting is unknown or out of range.
+    Raises:
+        AttractorError: If a setting is unknown or out of range.
 
-    Examples
-    --------
-    >>> images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
-    >>> detector = AttractorDetector(Autoencoder(), trials=2, recursions=1, recursion=0)
-    >>> detector.fit(images, labels).predict(images).shape
-    torch.Size([8])
+    Examples:
+        >>> images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
+        >>> detector = AttractorDetector(Autoencoder(), trials=2, recursions=1, recursion=0)
+        >>> detector.fit(images, labels).predict(images).shape
+        torch.Size([8])
     """
 
     method = "MC-AE"

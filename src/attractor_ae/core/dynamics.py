@@ -44,15 +44,12 @@ def iterate(
     number of applications. ``last``: whether to compute the last reconstruction, which no code
     depends on.
 
-    Raises
-    ------
-    AttractorError
-        If ``recursions`` is less than 1.
+    Raises:
+        AttractorError: If ``recursions`` is less than 1.
 
-    Examples
-    --------
-    >>> iterate(Autoencoder(latent_dim=8), torch.zeros(2, 1, 64, 64), None, 3).latents.shape
-    torch.Size([3, 2, 8])
+    Examples:
+        >>> iterate(Autoencoder(latent_dim=8), torch.zeros(2, 1, 64, 64), None, 3).latents.shape
+        torch.Size([3, 2, 8])
     """
     if recursions < 1:
         raise AttractorError(f"recursions must be at least 1, got {recursions}")

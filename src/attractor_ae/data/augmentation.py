@@ -31,29 +31,21 @@ class Augmentation:
     3. brightness: the image times a factor, uniform in [1, 1 + ``brightness_contrast``];
     4. contrast: the distance of the image from its mean grey times such a factor of its own.
 
-    Attributes
-    ----------
-    probability
-        Of each augmentation of each image, independently, in [0, 1].
-    max_blur
-        Largest kernel, odd; 1: no blur.
-    noise
-        Smallest and largest factor of the noise.
-    brightness_contrast
-        Largest increase of brightness and contrast; PROTOCOL has 0.33 for natural images and
-        vehicle interiors. 0: neither.
+    Attributes:
+        probability: Of each augmentation of each image, independently, in [0, 1].
+        max_blur: Largest kernel, odd; 1: no blur.
+        noise: Smallest and largest factor of the noise.
+        brightness_contrast: Largest increase of brightness and contrast; PROTOCOL has 0.33 for
+            natural images and vehicle interiors. 0: neither.
 
-    Raises
-    ------
-    AttractorError
-        If a value is out of range.
+    Raises:
+        AttractorError: If a value is out of range.
 
-    Examples
-    --------
-    >>> augment = Augmentation()
-    >>> images = torch.full((2, 1, 64, 64), 0.5)
-    >>> augment(images, np.random.default_rng(0)).shape
-    torch.Size([2, 1, 64, 64])
+    Examples:
+        >>> augment = Augmentation()
+        >>> images = torch.full((2, 1, 64, 64), 0.5)
+        >>> augment(images, np.random.default_rng(0)).shape
+        torch.Size([2, 1, 64, 64])
     """
 
     probability: float = 0.4

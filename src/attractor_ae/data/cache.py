@@ -83,10 +83,8 @@ def cache_root(cache: Path | None = None) -> Path:
 def clear(name: str | None = None, cache: Path | None = None) -> int:
     """Remove the prepared images of a set, or of all, and return the number of freed bytes.
 
-    Raises
-    ------
-    AttractorError
-        If a file cannot be removed.
+    Raises:
+        AttractorError: If a file cannot be removed.
     """
     root = cache_root(cache) / "prepared"
     folders = [root / _folder_name(name)] if name is not None else [root]
@@ -118,36 +116,26 @@ def prepare(
 ) -> ImageSet:
     """Decode images once, and open what was decoded before.
 
-    Parameters
-    ----------
-    name, split, classes
-        As in `ImageSet`.
-    source_files
-        The files that the images are made of: another listing of them is another cache entry.
-    read
-        Returns the n images and their labels, int64 of shape (n,); called if nothing is prepared
-        yet. An image is a path, an `Encoded`, or a uint8 array (height, width) or
-        (height, width, 3). At most one at a time is taken.
-    key
-        Everything else that the images depend on.
-    wanted
-        Format, cache folder, allowed fraction of broken files, and reporter.
-    unusable
-        Further files that are broken, with reasons.
-    ignored
-        Files that are not part of the set, with reasons: listed, but not counted as broken.
+    Args:
+        name, split, classes: As in `ImageSet`.
+        source_files: The files that the images are made of: another listing of them is another
+            cache entry.
+        read: Returns the n images and their labels, int64 of shape (n,); called if nothing is
+            prepared yet. An image is a path, an `Encoded`, or a uint8 array (height, width) or
+            (height, width, 3). At most one at a time is taken.
+        key: Everything else that the images depend on.
+        wanted: Format, cache folder, allowed fraction of broken files, and reporter.
+        unusable: Further files that are broken, with reasons.
+        ignored: Files that are not part of the set, with reasons: listed, but not counted as
+            broken.
 
-    Returns
-    -------
-    ImageSet
+    Returns:
         ``images`` is a read-only memory map of shape (n, channels, size, size).
 
-    Raises
-    ------
-    BrokenFilesError
-        If more than ``max_broken`` of the files are broken, or all.
-    AttractorError
-        If there are no images, an argument is out of range, or the cache cannot be written.
+    Raises:
+        BrokenFilesError: If more than ``max_broken`` of the files are broken, or all.
+        AttractorError: If there are no images, an argument is out of range, or the cache cannot be
+            written.
     """
     where = f"data set {name!r} ({split})"
     max_broken = wanted.max_broken

@@ -37,20 +37,14 @@ class UndecodableError(AttractorError):
 class ImageFormat:
     """Format of prepared images; the defaults are those of PROTOCOL section 6.
 
-    Attributes
-    ----------
-    size
-        Height and width, a multiple of 16, at most 4096.
-    channels
-        1 (grey) or 3 (red, green, blue).
-    crop
-        Whether the centre is cropped to the shorter side before the resize, as for vehicle
-        interiors; otherwise each side is scaled by its own factor.
+    Attributes:
+        size: Height and width, a multiple of 16, at most 4096.
+        channels: 1 (grey) or 3 (red, green, blue).
+        crop: Whether the centre is cropped to the shorter side before the resize, as for vehicle
+            interiors; otherwise each side is scaled by its own factor.
 
-    Raises
-    ------
-    AttractorError
-        If ``size`` or ``channels`` is out of range.
+    Raises:
+        AttractorError: If ``size`` or ``channels`` is out of range.
     """
 
     size: int = 64
@@ -82,29 +76,22 @@ def decode(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
     is dropped. 16-bit grey is scaled from 0..65535, floating-point grey from [0, 1]. Of an
     animation the first frame is read.
 
-    Parameters
-    ----------
-    source
-        A file of a raster format that Pillow opens, its bytes, a binary file, or an image.
-    image_format
-        The wanted format.
+    Args:
+        source: A file of a raster format that Pillow opens, its bytes, a binary file, or an image.
+        image_format: The wanted format.
 
-    Returns
-    -------
-    ndarray
+    Returns:
         uint8 array of shape (channels, size, size), C-contiguous.
 
-    Raises
-    ------
-    UndecodableError
-        If there is no such file, or it is not an image, is empty, truncated or damaged, a folder or
-        a device, would unpack to more pixels than ``PIL.Image.MAX_IMAGE_PIXELS``, or has grey
-        levels of an unknown range. No other error is raised for the content, and no warning.
+    Raises:
+        UndecodableError: If there is no such file, or it is not an image, is empty, truncated or
+            damaged, a folder or a device, would unpack to more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS``, or has grey levels of an unknown range. No other error
+            is raised for the content, and no warning.
 
-    Examples
-    --------
-    >>> decode(Image.new("RGB", (30, 20), "red"), ImageFormat(size=32))[0, 0, 0]
-    np.uint8(76)
+    Examples:
+        >>> decode(Image.new("RGB", (30, 20), "red"), ImageFormat(size=32))[0, 0, 0]
+        np.uint8(76)
     """
     with without_warnings():
         return decode_quietly(source, image_format)
@@ -141,10 +128,9 @@ def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint
 def displayed(path: Path | str) -> str:
     r"""Return a path as one printable line; other characters and bytes are escaped.
 
-    Examples
-    --------
-    >>> displayed("caf\udce9\n.png")
-    'caf\\xe9\\n.png'
+    Examples:
+        >>> displayed("caf\udce9\n.png")
+        'caf\\xe9\\n.png'
     """
     text = os.fspath(path).encode("utf-8", "surrogateescape" if _escaped(path) else "replace")
     return "".join(

@@ -15,27 +15,18 @@ from attractor_ae._random import Stream, generator
 class ImageSet:
     """Images with labels.
 
-    Attributes
-    ----------
-    name
-        Name of the data set, as in the catalogue.
-    split
-        Name of the split, e.g. ``"train"``.
-    images
-        uint8 array of shape (n, channels, height, width), values 0..255, C-contiguous.
-    labels
-        int64 array of shape (n,), an index into ``classes``; -1 where there is no label.
-    classes
-        Names of the classes; empty for a set without labels.
-    left_out
-        Files of the split that cannot be used, each with the reason.
-    paths
-        The file of each image; empty if they are not made of one file each.
+    Attributes:
+        name: Name of the data set, as in the catalogue.
+        split: Name of the split, e.g. ``"train"``.
+        images: uint8 array of shape (n, channels, height, width), values 0..255, C-contiguous.
+        labels: int64 array of shape (n,), an index into ``classes``; -1 where there is no label.
+        classes: Names of the classes; empty for a set without labels.
+        left_out: Files of the split that cannot be used, each with the reason.
+        paths: The file of each image; empty if they are not made of one file each.
 
-    Raises
-    ------
-    AttractorError
-        If an array has another dtype or shape, or a label is no index into ``classes``.
+    Raises:
+        AttractorError: If an array has another dtype or shape, or a label is no index into
+            ``classes``.
     """
 
     name: str
@@ -131,10 +122,9 @@ class ImageSet:
 def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
     """Return the indices of the first ``n`` images of each class, ascending; all if n < 0.
 
-    Examples
-    --------
-    >>> first_rows(np.array([7, 3, 7, 7, 3]), 2).tolist()
-    [0, 1, 2, 4]
+    Examples:
+        >>> first_rows(np.array([7, 3, 7, 7, 3]), 2).tolist()
+        [0, 1, 2, 4]
     """
     if n < 0:
         return np.arange(len(labels))
@@ -149,10 +139,9 @@ def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
     """Return the indices of ``n`` images of each class that a seed draws, ascending.
 
-    Examples
-    --------
-    >>> random_rows(np.array([7, 3, 7, 7, 3]), 2, seed=0).tolist()
-    [0, 1, 3, 4]
+    Examples:
+        >>> random_rows(np.array([7, 3, 7, 7, 3]), 2, seed=0).tolist()
+        [0, 1, 3, 4]
     """
     if n < 0:
         return np.arange(len(labels))

@@ -29,16 +29,11 @@ _LEFT_OUT_SHOWN = 10
 class DatasetStatus:
     """Whether a data set can be loaded, known without reading its images.
 
-    Attributes
-    ----------
-    info
-        The set's description.
-    expected
-        Where its images are expected: packages or files, of all splits.
-    missing
-        What is not there, by split; empty for a split that can be loaded.
-    place
-        The package or folder of all of it.
+    Attributes:
+        info: The set's description.
+        expected: Where its images are expected: packages or files, of all splits.
+        missing: What is not there, by split; empty for a split that can be loaded.
+        place: The package or folder of all of it.
     """
 
     info: DatasetInfo
@@ -56,12 +51,9 @@ class DatasetStatus:
 class Dataset:
     """A data set and the folder of its files.
 
-    Attributes
-    ----------
-    info
-        The set's description.
-    root
-        The data root.
+    Attributes:
+        info: The set's description.
+        root: The data root.
     """
 
     info: DatasetInfo
@@ -153,10 +145,8 @@ def data_root(root: Path | str | None = None) -> Path:
 def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0) -> Dataset:
     """Find a data set by its name, or own images by their path; arguments as of :func:`load`.
 
-    Raises
-    ------
-    AttractorError
-        If the name is unknown, or there are no images at the path.
+    Raises:
+        AttractorError: If the name is unknown, or there are no images at the path.
     """
     folder = data_root(root)
     if name in CATALOGUE:
@@ -193,47 +183,32 @@ def load(
 
     Images that have to be decoded are prepared once, in a cache that the next load opens.
 
-    Parameters
-    ----------
-    name
-        A name of :data:`CATALOGUE`; else a path of own images, as it stands or below the data
-        root: a folder, a table of paths, or an array (`attractor_ae.data.sources.own`).
-    split
-        One of the set's splits.
-    per_class
-        Number of images per class (PROTOCOL section 6); -1: all.
-    subset_seed
-        None: the first of each class in the set's own order; else the seed that draws them.
-    root
-        Folder of the data sets' files; see :func:`data_root`.
-    factor
-        One of the set's variations, e.g. SVIRO's cars; empty: the first.
-    split_seed
-        Divides own images into ``"train"`` and ``"test"`` where no folder or column does.
-    image_format
-        Size and channels of the images; by default 64 x 64 and grey.
-    max_broken
-        Fraction of image files, in [0, 1], that may be broken; these are left out.
-    cache
-        Folder of prepared images; by default the user's cache directory.
-    reporter
-        Receives progress, and the files that are left out.
+    Args:
+        name: A name of :data:`CATALOGUE`; else a path of own images, as it stands or below the data
+            root: a folder, a table of paths, or an array (`attractor_ae.data.sources.own`).
+        split: One of the set's splits.
+        per_class: Number of images per class (PROTOCOL section 6); -1: all.
+        subset_seed: None: the first of each class in the set's own order; else the seed that draws
+            them.
+        root: Folder of the data sets' files; see :func:`data_root`.
+        factor: One of the set's variations, e.g. SVIRO's cars; empty: the first.
+        split_seed: Divides own images into ``"train"`` and ``"test"`` where no folder or column
+            does.
+        image_format: Size and channels of the images; by default 64 x 64 and grey.
+        max_broken: Fraction of image files, in [0, 1], that may be broken; these are left out.
+        cache: Folder of prepared images; by default the user's cache directory.
+        reporter: Receives progress, and the files that are left out.
 
-    Returns
-    -------
-    ImageSet
+    Returns:
         uint8 images of shape (n, channels, size, size), with labels.
 
-    Raises
-    ------
-    AttractorError
-        If the name, the split or the factor is unknown, a number is out of range, files or a
-        package are missing, or a file is damaged.
+    Raises:
+        AttractorError: If the name, the split or the factor is unknown, a number is out of range,
+            files or a package are missing, or a file is damaged.
 
-    Examples
-    --------
-    >>> load("digits8", "test", per_class=3).images.shape
-    (30, 1, 64, 64)
+    Examples:
+        >>> load("digits8", "test", per_class=3).images.shape
+        (30, 1, 64, 64)
     """
     return find_dataset(name, root, split_seed).load(
         split,
@@ -276,11 +251,9 @@ def own_names(root: Path | str | None = None) -> tuple[str, ...]:
 def download(name: str, root: Path | str | None = None) -> None:
     """Fetch the official files of a set of :data:`CATALOGUE` and check their sums.
 
-    Raises
-    ------
-    AttractorError
-        If the name is unknown, the set cannot be downloaded, there is no network, or a sum is
-        wrong; with what to place where.
+    Raises:
+        AttractorError: If the name is unknown, the set cannot be downloaded, there is no network,
+            or a sum is wrong; with what to place where.
     """
     if name not in CATALOGUE:
         raise unknown_name("data set", name, CATALOGUE)
@@ -307,10 +280,8 @@ def clear(
 ) -> int:
     """Remove the prepared images of a set, or of all, and return the number of freed bytes.
 
-    Raises
-    ------
-    AttractorError
-        If the name is unknown, or a file cannot be removed.
+    Raises:
+        AttractorError: If the name is unknown, or a file cannot be removed.
     """
     store = None if cache is None else Path(cache)
     if name is None or name in CATALOGUE:

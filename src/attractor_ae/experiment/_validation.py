@@ -15,10 +15,8 @@ Model = TypeVar("Model", bound=BaseModel)
 def read_toml(path: str | Path) -> dict[str, Any]:
     """Return the tables of a TOML file.
 
-    Raises
-    ------
-    AttractorError
-        If the file is missing or not TOML.
+    Raises:
+        AttractorError: If the file is missing or not TOML.
     """
     path = Path(path)
     try:
@@ -34,10 +32,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
     """Return values as a model of pydantic; errors name ``source``.
 
-    Raises
-    ------
-    AttractorError
-        On the first mistake: key, value, what is allowed, and the nearest name.
+    Raises:
+        AttractorError: On the first mistake: key, value, what is allowed, and the nearest name.
     """
     try:
         return model.model_validate(dict(values))

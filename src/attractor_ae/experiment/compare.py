@@ -25,17 +25,13 @@ from attractor_ae.reporting import Comparison, compare, reconstruction_blocks, s
 def compare_runs(places: Sequence[str | Path], **options: Any) -> Comparison:  # noqa: ANN401
     """Return the table of evaluated runs, sweeps and ensembles (``attractor-ae table``).
 
-    Parameters
-    ----------
-    places
-        Folders, or globs of them; see `measured_runs`.
-    options
-        As of `attractor_ae.reporting.compare`.
+    Args:
+        places: Folders, or globs of them; see `measured_runs`.
+        options: As of `attractor_ae.reporting.compare`.
 
-    Raises
-    ------
-    AttractorError
-        If a place holds nothing that was evaluated, or the results do not belong together.
+    Raises:
+        AttractorError: If a place holds nothing that was evaluated, or the results do not belong
+            together.
     """
     measured = measured_runs(places)
     return compare(
@@ -54,24 +50,16 @@ def draw_runs(
 
     Runs on several D_in have a folder each, and a figure of reconstructions side by side.
 
-    Parameters
-    ----------
-    places
-        Folders, or globs of them; see `measured_runs`.
-    folder
-        Where to write.
-    data_root, reporter
-        As for `run_evaluation`.
+    Args:
+        places: Folders, or globs of them; see `measured_runs`.
+        folder: Where to write.
+        data_root, reporter: As for `run_evaluation`.
 
-    Returns
-    -------
-    list of Path
+    Returns:
         The PNG files.
 
-    Raises
-    ------
-    AttractorError
-        As `compare_runs`; if files of the data sets are missing.
+    Raises:
+        AttractorError: As `compare_runs`; if files of the data sets are missing.
     """
     by_in_dataset: dict[str, dict[str, list[MeasuredRun]]] = {}
     for label, runs in measured_runs(places).items():
@@ -96,23 +84,17 @@ def draw_runs(
 def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
     """Return results by method; runs that differ in the seed alone are the seeds of one method.
 
-    Parameters
-    ----------
-    places
-        Run folders, sweep folders, folders of ensembles or of saved results
-        (`EvaluationResult.save`), and globs of them. Of a sweep whose runs were evaluated as an
-        ensemble, the ensemble is taken.
+    Args:
+        places: Run folders, sweep folders, folders of ensembles or of saved results
+            (`EvaluationResult.save`), and globs of them. Of a sweep whose runs were evaluated as an
+            ensemble, the ensemble is taken.
 
-    Returns
-    -------
-    dict
+    Returns:
         Name of the method -> its results. If a method has several experiments, the folder is added
         to its name.
 
-    Raises
-    ------
-    AttractorError
-        If a run was not evaluated.
+    Raises:
+        AttractorError: If a run was not evaluated.
     """
     found: dict[Path, MeasuredRun] = {}
     others = []

@@ -11,14 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
-    Field,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae.experiment._validation import read_toml, validated
@@ -125,10 +118,7 @@ class DatasetConfig(_Section):
         default=1, description="1: grey, 3: colour; of images and network"
     )
     calibration_fraction: float = Field(
-        default=0.0,
-        ge=0,
-        le=0.5,
-        description="fraction of each class kept for calibration",
+        default=0.0, ge=0, le=0.5, description="fraction of each class kept for calibration"
     )
     max_broken: float = Field(
         default=0.01,
@@ -164,9 +154,7 @@ class TrainingConfig(_Section):
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     epochs: int = Field(default=25_000, ge=1)
     frequency: int = Field(
-        default=1,
-        ge=1,
-        description="epochs between two lines of the log (original: between plots)",
+        default=1, ge=1, description="epochs between two lines of the log (original: between plots)"
     )
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
     make_scene_impossible: bool = False
@@ -255,11 +243,10 @@ class EvaluationConfig(_Section):
 class ExperimentConfig(_Section):
     """One experiment: the whole of a TOML file.
 
-    Examples
-    --------
-    >>> config = ExperimentConfig.from_dict({"dataset": {"name": "mnist5k"}})
-    >>> config.training.learning_rate
-    0.0001
+    Examples:
+        >>> config = ExperimentConfig.from_dict({"dataset": {"name": "mnist5k"}})
+        >>> config.training.learning_rate
+        0.0001
     """
 
     dataset: DatasetConfig
@@ -297,10 +284,8 @@ class ExperimentConfig(_Section):
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "ExperimentConfig":
         """Validate tables of values, one per section; errors name ``source``.
 
-        Raises
-        ------
-        AttractorError
-            On an unknown key, a wrong type or an impossible value.
+        Raises:
+            AttractorError: On an unknown key, a wrong type or an impossible value.
         """
         return validated(cls, values, source)
 
@@ -311,10 +296,9 @@ class ExperimentConfig(_Section):
         ``overrides`` are any number of ``"section.key=value"`` that win over the file. The value is
         written as in TOML; text needs no quotes.
 
-        Raises
-        ------
-        AttractorError
-            If the file is missing or not TOML, or on an unknown key or an impossible value.
+        Raises:
+            AttractorError: If the file is missing or not TOML, or on an unknown key or an
+                impossible value.
         """
         return cls.from_dict(override(read_toml(path), overrides), str(path))
 
@@ -326,15 +310,12 @@ class ExperimentConfig(_Section):
 def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return ``values`` with every ``"section.key=value"`` of ``overrides`` set.
 
-    Raises
-    ------
-    AttractorError
-        If an override has another form.
+    Raises:
+        AttractorError: If an override has another form.
 
-    Examples
-    --------
-    >>> override({"training": {"epochs": 9}}, ["training.epochs=200", "model.activation=SiLU"])
-    {'training': {'epochs': 200}, 'model': {'activation': 'SiLU'}}
+    Examples:
+        >>> override({"training": {"epochs": 9}}, ["training.epochs=200", "model.activation=SiLU"])
+        {'training': {'epochs': 200}, 'model': {'activation': 'SiLU'}}
     """
     result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
     for text in overrides:

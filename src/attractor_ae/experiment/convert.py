@@ -84,23 +84,17 @@ def import_run(
 
     Unknown keys of ``cfg.toml`` are left out and named in the run's log. The history is empty.
 
-    Parameters
-    ----------
-    folder
-        The results folder, with ``cfg.toml`` and ``checkpoints/last_model.pth``.
-    target
-        The run folder to make.
-    seed
-        The seed of the original, which it does not store; 0 if unknown. It is the source of trial
-        masks and heads.
-    data_root
-        Folder of the data sets' files: some of them give the names of the classes.
+    Args:
+        folder: The results folder, with ``cfg.toml`` and ``checkpoints/last_model.pth``.
+        target: The run folder to make.
+        seed: The seed of the original, which it does not store; 0 if unknown. It is the source of
+            trial masks and heads.
+        data_root: Folder of the data sets' files: some of them give the names of the classes.
 
-    Raises
-    ------
-    AttractorError
-        If a file is missing or damaged, ``cfg.toml`` has an impossible value, the weights are not
-        those of the network that it describes, or ``target`` contains a run already.
+    Raises:
+        AttractorError: If a file is missing or damaged, ``cfg.toml`` has an impossible value, the
+            weights are not those of the network that it describes, or ``target`` contains a run
+            already.
     """
     folder, run = Path(folder), Run(Path(target))
     if run.finished or run.checkpoint_file.exists():
@@ -131,10 +125,7 @@ def import_run(
 
     # Everything that can be refused is read before anything is written.
     write_text(run.config_file, config.to_toml())
-    origin = {
-        "imported_from": str(folder),
-        "imported_sha256": hashlib.sha256(content).hexdigest(),
-    }
+    origin = {"imported_from": str(folder), "imported_sha256": hashlib.sha256(content).hexdigest()}
     write_json(run.environment_file, {**environment("cpu", "float32"), **origin})
     write_text(run.history_file, history_text([]))
     run.log(f"imported from {folder}, a run of the original: it was not trained here")

@@ -16,19 +16,13 @@ def run_demo(
 ) -> EvaluationResult:
     """Train on real digits and detect other images; an interrupted demo continues.
 
-    Parameters
-    ----------
-    folder
-        The run folder to make.
-    overrides
-        Any number of ``"section.key=value"`` over the preset ``quick``.
-    reporter
-        Receives progress and notes.
+    Args:
+        folder: The run folder to make.
+        overrides: Any number of ``"section.key=value"`` over the preset ``quick``.
+        reporter: Receives progress and notes.
 
-    Raises
-    ------
-    AttractorError
-        On everything that a user can repair.
+    Raises:
+        AttractorError: On everything that a user can repair.
     """
     run = run_training(preset("quick", overrides), folder, resume=True, reporter=reporter)
     # A resumed run keeps the config of its start, so these are given again.

@@ -50,23 +50,15 @@ def run_evaluation(
     The fitted detector is written to ``RUN/detector.safetensors``. A stored result of the same
     settings, weights and images is read; one of another evaluation is replaced.
 
-    Parameters
-    ----------
-    folder
-        The run folder.
-    overrides
-        Any number of ``"evaluation.key=value"``.
-    data_root
-        Folder of the data sets' files.
-    again
-        Evaluate again even if there is a result of the same settings.
-    reporter
-        Receives progress and notes.
+    Args:
+        folder: The run folder.
+        overrides: Any number of ``"evaluation.key=value"``.
+        data_root: Folder of the data sets' files.
+        again: Evaluate again even if there is a result of the same settings.
+        reporter: Receives progress and notes.
 
-    Raises
-    ------
-    AttractorError
-        On everything that a user can repair.
+    Raises:
+        AttractorError: On everything that a user can repair.
     """
     run = Run.open(folder)
     configs = [evaluation_config(run, overrides)]
@@ -84,19 +76,13 @@ def run_ensemble_evaluation(
 ) -> EvaluationResult:
     """Evaluate finished runs of classifiers as one deep ensemble, as `run_evaluation` does a run.
 
-    Parameters
-    ----------
-    folders
-        The run folders of the members; see `attractor_ae.fit_ensemble`.
-    target
-        Folder to write to; by default ``ensemble`` next to the first run.
-    overrides, data_root, again, reporter
-        As for `run_evaluation`.
+    Args:
+        folders: The run folders of the members; see `attractor_ae.fit_ensemble`.
+        target: Folder to write to; by default ``ensemble`` next to the first run.
+        overrides, data_root, again, reporter: As for `run_evaluation`.
 
-    Raises
-    ------
-    AttractorError
-        On everything that a user can repair.
+    Raises:
+        AttractorError: On everything that a user can repair.
     """
     if not folders:
         raise AttractorError("an ensemble needs at least one run; give folders of finished runs")

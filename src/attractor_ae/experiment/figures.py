@@ -91,26 +91,17 @@ def suite_figures(
 ) -> list[Path]:
     """Draw every figure of runs on one D_in, as PNG and PDF.
 
-    Parameters
-    ----------
-    folder
-        Where to write.
-    measured
-        Label of a method -> its runs, or its ensemble.
-    images
-        Gives the images of a run; see `images_of_runs`.
-    on_note
-        Called with a line about what is not drawn.
+    Args:
+        folder: Where to write.
+        measured: Label of a method -> its runs, or its ensemble.
+        images: Gives the images of a run; see `images_of_runs`.
+        on_note: Called with a line about what is not drawn.
 
-    Returns
-    -------
-    list of Path
+    Returns:
         The PNG files.
 
-    Raises
-    ------
-    AttractorError
-        If files of a run are missing or damaged.
+    Raises:
+        AttractorError: If files of a run are missing or damaged.
     """
     results = {label: [run.result for run in runs] for label, runs in measured.items()}
     drawn: list[Path] = []

@@ -35,24 +35,16 @@ def fit_detector(
     a classifier with dropout, or an ensemble of the one classifier without. It is calibrated on the
     images that the run's config keeps for it, if any.
 
-    Parameters
-    ----------
-    folder
-        The run folder.
-    images
-        The images that its training was given.
-    overrides
-        Any number of ``"evaluation.key=value"``, which win over the stored config.
-    natural
-        As for `attractor_ae.train`.
-    reporter
-        Receives progress.
+    Args:
+        folder: The run folder.
+        images: The images that its training was given.
+        overrides: Any number of ``"evaluation.key=value"``, which win over the stored config.
+        natural: As for `attractor_ae.train`.
+        reporter: Receives progress.
 
-    Raises
-    ------
-    AttractorError
-        If the weights are missing or damaged, the run was trained on another set, or an override is
-        impossible.
+    Raises:
+        AttractorError: If the weights are missing or damaged, the run was trained on another set,
+            or an override is impossible.
     """
     run = Run.open(folder)
     return detector_of([run], [evaluation_config(run, overrides)], images, natural, reporter)
@@ -69,18 +61,14 @@ def fit_ensemble(
 
     Where the runs differ in ``[evaluation]``, the first is followed.
 
-    Parameters
-    ----------
-    folders
-        Run folders of the members: classifiers without dropout, trained from different seeds.
-    images, overrides, reporter
-        As for `fit_detector`.
+    Args:
+        folders: Run folders of the members: classifiers without dropout, trained from different
+            seeds.
+        images, overrides, reporter: As for `fit_detector`.
 
-    Raises
-    ------
-    AttractorError
-        As `fit_detector`; if there is no run, or one is given twice, is not a classifier without
-        dropout, or was trained on other images.
+    Raises:
+        AttractorError: As `fit_detector`; if there is no run, or one is given twice, is not a
+            classifier without dropout, or was trained on other images.
     """
     runs = [Run.open(folder) for folder in folders]
     configs = [evaluation_config(run, overrides) for run in runs]
@@ -90,10 +78,8 @@ def fit_ensemble(
 def evaluation_config(run: Run, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Return the config of a run with another evaluation.
 
-    Raises
-    ------
-    AttractorError
-        If an override concerns the weights, or is impossible.
+    Raises:
+        AttractorError: If an override concerns the weights, or is impossible.
     """
     if foreign := [text for text in overrides if not text.startswith(AFTER_TRAINING)]:
         raise AttractorError(

@@ -18,14 +18,10 @@ BUILT_IN_OUT = ("faces", "textures", "photos")
 class PlannedSet:
     """Images of one data set.
 
-    Attributes
-    ----------
-    label
-        Name in results.
-    dataset
-        The data set.
-    split, factor, per_class
-        Its images that are used.
+    Attributes:
+        label: Name in results.
+        dataset: The data set.
+        split, factor, per_class: Its images that are used.
     """
 
     label: str
@@ -49,18 +45,13 @@ class PlannedSet:
 class Plan:
     """The data sets of one experiment, by role.
 
-    Attributes
-    ----------
-    config
-        The experiment.
-    training
-        The images that are trained on, and from which the calibration images are taken.
-    in_dataset
-        D_in.
-    covariate_shift
-        The known classes under other conditions: further splits of D_in, and other sets.
-    out
-        The D_outs.
+    Attributes:
+        config: The experiment.
+        training: The images that are trained on, and from which the calibration images are taken.
+        in_dataset: D_in.
+        covariate_shift: The known classes under other conditions: further splits of D_in, and other
+            sets.
+        out: The D_outs.
     """
 
     config: ExperimentConfig
@@ -82,10 +73,8 @@ class Plan:
     def load(self, planned: PlannedSet, reporter: Reporter = SILENT) -> ImageSet:
         """Load the images of one set, with its label as the name.
 
-        Raises
-        ------
-        AttractorError
-            If files are missing or damaged.
+        Raises:
+            AttractorError: If files are missing or damaged.
         """
         dataset = self.config.dataset
         images = planned.dataset.load(
@@ -102,10 +91,9 @@ class Plan:
     def load_training(self, reporter: Reporter = SILENT) -> ImageSet:
         """Load the images that are trained on.
 
-        Raises
-        ------
-        AttractorError
-            If files are missing or damaged, or the split is the one that is tested on.
+        Raises:
+            AttractorError: If files are missing or damaged, or the split is the one that is tested
+                on.
         """
         info, split = self.training.dataset.info, self.training.split
         # "all" of own images contains the test images too.
@@ -120,17 +108,12 @@ class Plan:
 def make_plan(config: ExperimentConfig, data_root: str | Path | None = None) -> Plan:
     """Find the data sets of an experiment, without loading them.
 
-    Parameters
-    ----------
-    config
-        The experiment.
-    data_root
-        Folder of the data sets' files.
+    Args:
+        config: The experiment.
+        data_root: Folder of the data sets' files.
 
-    Raises
-    ------
-    AttractorError
-        If a name is unknown or is used twice.
+    Raises:
+        AttractorError: If a name is unknown or is used twice.
     """
     dataset, settings = config.dataset, config.evaluation
     known = find_dataset(dataset.name, data_root, dataset.split_seed)
@@ -161,10 +144,8 @@ def make_plan(config: ExperimentConfig, data_root: str | Path | None = None) -> 
 def planned_out(config: ExperimentConfig, name: str, data_root: str | Path | None) -> PlannedSet:
     """Find a D_out by its name, ``"NAME:FACTOR"`` or path.
 
-    Raises
-    ------
-    AttractorError
-        If there is no such set.
+    Raises:
+        AttractorError: If there is no such set.
     """
     head, _, factor = name.partition(":")
     if head not in CATALOGUE:  # a path may contain a colon

@@ -37,18 +37,12 @@ QUICK_SEEDS = (0, 1, 2)
 class Reproduction:
     """The outcome of a suite.
 
-    Attributes
-    ----------
-    suite, folder
-        The suite, and the folder of all its files.
-    results
-        Label of a method -> its results: one per seed, or one of the ensemble.
-    missing
-        D_outs that were left out -> the reason.
-    training
-        How the trainings ended.
-    notes
-        A line per run or set that was left out or has failed.
+    Attributes:
+        suite, folder: The suite, and the folder of all its files.
+        results: Label of a method -> its results: one per seed, or one of the ensemble.
+        missing: D_outs that were left out -> the reason.
+        training: How the trainings ended.
+        notes: A line per run or set that was left out or has failed.
     """
 
     suite: Suite
@@ -84,29 +78,19 @@ def run_reproduction(
     second one takes seconds. A D_out whose files are missing is left out and named, and so is a run
     that fails.
 
-    Parameters
-    ----------
-    source
-        Name of a suite, or path of its TOML file; see `attractor_ae.experiment.suites`.
-    folder
-        Folder to write to; by default ``reproductions/SUITE``, or ``reproductions/SUITE-quick``.
-    quick
-        The short form of every method, for a laptop.
-    seeds
-        Seeds of the runs; by default 0 to 9, as published, or 0 to 2 for the quick form.
-    data_root
-        Folder of the data sets' files.
-    workers
-        Number of runs trained at once; see `attractor_ae.experiment.sweep.sweep`.
-    reporter
-        Receives progress and notes.
+    Args:
+        source: Name of a suite, or path of its TOML file; see `attractor_ae.experiment.suites`.
+        folder: Folder to write to; by default ``reproductions/SUITE``, or
+            ``reproductions/SUITE-quick``.
+        quick: The short form of every method, for a laptop.
+        seeds: Seeds of the runs; by default 0 to 9, as published, or 0 to 2 for the quick form.
+        data_root: Folder of the data sets' files.
+        workers: Number of runs trained at once; see `attractor_ae.experiment.sweep.sweep`.
+        reporter: Receives progress and notes.
 
-    Raises
-    ------
-    AttractorError
-        On everything that a user can repair.
-    KeyboardInterrupt
-        As it comes; nothing is lost.
+    Raises:
+        AttractorError: On everything that a user can repair.
+        KeyboardInterrupt: As it comes; nothing is lost.
     """
     suite = read_suite(source)
     default = Path("reproductions") / f"{suite.name}{'-quick' if quick else ''}"

@@ -37,26 +37,19 @@ METRICS_FILE = "metrics.json"
 class DatasetScores:
     """The output of a detector for one data set.
 
-    Attributes
-    ----------
-    name, split
-        The data set.
-    role
-        ``"in"``: D_in, known classes; ``"covariate_shift"``: the known classes under other
-        conditions; ``"out"``: a D_out, unknown.
-    labels
-        Index of the true class; -1 for an unknown class.
-    probabilities
-        p_r of every recursion (PROTOCOL section 1); without classes, shape (recursions, n, 0), if
-        the detector has none.
-    scores
-        Name of a score -> its values at every recursion, float64, shape (recursions, n). The
-        entropy follows from the probabilities.
+    Attributes:
+        name, split: The data set.
+        role: ``"in"``: D_in, known classes; ``"covariate_shift"``: the known classes under other
+            conditions; ``"out"``: a D_out, unknown.
+        labels: Index of the true class; -1 for an unknown class.
+        probabilities: p_r of every recursion (PROTOCOL section 1); without classes, shape
+            (recursions, n, 0), if the detector has none.
+        scores: Name of a score -> its values at every recursion, float64, shape (recursions, n).
+            The entropy follows from the probabilities.
 
-    Raises
-    ------
-    AttractorError
-        If shapes differ, probabilities are not distributions, or a score is not finite.
+    Raises:
+        AttractorError: If shapes differ, probabilities are not distributions, or a score is not
+            finite.
     """
 
     name: str
@@ -90,10 +83,8 @@ class DatasetScores:
 
         "entropy" is the uncertainty u_r, the normalised entropy of p_r, in [0, 1].
 
-        Raises
-        ------
-        AttractorError
-            If the set was not scored so.
+        Raises:
+            AttractorError: If the set was not scored so.
         """
         if name == "entropy" and self.probabilities.shape[-1]:
             return normalised_entropy(torch.from_numpy(self.probabilities[recursion])).numpy()
@@ -117,18 +108,12 @@ class DatasetScores:
 class EvaluationResult:
     """The scores of one detector on D_in, D_outs and sets under covariate shift.
 
-    Attributes
-    ----------
-    method
-        Name of the detector's method.
-    classes
-        Names of the known classes.
-    recursion, score
-        The reported recursion and score.
-    in_scores, covariate_shift_scores, out_scores
-        Scores of the data sets, by role.
-    provenance
-        Versions, settings, ...; values of JSON.
+    Attributes:
+        method: Name of the detector's method.
+        classes: Names of the known classes.
+        recursion, score: The reported recursion and score.
+        in_scores, covariate_shift_scores, out_scores: Scores of the data sets, by role.
+        provenance: Versions, settings, ...; values of JSON.
     """
 
     method: str
@@ -154,23 +139,17 @@ class EvaluationResult:
     ) -> "EvaluationResult":
         """Return the result of any detector, to be saved and put into a table (`compare_runs`).
 
-        Parameters
-        ----------
-        method
-            Name in tables.
-        in_dataset, in_scores
-            Test images of the known classes, and their scores, shape (n,); larger is more unknown.
-        out_scores
-            The same for each D_out.
-        probabilities
-            Class probabilities of D_in's images, shape (n, classes), for the accuracy.
-        score
-            Name of the score.
+        Args:
+            method: Name in tables.
+            in_dataset, in_scores: Test images of the known classes, and their scores, shape (n,);
+                larger is more unknown.
+            out_scores: The same for each D_out.
+            probabilities: Class probabilities of D_in's images, shape (n, classes), for the
+                accuracy.
+            score: Name of the score.
 
-        Raises
-        ------
-        AttractorError
-            As `DatasetScores`.
+        Raises:
+            AttractorError: As `DatasetScores`.
         """
 
         def scored(images: ImageSet, role: Role, values: ArrayLike, p: ArrayLike) -> DatasetScores:
@@ -219,10 +198,9 @@ class EvaluationResult:
 
         By default the reported score and recursion. Computed once.
 
-        Raises
-        ------
-        AttractorError
-            If the set, the score or the grid is unknown, or the score does not fit the grid.
+        Raises:
+            AttractorError: If the set, the score or the grid is unknown, or the score does not fit
+                the grid.
         """
         name, r = self._reported(score, recursion)
         others = {s.name: s for s in (*self.covariate_shift_scores, *self.out_scores)}
@@ -268,10 +246,8 @@ class EvaluationResult:
     def known_scores(self, dataset: str | None = None) -> DatasetScores:
         """Return the scores of D_in, or of a set under covariate shift by its name.
 
-        Raises
-        ------
-        AttractorError
-            If there is no such set.
+        Raises:
+            AttractorError: If there is no such set.
         """
         sets = {s.name: s for s in (self.in_scores, *self.covariate_shift_scores)}
         if dataset is not None and dataset not in sets:
@@ -321,10 +297,8 @@ class EvaluationResult:
     def save(self, folder: str | Path, *, grid: Thresholds = "exact") -> Path:
         """Write scores as arrays and metrics of every recursion as JSON; return the folder.
 
-        Raises
-        ------
-        AttractorError
-            If the folder cannot be written to.
+        Raises:
+            AttractorError: If the folder cannot be written to.
         """
         folder = Path(folder)
         tensors = {}
@@ -367,10 +341,8 @@ class EvaluationResult:
     def load(cls, folder: str | Path) -> "EvaluationResult":
         """Read a result that `save` wrote.
 
-        Raises
-        ------
-        AttractorError
-            If the file is missing or damaged.
+        Raises:
+            AttractorError: If the file is missing or damaged.
         """
         path = Path(folder) / SCORES_FILE
         tensors, metadata = read_tensors(path)
@@ -413,28 +385,19 @@ def evaluate(
 ) -> EvaluationResult:
     """Score each data set once.
 
-    Parameters
-    ----------
-    detector
-        A fitted detector.
-    in_dataset
-        Held-out images of the known classes.
-    out_datasets
-        Images of unknown kinds; their labels are not used.
-    covariate_shift_datasets
-        The known classes under other conditions; their classes must be those of ``in_dataset``.
-    scores
-        Further scores, in addition to the detector's own.
-    provenance
-        Versions, settings, ...; stored with the result.
-    reporter
-        Receives the progress.
+    Args:
+        detector: A fitted detector.
+        in_dataset: Held-out images of the known classes.
+        out_datasets: Images of unknown kinds; their labels are not used.
+        covariate_shift_datasets: The known classes under other conditions; their classes must be
+            those of ``in_dataset``.
+        scores: Further scores, in addition to the detector's own.
+        provenance: Versions, settings, ...; stored with the result.
+        reporter: Receives the progress.
 
-    Raises
-    ------
-    AttractorError
-        If a set is empty, a name comes twice, a set under covariate shift has an unknown class,
-        D_in has fewer classes than were fitted, or a score is unknown.
+    Raises:
+        AttractorError: If a set is empty, a name comes twice, a set under covariate shift has an
+            unknown class, D_in has fewer classes than were fitted, or a score is unknown.
     """
     largest = int(detector.classes_.max())
     if largest >= len(in_dataset.classes):

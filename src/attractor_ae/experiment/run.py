@@ -79,10 +79,8 @@ class Run:
     def open(cls, path: str | Path) -> "Run":
         """Open the folder of a finished run.
 
-        Raises
-        ------
-        AttractorError
-            If it does not exist, is not a run, or its training is not finished.
+        Raises:
+            AttractorError: If it does not exist, is not a run, or its training is not finished.
         """
         run = cls(Path(path))
         if not run.path.is_dir():

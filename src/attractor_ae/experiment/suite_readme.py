@@ -20,20 +20,13 @@ def suite_readme(
 ) -> str:
     """Return the page as Markdown.
 
-    Parameters
-    ----------
-    source
-        The suite's name, or the path of its file.
-    results
-        Label of a method -> its results.
-    table
-        The table of them.
-    seeds
-        Seeds of the runs.
-    quick
-        Whether it is the short form.
-    notes
-        What was left out, a line each.
+    Args:
+        source: The suite's name, or the path of its file.
+        results: Label of a method -> its results.
+        table: The table of them.
+        seeds: Seeds of the runs.
+        quick: Whether it is the short form.
+        notes: What was left out, a line each.
     """
     first = next(iter(results.values()))[0]
     made = first.provenance

@@ -23,20 +23,14 @@ from attractor_ae.experiment.presets import PRESETS, preset
 class Method:
     """One row of a table. Methods whose experiments differ in the score alone share their runs.
 
-    Attributes
-    ----------
-    label
-        Name in tables and figures.
-    experiment, quick_experiment
-        Preset, published experiment or TOML config; the second is for a laptop.
-    settings
-        ``"section.key=value"`` over either.
-    full, quick
-        Further ones over the first, and over the second alone.
-    score
-        The score of the row.
-    ensemble
-        Whether the runs of all seeds are the members of one deep ensemble.
+    Attributes:
+        label: Name in tables and figures.
+        experiment, quick_experiment: Preset, published experiment or TOML config; the second is for
+            a laptop.
+        settings: ``"section.key=value"`` over either.
+        full, quick: Further ones over the first, and over the second alone.
+        score: The score of the row.
+        ensemble: Whether the runs of all seeds are the members of one deep ensemble.
     """
 
     label: str
@@ -80,19 +74,13 @@ METHODS = (
 class Suite:
     """D_in, D_outs and methods of one table (PROTOCOL section 7).
 
-    Attributes
-    ----------
-    name
-        Name on the command line, or of the file.
-    in_dataset, split
-        D_in, by name or path, and its training split.
-    out_datasets
-        The D_outs: ``"NAME"``, ``"NAME:FACTOR"``, or a path.
-    accuracy_splits, covariate_shift_datasets
-        Further splits of D_in for the accuracy, and sets of the known classes under other
-        conditions.
-    methods
-        The rows of the table.
+    Attributes:
+        name: Name on the command line, or of the file.
+        in_dataset, split: D_in, by name or path, and its training split.
+        out_datasets: The D_outs: ``"NAME"``, ``"NAME:FACTOR"``, or a path.
+        accuracy_splits, covariate_shift_datasets: Further splits of D_in for the accuracy, and sets
+            of the known classes under other conditions.
+        methods: The rows of the table.
     """
 
     name: str
@@ -110,10 +98,8 @@ class Suite:
 
         ``quick`` is the short form for a laptop; ``out_datasets`` are the D_outs that are there.
 
-        Raises
-        ------
-        AttractorError
-            If a config cannot be read, or a setting is impossible.
+        Raises:
+            AttractorError: If a config cannot be read, or a setting is impossible.
         """
         outs = self.out_datasets if out_datasets is None else tuple(out_datasets)
         source = method.quick_experiment if quick else method.experiment
@@ -187,10 +173,9 @@ def published() -> dict[str, ExperimentConfig]:
 def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Return the experiment of a TOML file or, without such a file, a preset or published one.
 
-    Raises
-    ------
-    AttractorError
-        If a name without an ending is none of these; else as `ExperimentConfig.from_toml`.
+    Raises:
+        AttractorError: If a name without an ending is none of these; else as
+            `ExperimentConfig.from_toml`.
     """
     path, name = Path(source), str(source)
     if path.name != name or path.suffix or path.is_file():
@@ -214,10 +199,9 @@ def write_configs(folder: Path) -> None:
 def read_suite(source: str | Path) -> Suite:
     """Return a suite by its name in ``SUITES``, or from a TOML file.
 
-    Raises
-    ------
-    AttractorError
-        If there is no such suite and no such file, or the file says something impossible.
+    Raises:
+        AttractorError: If there is no such suite and no such file, or the file says something
+            impossible.
     """
     path = Path(source)
     if str(source) in SUITES and not path.is_file():

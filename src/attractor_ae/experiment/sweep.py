@@ -67,12 +67,9 @@ class Failure:
 class SweepReport:
     """The end of a sweep: each job is in one of the three, in the given order.
 
-    Attributes
-    ----------
-    finished, skipped
-        Trained now, and finished before.
-    failed
-        Not finished.
+    Attributes:
+        finished, skipped: Trained now, and finished before.
+        failed: Not finished.
     """
 
     finished: tuple[Job, ...]
@@ -83,15 +80,12 @@ class SweepReport:
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Return the seeds of a text: numbers and inclusive ranges, separated by commas.
 
-    Raises
-    ------
-    AttractorError
-        If the text has another form, or names a seed twice.
+    Raises:
+        AttractorError: If the text has another form, or names a seed twice.
 
-    Examples
-    --------
-    >>> parse_seeds("0,3,5-7")
-    (0, 3, 5, 6, 7)
+    Examples:
+        >>> parse_seeds("0,3,5-7")
+        (0, 3, 5, 6, 7)
     """
     seeds: list[int] = []
     for part in text.split(","):
@@ -112,10 +106,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def seed_jobs(config: ExperimentConfig, seeds: Sequence[int], parent: str | Path) -> list[Job]:
     """Return one job per seed: the same experiment in the run folders ``PARENT/seedN``.
 
-    Raises
-    ------
-    AttractorError
-        If there are no seeds, one is named twice, or one is out of range.
+    Raises:
+        AttractorError: If there are no seeds, one is named twice, or one is out of range.
     """
     if not seeds:
         raise AttractorError("a sweep needs at least one seed, e.g. 0-9")
@@ -145,35 +137,24 @@ def sweep(
     Finished runs are skipped, unfinished ones continue from their checkpoint. ``sweep.json`` in the
     folder above the runs records their states (see `find_runs`).
 
-    Parameters
-    ----------
-    jobs
-        Any experiments, each with its own folder.
-    data_root
-        Folder of the data sets' files.
-    workers
-        Number of runs that this machine trains at once; each has cores // workers threads. By
-        default the number of cores, at most that of jobs, or 1 if a run is on a GPU.
-    backend
-        One of ``BACKENDS``.
-    scheduler
-        Address of a cluster's scheduler. Its machines must share the runs' folders. The run of a
-        worker that dies continues on another one.
-    resources
-        What a run takes of the resources that the cluster's workers were started with:
-        ``{"GPU": 0.25}`` lets four runs share a worker that was started with ``GPU=1`` (and at
-        least four threads).
-    reporter
-        Receives the number of runs that have ended, and a note per run that failed.
+    Args:
+        jobs: Any experiments, each with its own folder.
+        data_root: Folder of the data sets' files.
+        workers: Number of runs that this machine trains at once; each has cores // workers threads.
+            By default the number of cores, at most that of jobs, or 1 if a run is on a GPU.
+        backend: One of ``BACKENDS``.
+        scheduler: Address of a cluster's scheduler. Its machines must share the runs' folders. The
+            run of a worker that dies continues on another one.
+        resources: What a run takes of the resources that the cluster's workers were started with:
+            ``{"GPU": 0.25}`` lets four runs share a worker that was started with ``GPU=1`` (and at
+            least four threads).
+        reporter: Receives the number of runs that have ended, and a note per run that failed.
 
-    Raises
-    ------
-    AttractorError
-        Before anything is trained: if there are no jobs, two have the same folder, a folder
-        contains another experiment, or the workers are not available.
-    KeyboardInterrupt
-        On Ctrl-C, after every training has written its checkpoint; the same call continues. A
-        second Ctrl-C does not wait.
+    Raises:
+        AttractorError: Before anything is trained: if there are no jobs, two have the same folder,
+            a folder contains another experiment, or the workers are not available.
+        KeyboardInterrupt: On Ctrl-C, after every training has written its checkpoint; the same call
+            continues. A second Ctrl-C does not wait.
     """
     if not jobs:
         raise AttractorError("a sweep needs at least one job")
@@ -509,15 +490,11 @@ def _write_states(folders: Sequence[Path], errors: Mapping[Path, str]) -> None:
 def find_runs(*places: str | Path) -> list[Run]:
     """Return the finished runs of places, each once, in natural order (seed2 before seed10).
 
-    Parameters
-    ----------
-    places
-        Run folders, folders of sweeps, and globs of them such as ``"runs/*/seed[0-4]"``.
+    Args:
+        places: Run folders, folders of sweeps, and globs of them such as ``"runs/*/seed[0-4]"``.
 
-    Raises
-    ------
-    AttractorError
-        If a place is not a run, or its training is not finished.
+    Raises:
+        AttractorError: If a place is not a run, or its training is not finished.
     """
     if not places:
         raise AttractorError("name at least one run folder, sweep folder or glob")

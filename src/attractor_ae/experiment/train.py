@@ -19,23 +19,15 @@ def run_training(
 ) -> Run:
     """Load the images that a config names and train on them.
 
-    Parameters
-    ----------
-    config
-        The experiment.
-    folder
-        The run folder to make.
-    data_root
-        Folder of the data sets' files.
-    resume
-        As for `attractor_ae.train`.
-    reporter
-        Receives progress and notes.
+    Args:
+        config: The experiment.
+        folder: The run folder to make.
+        data_root: Folder of the data sets' files.
+        resume: As for `attractor_ae.train`.
+        reporter: Receives progress and notes.
 
-    Raises
-    ------
-    AttractorError
-        On everything that a user can repair.
+    Raises:
+        AttractorError: On everything that a user can repair.
     """
     plan = make_plan(config, data_root)
     plan.check()  # a missing D_out is reported before the training, not after it

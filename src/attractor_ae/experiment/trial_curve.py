@@ -22,15 +22,12 @@ from attractor_ae.metrics import accuracy, detection_metrics
 class TrialCurve:
     """Scores of the first 1, 2, 3, ... trials (members) of a detector.
 
-    Attributes
-    ----------
-    method, in_dataset, out_datasets, recursion
-        The detector's method and reported recursion, and the names of the data sets.
-    auroc
-        AUROC against each D_out of the entropy of the mean distribution of the first t trials, at
-        index t - 1, in [0, 1].
-    accuracy
-        Accuracy of the same distribution on D_in, in [0, 1].
+    Attributes:
+        method, in_dataset, out_datasets, recursion: The detector's method and reported recursion,
+            and the names of the data sets.
+        auroc: AUROC against each D_out of the entropy of the mean distribution of the first t
+            trials, at index t - 1, in [0, 1].
+        accuracy: Accuracy of the same distribution on D_in, in [0, 1].
     """
 
     method: str
@@ -56,10 +53,8 @@ class TrialCurve:
     def load(cls, path: str | Path) -> "TrialCurve":
         """Read a curve that `save` wrote.
 
-        Raises
-        ------
-        AttractorError
-            If the file is missing, damaged or something else.
+        Raises:
+            AttractorError: If the file is missing, damaged or something else.
         """
         tensors, metadata = read_tensors(Path(path))
         try:
@@ -83,10 +78,9 @@ def trial_curve(
     Each set is sampled once. The score is the entropy of the mean (PROTOCOL section 1), whatever
     score the detector reports.
 
-    Raises
-    ------
-    AttractorError
-        If a set is empty, a name comes twice, there is no D_out, or nothing was fitted.
+    Raises:
+        AttractorError: If a set is empty, a name comes twice, there is no D_out, or nothing was
+            fitted.
     """
     if not out_datasets:
         raise AttractorError("out_datasets is empty; give at least one D_out")

@@ -50,10 +50,8 @@ def metric_loss(name: str) -> MetricLoss:
     scalar to minimise, computed in float32 even under autocast; a batch without a pair of a class,
     or with a single class, may have the loss 0.
 
-    Raises
-    ------
-    AttractorError
-        If the name is not one of ``METRIC_LOSSES``.
+    Raises:
+        AttractorError: If the name is not one of ``METRIC_LOSSES``.
     """
     if name not in _LOSSES:
         raise unknown_name("metric loss", name, METRIC_LOSSES)

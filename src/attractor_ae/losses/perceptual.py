@@ -28,21 +28,17 @@ class PerceptualLoss(nn.Module):
     to unit length over the channels at every pixel. The squared difference is summed over channels,
     averaged over pixels, summed over layers, and averaged over the batch.
 
-    Parameters
-    ----------
-    features
-        ``vgg16().features`` of torchvision, copied; by default those trained on ImageNet
-        (``VGG16_Weights.IMAGENET1K_V1``), from torchvision's cache, or downloaded into it.
+    Args:
+        features: ``vgg16().features`` of torchvision, copied; by default those trained on ImageNet
+            (``VGG16_Weights.IMAGENET1K_V1``), from torchvision's cache, or downloaded into it.
 
-    Raises
-    ------
-    AttractorError
-        If the default weights cannot be loaded, or ``features`` has fewer than 30 layers.
+    Raises:
+        AttractorError: If the default weights cannot be loaded, or ``features`` has fewer than 30
+            layers.
 
-    References
-    ----------
-    Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR
-    2018, the baseline without the learned linear weights.
+    References:
+        Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR
+        2018, the baseline without the learned linear weights.
     """
 
     shift: Tensor
@@ -72,10 +68,8 @@ class PerceptualLoss(nn.Module):
 
         The images are float32 of shape (n, 1 or 3, height, width), the target in [0, 1].
 
-        Raises
-        ------
-        AttractorError
-            If the images are smaller than 16 x 16, or are neither grey nor colour.
+        Raises:
+            AttractorError: If the images are smaller than 16 x 16, or are neither grey nor colour.
         """
         _, channels, height, width = target.shape
         if channels not in (1, 3) or min(height, width) < _SMALLEST_SIDE:

@@ -34,16 +34,14 @@ def reconstruction_loss(name: str) -> ReconstructionLoss:
     function raises an `AttractorError` if the shapes differ, or the images are smaller than the
     window of SSIM (11 pixels) or MS-SSIM (7).
 
-    Raises
-    ------
-    AttractorError
-        If the name is unknown, or the weights of the perceptual loss cannot be loaded.
+    Raises:
+        AttractorError: If the name is unknown, or the weights of the perceptual loss cannot be
+            loaded.
 
-    Examples
-    --------
-    >>> loss = reconstruction_loss("mse")
-    >>> loss(torch.full((2, 1, 64, 64), 0.5), torch.zeros(2, 1, 64, 64))
-    tensor(1024.)
+    Examples:
+        >>> loss = reconstruction_loss("mse")
+        >>> loss(torch.full((2, 1, 64, 64), 0.5), torch.zeros(2, 1, 64, 64))
+        tensor(1024.)
     """
     if name not in _LOSSES:
         raise unknown_name("reconstruction loss", name, RECONSTRUCTION_LOSSES)

@@ -34,19 +34,14 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
     their mean in each bin, its band one standard deviation, of those seeds that have images in it
     (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
-    Parameters
-    ----------
-    results
-        One result, several, or those of each method by its name.
-    bins
-        Number of bins of equal width, at least 1.
-    dataset
-        D_in, or the name of a shifted set.
+    Args:
+        results: One result, several, or those of each method by its name.
+        bins: Number of bins of equal width, at least 1.
+        dataset: D_in, or the name of a shifted set.
 
-    Raises
-    ------
-    AttractorError
-        If the results do not belong together, or there is no such set of known classes.
+    Raises:
+        AttractorError: If the results do not belong together, or there is no such set of known
+            classes.
     """
     methods = by_method(results)
     shown = next(iter(methods.values()))[0].known_scores(dataset).name

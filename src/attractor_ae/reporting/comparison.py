@@ -52,18 +52,12 @@ Rates = dict[tuple[Key, str], float]
 class Comparison:
     """Methods side by side on one D_in.
 
-    Attributes
-    ----------
-    in_dataset, in_split
-        D_in.
-    grid
-        Thresholds of the curves.
-    orientation
-        The positive class: ``"in"``, or ``"out"``.
-    detection
-        ``DETECTION_METRICS`` of every D_out.
-    accuracy
-        ``ACCURACY_METRICS`` of D_in and the sets under covariate shift.
+    Attributes:
+        in_dataset, in_split: D_in.
+        grid: Thresholds of the curves.
+        orientation: The positive class: ``"in"``, or ``"out"``.
+        detection: ``DETECTION_METRICS`` of every D_out.
+        accuracy: ``ACCURACY_METRICS`` of D_in and the sets under covariate shift.
     """
 
     in_dataset: str
@@ -109,10 +103,8 @@ class Comparison:
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``table.tex``, ``.md``, ``.csv`` and ``accuracy_table.*``; return the six files.
 
-        Raises
-        ------
-        AttractorError
-            If the folder cannot be written to.
+        Raises:
+            AttractorError: If the folder cannot be written to.
         """
         files = {
             "table.tex": self.latex(),
@@ -142,29 +134,23 @@ def compare(
     is empty. AUROC, AUPR and FPR95 are marked: the best mean of each column, and methods whose
     interval mean ± deviation overlaps that of the best. The rates are those of PROTOCOL section 8.
 
-    Parameters
-    ----------
-    results
-        Name of a method, in the order of rows -> the results of its seeds.
-    grid
-        ``"exact"``, or ``"paper"``: the thresholds of the released code.
-    orientation
-        The positive class of AUPR and FPR95. ``"in"``: D_in, and correct predictions; ``"out"``:
-        D_out, and wrong predictions. AUROC is the same.
-    recursion, score
-        The reported ones of each result by default. A method with fewer recursions shows its
-        reported one. A score outside [0, 1] has no misclassification rates.
-    significance
-        Whether to test the best method of each column against each other, by a two-sided Wilcoxon
-        signed-rank test over seeds (Wilcoxon, "Individual comparisons by ranking methods", 1945).
-        Results are paired by seed, and by position where a seed is unknown.
+    Args:
+        results: Name of a method, in the order of rows -> the results of its seeds.
+        grid: ``"exact"``, or ``"paper"``: the thresholds of the released code.
+        orientation: The positive class of AUPR and FPR95. ``"in"``: D_in, and correct predictions;
+            ``"out"``: D_out, and wrong predictions. AUROC is the same.
+        recursion, score: The reported ones of each result by default. A method with fewer
+            recursions shows its reported one. A score outside [0, 1] has no misclassification
+            rates.
+        significance: Whether to test the best method of each column against each other, by a
+            two-sided Wilcoxon signed-rank test over seeds (Wilcoxon, "Individual comparisons by
+            ranking methods", 1945). Results are paired by seed, and by position where a seed is
+            unknown.
 
-    Raises
-    ------
-    AttractorError
-        If a method has no result or a seed twice, its results differ in what they report, methods
-        were not measured on the same images, no method has the recursion, a method lacks the score,
-        or the score does not fit the grid.
+    Raises:
+        AttractorError: If a method has no result or a seed twice, its results differ in what they
+            report, methods were not measured on the same images, no method has the recursion, a
+            method lacks the score, or the score does not fit the grid.
     """
     check_reported(grid, orientation)
     if not results:

@@ -20,15 +20,11 @@ def auroc_by_recursion(results: Results) -> Figure:
     method are seeds: a line is their mean, its band one standard deviation. A method without
     recursions is a level line across the others'.
 
-    Parameters
-    ----------
-    results
-        One result, several, or those of each method by its name.
+    Args:
+        results: One result, several, or those of each method by its name.
 
-    Raises
-    ------
-    AttractorError
-        If there is no result, or those of a method do not belong together.
+    Raises:
+        AttractorError: If there is no result, or those of a method do not belong together.
     """
     methods = by_method(results)
     most = max(seeds[0].recursions for seeds in methods.values())
@@ -44,15 +40,11 @@ def auroc_by_trials(
 
     Methods, seeds and bands as in `auroc_by_recursion`.
 
-    Parameters
-    ----------
-    curves
-        One curve, several, or those of each method by its name.
+    Args:
+        curves: One curve, several, or those of each method by its name.
 
-    Raises
-    ------
-    AttractorError
-        If there is no curve, or those of a method do not belong together.
+    Raises:
+        AttractorError: If there is no curve, or those of a method do not belong together.
     """
     if isinstance(curves, TrialCurve):
         curves = [curves]
@@ -104,12 +96,7 @@ def _trial_curves(method: str, seeds: Sequence[TrialCurve]) -> dict[str, Curve]:
 
 
 def _curves(
-    x: np.ndarray,
-    auroc: Mapping[str, np.ndarray],
-    right: np.ndarray,
-    known: str,
-    *,
-    level: int = 1,
+    x: np.ndarray, auroc: Mapping[str, np.ndarray], right: np.ndarray, known: str, *, level: int = 1
 ) -> dict[str, Curve]:
     """Return the curves of a method; ``level`` points of those that have a single one."""
     if level > 1:

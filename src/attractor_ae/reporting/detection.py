@@ -33,17 +33,13 @@ def roc_figure(results: Results, *, positive: Positive = "in") -> Figure:
     with a band of one standard deviation. One method is drawn in one picture, with its AUROC;
     several in a panel for each D_out.
 
-    Parameters
-    ----------
-    results
-        One result, several, or those of each method by its name.
-    positive
-        The positive class.
+    Args:
+        results: One result, several, or those of each method by its name.
+        positive: The positive class.
 
-    Raises
-    ------
-    AttractorError
-        If the results do not belong together or have no D_out, or ``positive`` is unknown.
+    Raises:
+        AttractorError: If the results do not belong together or have no D_out, or ``positive`` is
+            unknown.
     """
     figure = _figure(
         results,
@@ -67,17 +63,13 @@ def precision_recall_figure(results: Results, *, positive: Positive = "in") -> F
     strictest threshold which reaches it. The legend gives the average precision (AUPR). The axis of
     precision begins below the lowest: flagging at random has the share of positives, not 0.
 
-    Parameters
-    ----------
-    results
-        One result, several, or those of each method by its name.
-    positive
-        The positive class.
+    Args:
+        results: One result, several, or those of each method by its name.
+        positive: The positive class.
 
-    Raises
-    ------
-    AttractorError
-        If the results do not belong together or have no D_out, or ``positive`` is unknown.
+    Raises:
+        AttractorError: If the results do not belong together or have no D_out, or ``positive`` is
+            unknown.
     """
     return _figure(
         results,

@@ -45,21 +45,15 @@ def entropy_histogram(
     the two sums of Wasserstein distances. Several results are the seeds of one method: their images
     are put together, and of the sums mean and standard deviation are given.
 
-    Parameters
-    ----------
-    results
-        What to draw.
-    recursion, score
-        The reported ones by default.
-    reference
-        The D_out that the others are compared with: by default cifar10, or photos where that is
-        not among them, or else the first.
+    Args:
+        results: What to draw.
+        recursion, score: The reported ones by default.
+        reference: The D_out that the others are compared with: by default cifar10, or photos where
+            that is not among them, or else the first.
 
-    Raises
-    ------
-    AttractorError
-        If the results do not belong together, the reference is no D_out, or the score is unknown
-        or leaves [0, 1].
+    Raises:
+        AttractorError: If the results do not belong together, the reference is no D_out, or the
+            score is unknown or leaves [0, 1].
     """
     seeds = one_method(results)
     first = seeds[0]

@@ -56,18 +56,13 @@ class ComparedMethod:
 class Cell:
     """A metric of a method on a data set.
 
-    Attributes
-    ----------
-    values
-        One per seed, in [0, 1]; NaN where undefined. Empty if nothing was measured.
-    mean, deviation
-        Mean and population standard deviation of the defined values; NaN if there are fewer than
-        one and two of them.
-    n
-        Number of defined values.
-    best, tied
-        Whether the mean is the best of the column, or its interval mean ± deviation overlaps that
-        of the best. A single method is not marked.
+    Attributes:
+        values: One per seed, in [0, 1]; NaN where undefined. Empty if nothing was measured.
+        mean, deviation: Mean and population standard deviation of the defined values; NaN if there
+            are fewer than one and two of them.
+        n: Number of defined values.
+        best, tied: Whether the mean is the best of the column, or its interval mean ± deviation
+            overlaps that of the best. A single method is not marked.
     """
 
     values: tuple[float, ...]
@@ -112,18 +107,12 @@ class PairedTest:
 class Grid:
     """Methods against columns.
 
-    Attributes
-    ----------
-    title
-        One line.
-    methods, columns
-        The rows, and the columns; those of a data set follow each other.
-    cells
-        ``cells[i][k]``: method i, column k.
-    notes
-        Sentences that a reader of the numbers needs.
-    tests
-        Of every marked column with at least two methods, if wanted.
+    Attributes:
+        title: One line.
+        methods, columns: The rows, and the columns; those of a data set follow each other.
+        cells: ``cells[i][k]``: method i, column k.
+        notes: Sentences that a reader of the numbers needs.
+        tests: Of every marked column with at least two methods, if wanted.
     """
 
     title: str
@@ -146,10 +135,8 @@ class Grid:
     def cell(self, method: str, label: str, metric: str) -> Cell:
         """Return a cell by method, label of the data set and key of the metric.
 
-        Raises
-        ------
-        AttractorError
-            If one of them is unknown.
+        Raises:
+            AttractorError: If one of them is unknown.
         """
         names = tuple(found.name for found in self.methods)
         keys = tuple(found.key for found in self.metrics)

@@ -45,28 +45,19 @@ def latent_map(
     distances between groups say little (van der Maaten and Hinton, "Visualizing data using t-SNE",
     2008). The same codes and seed give the same picture.
 
-    Parameters
-    ----------
-    codes
-        Codes of known images at one recursion, real, shape (n, latent); see
-        `AttractorDetector.latents`. Rows with a NaN, which are codes that have diverged, are left
-        out, and their number is told.
-    labels
-        Their classes, integers of shape (n,), indices into ``classes``.
-    classes
-        Names of the classes; a legend names twenty at most.
-    out_codes
-        Name of a D_out -> its codes, shape (m, latent).
-    title
-        What to write above, e.g. the recursion.
-    seed
-        Of the embedding.
+    Args:
+        codes: Codes of known images at one recursion, real, shape (n, latent); see
+            `AttractorDetector.latents`. Rows with a NaN, which are codes that have diverged, are
+            left out, and their number is told.
+        labels: Their classes, integers of shape (n,), indices into ``classes``.
+        classes: Names of the classes; a legend names twenty at most.
+        out_codes: Name of a D_out -> its codes, shape (m, latent).
+        title: What to write above, e.g. the recursion.
+        seed: Of the embedding.
 
-    Raises
-    ------
-    AttractorError
-        If openTSNE is not installed, shapes differ, a label is no class, or there are fewer than
-        five codes.
+    Raises:
+        AttractorError: If openTSNE is not installed, shapes differ, a label is no class, or there
+            are fewer than five codes.
     """
     known = _codes("codes", codes)
     index = np.asarray(labels)

@@ -31,16 +31,11 @@ _PER_ROW = 2
 class Curve:
     """A curve of every seed.
 
-    Attributes
-    ----------
-    x
-        Where it was measured.
-    y
-        One row a seed.
-    label
-        What the legend calls it where one method is shown.
-    known
-        Whether it is of known images: it has their colour then.
+    Attributes:
+        x: Where it was measured.
+        y: One row a seed.
+        label: What the legend calls it where one method is shown.
+        known: Whether it is of known images: it has their colour then.
     """
 
     x: Float[np.ndarray, " points"]
@@ -83,20 +78,13 @@ def curve_figure(
 ) -> Figure:
     """Draw curves of one method together, or those of several in a panel for each data set.
 
-    Parameters
-    ----------
-    curves
-        What to draw.
-    xlabel, ylabel
-        Of the axes.
-    height, panel_height
-        Of the one picture, or of each panel; in inches, without the legend.
-    title
-        What stands above the legend.
-    reported
-        Where on the horizontal axis the reported numbers are.
-    looks
-        How lines are drawn beside colour, dashes and marker.
+    Args:
+        curves: What to draw.
+        xlabel, ylabel: Of the axes.
+        height, panel_height: Of the one picture, or of each panel; in inches, without the legend.
+        title: What stands above the legend.
+        reported: Where on the horizontal axis the reported numbers are.
+        looks: How lines are drawn beside colour, dashes and marker.
     """
     more = looks or {}
     names = list(dict.fromkeys(name for panels in curves.values() for name in panels))

@@ -22,14 +22,10 @@ _TITLE_LINE = 0.13  # inches
 class ReconstructionBlock:
     """One image under several dynamical systems.
 
-    Attributes
-    ----------
-    image
-        The input, in [0, 1].
-    trajectories
-        One a trial (mask), of this image alone: n = 1. See `Trajectory.image`.
-    title
-        What to write above the block, e.g. ``"trained on mnist5k: faces"``.
+    Attributes:
+        image: The input, in [0, 1].
+        trajectories: One a trial (mask), of this image alone: n = 1. See `Trajectory.image`.
+        title: What to write above the block, e.g. ``"trained on mnist5k: faces"``.
     """
 
     image: Float[Tensor, "c h w"]
@@ -48,21 +44,14 @@ def reconstruction_figure(
 
     A block an image; in it rows are trials (masks), and columns the input and x_1, x_2, x_3, ...
 
-    Parameters
-    ----------
-    images
-        The inputs, in [0, 1].
-    trajectories
-        One a trial, each of the ``images``.
-    names
-        What to write above the block of each image.
-    per_row
-        Number of blocks beside each other.
+    Args:
+        images: The inputs, in [0, 1].
+        trajectories: One a trial, each of the ``images``.
+        names: What to write above the block of each image.
+        per_row: Number of blocks beside each other.
 
-    Raises
-    ------
-    AttractorError
-        As `reconstruction_blocks`.
+    Raises:
+        AttractorError: As `reconstruction_blocks`.
     """
     return reconstruction_blocks(
         [
@@ -79,17 +68,12 @@ def reconstruction_blocks(blocks: Sequence[ReconstructionBlock], *, per_row: int
     The paper's figure shows several D_in side by side: a model trained on each, a block for each
     model and image. A figure is at most as wide as a page; cells shrink to that.
 
-    Parameters
-    ----------
-    blocks
-        What to draw. Numbers of trials and recursions may differ.
-    per_row
-        Number of blocks beside each other.
+    Args:
+        blocks: What to draw. Numbers of trials and recursions may differ.
+        per_row: Number of blocks beside each other.
 
-    Raises
-    ------
-    AttractorError
-        If there is no block, or one has no trajectory.
+    Raises:
+        AttractorError: If there is no block, or one has no trajectory.
     """
     if not blocks or not all(block.trajectories for block in blocks):
         raise AttractorError("there is nothing to draw; give blocks of at least one trajectory")

@@ -30,30 +30,21 @@ def rejection_curve(
     "Accuracy-Rejection Curves (ARCs) for Comparing Classification Methods with a Reject Option",
     2009).
 
-    Parameters
-    ----------
-    uncertainty
-        Real, shape (n,), finite, n >= 1.
-    correct
-        Whether each prediction is right: booleans, shape (n,).
+    Args:
+        uncertainty: Real, shape (n,), finite, n >= 1.
+        correct: Whether each prediction is right: booleans, shape (n,).
 
-    Returns
-    -------
-    rejected
+    Returns:
         Share of images that are rejected, ascending from 0.
-    accuracy
         Share of correct predictions among those that are kept, in [0, 1].
 
-    Raises
-    ------
-    AttractorError
-        If shapes differ, or a value is not finite.
+    Raises:
+        AttractorError: If shapes differ, or a value is not finite.
 
-    Examples
-    --------
-    >>> rejected, kept = rejection_curve([0.1, 0.2, 0.3, 0.4], [True, True, False, False])
-    >>> rejected.tolist(), kept.round(2).tolist()
-    ([0.0, 0.25, 0.5, 0.75], [0.5, 0.67, 1.0, 1.0])
+    Examples:
+        >>> rejected, kept = rejection_curve([0.1, 0.2, 0.3, 0.4], [True, True, False, False])
+        >>> rejected.tolist(), kept.round(2).tolist()
+        ([0.0, 0.25, 0.5, 0.75], [0.5, 0.67, 1.0, 1.0])
     """
     u = checked_scores("uncertainty", uncertainty)
     right = checked_correct(correct, "uncertainty", u)
@@ -73,17 +64,13 @@ def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -
     Several results of a method are seeds: a line is their mean, its band one standard deviation.
     The legend gives the area under each curve.
 
-    Parameters
-    ----------
-    results
-        One result, several, or those of each method by its name.
-    dataset
-        D_in, or the name of a shifted set.
+    Args:
+        results: One result, several, or those of each method by its name.
+        dataset: D_in, or the name of a shifted set.
 
-    Raises
-    ------
-    AttractorError
-        If the results do not belong together, or there is no such set of known classes.
+    Raises:
+        AttractorError: If the results do not belong together, or there is no such set of known
+            classes.
     """
     methods = by_method(results)
     shown = next(iter(methods.values()))[0].known_scores(dataset).name

@@ -90,10 +90,9 @@ def _terminal_cell(cell: Cell) -> Text:
 def markdown_escaped(name: str) -> str:
     r"""Return text as Markdown shows it, inside a table or not.
 
-    Examples
-    --------
-    >>> print(markdown_escaped("sviro_uncertainty|1"))
-    sviro\_uncertainty\|1
+    Examples:
+        >>> print(markdown_escaped("sviro_uncertainty|1"))
+        sviro\_uncertainty\|1
     """
     return re.sub(r"([\\`*_{}\[\]<>#|~&$])", r"\\\1", " ".join(name.split()))
 
@@ -168,10 +167,9 @@ _LATEX = {
 def latex_escaped(name: str) -> str:
     r"""Return text as LaTeX shows it.
 
-    Examples
-    --------
-    >>> print(latex_escaped("sviro_uncertainty & 5 %"))
-    sviro\_uncertainty \& 5 \%
+    Examples:
+        >>> print(latex_escaped("sviro_uncertainty & 5 %"))
+        sviro\_uncertainty \& 5 \%
     """
     escaped = "".join(_LATEX.get(character, character) for character in " ".join(name.split()))
     for name, symbol in ((r"D\_in", r"$D_{\mathrm{in}}$"), (r"D\_out", r"$D_{\mathrm{out}}$")):

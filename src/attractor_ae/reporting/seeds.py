@@ -16,10 +16,9 @@ figure. Results of one method are those of its seeds."""
 def by_method(results: Results) -> dict[str, tuple[EvaluationResult, ...]]:
     """Return the results of every method, one per seed, in their order.
 
-    Raises
-    ------
-    AttractorError
-        If there is no result, or those of a method are not of the same sets, recursions and score.
+    Raises:
+        AttractorError: If there is no result, or those of a method are not of the same sets,
+            recursions and score.
     """
     if isinstance(results, EvaluationResult):
         results = [results]
@@ -54,9 +53,7 @@ def one_method(results: EvaluationResult | Sequence[EvaluationResult]) -> list[E
     return list(next(iter(methods.values())))
 
 
-def mean_and_deviation(
-    values: ArrayLike,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def mean_and_deviation(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and population standard deviation over the first axis, the seeds."""
     array = np.asarray(values, dtype=np.float64)
     return np.asarray(array.mean(axis=0)), np.asarray(array.std(axis=0))

@@ -59,16 +59,11 @@ def styled() -> Any:  # noqa: ANN401
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     """Write a figure as PNG and PDF, atomically.
 
-    Parameters
-    ----------
-    figure
-        The figure.
-    path
-        Path without an ending.
+    Args:
+        figure: The figure.
+        path: Path without an ending.
 
-    Returns
-    -------
-    list of Path
+    Returns:
         The two files.
     """
     png, pdf = (Path(path).with_name(Path(path).name + ending) for ending in (".png", ".pdf"))

@@ -24,16 +24,11 @@ class Checkpoint:
 
     Random numbers have no state: they are derived from the seed and the epoch.
 
-    Attributes
-    ----------
-    epoch
-        Number of finished epochs.
-    images
-        `ImageSet.digest` of the training images.
-    tensors
-        Weights as ``weights.NAME``, and optimiser state as ``optimizer.PARAMETER.NAME``.
-    scaler
-        State of the gradient scaler; empty if there is none.
+    Attributes:
+        epoch: Number of finished epochs.
+        images: `ImageSet.digest` of the training images.
+        tensors: Weights as ``weights.NAME``, and optimiser state as ``optimizer.PARAMETER.NAME``.
+        scaler: State of the gradient scaler; empty if there is none.
     """
 
     epoch: int
@@ -110,10 +105,8 @@ class Checkpoint:
     def read(cls, path: Path) -> "Checkpoint":
         """Read a checkpoint.
 
-        Raises
-        ------
-        AttractorError
-            If the file is missing, damaged or not a checkpoint.
+        Raises:
+            AttractorError: If the file is missing, damaged or not a checkpoint.
         """
         tensors, metadata = read_tensors(path)
         try:

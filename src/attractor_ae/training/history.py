@@ -13,19 +13,14 @@ from attractor_ae._errors import AttractorError
 class Epoch:
     """One row of the history.
 
-    Attributes
-    ----------
-    epoch
-        Number of the epoch, from 1.
-    loss, reconstruction, metric, cross_entropy
-        Means of the loss and its parts over the epoch's images; NaN for parts that do not exist.
-    accuracy
-        Fraction of the epoch's images, augmented and under dropout, that a classifier predicted
-        correctly; NaN for an autoencoder.
-    learning_rate
-        Learning rate of the last step.
-    seconds, images_per_second
-        Duration and speed.
+    Attributes:
+        epoch: Number of the epoch, from 1.
+        loss, reconstruction, metric, cross_entropy: Means of the loss and its parts over the
+            epoch's images; NaN for parts that do not exist.
+        accuracy: Fraction of the epoch's images, augmented and under dropout, that a classifier
+            predicted correctly; NaN for an autoencoder.
+        learning_rate: Learning rate of the last step.
+        seconds, images_per_second: Duration and speed.
     """
 
     epoch: int
@@ -46,11 +41,7 @@ class Epoch:
         parts = ("loss", "reconstruction", "metric", "cross_entropy", "accuracy")
         means = {name: sums.get(name, math.nan) / count for name in parts}
         return cls(
-            epoch,
-            **means,
-            learning_rate=rate,
-            seconds=seconds,
-            images_per_second=count / seconds,
+            epoch, **means, learning_rate=rate, seconds=seconds, images_per_second=count / seconds
         )
 
 

@@ -43,33 +43,24 @@ def train(
 ) -> Run:
     """Train the network of an experiment and make a run folder.
 
-    Parameters
-    ----------
-    config
-        The experiment.
-    images
-        The training images. Images without a label (-1) are left out, and so is the fraction that
-        the config keeps for calibration.
-    folder
-        The run folder; made if it does not exist.
-    natural
-        Whether they are natural images or vehicle interiors, which are also augmented in brightness
-        and contrast (if the config sets ``augment``).
-    resume
-        Continue an interrupted run from its last checkpoint, to the same weights as without the
-        interruption: bitwise on a CPU with the same number of threads. A run without a checkpoint
-        starts, and a finished one is returned as it is.
-    reporter
-        Receives the progress after every step.
+    Args:
+        config: The experiment.
+        images: The training images. Images without a label (-1) are left out, and so is the
+            fraction that the config keeps for calibration.
+        folder: The run folder; made if it does not exist.
+        natural: Whether they are natural images or vehicle interiors, which are also augmented in
+            brightness and contrast (if the config sets ``augment``).
+        resume: Continue an interrupted run from its last checkpoint, to the same weights as without
+            the interruption: bitwise on a CPU with the same number of threads. A run without a
+            checkpoint starts, and a finished one is returned as it is.
+        reporter: Receives the progress after every step.
 
-    Raises
-    ------
-    AttractorError
-        If the folder contains a run and ``resume`` is false, or one of another experiment; if there
-        is nothing to train on, or images of another shape than the network's; if the loss becomes
-        infinite or NaN.
-    KeyboardInterrupt
-        As it comes, after the last finished epoch has been written as a checkpoint.
+    Raises:
+        AttractorError: If the folder contains a run and ``resume`` is false, or one of another
+            experiment; if there is nothing to train on, or images of another shape than the
+            network's; if the loss becomes infinite or NaN.
+        KeyboardInterrupt: As it comes, after the last finished epoch has been written as a
+            checkpoint.
     """
     run = Run(Path(folder))
     images, _ = training_part(config, images)

@@ -66,18 +66,13 @@ def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
 class Targets:
     """Draws the image that each input is reconstructed as.
 
-    Parameters
-    ----------
-    images
-        The training images.
-    instance
-        Whether the target is a random other image of the same class (partially impossible
-        reconstruction), instead of the image itself.
+    Args:
+        images: The training images.
+        instance: Whether the target is a random other image of the same class (partially impossible
+            reconstruction), instead of the image itself.
 
-    Raises
-    ------
-    AttractorError
-        If ``instance`` is set and a class has a single image.
+    Raises:
+        AttractorError: If ``instance`` is set and a class has a single image.
     """
 
     def __init__(self, images: ImageSet, instance: bool) -> None:

@@ -54,10 +54,9 @@ class LsunFiles:
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images, category by category, in the order of their keys.
 
-        Raises
-        ------
-        AttractorError
-            If the package lmdb is missing, or a database or one of its images is damaged.
+        Raises:
+            AttractorError: If the package lmdb is missing, or a database or one of its images is
+                damaged.
         """
         databases = self._databases(split, root)
 

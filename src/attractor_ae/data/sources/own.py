@@ -47,18 +47,12 @@ _TEST_FRACTION = 0.2
 class OwnImages:
     """Source of own images.
 
-    Attributes
-    ----------
-    found
-        The images at a path.
-    splits
-        Name of a split -> indices of its images among all.
-    labels
-        int64 array of shape (n,), of all images; -1 without a label.
-    classes
-        Names of the classes of all images, those of the split "train" first.
-    seed
-        The seed of the random splits "train" and "test"; None if the splits were given.
+    Attributes:
+        found: The images at a path.
+        splits: Name of a split -> indices of its images among all.
+        labels: int64 array of shape (n,), of all images; -1 without a label.
+        classes: Names of the classes of all images, those of the split "train" first.
+        seed: The seed of the random splits "train" and "test"; None if the splits were given.
     """
 
     found: Found
@@ -96,10 +90,8 @@ class OwnImages:
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images of a split.
 
-        Raises
-        ------
-        AttractorError
-            If a file is damaged, or too many images are broken.
+        Raises:
+            AttractorError: If a file is damaged, or too many images are broken.
         """
         found, rows = self.found, self.splits[split]
         rows = rows[wanted.rows(self.labels[rows])]
@@ -154,17 +146,13 @@ def find_images(path: Path, *, seed: int = 0) -> OwnImages:
     image format, are skipped. A folder is divided into splits if it has ``train/`` and ``test/``,
     or one of them with folders inside; in it, each folder with images is a class.
 
-    Parameters
-    ----------
-    path
-        The folder or file.
-    seed
-        Non-negative; decides the random split, which puts a fifth of each class into "test".
+    Args:
+        path: The folder or file.
+        seed: Non-negative; decides the random split, which puts a fifth of each class into "test".
 
-    Raises
-    ------
-    AttractorError
-        If there are no images at the path, or a table or an array is not as described.
+    Raises:
+        AttractorError: If there are no images at the path, or a table or an array is not as
+            described.
     """
     if seed < 0:
         raise AttractorError(f"seed must be at least 0, got {seed}")

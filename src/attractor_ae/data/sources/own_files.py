@@ -32,20 +32,14 @@ _DELIMITERS = ",;\t|"
 class Found:
     """Images of a folder, a table or an array, in their order.
 
-    Attributes
-    ----------
-    path
-        The folder or file.
-    labels, splits
-        Class and split of each image by name; "" for none.
-    paths
-        The files of the images, as text, as there may be very many; empty for an array.
-    images
-        The images of an array.
-    unusable, ignored
-        Files that cannot be used, and images where none belong, each with the reason.
-    classes
-        Names of the classes, if they are given.
+    Attributes:
+        path: The folder or file.
+        labels, splits: Class and split of each image by name; "" for none.
+        paths: The files of the images, as text, as there may be very many; empty for an array.
+        images: The images of an array.
+        unusable, ignored: Files that cannot be used, and images where none belong, each with the
+            reason.
+        classes: Names of the classes, if they are given.
     """
 
     path: Path
@@ -65,11 +59,9 @@ Row = tuple[str, str, str]
 def in_table(table: Path) -> Found:
     """Return the images of a table.
 
-    Raises
-    ------
-    AttractorError
-        If it cannot be read, has no column ``path``, no rows, or a row is damaged; for Parquet,
-        if pyarrow is missing.
+    Raises:
+        AttractorError: If it cannot be read, has no column ``path``, no rows, or a row is damaged;
+            for Parquet, if pyarrow is missing.
     """
     folder = os.fspath(table.parent)
     read = _parquet_rows if table.suffix.lower() == ".parquet" else _csv_rows
@@ -163,10 +155,9 @@ def _columns(table: Path, names: list[str]) -> tuple[int | None, ...]:
 def in_array(file: Path) -> Found:
     """Return the images of an array with their labels, classes and splits.
 
-    Raises
-    ------
-    AttractorError
-        If it cannot be read, contains Python objects, or something has another shape or dtype.
+    Raises:
+        AttractorError: If it cannot be read, contains Python objects, or something has another
+            shape or dtype.
     """
     where = displayed(file)
     arrays: dict[str, NDArray[Any]] = {}
@@ -240,10 +231,8 @@ def _labels_of(
 def array_images(found: Found, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
     """Yield the images of an array at some rows, uint8, (height, width) or (height, width, 3).
 
-    Raises
-    ------
-    AttractorError
-        If floating point is outside [0, 1].
+    Raises:
+        AttractorError: If floating point is outside [0, 1].
     """
     assert found.images is not None
     axis = _channel_axis(found.images.shape)

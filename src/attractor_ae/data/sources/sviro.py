@@ -16,18 +16,7 @@ from attractor_ae.data.image_set import ImageSet
 from attractor_ae.data.sources import is_there, load_files
 from attractor_ae.data.wanted import Wanted
 
-CARS = (
-    "tesla",
-    "aclass",
-    "escape",
-    "hilux",
-    "i3",
-    "lexus",
-    "tiguan",
-    "tucson",
-    "x5",
-    "zoe",
-)
+CARS = ("tesla", "aclass", "escape", "hilux", "i3", "lexus", "tiguan", "tucson", "x5", "zoe")
 """SVIRO's ten cars; the first is the one of the published table."""
 
 SEATINGS = ("0_0_0", "0_0_3", "0_3_0", "3_0_0", "0_3_3", "3_0_3", "3_3_0", "3_3_3")
@@ -44,20 +33,15 @@ _SEATS = re.compile(r"GT_([0-6])_([0-6])_([0-6])$")
 class SeatFolders:
     """Source of a set whose labels are in the names of its files or folders.
 
-    Attributes
-    ----------
-    name
-        Name of the set in the catalogue.
-    pattern
-        The images of a split, below the data root, with ``{car}``, ``{split}`` and, for a set that
-        has two pictures of a scene, ``{picture}``.
-    factor
-        The variation if none is wanted: a car, or ``car/picture``.
-    named
-        Whether a ``"file"``, without its ending, or its ``"folder"`` is named after its label.
-    others
-        What becomes of a seat that is neither empty nor has an adult: ``"empty"`` counts it as
-        empty, ``"left out"`` leaves the image out.
+    Attributes:
+        name: Name of the set in the catalogue.
+        pattern: The images of a split, below the data root, with ``{car}``, ``{split}`` and, for a
+            set that has two pictures of a scene, ``{picture}``.
+        factor: The variation if none is wanted: a car, or ``car/picture``.
+        named: Whether a ``"file"``, without its ending, or its ``"folder"`` is named after its
+            label.
+        others: What becomes of a seat that is neither empty nor has an adult: ``"empty"`` counts it
+            as empty, ``"left out"`` leaves the image out.
     """
 
     name: str
@@ -81,10 +65,8 @@ class SeatFolders:
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images, cropped to their centre, in the order of their names.
 
-        Raises
-        ------
-        AttractorError
-            If there is no image, or a name tells no label.
+        Raises:
+            AttractorError: If there is no image, or a name tells no label.
         """
         wanted = replace(
             wanted,

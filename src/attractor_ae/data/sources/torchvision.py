@@ -36,20 +36,15 @@ _SIGNS = 43
 class TorchvisionSet:
     """Source of a set that torchvision reads or lists.
 
-    Attributes
-    ----------
-    name
-        Name of the set in the registry.
-    folder
-        torchvision's root of the set, below the data root.
-    parts
-        Files and folders of each split, below ``folder``.
-    fetch
-        Constructions of torchvision's class that fetch every split, as ``(class, arguments)``.
-    read
-        Function of folder and split that returns images and labels, or paths, labels and classes.
-    classes
-        Names of the classes, where ``read`` does not return them.
+    Attributes:
+        name: Name of the set in the registry.
+        folder: torchvision's root of the set, below the data root.
+        parts: Files and folders of each split, below ``folder``.
+        fetch: Constructions of torchvision's class that fetch every split, as ``(class,
+            arguments)``.
+        read: Function of folder and split that returns images and labels, or paths, labels and
+            classes.
+        classes: Names of the classes, where ``read`` does not return them.
     """
 
     name: str
@@ -74,10 +69,8 @@ class TorchvisionSet:
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images of a split.
 
-        Raises
-        ------
-        AttractorError
-            If a file is not the official one.
+        Raises:
+            AttractorError: If a file is not the official one.
         """
 
         def read() -> Any:  # noqa: ANN401
@@ -95,18 +88,12 @@ class TorchvisionSet:
 class IdxFiles:
     """Source of a set in MNIST's four IDX files, each plain or gzipped.
 
-    Attributes
-    ----------
-    name
-        Name of the set in the registry.
-    folder
-        torchvision's folder of the files, below the data root, e.g. ``"MNIST/raw"``.
-    classes
-        Names of the classes.
-    elsewhere
-        Further folders that may have the files, e.g. of a distribution's package.
-    fetched_by
-        Class of ``torchvision.datasets`` that fetches the files.
+    Attributes:
+        name: Name of the set in the registry.
+        folder: torchvision's folder of the files, below the data root, e.g. ``"MNIST/raw"``.
+        classes: Names of the classes.
+        elsewhere: Further folders that may have the files, e.g. of a distribution's package.
+        fetched_by: Class of ``torchvision.datasets`` that fetches the files.
     """
 
     name: str
@@ -130,10 +117,9 @@ class IdxFiles:
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images of a split.
 
-        Raises
-        ------
-        AttractorError
-            If files are missing or damaged, or are not grey images and their labels.
+        Raises:
+            AttractorError: If files are missing or damaged, or are not grey images and their
+                labels.
         """
         found = self._find(split, root)
         if not found:
@@ -191,11 +177,9 @@ def _either(folder: Path, file: str) -> Path | None:
 def read_idx(path: Path) -> NDArray[Any]:
     """Read an IDX file, plain or gzipped, with torchvision's reader.
 
-    Raises
-    ------
-    AttractorError
-        If the file cannot be read, is not an IDX file, or has fewer or more bytes than its header
-        says.
+    Raises:
+        AttractorError: If the file cannot be read, is not an IDX file, or has fewer or more bytes
+            than its header says.
     """
     mnist = importlib.import_module("torchvision.datasets.mnist")
     try:
@@ -219,10 +203,9 @@ def read_idx(path: Path) -> NDArray[Any]:
 def fetch(constructions: tuple[tuple[str, Mapping[str, Any]], ...], folder: Path) -> None:
     """Let torchvision fetch sets into its root folder, and check their sums.
 
-    Raises
-    ------
-    OSError, RuntimeError
-        If there is no network, the folder cannot be written to, or a sum is wrong.
+    Raises:
+        OSError, RuntimeError: If there is no network, the folder cannot be written to, or a sum is
+            wrong.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, arguments in constructions:

@@ -17,10 +17,8 @@ def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     ``"default"`` is the recommended recipe, ``"paper"`` the published one, ``"quick"`` that of the
     demo; ``overrides`` are as for `ExperimentConfig.from_toml`.
 
-    Raises
-    ------
-    AttractorError
-        If there is no preset of that name; else as `ExperimentConfig.from_toml`.
+    Raises:
+        AttractorError: If there is no preset of that name; else as `ExperimentConfig.from_toml`.
     """
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
