@@ -19,6 +19,7 @@ from attractor_ae import (
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
 from attractor_ae.experiment.compare import compare_runs, draw_runs, measured_runs
+from attractor_ae.reporting.renderers import markdown
 
 TINY = """
 in_dataset = "mnist5k"
@@ -151,7 +152,7 @@ def test_runs_are_compared_and_drawn_by_their_folders(reproduced, tmp_path):
     }
     assert measured_runs([runs / "ensemble" / "ensemble"]).keys() == {"deep ensemble"}
     table = compare_runs([runs / "MC-AE", runs / "ensemble"], score="entropy")
-    assert "deep ensemble" in table.markdown()
+    assert "deep ensemble" in markdown(table.detection)
     drawn = draw_runs([str(runs / "MC-AE" / "seed*")], tmp_path)
     assert (tmp_path / "roc.png") in drawn
     assert all(path.is_file() for path in drawn)

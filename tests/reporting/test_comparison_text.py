@@ -354,20 +354,22 @@ def test_nothing_measured_is_said():
 
 
 def test_files_hold_what_the_methods_return(detection, accuracy, tmp_path):
-    comparison = Comparison("sviro_uncertainty", "test-adults", "exact", "in", detection, accuracy)
+    comparison = Comparison("sviro_uncertainty", detection, accuracy)
     paths = comparison.save(tmp_path / "new")
+    label = "tab:sviro_uncertainty"
     assert {path.name: path.read_text(encoding="utf-8") for path in paths} == {
-        "table.tex": comparison.latex(),
-        "table.md": comparison.markdown(),
-        "table.csv": comparison.csv(),
-        "accuracy_table.tex": comparison.accuracy_latex(),
-        "accuracy_table.md": comparison.accuracy_markdown(),
-        "accuracy_table.csv": comparison.accuracy_csv(),
+        "table.tex": latex(detection, f"{label}-detection"),
+        "table.md": markdown(detection),
+        "table.csv": csv_text(detection),
+        "accuracy_table.tex": latex(accuracy, f"{label}-accuracy", by_dataset=True),
+        "accuracy_table.md": markdown(accuracy),
+        "accuracy_table.csv": csv_text(accuracy),
     }
     assert {path.name for path in (tmp_path / "new").iterdir()} == {path.name for path in paths}
-    assert r"\label{tab:sviro-uncertainty-accuracy}" in comparison.accuracy_latex()
-    assert "Detection" in printed(comparison.terminal())
-    assert "Accuracy" in printed(comparison.accuracy_terminal())
+    assert r"\label{tab:sviro-uncertainty-accuracy}" in paths[3].read_text(encoding="utf-8")
+    text = printed(comparison.terminal())
+    assert "Detection" in text
+    assert "Accuracy" in text
     (tmp_path / "file").write_text("")
     with pytest.raises(AttractorError, match="cannot be written"):
         comparison.save(tmp_path / "file")

@@ -216,7 +216,6 @@ def evaluate(
         else:
             table = compare_runs(done, grid=grid, orientation=orientation)
             out.print(table.terminal())
-            out.print(table.accuracy_terminal())
 
 
 def import_run(

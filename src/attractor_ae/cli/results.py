@@ -50,7 +50,6 @@ def table(
             significance=significance,
         )
         out.print(found.terminal())
-        out.print(found.accuracy_terminal())
         for path in found.save(folder) if folder else ():
             say(str(path))
 
@@ -111,7 +110,6 @@ def reproduce(
             )
         found = compare(done.results)
         out.print(found.terminal())
-        out.print(found.accuracy_terminal())
         say(f"Everything: {done.folder / 'README.md'}")
         for failure in done.training.failed:
             complain(f"failed: {failure.job.folder}: {failure.error} (log: {failure.log})")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.reporting import Comparison
+from attractor_ae.reporting.renderers import markdown
 
 _PACKAGES = ("attractor-ae", "torch", "torchvision", "numpy", "scikit-learn")
 
@@ -49,11 +50,11 @@ def suite_readme(
         "",
         *(_method_line(label, found) for label, found in results.items()),
         "",
-        table.markdown(),
+        markdown(table.detection),
         "",
         "## Of the known",
         "",
-        table.accuracy_markdown(),
+        markdown(table.accuracy),
         "",
         "## Files",
         "",

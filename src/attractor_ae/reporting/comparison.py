@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 import numpy as np
-from rich.console import RenderableType
+from rich.console import Group, RenderableType
 
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import write_text
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import Thresholds, check_grid
+from attractor_ae.metrics import DetectionMetrics, Thresholds, check_grid
 from attractor_ae.reporting import renderers
 from attractor_ae.reporting.grid import Column, ComparedMethod, Grid, Metric, make_grid
 
@@ -53,52 +53,18 @@ class Comparison:
     """Methods side by side on one D_in.
 
     Attributes:
-        in_dataset, in_split: D_in.
-        grid: Thresholds of the curves.
-        orientation: The positive class: ``"in"``, or ``"out"``.
+        in_dataset: Name of D_in.
         detection: ``DETECTION_METRICS`` of every D_out.
         accuracy: ``ACCURACY_METRICS`` of D_in and the sets under covariate shift.
     """
 
     in_dataset: str
-    in_split: str
-    grid: Thresholds
-    orientation: Orientation
     detection: Grid
     accuracy: Grid
 
-    def latex(self) -> str:
-        """Return the detection as a LaTeX ``table*``, for a document that loads booktabs."""
-        return renderers.latex(self.detection, f"tab:{self.in_dataset}-detection")
-
-    def accuracy_latex(self) -> str:
-        """Return the accuracy as a LaTeX ``table*``, for a document that loads booktabs."""
-        label = f"tab:{self.in_dataset}-accuracy"
-        return renderers.latex(self.accuracy, label, by_dataset=True)
-
-    def markdown(self) -> str:
-        """Return the detection as Markdown."""
-        return renderers.markdown(self.detection)
-
-    def accuracy_markdown(self) -> str:
-        """Return the accuracy as Markdown."""
-        return renderers.markdown(self.accuracy)
-
-    def csv(self) -> str:
-        """Return the detection as CSV, one line per cell; rates are in [0, 1]."""
-        return renderers.csv_text(self.detection)
-
-    def accuracy_csv(self) -> str:
-        """Return the accuracy as CSV, like `csv`."""
-        return renderers.csv_text(self.accuracy)
-
     def terminal(self) -> RenderableType:
-        """Return the detection for a terminal of 100 columns."""
-        return renderers.terminal(self.detection)
-
-    def accuracy_terminal(self) -> RenderableType:
-        """Return the accuracy for a terminal of 100 columns."""
-        return renderers.terminal(self.accuracy)
+        """Return both tables for a terminal of 100 columns."""
+        return Group(renderers.terminal(self.detection), renderers.terminal(self.accuracy))
 
     def save(self, folder: str | Path) -> list[Path]:
         """Write ``table.tex``, ``.md``, ``.csv`` and ``accuracy_table.*``; return the six files.
@@ -106,17 +72,21 @@ class Comparison:
         Raises:
             AttractorError: If the folder cannot be written to.
         """
-        files = {
-            "table.tex": self.latex(),
-            "table.md": self.markdown(),
-            "table.csv": self.csv(),
-            "accuracy_table.tex": self.accuracy_latex(),
-            "accuracy_table.md": self.accuracy_markdown(),
-            "accuracy_table.csv": self.accuracy_csv(),
-        }
-        for name, content in files.items():
-            write_text(Path(folder) / name, content)
-        return [Path(folder) / name for name in files]
+        label = f"tab:{self.in_dataset}"
+        paths = []
+        for stem, grid, latex in (
+            ("table", self.detection, renderers.latex(self.detection, f"{label}-detection")),
+            (
+                "accuracy_table",
+                self.accuracy,
+                renderers.latex(self.accuracy, f"{label}-accuracy", by_dataset=True),
+            ),
+        ):
+            texts = {"tex": latex, "md": renderers.markdown(grid), "csv": renderers.csv_text(grid)}
+            for ending, text in texts.items():
+                paths.append(Path(folder) / f"{stem}.{ending}")
+                write_text(paths[-1], text)
+        return paths
 
 
 def compare(
@@ -161,25 +131,23 @@ def compare(
         raise AttractorError(f"no method has recursion {recursion}; choose one of 0..{most - 1}")
     methods = [_compared(name, found, recursion, score) for name, found in results.items()]
     first = next(iter(results.values()))[0].in_scores
-    unbounded: list[str] = []
+    unbounded: dict[str, None] = {}
 
     def accuracy_rates(result: EvaluationResult, method: ComparedMethod) -> Rates:
         known = (result.in_scores, *result.covariate_shift_scores)
         values = [scores.score(method.recursion, method.score) for scores in known]
         bounded = all(0 <= u.min() <= u.max() <= 1 for u in values)
-        bounded = bounded and result.in_scores.probabilities.shape[-1] > 0
-        if not bounded and method.name not in unbounded:
-            unbounded.append(method.name)
+        if not (bounded and result.in_scores.probabilities.shape[-1]):
+            bounded, unbounded[method.name] = False, None
         rates: Rates = {}
         for scores in known:
             found = dict.fromkeys((metric.key for metric in ACCURACY_METRICS), math.nan)
             found["accuracy"] = result.accuracy(scores.name, method.recursion)
             if bounded:
-                reported = (scores.name, method.score, method.recursion, grid)
-                errors = result.misclassification(*reported)
-                for key, _, _ in RATES:
-                    value = _oriented(asdict(errors.detection), key, orientation)
-                    found[f"misclassification_{key}"] = value
+                at = (scores.name, method.score, method.recursion, grid)
+                errors = result.misclassification(*at)
+                oriented = _oriented(errors.detection, orientation)
+                found |= {f"misclassification_{key}": rate for key, rate in oriented.items()}
                 found |= {f"area_{key}": area for key, area in asdict(errors.areas).items()}
             rates |= {(_key(scores), name): value for name, value in found.items()}
         return rates
@@ -191,57 +159,54 @@ def compare(
                 found = result.rates(scores.name, method.score, method.recursion, grid)
             except AttractorError as error:
                 raise AttractorError(f"{method.name}: {error}") from None
-            for key, _, _ in RATES:
-                rates[_key(scores), key] = _oriented(asdict(found), key, orientation)
+            oriented = _oriented(found, orientation)
+            rates |= {(_key(scores), key): rate for key, rate in oriented.items()}
         return rates
-
-    how = f"Percent, mean ± population standard deviation over seeds; {grid} grid;"
-    rows = "; ".join(
-        f"{m.name}: n = {len(m.seeds)}, recursion {m.recursion}, {m.score}" for m in methods
-    )
-    positive = {
-        "in": ("D_in is", "correct predictions are"),
-        "out": ("D_out is", "wrong predictions are"),
-    }[orientation]
 
     def table(
         title: str,
         columns: Sequence[Column],
         measure: Callable[[EvaluationResult, ComparedMethod], Rates],
-        notes: Sequence[str],
+        positive: str,
+        *notes: str,
     ) -> Grid:
         values = []
         for method, found in zip(methods, results.values(), strict=True):
             rates = [measure(result, method) for result in found]
             values.append([_values(rates, column) for column in columns])
-        without = [
-            f"{name} has no class probabilities, or a score outside [0, 1]: no misclassification."
-            for name in unbounded
-        ]
-        every = [*notes, f"{rows}.", *(without if measure is accuracy_rates else [])]
+        how = (
+            f"Percent, mean ± population standard deviation over seeds; {grid} grid; "
+            f"{positive} positive."
+        )
+        rows = (
+            f"{m.name}: n = {len(m.seeds)}, recursion {m.recursion}, {m.score}" for m in methods
+        )
+        every = [how, *notes, f"{'; '.join(rows)}."]
+        if measure is accuracy_rates:
+            every += [
+                f"{name} has no class probabilities, or a score outside [0, 1]: no "
+                "misclassification."
+                for name in unbounded
+            ]
         return make_grid(title, methods, columns, values, notes=every, significance=significance)
 
+    inside = orientation == "in"
     return Comparison(
-        in_dataset=first.name,
-        in_split=first.split,
-        grid=grid,
-        orientation=orientation,
-        detection=table(
+        first.name,
+        table(
             f"Detection of unknown images; D_in is {first.name} ({first.split}, "
             f"{len(first.labels)} images)",
             _columns(results, ("out",), DETECTION_METRICS),
             detection_rates,
-            [f"{how} {positive[0]} positive."],
+            "D_in is" if inside else "D_out is",
         ),
-        accuracy=table(
+        table(
             f"Accuracy, and detection of wrong predictions; D_in is {first.name}",
             _columns(results, ("in", "covariate_shift"), ACCURACY_METRICS),
             accuracy_rates,
-            [
-                f"{how} {positive[1]} positive.",
-                "p(a|c) is p(accurate|certain), p(u|i) is p(uncertain|inaccurate), rem. err. and "
-                "rem. acc. are the remaining error and accuracy rate.",
-            ],
+            f"{'correct' if inside else 'wrong'} predictions are",
+            "p(a|c) is p(accurate|certain), p(u|i) is p(uncertain|inaccurate), rem. err. and "
+            "rem. acc. are the remaining error and accuracy rate.",
         ),
     )
 
@@ -253,8 +218,10 @@ def check_reported(grid: str, orientation: str) -> None:
         raise unknown_name("orientation", orientation, get_args(Orientation))
 
 
-def _oriented(rates: Mapping[str, float], key: str, side: Orientation) -> float:
-    return rates[key if key == "auroc" else f"{key}_{side}"]
+def _oriented(rates: DetectionMetrics, side: Orientation) -> dict[str, float]:
+    """Return AUROC, and AUPR and FPR95 of a positive class."""
+    names = {key: key if key == "auroc" else f"{key}_{side}" for key, _, _ in RATES}
+    return {key: getattr(rates, name) for key, name in names.items()}
 
 
 def _values(rates: Sequence[Rates], column: Column) -> list[float]:

@@ -1,17 +1,13 @@
 """One look for all figures: readable in a paper's column, told apart by every kind of eye."""
 
-import re
+import textwrap
 from collections.abc import Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.textpath import TextPath
 
 from attractor_ae._files import atomic_path
 
@@ -28,9 +24,8 @@ COLUMN_WIDTH = 3.5
 PAGE_WIDTH = 7.16
 """Width of both columns of a paper with the gap between them, in inches."""
 
-_LEGEND_SIZE = 7  # points
-_LEGEND_LINE = 0.142  # inches from one row of a legend to the next
-_HANDLE = 0.42  # inches of a legend that an entry takes beside its text
+_LETTER = 0.62  # font sizes, of a letter on average
+_LONGEST_LINE = 50  # letters that fit into a legend of one column
 _MOST_COLUMNS = 4
 
 STYLE: dict[str, Any] = {
@@ -39,7 +34,7 @@ STYLE: dict[str, Any] = {
     "axes.labelsize": 8,
     "xtick.labelsize": 7,
     "ytick.labelsize": 7,
-    "legend.fontsize": _LEGEND_SIZE,
+    "legend.fontsize": 7,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -95,39 +90,10 @@ def plain(name: str) -> str:
     return name.replace("$", r"\$")
 
 
-def text_width(text: str, size: float | int) -> float:
-    """Return how wide a line of plain text is, in inches, at a font size in points."""
-    return size / 72 * sum(map(_advance, text))
-
-
-@lru_cache(maxsize=4096)
-def _advance(letter: str) -> float:
-    """Return how far a letter moves the next one, in font sizes."""
-    # Between bars, since a path knows where its ink is alone, and a space has none.
-    between, without = (
-        TextPath((0, 0), text, size=100, prop=FontProperties()).get_extents().width
-        for text in (f"|{plain(letter)}|", "||")
-    )
-    return float(between - without) / 100
-
-
 def wrapped(text: str, width: float | int, size: float | int) -> str:
-    """Return text in lines of at most ``width`` inches.
-
-    Lines end after spaces, hyphens, underscores, slashes or commas, and elsewhere only where a
-    piece is wider than a line.
-    """
-    lines = [""]
-    for piece in re.findall(r"[^\s\-_/,]*[\s\-_/,]?", text):
-        if text_width(lines[-1] + piece, size) <= width:
-            lines[-1] += piece
-            continue
-        for letter in piece if text_width(piece, size) > width else [piece]:
-            if text_width(lines[-1] + letter, size) <= width or not lines[-1]:
-                lines[-1] += letter
-            else:
-                lines.append(letter)
-    return "\n".join(line.rstrip() for line in lines)
+    """Return text in lines of about ``width`` inches, in a font of ``size`` points."""
+    letters = max(1, int(72 * width / (_LETTER * size)))
+    return "\n".join(textwrap.wrap(" ".join(text.split()), letters)) or text
 
 
 def legend_above(
@@ -135,31 +101,29 @@ def legend_above(
 ) -> None:
     """Put a legend above everything that is drawn, and make the figure as much higher.
 
-    In the number of columns that takes the fewest lines; long labels are broken.
+    In as many columns as fit side by side; long labels are broken.
     """
-    room = figure.get_figwidth() - 0.1
-    layouts = []
-    for columns in range(1, min(len(labels), _MOST_COLUMNS) + 1):
-        shown = [wrapped(label, room / columns - _HANDLE, _LEGEND_SIZE) for label in labels]
-        filled = np.array_split([label.count("\n") + 1 for label in shown], columns)
-        layouts.append((max(int(column.sum()) for column in filled), columns, shown))
-    lines, columns, shown = min(layouts)
-    heading = wrapped(title, room, _LEGEND_SIZE)
-    lines += heading.count("\n") + 1 if title else 0
-    figure.set_figheight(figure.get_figheight() + _LEGEND_LINE * lines + 0.12)
-    figure.legend(
-        handles,
-        # Matplotlib leaves out what begins with an underscore.
-        [plain(f" {label}" if label.startswith("_") else label) for label in shown],
-        title=plain(heading) or None,
-        title_fontsize=_LEGEND_SIZE,
-        alignment="left",
-        loc="outside upper left",
-        ncols=columns,
-        columnspacing=1.2,
-        handlelength=2.4,
-        handletextpad=0.6,
-        labelspacing=0.35,
-        borderpad=0.4,
-        borderaxespad=0.2,
-    )
+    columns = min(len(labels), _MOST_COLUMNS)
+    letters = _LONGEST_LINE
+    while True:
+        lines = ["\n".join(textwrap.wrap(label, letters)) for label in labels]
+        legend = figure.legend(
+            handles,
+            # Matplotlib leaves out what begins with an underscore.
+            [plain(f" {line}" if line.startswith("_") else line) for line in lines],
+            title=plain(textwrap.fill(title, letters)) or None,
+            title_fontsize=STYLE["legend.fontsize"],
+            alignment="left",
+            loc="outside upper left",
+            ncols=columns,
+            columnspacing=1.2,
+            handlelength=2.4,
+            borderpad=0.4,
+            borderaxespad=0.2,
+        )
+        box = legend.get_window_extent()
+        if box.width <= figure.bbox.width or letters < 10:
+            break
+        legend.remove()
+        columns, letters = (columns - 1, letters) if columns > 1 else (1, letters - 5)
+    figure.set_figheight(figure.get_figheight() + box.height / figure.dpi + 0.06)
