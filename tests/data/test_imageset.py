@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data import ImageSet
+from attractor_ae.data.image_set import first_rows, random_rows
 
 
 def image_set(numbers, classes=("a", "b", "c"), **changed):
@@ -20,6 +21,14 @@ def image_set(numbers, classes=("a", "b", "c"), **changed):
         "classes": classes,
     }
     return ImageSet(**(values | changed))
+
+
+def first(images, n):
+    return images.take(first_rows(images.labels, n))
+
+
+def drawn(images, n, seed):
+    return images.take(random_rows(images.labels, n, seed))
 
 
 def places(chosen):
@@ -51,7 +60,7 @@ def test_first_per_class_is_the_plain_loop(labels, n):
         if seen[label] <= n:
             expected.append(place)
 
-    chosen = image_set(labels).first_per_class(n)
+    chosen = first(image_set(labels), n)
 
     assert places(chosen) == expected
     assert chosen.labels.tolist() == [labels[place] for place in expected]
@@ -59,11 +68,11 @@ def test_first_per_class_is_the_plain_loop(labels, n):
 
 
 def test_first_per_class_of_minus_one_is_everything():
-    assert places(image_set([2, 0, 2, 1]).first_per_class(-1)) == [0, 1, 2, 3]
+    assert places(first(image_set([2, 0, 2, 1]), -1)) == [0, 1, 2, 3]
 
 
 def test_first_per_class_counts_a_set_without_labels_as_one_class():
-    assert places(image_set([-1] * 5, classes=()).first_per_class(3)) == [0, 1, 2]
+    assert places(first(image_set([-1] * 5, classes=()), 3)) == [0, 1, 2]
 
 
 def test_take_keeps_the_given_order_and_repeats():
@@ -115,29 +124,17 @@ def test_refuses_what_is_no_image_set(labels, changed, message):
 @given(st.lists(st.integers(-1, 2), max_size=60), st.integers(0, 8), st.integers(0, 2**31))
 def test_random_per_class_draws_n_of_each_in_order(labels, n, seed):
     images = image_set(labels)
-    chosen = images.random_per_class(n, seed)
+    chosen = drawn(images, n, seed)
     assert places(chosen) == sorted(set(places(chosen)))
     assert chosen.labels.tolist() == [labels[place] for place in places(chosen)]
     for label in (-1, 0, 1, 2):
         assert chosen.labels.tolist().count(label) == min(n, labels.count(label))
-    assert places(images.random_per_class(n, seed)) == places(chosen)
-    assert set(places(chosen)) <= set(places(images.random_per_class(n + 1, seed)))
-
-
-def test_random_per_class_of_minus_one_is_everything():
-    images = image_set([2, 0, 2, 1])
-    assert images.random_per_class(-1, 0) is images
+    assert places(drawn(images, n, seed)) == places(chosen)
+    assert set(places(chosen)) <= set(places(drawn(images, n + 1, seed)))
 
 
 def test_random_per_class_draws_every_image_equally_often(unchanged_random_state):
     images = image_set([0] * 10 + [1] * 5)
-    drawn = np.bincount(
-        np.concatenate([places(images.random_per_class(2, seed)) for seed in range(1000)])
-    )
+    counts = np.bincount(np.concatenate([places(drawn(images, 2, seed)) for seed in range(1000)]))
     # 200 of 1000 and 400 of 1000 each; the binomial's deviation is 13 and 15.
-    np.testing.assert_allclose(drawn, [200] * 10 + [400] * 5, atol=65)
-
-
-def test_random_per_class_refuses_a_seed_below_zero():
-    with pytest.raises(AttractorError, match="seed must be at least 0, got -1"):
-        image_set([0]).random_per_class(1, -1)
+    np.testing.assert_allclose(counts, [200] * 10 + [400] * 5, atol=65)

@@ -20,6 +20,7 @@ from attractor_ae import Augmentation, ExperimentConfig, ImageSet, train
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
 from attractor_ae.core.autoencoder import Autoencoder
+from attractor_ae.data.image_set import first_rows
 from attractor_ae.training import loop, training_augmentation, training_part
 
 SETTINGS = {
@@ -318,7 +319,7 @@ def test_a_run_that_failed_before_its_first_checkpoint_starts_over(digits, tmp_p
 def test_what_is_refused_leaves_no_folder(digits, tmp_path):
     for settings in (config(device="cuda:99"), config(make_instance_impossible=True)):
         with pytest.raises(AttractorError):
-            train(settings, digits.first_per_class(1), tmp_path / "run")
+            train(settings, digits.take(first_rows(digits.labels, 1)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 

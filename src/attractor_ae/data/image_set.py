@@ -86,25 +86,6 @@ class ImageSet:
             paths=tuple(self.paths[row] for row in rows) if self.paths else (),
         )
 
-    def first_per_class(self, n: int) -> "ImageSet":
-        """Return the first ``n`` images of each class (PROTOCOL section 6); all if n < 0.
-
-        A set without labels counts as one class.
-        """
-        return self if n < 0 else self.take(first_rows(self.labels, n))
-
-    def random_per_class(self, n: int, seed: int) -> "ImageSet":
-        """Return ``n`` images of each class, drawn at random, in the set's own order; all if n < 0.
-
-        The choice depends on ``seed``, at least 0, and the size of the class; a smaller ``n`` draws
-        a part of what a larger one does.
-        """
-        if n < 0:
-            return self
-        if seed < 0:
-            raise AttractorError(f"image set {self.name!r}: seed must be at least 0, got {seed}")
-        return self.take(random_rows(self.labels, n, seed))
-
     def divided(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
         """Return the set without ``fraction`` of each class, in [0, 1), and the images left out.
 
