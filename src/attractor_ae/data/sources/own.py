@@ -10,7 +10,7 @@ one seed. The split "all" is everything; without labels and splits it is the onl
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -224,114 +224,62 @@ def _in_order(names: set[str]) -> list[str]:
     return sorted(names)
 
 
-# Folders, as text: a Path costs many times as much, and there may be very many images.
-
-
 def _in_folder(root: Path) -> Found:
     unusable: list[Broken] = []
-    top = os.fspath(root)
-    folders, beside = _listed(top, unusable)
-    inner = {name: _listed(path, unusable)[0] for name, path in folders.items() if _is_split(name)}
-    divided = len({name.lower() for name in inner}) == len(_SPLITS) or any(inner.values())
-    ignored: list[Broken] = []
-    paths: list[str] = []
-    labels: list[str] = []
-    splits: list[str] = []
-    if divided:
-        for split in sorted(folders, key=_place_of_split):
-            for label, files in _labelled(folders[split], unusable, ignored):
-                paths += files
-                labels += [label] * len(files)
-                splits += [split.lower() if _is_split(split) else split] * len(files)
-        ignored += [(displayed(path), "is not in a folder of a split") for path in beside]
-    else:
-        for label, files in _labelled(top, unusable, ignored):
-            paths += files
-            labels += [label] * len(files)
-            splits += [""] * len(files)
-    if not paths and not unusable:
+    images = list(_images_below(os.fspath(root), unusable))
+    if not images and not unusable:
         raise AttractorError(
             f"{displayed(root)}: no images in this folder; it must have one sub-folder per class"
         )
-    return Found(
-        root,
-        labels,
-        splits,
-        tuple(paths),
-        unusable=tuple(dict.fromkeys(unusable)),
-        ignored=tuple(ignored),
+    divided = {folders[0].lower() for folders, _ in images if folders} >= set(_SPLITS) or any(
+        _is_split(folders[0]) for folders, _ in images if len(folders) > 1
     )
+    depth = 1 if divided else 0  # number of folders above those of the classes
+    with_classes = {folders[:depth] for folders, _ in images if len(folders) > depth}
+    rows, ignored = [], []
+    for folders, path in images:
+        if len(folders) < depth:
+            ignored.append((displayed(path), "is not in a folder of a split"))
+        elif len(folders) == depth and folders in with_classes:
+            ignored.append((displayed(path), "is not in a folder of a class"))
+        else:
+            split = folders[0] if divided else ""
+            label = folders[depth] if len(folders) > depth else ""
+            rows.append((split.lower() if _is_split(split) else split, label, path))
+    # "train" first, as its classes come first, then "test", then the others.
+    order = {split: place for place, split in enumerate(_SPLITS)}
+    rows.sort(key=lambda row: (order.get(row[0], len(order)), row[0]))
+    splits, labels, paths = zip(*rows, strict=True) if rows else ((), (), ())
+    listed = tuple(dict.fromkeys(unusable)), tuple(ignored)
+    return Found(root, labels, splits, paths, unusable=listed[0], ignored=listed[1])
 
 
 def _is_split(name: str) -> bool:
     return name.lower() in _SPLITS
 
 
-def _place_of_split(name: str) -> tuple[int, str]:
-    """Order splits: "train" first, as its classes come first, then "test", then the others."""
-    return _SPLITS.index(name.lower()) if _is_split(name) else len(_SPLITS), name
+def _images_below(top: str, unusable: list[Broken]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Yield the folders above each image, starting from ``top``, and its path, in order."""
+
+    def report(error: OSError) -> None:
+        unusable.append((displayed(error.filename), error.strerror or str(error)))
+
+    suffixes = tuple(image_suffixes())
+    for folder, inner, files in os.walk(top, onerror=report, followlinks=True):
+        folders = Path(folder).relative_to(top).parts
+        named = [name for name in inner if name.lower().endswith(suffixes)]  # broken images
+        here = os.path.realpath(folder)
+        inner[:] = sorted(
+            name
+            for name in inner
+            if not (name.startswith(".") or name in named or _leads_back(folder, name, here))
+        )
+        for name in sorted((*files, *named)):
+            if not name.startswith(".") and name.lower().endswith(suffixes):
+                yield folders, os.path.join(folder, name)  # noqa: PTH118  text: there may be many
 
 
-def _labelled(
-    root: str, unusable: list[Broken], ignored: list[Broken]
-) -> list[tuple[str, list[str]]]:
-    """Return the images of one sub-folder per class, or those of a folder without any."""
-    folders, beside = _listed(root, unusable)
-    try:
-        here = _identity(root)
-    except OSError:  # listed already
-        return []
-    found = [(name, _below(folder, unusable, (here,))) for name, folder in folders.items()]
-    if not any(files for _, files in found):
-        return [("", beside)]
-    ignored += [(displayed(path), "is not in a folder of a class") for path in beside]
-    return found
-
-
-def _below(folder: str, unusable: list[Broken], above: tuple[tuple[int, int], ...]) -> list[str]:
-    """Return the images in a folder and below, sorted by folder, then by name."""
-    try:
-        here = _identity(folder)
-    except OSError as error:
-        unusable.append((displayed(folder), error.strerror or str(error)))
-        return []
-    if here in above:  # a symbolic link that leads back
-        return []
-    folders, files = _listed(folder, unusable)
-    for inner in folders.values():
-        files += _below(inner, unusable, (*above, here))
-    return files
-
-
-def _identity(folder: str) -> tuple[int, int]:
-    """Return what identifies a folder under every name."""
-    status = Path(folder).stat()
-    return status.st_dev, status.st_ino
-
-
-def _listed(folder: str, unusable: list[Broken]) -> tuple[dict[str, str], list[str]]:
-    """Return the folders in a folder, by name, and what has the suffix of an image, in order."""
-    folders: dict[str, str] = {}
-    files: list[str] = []
-    suffixes = image_suffixes()
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                name = entry.name
-                if name.startswith("."):
-                    continue
-                _, dot, suffix = name.rpartition(".")
-                if f"{dot}{suffix}".lower() in suffixes:
-                    files.append(entry.path)
-                elif _is_folder(entry):
-                    folders[name] = entry.path
-    except OSError as error:
-        unusable.append((displayed(folder), error.strerror or str(error)))
-    return dict(sorted(folders.items())), sorted(files)
-
-
-def _is_folder(entry: "os.DirEntry[str]") -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself
-        return False
+def _leads_back(folder: str, name: str, here: str) -> bool:
+    """Return whether a symbolic link leads to a folder that it is in."""
+    path = Path(folder, name)
+    return path.is_symlink() and Path(here).is_relative_to(os.path.realpath(path))
