@@ -6,7 +6,8 @@ from .core.autoencoder import Autoencoder
 from .core.detector import AttractorDetector
 from .core.dynamics import Trajectory, iterate
 from .core.masks import DropoutMasks
-from .data import CATALOGUE, Augmentation, ImageSet, load
+from .data import CATALOGUE, ImageSet, load
+from .data.augmentation import Augmentation
 from .experiment.compare import compare_runs, draw_runs
 from .experiment.config import ExperimentConfig
 from .experiment.convert import import_run

@@ -389,3 +389,23 @@ def test_version_and_help():
     text = invoke("--help").stdout
     for command in ("demo", "train", "evaluate", "data"):
         assert command in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "command"),
+    [
+        (["train", "quick", "--out", "my run"], "train quick --out 'my run' --resume"),
+        (["train", "quick", "--resume"], "train quick --resume"),
+        (["figures", "runs/*"], "figures 'runs/*'"),
+    ],
+)
+def test_an_interrupted_command_tells_how_it_continues(monkeypatch, arguments, command):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for place in ("train.run_training", "compare.draw_runs"):
+        monkeypatch.setattr(f"attractor_ae.experiment.{place}", interrupted)
+    monkeypatch.setattr(sys, "argv", ["attractor-ae", *arguments])
+    result = invoke(*arguments)
+    assert result.exit_code == 130
+    assert result.stderr.endswith(f"continue with: attractor-ae {command}\n")

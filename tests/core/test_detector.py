@@ -14,7 +14,7 @@ from attractor_ae._files import load_weights, read_tensors
 from attractor_ae.core.dynamics import iterate
 from attractor_ae.core.masks import sample_masks, trial_masks
 from attractor_ae.core.scores import LATENT_SCORES, SCORES
-from attractor_ae.data import Augmentation
+from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.experiment.presets import preset
 from attractor_ae.training import build_network
 

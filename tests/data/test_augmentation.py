@@ -12,7 +12,7 @@ from torchvision.transforms.v2 import functional
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
-from attractor_ae.data import Augmentation
+from attractor_ae.data.augmentation import Augmentation
 
 NOTHING = Augmentation(probability=1.0, max_blur=1, noise=(1.0, 1.0), brightness_contrast=0.0)
 BLUR = dataclasses.replace(NOTHING, max_blur=7)

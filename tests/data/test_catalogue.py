@@ -108,7 +108,7 @@ def test_unknown_split_lists_the_others():
 
 @pytest.mark.parametrize("per_class", [0, -2])
 def test_impossible_number_of_images(per_class):
-    with pytest.raises(AttractorError, match=f"'digits8': {per_class} images per class; give"):
+    with pytest.raises(AttractorError, match=f"{per_class} images per class: give"):
         load("digits8", "test", per_class=per_class)
 
 

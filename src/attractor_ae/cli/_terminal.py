@@ -1,5 +1,6 @@
 """Output of the command line: lines, errors in one line, progress."""
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -16,8 +17,14 @@ err = Console(stderr=True)
 
 
 @contextmanager
-def one_line_errors(again: str = "", hint: str = "") -> Iterator[None]:
-    """Turn an error that a user can repair into one line and exit code 2, and Ctrl-C into 130."""
+def one_line_errors(*, continues: bool = False, resume: str = "", hint: str = "") -> Iterator[None]:
+    """Turn an error that a user can repair into one line and exit code 2, and Ctrl-C into 130.
+
+    Args:
+        continues: Whether the same command continues after an interruption.
+        resume: The option that it needs for that.
+        hint: What else to say after an interruption.
+    """
     try:
         yield
     except AttractorError as error:
@@ -29,7 +36,10 @@ def one_line_errors(again: str = "", hint: str = "") -> Iterator[None]:
         complain(f"error: {what}{reason}; check the path and its permissions", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
-        hint = f"nothing is lost, go on with: {again}" if again else hint
+        if continues:
+            words = ["attractor-ae", *sys.argv[1:]]
+            words += [resume] if resume and resume not in words else []
+            hint = f"nothing is lost, continue with: {shlex.join(words)}"
         complain(f"interrupted{hint and '; '}{hint}")
         sys.exit(130)
 

@@ -8,7 +8,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attractor_ae.cli._terminal import one_line_errors, out, say, terminal_reporter
-from attractor_ae.cli.options import DataRootOption, again, root
+from attractor_ae.cli.options import DataRootOption
 
 if TYPE_CHECKING:
     from attractor_ae.data import DatasetStatus
@@ -76,7 +76,7 @@ def data_download(
     data_root: DataRootOption = None,
 ) -> None:
     """Fetch the official files of data sets and check their sums."""
-    with one_line_errors(again("data", "download", *names, *root(data_root))):
+    with one_line_errors(continues=True):
         from attractor_ae.data import data_root as folder_of
         from attractor_ae.data import download
 
@@ -99,21 +99,15 @@ def data_prepare(
 ) -> None:
     """Decode and resize images once, so that every later use opens at once."""
     with one_line_errors(hint="the split that was being prepared starts anew the next time"):
-        from attractor_ae.data import ImageFormat, find_dataset
+        from attractor_ae.data import ImageFormat, Wanted, find_dataset
 
         with terminal_reporter() as reporter:
+            form = ImageFormat(size, channels)
+            wanted = Wanted(per_class, subset_seed, factor, form, None, max_broken, reporter)
             for name in names:
                 dataset = find_dataset(name, data_root)
                 for split in splits or dataset.info.splits:
-                    images = dataset.load(
-                        split,
-                        per_class=per_class,
-                        subset_seed=subset_seed,
-                        factor=factor,
-                        image_format=ImageFormat(size, channels),
-                        max_broken=max_broken,
-                        reporter=reporter,
-                    )
+                    images = dataset.load(split, wanted)
                     say(f"{name} {split}: {len(images)} images, {len(images.classes)} classes")
 
 
@@ -137,21 +131,15 @@ def data_show(
 ) -> None:
     """Write a contact sheet: a row of images per class, with the number of its images."""
     with one_line_errors():
-        from attractor_ae.data import ImageFormat, find_dataset
+        from attractor_ae.data import ImageFormat, Wanted, find_dataset
         from attractor_ae.reporting.contact_sheet import contact_sheet
         from attractor_ae.reporting.style import save_figure
 
         dataset = find_dataset(name, data_root)
         with terminal_reporter() as reporter:
-            images = dataset.load(
-                split or dataset.info.test_split,
-                per_class=per_class,
-                subset_seed=subset_seed,
-                factor=factor,
-                image_format=ImageFormat(size, channels),
-                max_broken=max_broken,
-                reporter=reporter,
-            )
+            form = ImageFormat(size, channels)
+            wanted = Wanted(per_class, subset_seed, factor, form, None, max_broken, reporter)
+            images = dataset.load(split or dataset.info.test_split, wanted)
         picture = file or Path(f"{images.name}-{images.split}")
         if file and file.suffix.lower() in {".png", ".pdf"}:  # both are written
             picture = file.with_suffix("")

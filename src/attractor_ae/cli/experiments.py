@@ -9,15 +9,7 @@ import typer
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.cli._terminal import complain, one_line_errors, out, say, terminal_reporter
-from attractor_ae.cli.options import (
-    DataRootOption,
-    GridOption,
-    OrientationOption,
-    SetOption,
-    again,
-    root,
-    sets,
-)
+from attractor_ae.cli.options import DataRootOption, GridOption, OrientationOption, SetOption
 
 if TYPE_CHECKING:
     from attractor_ae.experiment.result import EvaluationResult
@@ -37,7 +29,7 @@ def demo(
 
     Takes some minutes on two CPU cores, needs no download, and leaves a table and pictures.
     """
-    with one_line_errors(again("demo", "--out", folder, *sets(settings))):
+    with one_line_errors(continues=True):
         from attractor_ae.experiment.demo import run_demo
 
         began = time.monotonic()
@@ -65,14 +57,13 @@ def train(
     data_root: DataRootOption = None,
 ) -> None:
     """Train the network of an experiment and leave a run folder."""
-    with one_line_errors():
+    with one_line_errors(continues=True, resume="--resume"):
         from attractor_ae.experiment.suites import read_experiment
 
         experiment = read_experiment(config, settings or ())
         target = folder or Path("runs") / f"{config.stem}-seed{experiment.training.seed}"
-    options = [*sets(settings), *root(data_root), "--resume"]
-    with one_line_errors(again("train", config, "--out", target, *options)):
-        from attractor_ae.experiment.train import run_training
+
+        from attractor_ae.experiment.train import run_training  # after an error of the config
 
         with terminal_reporter() as reporter:
             run = run_training(
@@ -110,8 +101,7 @@ def sweep(
 ) -> None:
     """Train one experiment with many seeds; finished runs are skipped, failed ones reported."""
     target = folder or Path("runs") / config.stem
-    options = [*sets(settings), *root(data_root), *_cluster(workers, backend, scheduler, resources)]
-    with one_line_errors(again("sweep", config, "--seeds", seeds, "--out", target, *options)):
+    with one_line_errors(continues=True):
         from attractor_ae.experiment.suites import read_experiment
         from attractor_ae.experiment.sweep import parse_seeds, seed_jobs
         from attractor_ae.experiment.sweep import sweep as run_sweep
@@ -177,10 +167,7 @@ def evaluate(
         if not names:
             raise typer.BadParameter("name at least one set", param_hint="--out-datasets")
         overrides.append(f"evaluation.out_datasets={names}")
-    options = [*sets(overrides), *root(data_root), *(["--ensemble"] if ensemble else [])]
-    options += ["--out", str(folder)] if folder else []
-    options += [*(["--again"] if fresh else []), "--grid", grid, "--orientation", orientation]
-    with one_line_errors(again("evaluate", *runs, *options)):
+    with one_line_errors(continues=True):
         from attractor_ae.experiment.compare import compare_runs
         from attractor_ae.experiment.evaluate import (
             ENSEMBLE,
@@ -234,22 +221,12 @@ def import_run(
 ) -> None:
     """Turn a results folder of the original scripts into a run."""
     place = target or Path("runs") / folder.resolve().name
-    words = [] if seed is None else ["--seed", str(seed)]
-    with one_line_errors(again("import-run", folder, "--out", place, *words, *root(data_root))):
+    with one_line_errors(continues=True):
         from attractor_ae.experiment.convert import import_run as make_run
 
         run = make_run(folder, place, seed=seed, data_root=data_root)
         say(f"Imported: {run.path}")
         say(f"Next: attractor-ae evaluate {run.path}")
-
-
-def _cluster(
-    workers: int | None, backend: str, scheduler: str | None, resources: list[str] | None
-) -> list[str]:
-    words = [] if workers is None else ["--workers", str(workers)]
-    words += [] if backend == "processes" else ["--backend", backend]
-    words += [] if scheduler is None else ["--scheduler", scheduler]
-    return words + [word for text in resources or () for word in ("--resource", text)]
 
 
 def _amounts(resources: list[str] | None) -> dict[str, float] | None:

@@ -1,6 +1,5 @@
-"""Options that several commands have, and the command that goes on after an interruption."""
+"""Options that several commands have."""
 
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -28,18 +27,3 @@ GridOption = Annotated[
 OrientationOption = Annotated[
     str, typer.Option("--orientation", help="Positive class of AUPR and FPR95: in, or out.")
 ]
-
-
-def again(*words: str | Path) -> str:
-    """Return the command that goes on where an interrupted one stopped, ready to be pasted."""
-    return shlex.join(["attractor-ae", *(str(word) for word in words)])
-
-
-def sets(settings: list[str] | None) -> list[str]:
-    """Return the words that say ``--set`` again."""
-    return [word for text in settings or () for word in ("--set", text)]
-
-
-def root(data_root: Path | None) -> list[str]:
-    """Return the words that say ``--data-root`` again."""
-    return [] if data_root is None else ["--data-root", str(data_root)]

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from attractor_ae.cli._terminal import complain, one_line_errors, out, say, terminal_reporter
-from attractor_ae.cli.options import DataRootOption, GridOption, OrientationOption, again, root
+from attractor_ae.cli.options import DataRootOption, GridOption, OrientationOption
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
@@ -60,7 +60,7 @@ def figures(
     data_root: DataRootOption = None,
 ) -> None:
     """Draw every figure of evaluated runs, with bands over the seeds, as PNG and PDF."""
-    with one_line_errors(again("figures", *places, "--out", folder, *root(data_root))):
+    with one_line_errors(continues=True):
         from attractor_ae.experiment.compare import draw_runs
 
         with terminal_reporter() as reporter:
@@ -90,10 +90,7 @@ def reproduce(
 
     Interrupt it anywhere, and call it again: it goes on.
     """
-    words = [*(["--out", str(folder)] if folder else []), *(["--quick"] if quick else [])]
-    words += [*(["--seeds", seeds] if seeds else []), *root(data_root)]
-    words += [] if workers is None else ["--workers", str(workers)]
-    with one_line_errors(again("reproduce", suite, *words)):
+    with one_line_errors(continues=True):
         from attractor_ae.experiment.reproduce import run_reproduction
         from attractor_ae.experiment.sweep import parse_seeds
         from attractor_ae.reporting import compare

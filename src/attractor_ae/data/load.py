@@ -60,49 +60,26 @@ class Dataset:
     root: Path
 
     def check_present(self, split: str, factor: str = "") -> None:
-        """Raise an AttractorError if files of a split are missing, or the factor is unknown."""
+        """Raise an AttractorError if a split or factor does not exist, or its files are missing."""
+        if split not in self.info.splits:
+            raise AttractorError(
+                f"data set {self.info.name!r} has no split {split!r}; available: "
+                f"{', '.join(self.info.splits)}"
+            )
         self._check_factor(factor)
         if missing := self.info.source.missing(split, self.root, factor):
             raise AttractorError(
                 f"data set {self.info.name!r} needs {_listed(missing)}; {self.info.obtain}"
             )
 
-    def load(
-        self,
-        split: str,
-        *,
-        per_class: int = -1,
-        subset_seed: int | None = None,
-        factor: str = "",
-        image_format: ImageFormat | None = None,
-        max_broken: float = 0.01,
-        cache: Path | str | None = None,
-        reporter: Reporter = SILENT,
-    ) -> ImageSet:
-        """Load the images of a split; arguments and errors are those of :func:`load`."""
-        name = self.info.name
-        if per_class < 1 and per_class != -1:
-            raise AttractorError(
-                f"data set {name!r}: {per_class} images per class; give 1 or more, or -1 for all"
-            )
-        if subset_seed is not None and subset_seed < 0:
-            raise AttractorError(
-                f"data set {name!r}: subset_seed must be at least 0, got {subset_seed}"
-            )
-        if split not in self.info.splits:
-            raise AttractorError(
-                f"data set {name!r} has no split {split!r}; available: "
-                f"{', '.join(self.info.splits)}"
-            )
-        self.check_present(split, factor)
-        store = None if cache is None else Path(cache)
-        form = image_format or ImageFormat()
-        wanted = Wanted(per_class, subset_seed, factor, form, store, max_broken, reporter)
+    def load(self, split: str, wanted: Wanted) -> ImageSet:
+        """Load the wanted images of a split; errors as of :func:`load`."""
+        self.check_present(split, wanted.factor)
         images = self.info.source.load(split, self.root, wanted)
         for path, reason in images.left_out[:_LEFT_OUT_SHOWN]:
-            reporter.note(f"left out: {path}: {reason}")
+            wanted.reporter.note(f"left out: {path}: {reason}")
         if len(images.left_out) > _LEFT_OUT_SHOWN:
-            reporter.note(f"left out: {len(images.left_out) - _LEFT_OUT_SHOWN} more")
+            wanted.reporter.note(f"left out: {len(images.left_out) - _LEFT_OUT_SHOWN} more")
         return images
 
     def status(self, factor: str = "") -> DatasetStatus:
@@ -210,16 +187,9 @@ def load(
         >>> load("digits8", "test", per_class=3).images.shape
         (30, 1, 64, 64)
     """
-    return find_dataset(name, root, split_seed).load(
-        split,
-        per_class=per_class,
-        subset_seed=subset_seed,
-        factor=factor,
-        image_format=image_format,
-        max_broken=max_broken,
-        cache=cache,
-        reporter=reporter,
-    )
+    form, store = image_format or ImageFormat(), None if cache is None else Path(cache)
+    wanted = Wanted(per_class, subset_seed, factor, form, store, max_broken, reporter)
+    return find_dataset(name, root, split_seed).load(split, wanted)
 
 
 def own_names(root: Path | str | None = None) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data.decode import ImageFormat
 from attractor_ae.data.image_set import first_rows, random_rows
@@ -33,6 +34,14 @@ class Wanted:
     cache: Path | None = None
     max_broken: float = 0.01
     reporter: Reporter = SILENT
+
+    def __post_init__(self) -> None:
+        if self.per_class < 1 and self.per_class != -1:
+            raise AttractorError(
+                f"{self.per_class} images per class: give 1 or more, or -1 for all"
+            )
+        if self.subset_seed is not None and self.subset_seed < 0:
+            raise AttractorError(f"subset_seed must be at least 0, got {self.subset_seed}")
 
     def rows(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the indices of the wanted images among those with these labels, ascending."""

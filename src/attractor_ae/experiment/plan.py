@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
-from attractor_ae.data import CATALOGUE, Dataset, ImageFormat, ImageSet, find_dataset
+from attractor_ae.data import CATALOGUE, Dataset, ImageFormat, ImageSet, Wanted, find_dataset
 from attractor_ae.data.sources.own import ALL
 from attractor_ae.experiment.config import ExperimentConfig
 
@@ -32,12 +32,6 @@ class PlannedSet:
 
     def check(self) -> None:
         """Raise an AttractorError if the split does not exist or its files are missing."""
-        info = self.dataset.info
-        if self.split not in info.splits:
-            raise AttractorError(
-                f"data set {info.name!r} has no split {self.split!r}; available: "
-                f"{', '.join(info.splits)}"
-            )
         self.dataset.check_present(self.split, self.factor)
 
 
@@ -77,15 +71,15 @@ class Plan:
             AttractorError: If files are missing or damaged.
         """
         dataset = self.config.dataset
-        images = planned.dataset.load(
-            planned.split,
-            per_class=planned.per_class,
+        wanted = Wanted(
+            planned.per_class,
             subset_seed=None if dataset.subset_seed < 0 else dataset.subset_seed,
             factor=planned.factor,
             image_format=ImageFormat(dataset.image_size, dataset.channels),
             max_broken=dataset.max_broken,
             reporter=reporter,
         )
+        images = planned.dataset.load(planned.split, wanted)
         return dataclasses.replace(images, name=planned.label)
 
     def load_training(self, reporter: Reporter = SILENT) -> ImageSet:
