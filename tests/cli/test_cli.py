@@ -1,6 +1,7 @@
 """The terminal, tried as a new user would."""
 
 import re
+import sys
 from importlib.metadata import version
 
 import numpy as np
