@@ -1,13 +1,23 @@
 """What several test files share."""
 
 import signal
+import tomllib
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import settings
 
-from attractor_ae import AttractorDetector, Autoencoder, ImageSet, load
+from attractor_ae import (
+    AttractorDetector,
+    AttractorError,
+    Autoencoder,
+    ExperimentConfig,
+    ImageSet,
+    load,
+    run_training,
+)
+from attractor_ae.reporting.style import STYLE
 
 # A deadline would be a timing inside a test.
 settings.register_profile("default", deadline=None)
@@ -19,6 +29,14 @@ def own_cache(tmp_path_factory):
     """Keep prepared images of the tests out of the user's cache."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ATTRACTOR_AE_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def fonts_of_type_3():
+    """Embed fonts in PDF files as outlines: TrueType takes most of the time of a figure."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(STYLE, "pdf.fonttype", 3)
         yield
 
 
@@ -57,6 +75,26 @@ def detector(autoencoder: Autoencoder, digits: ImageSet) -> AttractorDetector:
         autoencoder, recursions=3, recursion=1, trials=3, precision="float32"
     )
     return detector.fit(digits.images, digits.labels)
+
+
+@pytest.fixture(scope="module")
+def sweeps_train_here():
+    """Train the runs of a sweep in this process; test_sweep.py has the processes."""
+
+    def train_here(tasks, number, threads, reporter):
+        for index, task in tasks.items():
+            config = ExperimentConfig.from_dict(tomllib.loads(task.config))
+            root = task.options[1] if task.options else None
+            try:
+                run_training(config, task.folder, data_root=root, resume=True)
+            except AttractorError as error:
+                yield index, str(error)
+            else:
+                yield index, ""
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("attractor_ae.experiment.sweep._in_processes", train_here)
+        yield
 
 
 @pytest.fixture

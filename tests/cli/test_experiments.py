@@ -21,7 +21,7 @@ TINY = [
 
 
 @pytest.fixture(scope="module")
-def swept(tmp_path_factory):
+def swept(tmp_path_factory, sweeps_train_here):
     """A sweep of two seeds, and what it printed."""
     folder = tmp_path_factory.mktemp("sweep")
     config = folder / "digits.toml"

@@ -67,7 +67,7 @@ def suite(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def reproduced(suite):
+def reproduced(suite, sweeps_train_here):
     """The suite, made once."""
     return reproduce(suite, [])
 

@@ -35,7 +35,7 @@ SETTINGS = {
     "training": {"epochs": 1, "batch_size": 64, "loss": "mse", "device": "cpu"},
 }
 # So long that a process can be found while it runs.
-LONG = {"epochs": 100, "checkpoint_interval": 5}
+LONG = {"epochs": 60, "checkpoint_interval": 5}
 
 
 def config(**training):
@@ -160,6 +160,7 @@ def test_each_seed_has_a_folder_of_its_own(tmp_path):
 # Sweeps on this machine
 
 
+@pytest.mark.slow
 def test_a_failed_run_ends_no_other_and_finished_ones_are_skipped(tmp_path, monkeypatch):
     good = seed_jobs(config(), (2, 10), tmp_path / "runs")
     bad = [
@@ -212,7 +213,7 @@ def test_cores_are_divided_among_the_workers(cores, workers, jobs, expected, mon
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_trained_and_a_second_call_continues(tmp_path):
     # No checkpoint comes before the end, but that of the interruption.
-    jobs = seed_jobs(config(epochs=600, checkpoint_interval=1000), range(3), tmp_path / "runs")
+    jobs = seed_jobs(config(epochs=200, checkpoint_interval=1000), range(3), tmp_path / "runs")
     met, reporter = [], Notes()
 
     def press(job):

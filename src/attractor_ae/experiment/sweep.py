@@ -249,14 +249,14 @@ class _Child:
             return None
         run = Run(Path(self._task.folder))
         if code == 0:
-            self._files.cleanup()
+            self.close()
             return ""
         self._deaths += 1
         if code < 0 and self._deaths < _MOST_DEATHS:
             self._start()
             return None
         output = self._output.read_text(encoding="utf-8", errors="replace").strip()
-        self._files.cleanup()
+        self.close()
         error = output.splitlines()[-1].removeprefix("error: ") if output else ""
         if code < 0:
             error = f"its process was killed {self._deaths} times (signal {-code}); enough memory?"
@@ -265,10 +265,16 @@ class _Child:
             run.log(f"failed on {platform.node()}, threads: {self._threads}\n{output or error}")
         return error or f"its process ended with exit code {code}"
 
-    def stop(self, *, kill: bool = False) -> None:
-        """Let it write its checkpoint and end, or kill it."""
-        if self.process.poll() is None:
-            self.process.kill() if kill else self.process.terminate()
+    def close(self) -> None:
+        """Let it write its checkpoint and end; on a further Ctrl-C kill it."""
+        try:
+            self.process.terminate()
+            self.process.wait()
+        except KeyboardInterrupt:
+            self.process.kill()
+            raise
+        finally:
+            self._files.cleanup()
 
 
 def _in_processes(
@@ -289,15 +295,11 @@ def _in_processes(
     finally:  # Ctrl-C, or the caller has failed
         if running:
             reporter.note("stopping: each run writes its checkpoint ...")
-        try:
+        with ExitStack() as stack:
             for child in running.values():
-                child.stop()
+                stack.enter_context(closing(child))
             for child in running.values():
-                child.process.wait()
-        except KeyboardInterrupt:
-            for child in running.values():
-                child.stop(kill=True)
-            raise
+                child.process.terminate()
 
 
 def _local_workers(jobs: Sequence[Job], workers: int | None) -> tuple[int, int]:
@@ -341,7 +343,7 @@ def _on_cluster(
     reporter: Reporter,
 ) -> Generator[tuple[int, str]]:
     """Train tasks on a cluster of dask.distributed, which must be running."""
-    from distributed import Event, KilledWorker, as_completed
+    from distributed import Event, KilledWorker, as_completed, wait
 
     stop = Event(f"stop-{uuid4().hex}", client=client)
     futures = {
@@ -378,14 +380,8 @@ def _on_cluster(
     except BaseException:  # Ctrl-C, or the caller has failed
         reporter.note("stopping: each run writes its checkpoint ...")
         stop.set()
-        client.cancel([future for future in futures if future.status == "pending"])
-        while _busy(client):
-            time.sleep(0.2)
+        wait(list(futures))
         raise
-
-
-def _busy(client: Any) -> bool:  # noqa: ANN401
-    return any(client.processing().values())
 
 
 def _train_on_worker(task: _Task, needs: dict[str, float], stop: str) -> str:
@@ -395,17 +391,12 @@ def _train_on_worker(task: _Task, needs: dict[str, float], stop: str) -> str:
     worker = get_worker()
     threads = max(1, worker.state.nthreads // max(1, slots_of_worker(needs, worker)))
     stopped = Event(stop, client=get_client())
-    child = _Child(task, threads)
-    try:
-        while (error := child.ended()) is None:
-            if stopped.is_set():
-                child.stop()
-                child.process.wait()
-                return "interrupted"
+    if stopped.is_set():
+        return "interrupted"
+    with closing(_Child(task, threads)) as child:
+        while (error := child.ended()) is None and not stopped.is_set():
             time.sleep(0.2)
-    finally:
-        child.stop()
-    return error
+    return "interrupted" if error is None else error
 
 
 @contextmanager
