@@ -13,7 +13,6 @@ RUN/
 
 import platform
 import subprocess
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -24,51 +23,28 @@ from attractor_ae._files import cannot_write
 from attractor_ae.experiment.config import ExperimentConfig
 
 
-@dataclass(frozen=True)
 class Run:
-    """The run folder ``path``."""
+    """The run folder ``path``, and the paths of its files."""
 
-    path: Path
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "config.toml"
+        self.environment_file = self.path / "environment.json"
+        self.history_file = self.path / "history.csv"
+        self.log_file = self.path / "log.txt"
+        self.checkpoint_file = self.path / "checkpoint.safetensors"
+        self.weights_file = self.path / "weights.safetensors"
+        self.detector_file = self.path / "detector.safetensors"
+        self.evaluation_folder = self.path / "evaluation"
 
-    @property
-    def config_file(self) -> Path:
-        """The experiment as TOML."""
-        return self.path / "config.toml"
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Run) and self.path == other.path
 
-    @property
-    def weights_file(self) -> Path:
-        """The trained weights."""
-        return self.path / "weights.safetensors"
+    def __hash__(self) -> int:
+        return hash(self.path)
 
-    @property
-    def checkpoint_file(self) -> Path:
-        """The state to resume from."""
-        return self.path / "checkpoint.safetensors"
-
-    @property
-    def history_file(self) -> Path:
-        """Loss and speed of every epoch."""
-        return self.path / "history.csv"
-
-    @property
-    def environment_file(self) -> Path:
-        """Versions, device, git revision."""
-        return self.path / "environment.json"
-
-    @property
-    def log_file(self) -> Path:
-        """Events with times."""
-        return self.path / "log.txt"
-
-    @property
-    def detector_file(self) -> Path:
-        """The fitted detector."""
-        return self.path / "detector.safetensors"
-
-    @property
-    def evaluation_folder(self) -> Path:
-        """Results of the evaluation."""
-        return self.path / "evaluation"
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
 
     @property
     def finished(self) -> bool:
@@ -82,7 +58,7 @@ class Run:
         Raises:
             AttractorError: If it does not exist, is not a run, or its training is not finished.
         """
-        run = cls(Path(path))
+        run = cls(path)
         if not run.path.is_dir():
             raise AttractorError(f"{path}: no such run folder; make one with: attractor-ae train")
         if not run.config_file.is_file():
