@@ -4,7 +4,7 @@ import torch
 
 from attractor_ae import AttractorError
 from attractor_ae.core.dynamics import Trajectory
-from attractor_ae.reporting import ReconstructionBlock, reconstruction_blocks, reconstruction_figure
+from attractor_ae.reporting import ReconstructionBlock, reconstruction_figure
 from attractor_ae.reporting.style import PAGE_WIDTH
 
 
@@ -19,7 +19,11 @@ def shown(cell):
 def test_reconstructions_stand_in_rows_of_masks_and_columns_of_recursions():
     images = torch.rand(2, 1, 8, 8)
     trajectories = [trajectory(3, 2) for _ in range(5)]
-    figure = reconstruction_figure(images, trajectories, ["left", "right"], per_row=2)
+    given = [
+        ReconstructionBlock(image, [t.image(i) for t in trajectories], name)
+        for i, (image, name) in enumerate(zip(images, ["left", "right"], strict=True))
+    ]
+    figure = reconstruction_figure(given, per_row=2)
     blocks = figure.subfigs
     assert [block.get_suptitle() for block in blocks] == ["left", "right"]
     for i, block in enumerate(blocks):
@@ -39,7 +43,7 @@ def test_blocks_of_several_models_stand_beside_each_other():
         ReconstructionBlock(torch.rand(1, 8, 8), [trajectory(2) for _ in range(3)], "short"),
         ReconstructionBlock(torch.rand(3, 8, 8), [trajectory(4, channels=3)], long),
     ]
-    figure = reconstruction_blocks(blocks, per_row=2)
+    figure = reconstruction_figure(blocks, per_row=2)
     titles = [part.get_suptitle() for part in figure.subfigs]
     assert titles[0].strip() == "short"
     assert titles[1].replace("\n", "").replace(" ", "") == long.replace(" ", "")
@@ -63,14 +67,14 @@ def test_blocks_of_several_models_stand_beside_each_other():
 
 def test_many_blocks_are_no_wider_than_a_page():
     block = ReconstructionBlock(torch.rand(1, 8, 8), [trajectory(6)], "block")
-    assert reconstruction_blocks([block]).get_figwidth() < 3.5
-    wide = reconstruction_blocks([block] * 6, per_row=6).get_figwidth()
+    assert reconstruction_figure([block]).get_figwidth() < 3.5
+    wide = reconstruction_figure([block] * 6, per_row=6).get_figwidth()
     assert wide == pytest.approx(PAGE_WIDTH)
 
 
 def test_colour_images_and_values_outside_the_range_are_shown():
     seven = Trajectory(torch.zeros(1, 1, 4), torch.full((1, 1, 3, 8, 8), 7.0))
-    figure = reconstruction_figure(torch.rand(1, 3, 8, 8), [seven], ["colour"])
+    figure = reconstruction_figure([ReconstructionBlock(torch.rand(3, 8, 8), [seven], "colour")])
     drawn = figure.subfigs[0].axes[1].images[0].get_array()
     assert drawn.shape == (8, 8, 3)
     assert (drawn == 1).all()
@@ -79,4 +83,4 @@ def test_colour_images_and_values_outside_the_range_are_shown():
 @pytest.mark.parametrize("blocks", [[], [ReconstructionBlock(torch.rand(1, 8, 8), [], "none")]])
 def test_nothing_is_not_drawn(blocks):
     with pytest.raises(AttractorError, match="nothing to draw"):
-        reconstruction_blocks(blocks)
+        reconstruction_figure(blocks)

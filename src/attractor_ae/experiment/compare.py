@@ -19,7 +19,7 @@ from attractor_ae.experiment.figures import (
 from attractor_ae.experiment.result import METRICS_FILE, SCORES_FILE, EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.sweep import find_runs
-from attractor_ae.reporting import Comparison, compare, reconstruction_blocks, save_figure
+from attractor_ae.reporting import Comparison, compare, reconstruction_figure, save_figure
 
 
 def compare_runs(places: Sequence[str | Path], **options: Any) -> Comparison:  # noqa: ANN401
@@ -76,7 +76,7 @@ def draw_runs(
     # A row shows the same kind of image under the networks of every D_in.
     blocks = [block for row in zip(*filter(None, side_by_side), strict=True) for block in row]
     if blocks:
-        figure = reconstruction_blocks(blocks, per_row=sum(map(bool, side_by_side)))
+        figure = reconstruction_figure(blocks, per_row=sum(map(bool, side_by_side)))
         drawn.append(save_figure(figure, Path(folder) / "reconstructions")[0])
     return drawn
 

@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from attractor_ae import __version__
 from attractor_ae._detector import Detector
 from attractor_ae._devices import mixed_precision
@@ -25,6 +22,7 @@ from attractor_ae.experiment.run import Run, environment
 from attractor_ae.reporting import (
     auroc_by_recursion,
     entropy_histogram,
+    middle_blocks,
     reconstruction_figure,
     save_figure,
 )
@@ -185,14 +183,8 @@ def _write_figures(
         save_figure(auroc_by_recursion(result), folder / "recursions")
     if not isinstance(detector, AttractorDetector):
         return  # a classifier does not reconstruct
-    # The middle image of each set: chosen neither by its looks nor by its score.
-    middle = np.stack([images.images[len(images) // 2] for images in sets])
-    trajectories = detector.trajectory(middle, trials=4)
-    inputs = torch.from_numpy(middle).float() / 255
-    names = [images.name for images in sets]
-    figure = reconstruction_figure(inputs, trajectories, names, per_row=3)
-    save_figure(figure, folder / "reconstructions")
-    for i, name in enumerate(names):
-        alone = [trajectory.image(i) for trajectory in trajectories]
-        figure = reconstruction_figure(inputs[i : i + 1], alone, [name])
-        save_figure(figure, folder / f"reconstructions-{file_name(name)}")
+    blocks = middle_blocks(detector, sets)
+    save_figure(reconstruction_figure(blocks, per_row=3), folder / "reconstructions")
+    for block in blocks:
+        figure = reconstruction_figure([block])
+        save_figure(figure, folder / f"reconstructions-{file_name(block.title)}")

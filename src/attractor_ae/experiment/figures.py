@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from attractor_ae._detector import Detector
 from attractor_ae._errors import AttractorError
@@ -28,8 +27,9 @@ from attractor_ae.reporting import (
     auroc_by_trials,
     entropy_histogram,
     latent_map,
+    middle_blocks,
     precision_recall_figure,
-    reconstruction_blocks,
+    reconstruction_figure,
     reliability_diagram,
     roc_figure,
     save_figure,
@@ -37,7 +37,6 @@ from attractor_ae.reporting import (
 
 _MOST_SAMPLED = 200
 """Images per set for the curve over the trials and the latent map."""
-_MASKS_SHOWN = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,8 +124,8 @@ def suite_figures(
         save("trials", auroc_by_trials(curves))
     for label, run, detector in _attractors(measured):
         known, unknown = images(run)
-        blocks = _blocks(detector, [known, *unknown])
-        save(f"reconstructions-{file_name(label)}", reconstruction_blocks(blocks, per_row=2))
+        blocks = middle_blocks(detector, [known, *unknown])
+        save(f"reconstructions-{file_name(label)}", reconstruction_figure(blocks, per_row=2))
         try:
             save(f"latent-{file_name(label)}", _latent_map(detector, label, known, unknown))
         except AttractorError as error:
@@ -182,23 +181,12 @@ def reconstructions(
     """
     for _, run, detector in _attractors(measured):
         known, unknown = images(run)
-        blocks = _blocks(detector, [known, *unknown[:1]])
+        blocks = middle_blocks(detector, [known, *unknown[:1]])
         return [
             dataclasses.replace(block, title=f"trained on {known.name}: {block.title}")
             for block in blocks
         ]
     return []
-
-
-def _blocks(detector: AttractorDetector, sets: Sequence[ImageSet]) -> list[ReconstructionBlock]:
-    # The middle image of each set: neither chosen for its looks nor by its score.
-    middle = np.stack([images.images[len(images) // 2] for images in sets])
-    trajectories = detector.trajectory(middle, trials=_MASKS_SHOWN)
-    inputs = torch.from_numpy(middle).float() / 255
-    return [
-        ReconstructionBlock(inputs[i], [t.image(i) for t in trajectories], images.name)
-        for i, images in enumerate(sets)
-    ]
 
 
 def _latent_map(

@@ -10,7 +10,7 @@ from attractor_ae.reporting.grid import Grid
 from attractor_ae.reporting.latent import latent_map
 from attractor_ae.reporting.reconstructions import (
     ReconstructionBlock,
-    reconstruction_blocks,
+    middle_blocks,
     reconstruction_figure,
 )
 from attractor_ae.reporting.rejection import accuracy_rejection_figure, rejection_curve
@@ -30,8 +30,8 @@ __all__ = [
     "detection_table",
     "entropy_histogram",
     "latent_map",
+    "middle_blocks",
     "precision_recall_figure",
-    "reconstruction_blocks",
     "reconstruction_figure",
     "recursion_table",
     "rejection_curve",

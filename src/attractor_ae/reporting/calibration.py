@@ -1,19 +1,15 @@
 """The reliability diagram: whether predictions are right as often as they claim."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from sklearn.calibration import calibration_curve
 
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import expected_calibration_error
-from attractor_ae.reporting.panels import band_entry
+from attractor_ae.reporting.panels import Curve, draw_curve
 from attractor_ae.reporting.seeds import Results, by_method, stated
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
@@ -57,7 +53,7 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
             predictions = [_predictions(result, dataset) for result in seeds]
             errors = [expected_calibration_error(*given, bins=bins) for given in predictions]
             label = f"{name}, ECE {stated(errors)}"
-            handles.append(_draw(upper, _binned(predictions, edges), label, looks))
+            handles.append(draw_curve(upper, _binned(predictions, edges, label), **looks))
             labels.append(label)
             confidences = np.concatenate([confidence for confidence, _ in predictions])
             lower.hist(
@@ -70,12 +66,9 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
             )
         handles.append(upper.lines[0])
         labels.append("calibrated")
-        if band := band_entry({len(seeds) for seeds in methods.values()}):
-            handles.append(Patch(color="0.8", linewidth=0))
-            labels.append(band)
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel=plain(wrapped(f"accuracy, {shown}", 1.6, 8)))
         lower.set(xlabel="confidence", ylabel="share")
-        legend_above(figure, handles, labels)
+        legend_above(figure, handles, labels, seeds=map(len, methods.values()))
     return figure
 
 
@@ -88,30 +81,14 @@ def _predictions(result: EvaluationResult, dataset: str | None) -> tuple[np.ndar
 
 
 def _binned(
-    predictions: Sequence[tuple[np.ndarray, np.ndarray]], edges: np.ndarray
-) -> np.ma.MaskedArray:
-    """Return mean confidence and accuracy of (seeds, 2, bins); bins without images are masked."""
-    table = np.ma.masked_all((len(predictions), 2, len(edges) - 1))
+    predictions: Sequence[tuple[np.ndarray, np.ndarray]], edges: np.ndarray, label: str
+) -> Curve:
+    """Return the accuracy over the mean confidence of each bin that has images of any seed."""
+    table = np.full((2, len(predictions), len(edges) - 1), np.nan)
     for seed, (confidence, correct) in enumerate(predictions):
         filled = np.unique(np.searchsorted(edges[1:-1], confidence))
-        share_right, mean_confidence = calibration_curve(
+        table[::-1, seed, filled] = calibration_curve(
             correct, confidence, n_bins=len(edges) - 1, pos_label=True
         )
-        table[seed, 0, filled], table[seed, 1, filled] = mean_confidence, share_right
-    return table
-
-
-def _draw(axes: Axes, table: np.ma.MaskedArray, label: str, looks: dict[str, Any]) -> Line2D:
-    """Draw the mean over the seeds of each bin that has images, and the band of its deviation."""
-    (confidence, right), deviation = table.mean(0), table[:, 1].std(0)
-    (line,) = axes.plot(confidence, right, label=label, markersize=3, **looks)
-    if len(table) > 1:
-        axes.fill_between(
-            confidence,
-            right - deviation,
-            right + deviation,
-            color=looks["color"],
-            alpha=0.2,
-            linewidth=0,
-        )
-    return line
+    confidence, right = table[..., ~np.isnan(table[0]).all(0)]
+    return Curve(np.nanmean(confidence, 0), right, label)

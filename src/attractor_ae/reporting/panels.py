@@ -10,7 +10,6 @@ from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 
 from attractor_ae.reporting.seeds import mean_and_deviation
 from attractor_ae.reporting.style import (
@@ -127,18 +126,8 @@ def curve_figure(
             handles.append(mark)
             labels.append("reported")
         seeds = {len(curve.y) for panels in curves.values() for curve in panels.values()}
-        if band := band_entry(seeds):
-            handles.append(Patch(color="0.8", linewidth=0))
-            labels.append(band)
-        legend_above(figure, handles, labels, title=title)
+        legend_above(figure, handles, labels, title=title, seeds=seeds)
     return figure
-
-
-def band_entry(seeds: set[int]) -> str:
-    """Return what a legend says of bands over numbers of seeds; nothing where there is none."""
-    if seeds == {1}:
-        return ""
-    return f"± deviation, {max(seeds)} seeds" if len(seeds) == 1 else "± deviation over seeds"
 
 
 def _numbered(panels: Mapping[str, Curve]) -> list[tuple[int, Curve]]:

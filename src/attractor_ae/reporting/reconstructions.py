@@ -4,13 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
 from attractor_ae._errors import AttractorError
+from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.dynamics import Trajectory
+from attractor_ae.data import ImageSet
 from attractor_ae.reporting.style import PAGE_WIDTH, plain, styled, wrapped
 
 _CELL = 0.42  # inches
@@ -24,7 +27,7 @@ class ReconstructionBlock:
 
     Attributes:
         image: The input, in [0, 1].
-        trajectories: One a trial (mask), of this image alone: n = 1. See `Trajectory.image`.
+        trajectories: One per trial (mask), of this image alone: n = 1. See `Trajectory.image`.
         title: What to write above the block, e.g. ``"trained on mnist5k: faces"``.
     """
 
@@ -33,44 +36,28 @@ class ReconstructionBlock:
     title: str
 
 
-def reconstruction_figure(
-    images: Float[Tensor, "n c h w"],
-    trajectories: Sequence[Trajectory],
-    names: Sequence[str],
-    *,
-    per_row: int = 1,
-) -> Figure:
-    """Draw what several dynamical systems make of images (PROTOCOL section 8).
-
-    A block an image; in it rows are trials (masks), and columns the input and x_1, x_2, x_3, ...
-
-    Args:
-        images: The inputs, in [0, 1].
-        trajectories: One a trial, each of the ``images``.
-        names: What to write above the block of each image.
-        per_row: Number of blocks beside each other.
-
-    Raises:
-        AttractorError: As `reconstruction_blocks`.
-    """
-    return reconstruction_blocks(
-        [
-            ReconstructionBlock(image, [t.image(i) for t in trajectories], name)
-            for i, (image, name) in enumerate(zip(images, names, strict=False))
-        ],
-        per_row=per_row,
-    )
+def middle_blocks(
+    detector: AttractorDetector, sets: Sequence[ImageSet], trials: int = 4
+) -> list[ReconstructionBlock]:
+    """Return the middle image of each set, chosen neither by its looks nor by its score."""
+    middle = np.stack([images.images[len(images) // 2] for images in sets])
+    trajectories = detector.trajectory(middle, trials=trials)
+    inputs = torch.from_numpy(middle).float() / 255
+    return [
+        ReconstructionBlock(inputs[i], [t.image(i) for t in trajectories], images.name)
+        for i, images in enumerate(sets)
+    ]
 
 
-def reconstruction_blocks(blocks: Sequence[ReconstructionBlock], *, per_row: int = 1) -> Figure:
-    """Draw what different models make of images, block beside block.
+def reconstruction_figure(blocks: Sequence[ReconstructionBlock], *, per_row: int = 1) -> Figure:
+    """Draw the reconstructions of images, one block per image (PROTOCOL section 8).
 
-    The paper's figure shows several D_in side by side: a model trained on each, a block for each
-    model and image. A figure is at most as wide as a page; cells shrink to that.
+    In a block, rows are trials (masks), and columns the input and x_1, x_2, x_3, ... A figure is at
+    most as wide as a page; cells shrink to that.
 
     Args:
         blocks: What to draw. Numbers of trials and recursions may differ.
-        per_row: Number of blocks beside each other.
+        per_row: Number of blocks side by side.
 
     Raises:
         AttractorError: If there is no block, or one has no trajectory.

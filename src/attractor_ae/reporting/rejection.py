@@ -8,12 +8,11 @@ from jaxtyping import Float64
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.patches import Patch
 from numpy.typing import ArrayLike
 
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import checked_correct, checked_scores
-from attractor_ae.reporting.panels import Curve, band_entry, draw_curve
+from attractor_ae.reporting.panels import Curve, draw_curve
 from attractor_ae.reporting.seeds import Results, by_method, stated
 from attractor_ae.reporting.style import COLUMN_WIDTH, legend_above, look, plain, styled, wrapped
 
@@ -97,9 +96,6 @@ def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -
         for dashes, label in (((0, (4, 2)), "oracle"), ((0, (1, 1.5)), "random")):
             handles.append(Line2D([], [], color="0.3", linestyle=dashes, linewidth=0.7))
             labels.append(label)
-        if band := band_entry({len(seeds) for seeds in methods.values()}):
-            handles.append(Patch(color="0.8", linewidth=0))
-            labels.append(band)
         axes.set(
             xlim=(0, 1),
             xlabel="share rejected, most uncertain first",
@@ -107,7 +103,7 @@ def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -
         )
         low, high = axes.get_ylim()
         axes.set_ylim(low, min(high, 1.02))
-        legend_above(figure, handles, labels)
+        legend_above(figure, handles, labels, seeds=map(len, methods.values()))
     return figure
 
 

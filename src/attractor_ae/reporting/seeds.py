@@ -54,9 +54,9 @@ def one_method(results: EvaluationResult | Sequence[EvaluationResult]) -> list[E
 
 
 def mean_and_deviation(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and population standard deviation over the first axis, the seeds."""
+    """Return mean and population standard deviation of what is defined, over the first axis."""
     array = np.asarray(values, dtype=np.float64)
-    return np.asarray(array.mean(axis=0)), np.asarray(array.std(axis=0))
+    return np.asarray(np.nanmean(array, axis=0)), np.asarray(np.nanstd(array, axis=0))
 
 
 def stated(values: Sequence[float], digits: int = 3) -> str:

@@ -1,13 +1,14 @@
 """One look for all figures: readable in a paper's column, told apart by every kind of eye."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 
 from attractor_ae._files import atomic_path
 
@@ -100,12 +101,22 @@ def wrapped(text: str, width: float | int, size: float | int) -> str:
 
 
 def legend_above(
-    figure: Figure, handles: Sequence[Artist], labels: Sequence[str], *, title: str = ""
+    figure: Figure,
+    handles: Sequence[Artist],
+    labels: Sequence[str],
+    *,
+    title: str = "",
+    seeds: Iterable[int] = (),
 ) -> None:
     """Put a legend above everything that is drawn, and make the figure as much higher.
 
-    In as many columns as fit side by side; long labels are broken.
+    In as many columns as fit side by side; long labels are broken. ``seeds``: the numbers of seeds
+    of the curves, for an entry that explains their bands.
     """
+    if (numbers := set(seeds)) - {1}:
+        one = f"± deviation, {max(numbers)} seeds"
+        handles = [*handles, Patch(color="0.8", linewidth=0)]
+        labels = [*labels, one if len(numbers) == 1 else "± deviation over seeds"]
     columns = min(len(labels), _MOST_COLUMNS)
     letters = _LONGEST_LINE
     while True:
