@@ -84,58 +84,47 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(ge=1)]
+PerClass = Annotated[int, Field(ge=-1)]
+Names = Annotated[tuple[str, ...], Field(strict=False)]
+
+
 class DatasetConfig(_Section):
     """``[dataset]``: the training images."""
 
-    name: str = Field(description="name of a data set, or path of own images")
-    factor: str = Field(default="", description="variation of the set, e.g. the car of a SVIRO set")
-    split: str = Field(default="train", description="training split")
-    nbr_of_samples_per_class: int = Field(
-        default=250, ge=-1, description="images per class; -1: all"
-    )
+    name: str
+    """Name of a data set, or path of own images."""
+    factor: str = ""
+    """Variation of the set, e.g. the car of a SVIRO set."""
+    split: str = "train"
+    """Training split."""
+    nbr_of_samples_per_class: PerClass = 250
+    """Images per class; -1: all."""
     # New keys.
-    subset_seed: int = Field(
-        default=-1,
-        ge=-1,
-        lt=2**63,
-        description="-1: the first of each class in the set's own order; else the seed that draws "
-        "them",
-    )
-    split_seed: int = Field(
-        default=0,
-        ge=0,
-        lt=2**63,
-        description="seed that divides own images into train and test where no folder does",
-    )
-    image_size: int = Field(
-        default=64,
-        ge=16,
-        le=4096,
-        multiple_of=16,
-        description="height and width of images and network",
-    )
-    channels: Literal[1, 3] = Field(
-        default=1, description="1: grey, 3: colour; of images and network"
-    )
-    calibration_fraction: float = Field(
-        default=0.0, ge=0, le=0.5, description="fraction of each class kept for calibration"
-    )
-    max_broken: float = Field(
-        default=0.01,
-        ge=0,
-        le=1,
-        description="fraction of broken files up to which they are left out",
-    )
+    subset_seed: int = Field(default=-1, ge=-1, lt=2**63)
+    """-1: the first of each class in the set's own order; else the seed that draws them."""
+    split_seed: Seed = 0
+    """Seed that divides own images into train and test where no folder does."""
+    image_size: int = Field(default=64, ge=16, le=4096, multiple_of=16)
+    """Height and width of images and network."""
+    channels: Literal[1, 3] = 1
+    """1: grey, 3: colour; of images and network."""
+    calibration_fraction: float = Field(default=0.0, ge=0, le=0.5)
+    """Fraction of each class kept for calibration."""
+    max_broken: Fraction = 0.01
+    """Fraction of broken files up to which they are left out."""
 
 
 class ModelConfig(_Section):
     """``[model]``: the network."""
 
     type: Annotated[ModelType, _spelled(ModelType)] = "dropout-cae"
-    metric: Annotated[MetricLossName, _spelled(MetricLossName)] = Field(
-        default="", description="metric loss on the latent codes, added to the reconstruction loss"
-    )
-    dimension: int = Field(default=64, ge=1, le=65_536, description="length of the latent code")
+    metric: Annotated[MetricLossName, _spelled(MetricLossName)] = ""
+    """Metric loss on the latent codes, added to the reconstruction loss."""
+    dimension: int = Field(default=64, ge=1, le=65_536)
+    """Length of the latent code."""
     activation: Annotated[str, AfterValidator(_activation)] = "ReLU"
     dropout: float = Field(default=0.33, ge=0, le=0.99, allow_inf_nan=False)
 
@@ -143,32 +132,28 @@ class ModelConfig(_Section):
 class TrainingConfig(_Section):
     """``[training]``: the optimisation."""
 
-    gpu: str = Field(
-        default="0",
-        pattern=r"^\d+$",
-        description='number of the GPU that device "auto" takes where there is one',
-    )
-    batch_size: int = Field(default=64, ge=1)
+    gpu: str = Field(default="0", pattern=r"^\d+$")
+    """Number of the GPU that device "auto" takes where there is one."""
+    batch_size: Positive = 64
     optimizer: Annotated[OptimizerName, _spelled(OptimizerName)] = "Adam"
     learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    epochs: int = Field(default=25_000, ge=1)
-    frequency: int = Field(
-        default=1, ge=1, description="epochs between two lines of the log (original: between plots)"
-    )
+    epochs: Positive = 25_000
+    frequency: Positive = 1
+    """Epochs between two lines of the log (original: between plots)."""
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
     make_scene_impossible: bool = False
     make_instance_impossible: bool = False
     augment: bool = True
     # New keys.
-    seed: int = Field(default=0, ge=0, lt=2**63)
+    seed: Seed = 0
     schedule: Literal["constant", "onecycle"] = "constant"
-    device: str = Field(default="auto", description='"auto", or a device of PyTorch by name')
-    precision: Precision = Field(
-        default="auto",
-        description='"auto" is mixed precision where the device has the instructions',
-    )
-    checkpoint_interval: int = Field(default=20, ge=1, description="epochs between two checkpoints")
+    device: str = "auto"
+    """Device of PyTorch by name; "auto": a GPU if there is one."""
+    precision: Precision = "auto"
+    """Mixed precision by default ("auto") where the device has the instructions."""
+    checkpoint_interval: Positive = 20
+    """Epochs between two checkpoints."""
 
     @model_validator(mode="before")
     @classmethod
@@ -191,44 +176,32 @@ class TrainingConfig(_Section):
 class EvaluationConfig(_Section):
     """``[evaluation]``: the detector and its data sets; published values are the defaults."""
 
-    recursions: int = Field(
-        default=6, ge=1, description="number of recursions that are evaluated, from 0"
-    )
-    recursion: int = Field(default=2, ge=0, description="the recursion that is reported")
-    trials: int = Field(default=20, ge=1)
-    nbr_of_samples_per_class: int = Field(
-        default=250, ge=-1, description="test images per known class; -1: all"
-    )
+    recursions: Positive = 6
+    """Number of recursions that are evaluated, from 0."""
+    recursion: int = Field(default=2, ge=0)
+    """The recursion that is reported."""
+    trials: Positive = 20
+    nbr_of_samples_per_class: PerClass = 250
+    """Test images per known class; -1: all."""
     head: Annotated[HeadName, _spelled(HeadName)] = "mlp"
-    head_masks: int = Field(
-        default=1, ge=1, description="masks per training image that heads are fitted on"
-    )
-    head_input: HeadInput = Field(
-        default="code", description="input of a head: the code z_r, or the path z_0 .. z_r"
-    )
-    mask_scope: MaskScope = Field(
-        default="trial",
-        description="trial: the images of a trial share its mask; sample: each has its own",
-    )
-    precision: Precision = Field(default="auto", description="as in [training]")
-    score: ReportedScore = Field(
-        default="entropy",
-        description='the score that is reported; "ood_score" needs a calibration_fraction',
-    )
-    scores: tuple[ScoreName, ...] = Field(default=(), strict=False, description="further scores")
-    out_datasets: tuple[str, ...] = Field(
-        default=(),
-        strict=False,
-        description='the D_outs, "NAME" or "NAME:FACTOR"; default: faces, textures, photos',
-    )
-    covariate_shift_datasets: tuple[str, ...] = Field(
-        default=(),
-        strict=False,
-        description="sets that show the known classes under other conditions",
-    )
-    accuracy_splits: tuple[str, ...] = Field(
-        default=(), strict=False, description="further splits of D_in for the accuracy"
-    )
+    head_masks: Positive = 1
+    """Masks per training image that heads are fitted on."""
+    head_input: HeadInput = "code"
+    """Input of a head: the code z_r, or the path z_0 .. z_r."""
+    mask_scope: MaskScope = "trial"
+    """Trial: the images of a trial share its mask; sample: each has its own."""
+    precision: Precision = "auto"
+    """As in [training]."""
+    score: ReportedScore = "entropy"
+    """The score that is reported; "ood_score" needs a calibration_fraction."""
+    scores: tuple[ScoreName, ...] = Field(default=(), strict=False)
+    """Further scores."""
+    out_datasets: Names = ()
+    """The D_outs, "NAME" or "NAME:FACTOR"; default: faces, textures, photos."""
+    covariate_shift_datasets: Names = ()
+    """Sets that show the known classes under other conditions."""
+    accuracy_splits: Names = ()
+    """Further splits of D_in for the accuracy."""
 
     @model_validator(mode="after")
     def _reported_recursion_is_evaluated(self) -> "EvaluationConfig":

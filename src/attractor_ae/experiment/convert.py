@@ -12,6 +12,7 @@ import re
 import tomllib
 import warnings
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,7 @@ from torch import Tensor
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._fast_layers import activation_function
 from attractor_ae._files import write_json, write_tensors, write_text
-from attractor_ae.data import CATALOGUE
-from attractor_ae.data import data_root as folder_of
-from attractor_ae.data.sources.lsun import CATEGORIES, LsunFiles
-from attractor_ae.data.sources.sviro import SEATINGS, SeatFolders
-from attractor_ae.data.sources.torchvision import IdxFiles, TorchvisionSet
+from attractor_ae.data import CATALOGUE, Wanted, find_dataset
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.training import build_network
@@ -298,20 +295,8 @@ def _trained_set(
     info = CATALOGUE.get(name)
     if info is None or split not in info.splits:
         return name, None, None
-    classes: Any = None
-    match info.source:
-        case IdxFiles(classes=known):
-            classes = known
-        case LsunFiles():
-            classes = CATEGORIES
-        case SeatFolders():
-            classes = SEATINGS
-        case TorchvisionSet() as source if source.classes:
-            classes = source.classes
-        case TorchvisionSet() as source if not source.missing(split, folder_of(root)):
-            try:
-                read: Any = source.read
-                classes = read(folder_of(root) / source.folder, split)[2]
-            except (RuntimeError, OSError, ValueError, KeyError):  # not the official files
-                classes = None
-    return name, info.splits[split].classes, classes
+    classes = getattr(info.source, "classes", ())
+    if not classes:
+        with suppress(AttractorError):  # its files, which name the classes, are not there
+            classes = find_dataset(name, root).load(split, Wanted(per_class=1)).classes
+    return name, info.splits[split].classes, classes or None

@@ -5,22 +5,24 @@ generated from the published suites (`make configs`).
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import file_name, write_text
 from attractor_ae.experiment._validation import read_toml, validated
-from attractor_ae.experiment.config import ExperimentConfig, ReportedScore, override
+from attractor_ae.experiment.config import ExperimentConfig, Names, ReportedScore, override
 from attractor_ae.experiment.presets import PRESETS, preset
 
 
-@dataclass(frozen=True)
-class Method:
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class Method(_Table):
     """One row of a table. Methods whose experiments differ in the score alone share their runs.
 
     Attributes:
@@ -36,10 +38,10 @@ class Method:
     label: str
     experiment: str = "paper"
     quick_experiment: str = "quick"
-    settings: tuple[str, ...] = ()
-    full: tuple[str, ...] = ()
-    quick: tuple[str, ...] = ()
-    score: str = "entropy"
+    settings: Names = ()
+    full: Names = ()
+    quick: Names = ()
+    score: ReportedScore = "entropy"
     ensemble: bool = False
 
 
@@ -56,11 +58,13 @@ _MANY = ("evaluation.trials=20", "evaluation.nbr_of_samples_per_class=100")
 _FEW_EPOCHS = ("training.epochs=20", "training.learning_rate=1e-3", *_MANY)
 
 METHODS = (
-    Method("MC-AE", quick=_MANY),
-    Method("MC-AE, fused", experiment="default", quick=_MANY, score="ood_score"),
-    Method("MC dropout", settings=_CLASSIFIER, full=("training.epochs=1000",), quick=_FEW_EPOCHS),
+    Method(label="MC-AE", quick=_MANY),
+    Method(label="MC-AE, fused", experiment="default", quick=_MANY, score="ood_score"),
     Method(
-        "deep ensemble",
+        label="MC dropout", settings=_CLASSIFIER, full=("training.epochs=1000",), quick=_FEW_EPOCHS
+    ),
+    Method(
+        label="deep ensemble",
         settings=(*_CLASSIFIER, "model.dropout=0"),
         full=("training.epochs=1000",),
         quick=_FEW_EPOCHS,
@@ -70,8 +74,7 @@ METHODS = (
 """The published three (PROTOCOL section 5), and the default of the package."""
 
 
-@dataclass(frozen=True)
-class Suite:
+class Suite(_Table):
     """D_in, D_outs and methods of one table (PROTOCOL section 7).
 
     Attributes:
@@ -85,10 +88,10 @@ class Suite:
 
     name: str
     in_dataset: str
-    out_datasets: tuple[str, ...]
+    out_datasets: Names = Field(min_length=1)
     split: str = "train"
-    accuracy_splits: tuple[str, ...] = ()
-    covariate_shift_datasets: tuple[str, ...] = ()
+    accuracy_splits: Names = ()
+    covariate_shift_datasets: Names = ()
     methods: tuple[Method, ...] = METHODS
 
     def experiment(
@@ -131,16 +134,23 @@ def _listed(names: Sequence[str]) -> str:
 
 _SUITES = (
     Suite(
-        "builtin", "mnist5k", ("faces", "textures", "photos"), covariate_shift_datasets=("digits8",)
+        name="builtin",
+        in_dataset="mnist5k",
+        out_datasets=("faces", "textures", "photos"),
+        covariate_shift_datasets=("digits8",),
     ),
-    Suite("mnist", "mnist", ("fashion", "omniglot", "cifar10", "svhn")),
-    Suite("fashion", "fashion", ("mnist", "omniglot", "cifar10", "svhn")),
-    Suite("svhn", "svhn", ("places365", "lsun", "cifar10", "gtsrb")),
-    Suite("gtsrb", "gtsrb", ("svhn", "places365", "cifar10", "lsun")),
     Suite(
-        "sviro_uncertainty",
-        "sviro_uncertainty",
-        ("svhn", "places365", "cifar10", "lsun", "gtsrb", "sviro:tesla"),
+        name="mnist", in_dataset="mnist", out_datasets=("fashion", "omniglot", "cifar10", "svhn")
+    ),
+    Suite(
+        name="fashion", in_dataset="fashion", out_datasets=("mnist", "omniglot", "cifar10", "svhn")
+    ),
+    Suite(name="svhn", in_dataset="svhn", out_datasets=("places365", "lsun", "cifar10", "gtsrb")),
+    Suite(name="gtsrb", in_dataset="gtsrb", out_datasets=("svhn", "places365", "cifar10", "lsun")),
+    Suite(
+        name="sviro_uncertainty",
+        in_dataset="sviro_uncertainty",
+        out_datasets=("svhn", "places365", "cifar10", "lsun", "gtsrb", "sviro:tesla"),
         split="train-adults",
         accuracy_splits=(
             "test-adults",
@@ -210,7 +220,7 @@ def read_suite(source: str | Path) -> Suite:
         raise unknown_name("suite", str(source), SUITES)
     values = read_toml(path)
     methods = tuple(
-        Method(label, **dict(validated(_MethodTable, table, f'{path}: [methods."{label}"]')))
+        validated(Method, {"label": label, **table}, f'{path}: [methods."{label}"]')
         for label, table in _tables(values.pop("methods", {}), path)
     )
     places = [file_name(method.label).lower() for method in methods]
@@ -220,8 +230,8 @@ def read_suite(source: str | Path) -> Suite:
                 f"{path}: several methods would have the folder {place!r}, one of them "
                 f"{method.label!r}; give each a name that differs in letters or numbers"
             )
-    stated = validated(_SuiteFile, values, str(path))
-    return Suite(name=path.stem, methods=methods or METHODS, **stated.model_dump())
+    given = {"name": path.stem, "methods": methods or METHODS}
+    return validated(Suite, {**values, **given}, str(path))
 
 
 def _tables(methods: object, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
@@ -229,28 +239,3 @@ def _tables(methods: object, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
     if not isinstance(methods, dict) or not all(isinstance(t, dict) for t in methods.values()):
         raise AttractorError(f'{path}: methods must be tables, e.g. [methods."MC-AE"]')
     return list(methods.items())
-
-
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-Names = Annotated[tuple[str, ...], Field(strict=False)]
-
-
-class _MethodTable(_Table):
-    experiment: str = "paper"
-    quick_experiment: str = "quick"
-    settings: Names = ()
-    full: Names = ()
-    quick: Names = ()
-    score: ReportedScore = "entropy"
-    ensemble: bool = False
-
-
-class _SuiteFile(_Table):
-    in_dataset: str
-    out_datasets: Names = Field(min_length=1)
-    split: str = "train"
-    accuracy_splits: Names = ()
-    covariate_shift_datasets: Names = ()

@@ -1,7 +1,7 @@
 """ROC and precision-recall curves of D_in against D_outs."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Literal, get_args
 
 import numpy as np
@@ -10,7 +10,6 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae.experiment.result import EvaluationResult
-from attractor_ae.metrics import DetectionMetrics
 from attractor_ae.reporting.panels import Curve, curve_figure
 from attractor_ae.reporting.seeds import Results, by_method, stated
 from attractor_ae.reporting.style import REFERENCE_COLOUR
@@ -22,16 +21,14 @@ _GRID = np.linspace(0, 1, 201)
 _WHAT = {"in": "known accepted", "out": "unknown flagged"}
 _WRONG = {"in": "unknown accepted", "out": "known flagged"}
 
-Points = tuple[np.ndarray, np.ndarray]
-
 
 def roc_figure(results: Results, *, positive: Positive = "in") -> Figure:
     """Draw the ROC curve of D_in against each D_out, at the reported recursion and score.
 
-    The curve of one seed is exact. Of several the mean true positive rate at each false positive
+    The curve of one seed is exact. Of several, the mean true positive rate at each false positive
     rate is drawn (vertical averaging; Fawcett, "An introduction to ROC analysis", 2006, section 8)
-    with a band of one standard deviation. One method is drawn in one picture, with its AUROC;
-    several in a panel for each D_out.
+    with a band of one standard deviation. One method is drawn in one panel, several in a panel for
+    each D_out. The legend gives the AUROC.
 
     Args:
         results: One result, several, or those of each method by its name.
@@ -41,15 +38,8 @@ def roc_figure(results: Results, *, positive: Positive = "in") -> Figure:
         AttractorError: If the results do not belong together or have no D_out, or ``positive`` is
             unknown.
     """
-    figure = _figure(
-        results,
-        positive,
-        _roc,
-        _mean_roc,
-        lambda rates: rates.auroc,
-        name="AUROC",
-        labels=("false positive rate ({wrong})", "true positive rate ({what})"),
-    )
+    labels = "false positive rate ({wrong})", "true positive rate ({what})"
+    figure = _figure(results, positive, _roc, "auroc", "AUROC", labels)
     for axes in figure.axes:
         if axes.axison:
             axes.plot([0, 1], [0, 1], color=REFERENCE_COLOUR, linewidth=0.6, zorder=0)
@@ -57,90 +47,74 @@ def roc_figure(results: Results, *, positive: Positive = "in") -> Figure:
 
 
 def precision_recall_figure(results: Results, *, positive: Positive = "in") -> Figure:
-    """Draw the precision-recall curve of D_in against each D_out, as `roc_figure`.
+    """Draw the precision-recall curve of D_in against each D_out; arguments as of `roc_figure`.
 
-    As average precision takes it, without interpolation: the precision at a recall is that of the
-    strictest threshold which reaches it. The legend gives the average precision (AUPR). The axis of
-    precision begins below the lowest: flagging at random has the share of positives, not 0.
-
-    Args:
-        results: One result, several, or those of each method by its name.
-        positive: The positive class.
-
-    Raises:
-        AttractorError: If the results do not belong together or have no D_out, or ``positive`` is
-            unknown.
+    Without interpolation, like average precision: the precision at a recall is that of the
+    strictest threshold which reaches it. The legend gives the average precision (AUPR). The
+    vertical axis begins below the lowest precision: that of a random score is the share of
+    positives, not 0.
     """
-    return _figure(
+    labels = "recall ({what})", "precision"
+    figure = _figure(
         results,
         positive,
         _precision_recall,
-        _mean_precision,
-        lambda rates: rates.aupr_in if positive == "in" else rates.aupr_out,
-        name="average precision",
-        labels=("recall ({what})", "precision"),
+        f"aupr_{positive}",
+        "average precision",
+        labels,
         drawstyle="steps-pre",
-        from_lowest=True,
     )
+    lowest = min(np.min(line.get_ydata()) for axes in figure.axes for line in axes.lines)
+    bottom = math.floor(10 * float(lowest)) / 10
+    for axes in figure.axes:
+        axes.set_ylim(bottom - 0.01 * (1 - bottom), 1 + 0.02 * (1 - bottom))
+    return figure
+
+
+Ranked = tuple[np.ndarray, np.ndarray]
+"""Whether images are positive, and a score that is larger for positive ones."""
 
 
 def _figure(
     results: Results,
     positive: str,
-    exact: Callable[[np.ndarray, np.ndarray], Points],
-    on_grid: Callable[[list[Points]], tuple[np.ndarray, np.ndarray]],
-    area: Callable[[DetectionMetrics], float],
-    *,
+    points: Callable[[list[Ranked]], tuple[np.ndarray, np.ndarray]],
+    rate: str,
     name: str,
     labels: tuple[str, str],
     drawstyle: str = "default",
-    from_lowest: bool = False,
 ) -> Figure:
     if positive not in get_args(Positive):
         raise unknown_name("positive class", positive, get_args(Positive))
-
-    def curves_of(seeds: Sequence[EvaluationResult]) -> dict[str, Curve]:
-        curves = {}
-        for i, scores in enumerate(seeds[0].out_scores):
-            points = [exact(*_ranked(result, i, positive)) for result in seeds]
-            if len(points) == 1:
-                x, y = points[0][0], points[0][1][None]
-            else:
-                x, y = on_grid(points)
-            areas = [area(result.rates(scores.name)) for result in seeds]
-            label = f"{scores.name}, {stated(areas)}"
-            curves[scores.name] = Curve(x, y, label)
-        return curves
-
-    xlabel, ylabel = (
-        label.format(what=_WHAT[positive], wrong=_WRONG[positive]) for label in labels
-    )
     methods = by_method(results)
+    curves: dict[str, dict[str, Curve]] = {}
     for method, seeds in methods.items():
         if not seeds[0].out_scores:
             raise AttractorError(f"results of {method} have no D_out; evaluate on at least one")
+        curves[method] = {}
+        for i, scores in enumerate(seeds[0].out_scores):
+            x, y = points([_ranked(result, i, positive) for result in seeds])
+            areas = [getattr(result.rates(scores.name), rate) for result in seeds]
+            curves[method][scores.name] = Curve(x, y, f"{scores.name}, {stated(areas)}")
     known = " or ".join({seeds[0].in_scores.name: None for seeds in methods.values()})
     only = f"{next(iter(methods))}, {name}, " if len(methods) == 1 else ""
+    words = {"what": _WHAT[positive], "wrong": _WRONG[positive]}
     figure = curve_figure(
-        {method: curves_of(seeds) for method, seeds in methods.items()},
+        curves,
         title=f"{only}{known} against ...",
-        xlabel=xlabel,
-        ylabel=ylabel,
+        xlabel=labels[0].format(**words),
+        ylabel=labels[1].format(**words),
         height=2.6,
         panel_height=1.6,
         looks={"marker": "", "drawstyle": drawstyle},
     )
-    lines = [line for axes in figure.axes for line in axes.lines]
-    lowest = min(float(np.min(line.get_ydata())) for line in lines) if from_lowest else 0.0
-    bottom = math.floor(10 * lowest) / 10
     for axes in figure.axes:
-        axes.set(xlim=(-0.01, 1.01), ylim=(bottom - 0.01 * (1 - bottom), 1 + 0.02 * (1 - bottom)))
+        axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.02))
         axes.set_box_aspect(1)
     return figure
 
 
-def _ranked(result: EvaluationResult, out: int, positive: str) -> Points:
-    """Return whether images are positive, and how much they look it."""
+def _ranked(result: EvaluationResult, out: int, positive: str) -> Ranked:
     inside = result.in_scores.score(result.recursion, result.score)
     outside = result.out_scores[out].score(result.recursion, result.score)
     is_in = np.arange(len(inside) + len(outside)) < len(inside)
@@ -148,22 +122,19 @@ def _ranked(result: EvaluationResult, out: int, positive: str) -> Points:
     return (is_in, -scores) if positive == "in" else (~is_in, scores)
 
 
-def _roc(positive: np.ndarray, ranking: np.ndarray) -> Points:
-    fpr, tpr, _ = roc_curve(positive, ranking)
-    return fpr, tpr
-
-
-def _mean_roc(points: list[Points]) -> tuple[np.ndarray, np.ndarray]:
+def _roc(ranked: list[Ranked]) -> tuple[np.ndarray, np.ndarray]:
+    points = [roc_curve(*one)[:2] for one in ranked]
+    if len(points) == 1:
+        return points[0][0], points[0][1][None]
     # Where a curve rises straight up, `interp` gives its top; its foot, (0, 0), is put before.
-    rates = [np.r_[0, np.interp(_GRID, fpr, tpr)] for fpr, tpr in points]
-    return np.r_[0, _GRID], np.stack(rates)
+    return np.r_[0, _GRID], np.stack([np.r_[0, np.interp(_GRID, *rates)] for rates in points])
 
 
-def _precision_recall(positive: np.ndarray, ranking: np.ndarray) -> Points:
-    precision, recall, _ = precision_recall_curve(positive, ranking)
-    return recall[::-1], precision[::-1]
-
-
-def _mean_precision(points: list[Points]) -> tuple[np.ndarray, np.ndarray]:
-    rates = [precision[np.searchsorted(recall, _GRID)] for recall, precision in points]
-    return _GRID, np.stack(rates)
+def _precision_recall(ranked: list[Ranked]) -> tuple[np.ndarray, np.ndarray]:
+    curves = (precision_recall_curve(*one) for one in ranked)
+    points = [(recall[::-1], precision[::-1]) for precision, recall, _ in curves]
+    if len(points) == 1:
+        return points[0][0], points[0][1][None]
+    return _GRID, np.stack(
+        [precision[np.searchsorted(recall, _GRID)] for recall, precision in points]
+    )

@@ -40,6 +40,7 @@ class LsunFiles:
 
     name: str = "lsun"
     folder: str = "lsun"
+    classes: tuple[str, ...] = CATEGORIES
 
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the ten databases' folders."""

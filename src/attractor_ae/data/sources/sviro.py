@@ -49,6 +49,7 @@ class SeatFolders:
     factor: str
     named: Literal["file", "folder"]
     others: Literal["empty", "left out"]
+    classes: tuple[str, ...] = SEATINGS
 
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the pattern of a split's files."""
