@@ -109,6 +109,7 @@ def test_mc_dropout_agrees_with_pytorch_ood(digits):
     torch.testing.assert_close(members.var(0).mean(-1), variance, rtol=0, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_mc_dropout_is_torchs_dropout_on_average(digits):
     """Two samples of passes, of masks of ours and of PyTorch's, have the same mean."""
     model, passes = classifier(0, 0.33), 200

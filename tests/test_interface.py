@@ -498,6 +498,7 @@ def test_weights_that_are_no_numbers_are_refused():
             make()
 
 
+@pytest.mark.slow
 def test_sixteen_bits_are_computed_and_stay_inside(method, digits):
     sharp, rough = (
         MAKE[method](precision=precision).fit(digits.images, digits.labels)

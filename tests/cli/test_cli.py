@@ -43,6 +43,7 @@ def demo(tmp_path_factory):
     return folder, invoke("demo", "--out", folder, *options(TINY_DEMO))
 
 
+@pytest.mark.slow
 def test_the_demo_leaves_a_table_and_pictures(demo):
     folder, result = demo
     assert result.exit_code == 0, result.output
@@ -56,6 +57,7 @@ def test_the_demo_leaves_a_table_and_pictures(demo):
     assert (folder / "detector.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_finished_demo_is_evaluated_again_to_the_same_table(demo):
     folder, first = demo
     again = invoke("demo", "--out", folder, *options(TINY_DEMO))
@@ -67,6 +69,7 @@ def test_a_finished_demo_is_evaluated_again_to_the_same_table(demo):
     assert table(again.stdout) == table(first.stdout) != []
 
 
+@pytest.mark.slow
 def test_a_finished_demo_can_be_evaluated_differently(demo):
     folder, _ = demo
     again = invoke(
@@ -79,6 +82,7 @@ def test_a_finished_demo_can_be_evaluated_differently(demo):
     assert (folder / "evaluation" / "reconstructions-photos.png").exists()
 
 
+@pytest.mark.slow
 def test_train_then_evaluate(config, tmp_path):
     run = tmp_path / "run"
     trained = invoke("train", config, "--out", run, *options(TINY))
@@ -164,12 +168,14 @@ def test_a_folder_that_cannot_be_written_to(config, tmp_path):
     assert "choose another folder" in line
 
 
+@pytest.mark.slow
 def test_only_the_evaluation_of_a_run_can_be_set(demo):
     folder, _ = demo
     line = error_line(invoke("evaluate", folder, "--set", "training.epochs=3"))
     assert "only keys of [evaluation], dataset.max_broken, training.device and" in line
 
 
+@pytest.mark.slow
 def test_a_run_of_another_machines_device_is_evaluated_on_this_ones(config, tmp_path):
     run = tmp_path / "run"
     invoke("train", config, "--out", run, *options(TINY))
@@ -292,6 +298,7 @@ def test_more_broken_files_can_be_allowed(folder):
     assert "9.png: is not an image" in result.stderr
 
 
+@pytest.mark.slow
 def test_what_was_left_out_is_told_where_it_is_used(folder, tmp_path):
     (folder / "train/cat/9.png").write_bytes(b"no picture")
     (folder / "test/cat/9.png").write_bytes(b"no picture")
@@ -342,6 +349,7 @@ def test_another_size_and_colour(folder, tmp_path):
     assert "channels must be 1" in error_line(invoke("data", "show", folder, "--channels", "2"))
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_in_colour_and_another_size(folder, tmp_path):
     config = tmp_path / "pets.toml"
     config.write_text(f"[dataset]\nname = '{folder}'\nimage_size = 32\nchannels = 3\n")
@@ -360,6 +368,7 @@ def test_a_built_in_set_is_shown(tmp_path):
     assert (tmp_path / "digits.png").is_file()
 
 
+@pytest.mark.slow
 def test_train_and_evaluate_on_images_from_files(tmp_path, monkeypatch):
     """Prepared images are maps of files that cannot be written to."""
     monkeypatch.setenv("ATTRACTOR_AE_CACHE", str(tmp_path / "cache"))

@@ -60,6 +60,7 @@ def test_a_failed_run_is_told_at_the_end(swept, tmp_path):
     assert str(tmp_path / "seed3" / "log.txt") in told.stderr
 
 
+@pytest.mark.slow
 def test_many_runs_are_evaluated_into_one_table(swept, evaluated):
     assert evaluated.exit_code == 0, evaluated.output
     for run in ("seed0", "seed1"):
@@ -70,6 +71,7 @@ def test_many_runs_are_evaluated_into_one_table(swept, evaluated):
     assert "±" in evaluated.stdout
 
 
+@pytest.mark.slow
 def test_a_table_is_printed_and_written(swept, evaluated, tmp_path):
     told = invoke("table", swept[0], "--out", tmp_path, "--grid", "paper", "--significance")
     assert told.exit_code == 0, told.output
@@ -80,6 +82,7 @@ def test_a_table_is_printed_and_written(swept, evaluated, tmp_path):
     assert out.stdout != told.stdout
 
 
+@pytest.mark.slow
 def test_figures_are_drawn(swept, evaluated, tmp_path):
     told = invoke("figures", swept[0] / "seed*", "--out", tmp_path)
     assert told.exit_code == 0, told.output
@@ -110,6 +113,7 @@ def test_what_is_no_run_is_one_line(tmp_path, swept):
     )
 
 
+@pytest.mark.slow
 def test_an_ensemble_at_the_terminal(tmp_path):
     settings = [*TINY[:3], "model.type=conv", "model.dropout=0", TINY[-1]]
     runs = tmp_path / "members"

@@ -32,7 +32,7 @@ def trained(many_digits, tmp_path_factory):
     """An autoencoder that reconstructs real digits."""
     images = many_digits
     # In float32, so that it is the same on processors with 16-bit instructions and without.
-    settings = ["training.epochs=16", "training.device=cpu", "training.precision=float32"]
+    settings = ["training.epochs=12", "training.device=cpu", "training.precision=float32"]
     config = preset("quick", settings)
     run = train(config, images, tmp_path_factory.mktemp("trained"))
     model = build_network(config, len(images.classes))
@@ -107,6 +107,7 @@ def plain_codes(model, x, masks, recursions):
     return torch.stack(codes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", SCOPES)
 def test_fast_scoring_is_the_plain_one(trained, digits, scope):
     """To 1e-4 in float32, for the same masks and heads, at every recursion."""
@@ -127,6 +128,7 @@ def test_fast_scoring_is_the_plain_one(trained, digits, scope):
     np.testing.assert_allclose(detector.predict(digits.images), entropies[1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_sixteen_bits_change_auroc_by_less_than_a_hundredth(trained, many_digits):
     known = load("mnist5k", "test", per_class=6).images
     unknown = load("textures", "test").images[:60]
@@ -142,6 +144,7 @@ def test_sixteen_bits_change_auroc_by_less_than_a_hundredth(trained, many_digits
     assert abs(aurocs[0] - aurocs[1]) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scope", SCOPES)
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_a_score_does_not_depend_on_the_batch(autoencoder, digits, scope, precision):
@@ -257,6 +260,7 @@ def test_more_head_masks_mean_more_codes(autoencoder, digits):
     assert not torch.allclose(first, second)
 
 
+@pytest.mark.slow
 def test_heads_that_read_paths_know_what_recursion_0_knew(trained, many_digits):
     """A model whose reconstructions are all the same image: only z_0 tells images apart."""
     model = copy.deepcopy(trained)
@@ -354,6 +358,7 @@ def counted(detector, monkeypatch):
     return calls
 
 
+@pytest.mark.slow
 def test_only_the_recursions_that_are_needed_are_computed(
     autoencoder, digits, many_digits, monkeypatch
 ):

@@ -327,15 +327,3 @@ def test_a_name_wins_over_a_folder_of_that_name(tmp_path, monkeypatch):
     (tmp_path / "digits8").mkdir()
     monkeypatch.chdir(tmp_path)
     assert load("digits8", "test").name == "digits8"
-
-
-def test_augmentation_comes_when_asked_for():
-    from attractor_ae.data.augmentation import Augmentation
-
-    assert data.Augmentation is Augmentation
-    assert set(data.__all__) <= {*dir(data), "Augmentation"}
-
-
-def test_unknown_attribute():
-    with pytest.raises(AttributeError, match="has no attribute 'Augmentations'"):
-        _ = data.Augmentations

@@ -252,6 +252,7 @@ def test_the_run_is_like_one_of_ours(original, digits, tmp_path):
     assert detector.predict(digits.images[:3]).shape == (3,)
 
 
+@pytest.mark.slow
 def test_the_run_can_be_evaluated(original, tmp_path):
     folder = written(tmp_path / "theirs", original.state_dict(), name="mnist5k")
     cfg = folder / "cfg.toml"

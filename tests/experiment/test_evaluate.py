@@ -134,6 +134,7 @@ def counted(run, settings, **options):
     return result, len(scored.names)
 
 
+@pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(evaluated):
     run, settings, first = evaluated
     again, scored = counted(run, settings)
@@ -142,6 +143,7 @@ def test_what_was_measured_is_not_measured_again(evaluated):
     assert counted(run, settings, again=True)[1] == 2
 
 
+@pytest.mark.slow
 def test_another_evaluation_is_measured(evaluated):
     run, settings, first = evaluated
     other, scored = counted(run, [*settings, "evaluation.trials=3"])
@@ -164,6 +166,7 @@ def test_an_evaluation_that_fails_leaves_the_result_that_was_there(evaluated):
     assert counted(run, settings)[1] == 0
 
 
+@pytest.mark.slow
 def test_a_half_written_evaluation_is_not_taken_for_a_complete_one(evaluated, monkeypatch):
     run, settings, _ = evaluated
     counted(run, settings)
@@ -178,6 +181,7 @@ def test_a_half_written_evaluation_is_not_taken_for_a_complete_one(evaluated, mo
     assert counted(run, settings)[1] == 2
 
 
+@pytest.mark.slow
 def test_an_interrupted_evaluation_is_in_no_table(evaluated):
     run, settings, _ = evaluated
     counted(run, settings)
@@ -188,6 +192,7 @@ def test_an_interrupted_evaluation_is_in_no_table(evaluated):
     counted(run, settings)
 
 
+@pytest.mark.slow
 def test_what_was_fitted_on_other_images_is_measured(evaluated, monkeypatch):
     """A folder of training images may change after the training."""
     run, settings, _ = evaluated
@@ -206,6 +211,7 @@ def test_what_was_fitted_on_other_images_is_measured(evaluated, monkeypatch):
     assert counted(run, settings)[1] == 2
 
 
+@pytest.mark.slow
 def test_other_images_are_measured(evaluated, monkeypatch):
     run, settings, _ = evaluated
     counted(run, settings)
@@ -224,6 +230,7 @@ def test_other_images_are_measured(evaluated, monkeypatch):
     assert counted(run, settings)[1] == 2
 
 
+@pytest.mark.slow
 def test_other_weights_are_measured(evaluated, digits, tmp_path):
     run, settings, _ = evaluated
     values = {**SETTINGS, "training": {**SETTINGS["training"], "seed": 5}}
@@ -249,6 +256,7 @@ def members(tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 def test_an_ensemble_is_evaluated_in_a_folder_of_its_own(members):
     runs = [members / "seed0", members / "seed1"]
     settings = ["evaluation.nbr_of_samples_per_class=2", "evaluation.out_datasets=['faces']"]

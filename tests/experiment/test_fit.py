@@ -64,6 +64,7 @@ def members(images, tmp_path_factory):
     return [train(short(seed=s, dropout=0.0), images, folder / f"{s}").path for s in (3, 4)]
 
 
+@pytest.mark.slow
 def test_training_on_real_digits_raises_accuracy(dropout_run, images, held_out):
     rows = np.genfromtxt(dropout_run.history_file, delimiter=",", names=True)
     accuracy = rows["accuracy"]

@@ -21,6 +21,9 @@ from attractor_ae._reporter import Reporter
 from attractor_ae.experiment.compare import compare_runs, draw_runs, measured_runs
 from attractor_ae.reporting.renderers import markdown
 
+# Trains and evaluates whole suites: only here everything is put together.
+pytestmark = pytest.mark.slow
+
 TINY = """
 in_dataset = "mnist5k"
 out_datasets = ["faces", "omniglot"]

@@ -213,7 +213,7 @@ def test_cores_are_divided_among_the_workers(cores, workers, jobs, expected, mon
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_trained_and_a_second_call_continues(tmp_path):
     # No checkpoint comes before the end, but that of the interruption.
-    jobs = seed_jobs(config(epochs=200, checkpoint_interval=1000), range(3), tmp_path / "runs")
+    jobs = seed_jobs(config(epochs=80, checkpoint_interval=1000), range(3), tmp_path / "runs")
     met, reporter = [], Notes()
 
     def press(job):
@@ -240,7 +240,7 @@ def test_ctrl_c_keeps_what_was_trained_and_a_second_call_continues(tmp_path):
     assert same_weights(Run(job.folder), plain(job, tmp_path / "plain"))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_whose_process_is_killed_again_and_again_ends_no_other(tmp_path):
     jobs = seed_jobs(config(**LONG), range(3), tmp_path)
     killed = []
@@ -263,7 +263,7 @@ def test_a_run_whose_process_is_killed_again_and_again_ends_no_other(tmp_path):
     assert failure.error in failure.log.read_text()
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_whose_process_is_killed_once_goes_on_from_its_checkpoint(tmp_path):
     [job] = seed_jobs(config(**LONG), (0,), tmp_path / "runs")
 
@@ -278,7 +278,7 @@ def test_a_run_whose_process_is_killed_once_goes_on_from_its_checkpoint(tmp_path
     assert same_weights(Run(job.folder), plain(job, tmp_path / "plain", threads))
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_trainings_of_a_killed_sweep_end(tmp_path):
     jobs = seed_jobs(config(epochs=100_000), range(2), tmp_path)
     toml = tmp_path / "config.toml"
@@ -378,7 +378,7 @@ def cluster(tmp_path_factory, own_cache):
         yield running
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_runs_of_a_killed_worker_go_on_elsewhere(cluster, tmp_path):
     jobs = seed_jobs(config(**LONG), range(4), tmp_path / "runs")
     killed = []

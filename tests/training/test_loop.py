@@ -186,6 +186,7 @@ train(config, images, sys.argv[2], resume=True, reporter=Printing())
 """
 
 
+@pytest.mark.soak
 def test_a_killed_run_resumes_to_bitwise_the_same_weights(digits, tmp_path):
     """SIGKILL: no handler runs, and the file of the last checkpoint is what there is."""
     settings = config(epochs=12)
@@ -221,6 +222,7 @@ def test_the_seed_decides_everything(digits, tmp_path, unchanged_random_state):
     assert not same(weights(a), weights(c))
 
 
+@pytest.mark.slow
 def test_training_learns_real_digits(digits, tmp_path):
     # Without dropout and augmentation, which would need more steps than a test should take.
     values = config(epochs=20, batch_size=8, augment=False).model_dump()
@@ -400,6 +402,7 @@ def test_mixed_precision_trains_too(digits, tmp_path):
     assert all(t.dtype == torch.float32 for t in weights(run).values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_on_the_command_line(tmp_path, sent):
     """A real signal to a real process: one line, exit code 130, and the run resumes.
@@ -424,6 +427,6 @@ def test_ctrl_c_on_the_command_line(tmp_path, sent):
     _, errors = process.communicate()
     assert process.returncode == 130
     assert errors.count("\n") == 1
-    assert "interrupted; nothing is lost, go on with: attractor-ae train" in errors
+    assert "interrupted; nothing is lost, continue with: attractor-ae train" in errors
     assert errors.rstrip().endswith("--resume")
     assert not list((tmp_path / "run").glob(".*"))

@@ -343,7 +343,7 @@ def _on_cluster(
     reporter: Reporter,
 ) -> Generator[tuple[int, str]]:
     """Train tasks on a cluster of dask.distributed, which must be running."""
-    from distributed import Event, KilledWorker, as_completed, wait
+    from distributed import Event, KilledWorker, as_completed
 
     stop = Event(f"stop-{uuid4().hex}", client=client)
     futures = {
@@ -380,7 +380,7 @@ def _on_cluster(
     except BaseException:  # Ctrl-C, or the caller has failed
         reporter.note("stopping: each run writes its checkpoint ...")
         stop.set()
-        wait(list(futures))
+        client.gather(list(futures), errors="skip")  # waits for their ends
         raise
 
 
