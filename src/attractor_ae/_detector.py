@@ -420,12 +420,7 @@ def check_at_least(smallest: int, **counts: int) -> None:
 
 
 def check_images(x: Images, image_shape: tuple[int, int, int]) -> Tensor:
-    """Return images as a tensor, unchanged, after a check of dtype, shape and range.
-
-    Raises:
-        AttractorError: If ``x`` is not uint8 in 0..255 or float in [0, 1], or not of shape (n,
-            *image_shape).
-    """
+    """Return images as a tensor, unchanged, after a check of dtype, shape and range."""
     if not isinstance(x, np.ndarray | Tensor):
         raise AttractorError(f"images must be a NumPy array or a tensor, got {type(x).__name__}")
     if isinstance(x, np.ndarray):

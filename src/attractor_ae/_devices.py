@@ -14,9 +14,6 @@ def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
         name: ``"auto"``: the GPU numbered ``gpu`` if PyTorch sees one, else the CPU. Otherwise a
             device as PyTorch names it, e.g. ``"cpu"``, ``"cuda:1"`` or ``"mps"``.
         gpu: Number of the GPU that ``"auto"`` takes.
-
-    Raises:
-        AttractorError: If PyTorch does not know the device or cannot compute on it here.
     """
     if name == "auto":
         name = f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"

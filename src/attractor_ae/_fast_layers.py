@@ -25,11 +25,7 @@ ACTIVATIONS = tuple(n for n in nn.modules.activation.__all__ if n not in {*_OTHE
 
 
 def activation_function(name: str) -> nn.Module:
-    """Return an activation of ``ACTIVATIONS`` with its default arguments.
-
-    Raises:
-        AttractorError: If the name is unknown.
-    """
+    """Return an activation of ``ACTIVATIONS`` with its default arguments."""
     if name not in ACTIVATIONS:
         raise unknown_name("activation", name, ACTIVATIONS)
     return getattr(nn, name)()
@@ -81,15 +77,17 @@ class _MaskedReLU(torch.autograd.Function):
         return gradients[0] * factor, None
 
 
-class Linear(nn.Linear):
+class _Undrawn:
+    def reset_parameters(self) -> None:
+        """Leave the weights to the network."""
+
+
+class Linear(_Undrawn, nn.Linear):
     """A linear layer whose result for one row is bitwise independent of the other rows.
 
     The library adds up in an order that depends on the number of rows. Without gradients, on a CPU,
     rows are therefore processed in zero-padded blocks of 64.
     """
-
-    def reset_parameters(self) -> None:
-        """Leave the weights to the network."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (n, out_features) for (n, in_features)."""
@@ -101,15 +99,12 @@ class Linear(nn.Linear):
         return torch.cat(blocks)[:rows]
 
 
-class Conv2d(nn.Conv2d):
+class Conv2d(_Undrawn, nn.Conv2d):
     """A convolution with a fast gradient of its input in 16 bits.
 
     That gradient is a transposed convolution, slow on a CPU where the number of channels is not a
     multiple of 16: zeros are added to the gradient that comes back.
     """
-
-    def reset_parameters(self) -> None:
-        """Leave the weights to the network."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the convolution of (n, in_channels, h, w)."""
@@ -160,11 +155,8 @@ class _PaddedGradient(torch.autograd.Function):
         return for_x, for_weight[:count], gradients[0].sum((0, 2, 3)), None, None
 
 
-class ConvTranspose2d(nn.ConvTranspose2d):
+class ConvTranspose2d(_Undrawn, nn.ConvTranspose2d):
     """A transposed convolution, fast in 16 bits for any number of inputs, and to one channel."""
-
-    def reset_parameters(self) -> None:
-        """Leave the weights to the network."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return the transposed convolution of (n, in_channels, h, w)."""

@@ -1,4 +1,6 @@
 import json
+import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +10,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from attractor_ae import EvaluationResult, ImageSet, evaluate, load
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
+from attractor_ae.experiment.compare import compare_runs
 
 
 @pytest.fixture(scope="module")
@@ -183,3 +186,27 @@ def test_impossible_requests_are_refused(detector, sets):
     few = ImageSet("few", "test", few.images, few.labels, few.classes[:5])
     with pytest.raises(AttractorError, match="'few' has 5 classes, but the .* the label 9"):
         evaluate(detector, few, [])
+
+
+def test_the_documented_row_of_another_detector(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "reproduce.md").read_text(encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    names = {}
+    exec(page.split("```python")[1].split("```")[0], names)
+    known, unknown = names["known"], names["unknown"]
+    brightness = [images.images.mean((1, 2, 3)) for images in (known, *unknown)]
+    p = np.eye(10)[known.labels]
+    pairs = list(zip(unknown, brightness[1:], strict=True))
+    other = EvaluationResult.from_scores("bright", known, brightness[0], pairs, probabilities=p)
+    other.save("results/bright")
+
+    comparison = compare_runs(["results/forest", "results/*"])
+    assert [m.name for m in comparison.detection.methods] == ["isolation forest", "bright"]
+    assert all(math.isnan(c.mean) for c in comparison.accuracy.cells[0])
+    assert comparison.accuracy.cell("bright", "mnist5k", "accuracy").mean == 1
+    for method, scores in {"isolation forest": names["scores"], "bright": brightness}.items():
+        for images, outside in zip(unknown, scores[1:], strict=True):
+            is_out = np.arange(len(known) + len(images)) >= len(known)
+            expected = roc_auc_score(is_out, np.concatenate((scores[0], outside)))
+            cell = comparison.detection.cell(method, images.name, "auroc")
+            assert cell.mean == pytest.approx(expected)

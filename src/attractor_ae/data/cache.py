@@ -131,11 +131,6 @@ def prepare(
 
     Returns:
         ``images`` is a read-only memory map of shape (n, channels, size, size).
-
-    Raises:
-        BrokenFilesError: If more than ``max_broken`` of the files are broken, or all.
-        AttractorError: If there are no images, an argument is out of range, or the cache cannot be
-            written.
     """
     where = f"data set {name!r} ({split})"
     max_broken = wanted.max_broken

@@ -13,11 +13,7 @@ Model = TypeVar("Model", bound=BaseModel)
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
-    """Return the tables of a TOML file.
-
-    Raises:
-        AttractorError: If the file is missing or not TOML.
-    """
+    """Return the tables of a TOML file."""
     path = Path(path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -30,11 +26,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
-    """Return values as a model of pydantic; errors name ``source``.
-
-    Raises:
-        AttractorError: On the first mistake: key, value, what is allowed, and the nearest name.
-    """
+    """Return values as a model of pydantic; errors name ``source``."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:

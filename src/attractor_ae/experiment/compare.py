@@ -92,9 +92,6 @@ def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
     Returns:
         Name of the method -> its results. If a method has several experiments, the folder is added
         to its name.
-
-    Raises:
-        AttractorError: If a run was not evaluated.
     """
     found: dict[Path, MeasuredRun] = {}
     others = []

@@ -283,9 +283,6 @@ class ExperimentConfig(_Section):
 def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Return ``values`` with every ``"section.key=value"`` of ``overrides`` set.
 
-    Raises:
-        AttractorError: If an override has another form.
-
     Examples:
         >>> override({"training": {"epochs": 9}}, ["training.epochs=200", "model.activation=SiLU"])
         {'training': {'epochs': 200}, 'model': {'activation': 'SiLU'}}

@@ -98,9 +98,6 @@ def suite_figures(
 
     Returns:
         The PNG files.
-
-    Raises:
-        AttractorError: If files of a run are missing or damaged.
     """
     results = {label: [run.result for run in runs] for label, runs in measured.items()}
     drawn: list[Path] = []

@@ -76,11 +76,7 @@ def fit_ensemble(
 
 
 def evaluation_config(run: Run, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Return the config of a run with another evaluation.
-
-    Raises:
-        AttractorError: If an override concerns the weights, or is impossible.
-    """
+    """Return the config of a run with another evaluation."""
     if foreign := [text for text in overrides if not text.startswith(AFTER_TRAINING)]:
         raise AttractorError(
             f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation], "

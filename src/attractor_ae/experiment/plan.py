@@ -65,11 +65,7 @@ class Plan:
             planned.check()
 
     def load(self, planned: PlannedSet, reporter: Reporter = SILENT) -> ImageSet:
-        """Load the images of one set, with its label as the name.
-
-        Raises:
-            AttractorError: If files are missing or damaged.
-        """
+        """Load the images of one set, with its label as the name."""
         dataset = self.config.dataset
         wanted = Wanted(
             planned.per_class,
@@ -83,12 +79,7 @@ class Plan:
         return dataclasses.replace(images, name=planned.label)
 
     def load_training(self, reporter: Reporter = SILENT) -> ImageSet:
-        """Load the images that are trained on.
-
-        Raises:
-            AttractorError: If files are missing or damaged, or the split is the one that is tested
-                on.
-        """
+        """Load the images that are trained on."""
         info, split = self.training.dataset.info, self.training.split
         # "all" of own images contains the test images too.
         if split == info.test_split or (split == ALL and len(info.splits) > 1):
@@ -105,9 +96,6 @@ def make_plan(config: ExperimentConfig, data_root: str | Path | None = None) -> 
     Args:
         config: The experiment.
         data_root: Folder of the data sets' files.
-
-    Raises:
-        AttractorError: If a name is unknown or is used twice.
     """
     dataset, settings = config.dataset, config.evaluation
     known = find_dataset(dataset.name, data_root, dataset.split_seed)
@@ -136,11 +124,7 @@ def make_plan(config: ExperimentConfig, data_root: str | Path | None = None) -> 
 
 
 def planned_out(config: ExperimentConfig, name: str, data_root: str | Path | None) -> PlannedSet:
-    """Find a D_out by its name, ``"NAME:FACTOR"`` or path.
-
-    Raises:
-        AttractorError: If there is no such set.
-    """
+    """Find a D_out by its name, ``"NAME:FACTOR"`` or path."""
     head, _, factor = name.partition(":")
     if head not in CATALOGUE:  # a path may contain a colon
         head, factor = name, ""

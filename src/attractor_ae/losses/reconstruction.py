@@ -4,6 +4,7 @@ MS-SSIM: Wang et al., "Multiscale Structural Similarity for Image Quality Assess
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -105,20 +106,11 @@ def _check_window_fits(name: str, window: int, images: Tensor) -> None:
         )
 
 
-def _mse(reconstruction: Tensor, target: Tensor) -> Tensor:
-    return F.mse_loss(reconstruction, target, reduction="sum") / len(target)
-
-
-def _l1(reconstruction: Tensor, target: Tensor) -> Tensor:
-    return F.l1_loss(reconstruction, target, reduction="sum") / len(target)
-
-
-def _huber(reconstruction: Tensor, target: Tensor) -> Tensor:
-    return F.huber_loss(reconstruction, target, reduction="sum", delta=1) / len(target)
-
-
-def _bce(reconstruction: Tensor, target: Tensor) -> Tensor:
-    return F.binary_cross_entropy_with_logits(reconstruction, target, reduction="sum")
+def _per_image(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
+    """Return the loss summed over pixels, and averaged over images."""
+    return lambda reconstruction, target: (
+        loss(reconstruction, target, reduction="sum") / len(target)
+    )
 
 
 def _perceptual() -> Callable[[Tensor, Tensor], Tensor]:
@@ -131,10 +123,10 @@ def _perceptual() -> Callable[[Tensor, Tensor], Tensor]:
 _LOSSES: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
     "ssim": lambda: _one_minus_ssim,
     "ms-ssim": lambda: _one_minus_ms_ssim,
-    "mse": lambda: _mse,
-    "l1": lambda: _l1,
-    "huber": lambda: _huber,
-    "bce": lambda: _bce,
+    "mse": lambda: _per_image(F.mse_loss),
+    "l1": lambda: _per_image(F.l1_loss),
+    "huber": lambda: _per_image(F.huber_loss),
+    "bce": lambda: partial(F.binary_cross_entropy_with_logits, reduction="sum"),
     "perceptual": _perceptual,
 }
 

@@ -14,12 +14,7 @@ figure. Results of one method are those of its seeds."""
 
 
 def by_method(results: Results) -> dict[str, tuple[EvaluationResult, ...]]:
-    """Return the results of every method, one per seed, in their order.
-
-    Raises:
-        AttractorError: If there is no result, or those of a method are not of the same sets,
-            recursions and score.
-    """
+    """Return the results of every method, one per seed, in their order."""
     if isinstance(results, EvaluationResult):
         results = [results]
     if isinstance(results, Mapping):

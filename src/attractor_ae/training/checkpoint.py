@@ -103,11 +103,7 @@ class Checkpoint:
 
     @classmethod
     def read(cls, path: Path) -> "Checkpoint":
-        """Read a checkpoint.
-
-        Raises:
-            AttractorError: If the file is missing, damaged or not a checkpoint.
-        """
+        """Read a checkpoint."""
         tensors, metadata = read_tensors(path)
         try:
             scaler = json.loads(metadata["scaler"])

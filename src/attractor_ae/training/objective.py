@@ -70,9 +70,6 @@ class Targets:
         images: The training images.
         instance: Whether the target is a random other image of the same class (partially impossible
             reconstruction), instead of the image itself.
-
-    Raises:
-        AttractorError: If ``instance`` is set and a class has a single image.
     """
 
     def __init__(self, images: ImageSet, instance: bool) -> None:

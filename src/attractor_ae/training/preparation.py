@@ -16,9 +16,6 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
 
     Images without a label (-1) are in neither part. ``dataset.calibration_fraction`` of each class
     is kept, drawn from ``dataset.split_seed``.
-
-    Raises:
-        AttractorError: If images are to be kept, but are too few for a calibration.
     """
     if (labelled := images.labels >= 0).sum() < len(images):
         images = images.take(np.flatnonzero(labelled))

@@ -53,12 +53,7 @@ class LsunFiles:
         )
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
-        """Return the wanted images, category by category, in the order of their keys.
-
-        Raises:
-            AttractorError: If the package lmdb is missing, or a database or one of its images is
-                damaged.
-        """
+        """Return the wanted images, category by category, in the order of their keys."""
         databases = self._databases(split, root)
 
         def read() -> tuple[Iterator[Encoded], NDArray[np.int64]]:

@@ -88,11 +88,7 @@ class OwnImages:
         return ()
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
-        """Return the wanted images of a split.
-
-        Raises:
-            AttractorError: If a file is damaged, or too many images are broken.
-        """
+        """Return the wanted images of a split."""
         found, rows = self.found, self.splits[split]
         rows = rows[wanted.rows(self.labels[rows])]
         labels = self.labels[rows]
@@ -149,10 +145,6 @@ def find_images(path: Path, *, seed: int = 0) -> OwnImages:
     Args:
         path: The folder or file.
         seed: Non-negative; decides the random split, which puts a fifth of each class into "test".
-
-    Raises:
-        AttractorError: If there are no images at the path, or a table or an array is not as
-            described.
     """
     if seed < 0:
         raise AttractorError(f"seed must be at least 0, got {seed}")

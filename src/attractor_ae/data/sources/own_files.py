@@ -57,12 +57,7 @@ Row = tuple[str, str, str]
 
 
 def in_table(table: Path) -> Found:
-    """Return the images of a table.
-
-    Raises:
-        AttractorError: If it cannot be read, has no column ``path``, no rows, or a row is damaged;
-            for Parquet, if pyarrow is missing.
-    """
+    """Return the images of a table."""
     folder = os.fspath(table.parent)
     read = _parquet_rows if table.suffix.lower() == ".parquet" else _csv_rows
     paths, labels, splits = [], [], []
@@ -153,12 +148,7 @@ def _columns(table: Path, names: list[str]) -> tuple[int | None, ...]:
 
 
 def in_array(file: Path) -> Found:
-    """Return the images of an array with their labels, classes and splits.
-
-    Raises:
-        AttractorError: If it cannot be read, contains Python objects, or something has another
-            shape or dtype.
-    """
+    """Return the images of an array with their labels, classes and splits."""
     where = displayed(file)
     arrays: dict[str, NDArray[Any]] = {}
     try:
@@ -229,11 +219,7 @@ def _labels_of(
 
 
 def array_images(found: Found, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the images of an array at some rows, uint8, (height, width) or (height, width, 3).
-
-    Raises:
-        AttractorError: If floating point is outside [0, 1].
-    """
+    """Yield the images of an array at some rows, uint8, (height, width) or (height, width, 3)."""
     assert found.images is not None
     axis = _channel_axis(found.images.shape)
     for row in rows:

@@ -64,11 +64,7 @@ class SeatFolders:
         )
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
-        """Return the wanted images, cropped to their centre, in the order of their names.
-
-        Raises:
-            AttractorError: If there is no image, or a name tells no label.
-        """
+        """Return the wanted images, cropped to their centre, in the order of their names."""
         wanted = replace(
             wanted,
             factor=wanted.factor or self.factor,

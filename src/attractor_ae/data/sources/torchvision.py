@@ -67,11 +67,7 @@ class TorchvisionSet:
         fetch(self.fetch, root / self.folder)
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
-        """Return the wanted images of a split.
-
-        Raises:
-            AttractorError: If a file is not the official one.
-        """
+        """Return the wanted images of a split."""
 
         def read() -> Any:  # noqa: ANN401
             with _checked(self.name, self.expected(split, root)):
@@ -115,12 +111,7 @@ class IdxFiles:
         return tuple(f"{folder / f}[.gz]" for f in _idx_files(split) if not _either(folder, f))
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
-        """Return the wanted images of a split.
-
-        Raises:
-            AttractorError: If files are missing or damaged, or are not grey images and their
-                labels.
-        """
+        """Return the wanted images of a split."""
         found = self._find(split, root)
         if not found:
             lacking = " and ".join(self.missing(split, root))
@@ -175,12 +166,7 @@ def _either(folder: Path, file: str) -> Path | None:
 
 
 def read_idx(path: Path) -> NDArray[Any]:
-    """Read an IDX file, plain or gzipped, with torchvision's reader.
-
-    Raises:
-        AttractorError: If the file cannot be read, is not an IDX file, or has fewer or more bytes
-            than its header says.
-    """
+    """Read an IDX file, plain or gzipped, with torchvision's reader."""
     mnist = importlib.import_module("torchvision.datasets.mnist")
     try:
         with path.open("rb") as file:
@@ -201,12 +187,7 @@ def read_idx(path: Path) -> NDArray[Any]:
 
 
 def fetch(constructions: tuple[tuple[str, Mapping[str, Any]], ...], folder: Path) -> None:
-    """Let torchvision fetch sets into its root folder, and check their sums.
-
-    Raises:
-        OSError, RuntimeError: If there is no network, the folder cannot be written to, or a sum is
-            wrong.
-    """
+    """Let torchvision fetch sets into its root folder, and check their sums."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, arguments in constructions:
         _construct(name, folder, **arguments, download=True)
