@@ -20,7 +20,6 @@ from attractor_ae.metrics import (
     PAPER_THRESHOLDS,
     TPR_PERCENTS,
     DetectionMetrics,
-    accuracy,
     detection_metrics,
     expected_calibration_error,
     wasserstein_sums,
@@ -463,34 +462,6 @@ def test_the_reference_is_a_choice_and_may_be_missing():
 def test_wasserstein_names_what_it_cannot_compare(inside, out, message):
     with pytest.raises(AttractorError, match=message):
         wasserstein_sums(inside, out)
-
-
-# ---- accuracy ----------------------------------------------------------------------------------
-
-
-@examples
-@given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1))
-def test_accuracy_is_that_of_scikit_learn(pairs):
-    predicted, labels = columns(pairs)
-    assert accuracy(predicted, labels) == close(sklearn_metrics.accuracy_score(labels, predicted))
-
-
-def test_accuracy_of_names():
-    assert accuracy(["0_0_3", "3_3_3"], ["0_0_3", "0_0_0"]) == 0.5
-
-
-@pytest.mark.parametrize(
-    ("predicted", "labels", "message"),
-    [
-        ([], [], r"shapes \(0,\) and \(0,\)"),
-        ([1, 2], [1], r"shapes \(2,\) and \(1,\)"),
-        ([[0.9, 0.1]], [0], r"shapes \(1, 2\) and \(1,\); give one predicted class"),
-        ([1, 2], ["1", "2"], "predicted are int64 and labels <U1, which are never equal"),
-    ],
-)
-def test_accuracy_names_what_it_cannot_compare(predicted, labels, message):
-    with pytest.raises(AttractorError, match=message):
-        accuracy(predicted, labels)
 
 
 # ---- calibration -------------------------------------------------------------------------------

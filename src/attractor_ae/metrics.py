@@ -158,33 +158,6 @@ def wasserstein_sums(
     )
 
 
-def accuracy(predicted: ArrayLike, labels: ArrayLike) -> float:
-    """Return the share of predicted classes that equal their labels, in [0, 1].
-
-    Args:
-        predicted, labels: Classes (integers, or names), shape (n,), n >= 1.
-
-    Raises:
-        AttractorError: If shapes or kinds differ, or there is nothing to compare.
-
-    Examples:
-        >>> accuracy([0, 1, 1, 2], [0, 1, 2, 2])
-        0.75
-    """
-    given, wanted = np.asarray(predicted), np.asarray(labels)
-    if given.shape != wanted.shape or given.ndim != 1 or not given.size:
-        raise AttractorError(
-            f"predicted and labels have shapes {given.shape} and {wanted.shape}; "
-            "give one predicted class and one label per image, for at least one image"
-        )
-    if (given.dtype.kind in "US") != (wanted.dtype.kind in "US"):
-        raise AttractorError(
-            f"predicted are {given.dtype} and labels {wanted.dtype}, which are never equal; "
-            "give both as class names or both as class numbers"
-        )
-    return float(np.mean(given == wanted))
-
-
 def expected_calibration_error(
     confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15
 ) -> float:

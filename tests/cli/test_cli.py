@@ -148,7 +148,7 @@ def test_a_typo_in_a_key(config, tmp_path):
 
 def test_a_run_folder_that_does_not_exist(tmp_path):
     line = error_line(invoke("evaluate", tmp_path / "none"))
-    assert "none: no such run folder; make runs with: attractor-ae sweep" in line
+    assert "none: there is no run; make runs with: attractor-ae sweep" in line
 
 
 def test_a_run_with_truncated_weights(config, tmp_path):

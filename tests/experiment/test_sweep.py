@@ -534,8 +534,8 @@ def test_runs_are_found_once_and_in_natural_order(some, places, names):
     ("places", "message"),
     [
         ([], "name at least one run folder"),
-        (["c"], "c: no such run folder; make runs with"),
-        (["c*"], r"c\*: matches no run; make runs with"),
+        (["c"], "c: there is no run; make runs with"),
+        (["c*"], r"c\*: there is no run; make runs with"),
         (["b"], r"b: is neither a run nor a sweep .* name 'b/\*'"),
         (["a/notes.txt"], "notes.txt: no such run folder"),
     ],

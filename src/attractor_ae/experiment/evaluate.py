@@ -31,7 +31,7 @@ ENSEMBLE = "ensemble"
 """Name of the folder, next to the runs of its members, for the evaluation of an ensemble."""
 MEMBERS_FILE = "members.json"
 """The runs of an ensemble."""
-TRIALS_FILE = "trials.safetensors"
+TRIALS_FILE = "trials.json"
 """The curve over the number of trials, which figures store with the result."""
 
 

@@ -18,13 +18,7 @@ from attractor_ae._files import read_tensors, write_json, write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.scores import normalised_entropy
 from attractor_ae.data import ImageSet
-from attractor_ae.metrics import (
-    DetectionMetrics,
-    Thresholds,
-    accuracy,
-    detection_metrics,
-    wasserstein_sums,
-)
+from attractor_ae.metrics import DetectionMetrics, Thresholds, detection_metrics, wasserstein_sums
 from attractor_ae.misclassification import MisclassificationMetrics, misclassification_metrics
 
 Role = Literal["in", "covariate_shift", "out"]
@@ -241,7 +235,8 @@ class EvaluationResult:
         scores = self.known_scores(dataset)
         if not scores.probabilities.shape[-1]:
             return math.nan
-        return accuracy(scores.predicted(self._reported(None, recursion)[1]), scores.labels)
+        predicted = scores.predicted(self._reported(None, recursion)[1])
+        return float(np.mean(predicted == scores.labels))
 
     def known_scores(self, dataset: str | None = None) -> DatasetScores:
         """Return the scores of D_in, or of a set under covariate shift by its name.

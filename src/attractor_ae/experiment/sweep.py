@@ -172,11 +172,15 @@ def sweep(
     if backend == "processes" and (scheduler is not None or resources):
         raise AttractorError('scheduler and resources are for backend "dask"; name it, too')
     waiting = [i for i, folder in enumerate(folders) if not Run(folder).finished]
-    root = [] if data_root is None else ["--data-root", str(Path(data_root).resolve())]
-    tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), tuple(root)) for i in waiting}
+    root = () if data_root is None else ("--data-root", str(Path(data_root).resolve()))
+    tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), root) for i in waiting}
     number, threads = _local_workers(jobs, workers)
     if backend == "processes" and min(number, len(waiting)) > 1:
-        _prepare_once([jobs[i] for i in waiting], data_root)
+        # Fill the cache of images before several processes would each decode them.
+        configs = [jobs[i].config for i in waiting]
+        for config in {c.dataset.model_dump_json(): c for c in configs}.values():
+            with suppress(AttractorError):  # the run reports it
+                make_plan(config, data_root).load_training()
     errors: dict[int, str] = {}
     with ExitStack() as connection:
         if backend == "dask" and waiting:
@@ -247,7 +251,6 @@ class _Child:
         code = self.process.poll()
         if code is None:
             return None
-        run = Run(Path(self._task.folder))
         if code == 0:
             self.close()
             return ""
@@ -260,21 +263,21 @@ class _Child:
         error = output.splitlines()[-1].removeprefix("error: ") if output else ""
         if code < 0:
             error = f"its process was killed {self._deaths} times (signal {-code}); enough memory?"
-        with suppress(AttractorError):
-            run.path.mkdir(parents=True, exist_ok=True)
-            run.log(f"failed on {platform.node()}, threads: {self._threads}\n{output or error}")
+        where = f"failed on {platform.node()}, threads: {self._threads}"
+        _log_failure(Run(self._task.folder), f"{where}\n{output or error}")
         return error or f"its process ended with exit code {code}"
 
     def close(self) -> None:
-        """Let it write its checkpoint and end; on a further Ctrl-C kill it."""
-        try:
-            self.process.terminate()
-            self.process.wait()
-        except KeyboardInterrupt:
-            self.process.kill()
-            raise
-        finally:
-            self._files.cleanup()
+        """Let it write its checkpoint and end."""
+        self.process.terminate()
+        self.process.wait()
+        self._files.cleanup()
+
+
+def _log_failure(run: Run, line: str) -> None:
+    with suppress(AttractorError, OSError):
+        run.path.mkdir(parents=True, exist_ok=True)
+        run.log(line)
 
 
 def _in_processes(
@@ -295,42 +298,33 @@ def _in_processes(
     finally:  # Ctrl-C, or the caller has failed
         if running:
             reporter.note("stopping: each run writes its checkpoint ...")
-        with ExitStack() as stack:
-            for child in running.values():
-                stack.enter_context(closing(child))
+        try:
             for child in running.values():
                 child.process.terminate()
+            for child in running.values():
+                child.close()
+        except KeyboardInterrupt:
+            for child in running.values():
+                child.process.kill()
+                child.close()
+            raise
 
 
 def _local_workers(jobs: Sequence[Job], workers: int | None) -> tuple[int, int]:
     """Return the number of runs at once, and the number of threads of each."""
-    if hasattr(os, "sched_getaffinity"):
-        cores = len(os.sched_getaffinity(0))
-    else:
-        cores = os.cpu_count() or 1
-    number = workers or (1 if _on_gpu(jobs) else cores)
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    devices = {job.config.training.device for job in jobs}
+    if "auto" in devices and not workers:
+        import torch  # slow to import
+
+        devices.add("cuda" if torch.cuda.is_available() else "cpu")
+    on_gpu = any(not device.startswith("cpu") for device in devices - {"auto"})
+    number = workers or (1 if on_gpu else cores)
     # Of all jobs, not of the unfinished ones: weights are bitwise reproducible with the same number
     # of threads, so it must not depend on how many runs were finished before.
     number = min(number, len(jobs))
     return number, max(1, cores // number)
-
-
-def _on_gpu(jobs: Sequence[Job]) -> bool:
-    devices = {job.config.training.device for job in jobs}
-    if "auto" in devices:
-        import torch  # slow to import
-
-        if torch.cuda.is_available():
-            return True
-    return any(not device.startswith("cpu") for device in devices - {"auto"})
-
-
-def _prepare_once(jobs: Sequence[Job], data_root: str | Path | None) -> None:
-    """Fill the cache of images before several processes would each decode them."""
-    configs = {job.config.dataset.model_dump_json(): job.config for job in jobs}
-    for config in configs.values():
-        with suppress(AttractorError):  # the job reports it
-            make_plan(config, data_root).load_training()
 
 
 # ---- a cluster ---------------------------------------------------------------------------------
@@ -360,22 +354,18 @@ def _on_cluster(
     }
     try:
         for future in as_completed(list(futures), loop=client.loop, raise_errors=False):
-            index, error = futures[future], ""
+            index = futures[future]
             if future.status == "finished":
-                error = future.result()
-            elif future.status == "error":
+                yield index, future.result()
+                continue
+            error = "the scheduler was lost; start it and sweep again"
+            if future.status == "error":
                 reason = future.exception()
                 error = f"could not be run on the cluster: {_first_line(reason)}"
                 if isinstance(reason, KilledWorker):
                     deaths = reason.allowed_failures + 1
                     error = f"{deaths} workers died during this run; see their logs"
-            else:
-                error = "the scheduler was lost; start it and sweep again"
-            if error and future.status != "finished":
-                with suppress(AttractorError, OSError):
-                    run = Run(Path(tasks[index].folder))
-                    run.path.mkdir(parents=True, exist_ok=True)
-                    run.log(f"failed: {error}")
+            _log_failure(Run(tasks[index].folder), f"failed: {error}")
             yield index, error
     except BaseException:  # Ctrl-C, or the caller has failed
         reporter.note("stopping: each run writes its checkpoint ...")
@@ -496,24 +486,27 @@ def find_runs(*places: str | Path) -> list[Run]:
 def _runs_at(place: str | Path) -> list[Run]:
     path = Path(place)
     if path.exists():
-        if not (_is_run(path) or _is_sweep(path)) and path.is_dir():
+        if not _kind(path) and path.is_dir():
             raise AttractorError(
                 f"{path}: is neither a run nor a sweep (it has no config.toml and no "
                 f"{SWEEP_FILE}); to take the runs in it, name '{path}/*'"
             )
         return _runs_in(path)
-    if not glob.has_magic(str(place)):
-        raise AttractorError(f"{place}: no such run folder; make runs with: attractor-ae sweep")
     matches = [Path(name) for name in glob.glob(str(place), recursive=True)]  # noqa: PTH207
-    matches = [match for match in matches if _is_run(match) or _is_sweep(match)]
-    if not matches:
-        raise AttractorError(f"{place}: matches no run; make runs with: attractor-ae sweep")
-    return [run for match in matches for run in _runs_in(match)]
+    if not any(map(_kind, matches)):
+        raise AttractorError(f"{place}: there is no run; make runs with: attractor-ae sweep")
+    return [run for match in matches if _kind(match) for run in _runs_in(match)]
+
+
+def _kind(path: Path) -> str:
+    if Run(path).config_file.is_file():
+        return "run"
+    return "sweep" if (path / SWEEP_FILE).is_file() else ""
 
 
 def _runs_in(path: Path) -> list[Run]:
     """Return the run of a run folder, or the runs of a sweep."""
-    if _is_run(path) or not _is_sweep(path):
+    if _kind(path) != "sweep":
         return [Run.open(path)]
     states = _read_states(path / SWEEP_FILE)
     runs = [Run(path / name) for name in states]
@@ -527,14 +520,6 @@ def _runs_in(path: Path) -> list[Run]:
     if not runs:
         raise AttractorError(f"{path}: the sweep has no runs; call it again")
     return runs
-
-
-def _is_run(path: Path) -> bool:
-    return Run(path).config_file.is_file()
-
-
-def _is_sweep(path: Path) -> bool:
-    return (path / SWEEP_FILE).is_file()
 
 
 def _read_states(path: Path) -> dict[str, dict[str, str]]:

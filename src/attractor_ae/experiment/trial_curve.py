@@ -11,11 +11,11 @@ from jaxtyping import Float64
 
 from attractor_ae._detector import Detector
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import read_tensors, write_tensors
+from attractor_ae._files import write_json
 from attractor_ae.core.scores import normalised_entropy, prediction
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.result import check_sets
-from attractor_ae.metrics import accuracy, detection_metrics
+from attractor_ae.metrics import detection_metrics
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,37 +37,24 @@ class TrialCurve:
     auroc: Float64[np.ndarray, "outs trials"]
     accuracy: Float64[np.ndarray, " trials"]
 
-    def save(self, path: str | Path) -> Path:
-        """Write the curve to one safetensors file, atomically, and return its path."""
-        metadata = {
-            "method": self.method,
-            "in_dataset": self.in_dataset,
-            "out_datasets": json.dumps(self.out_datasets),
-            "recursion": str(self.recursion),
-        }
-        arrays = {"auroc": self.auroc, "accuracy": self.accuracy}
-        write_tensors(Path(path), {k: torch.from_numpy(v) for k, v in arrays.items()}, metadata)
-        return Path(path)
+    def save(self, path: Path) -> None:
+        """Write the curve to a JSON file, atomically."""
+        arrays = {"auroc": self.auroc.tolist(), "accuracy": self.accuracy.tolist()}
+        write_json(path, {**vars(self), **arrays})
 
     @classmethod
-    def load(cls, path: str | Path) -> "TrialCurve":
+    def load(cls, path: Path) -> "TrialCurve":
         """Read a curve that `save` wrote.
 
         Raises:
             AttractorError: If the file is missing, damaged or something else.
         """
-        tensors, metadata = read_tensors(Path(path))
         try:
-            return cls(
-                metadata["method"],
-                metadata["in_dataset"],
-                tuple(json.loads(metadata["out_datasets"])),
-                int(metadata["recursion"]),
-                tensors["auroc"].numpy(),
-                tensors["accuracy"].numpy(),
-            )
-        except (KeyError, ValueError, TypeError):
-            raise AttractorError(f"{path}: is not a trial curve; make it again") from None
+            values = json.loads(path.read_text(encoding="utf-8"))
+            values |= {name: np.array(values[name], float) for name in ("auroc", "accuracy")}
+            return cls(**{**values, "out_datasets": tuple(values["out_datasets"])})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise AttractorError(f"{path}: is not a trial curve ({error}); make it again") from None
 
 
 def trial_curve(
@@ -98,7 +85,7 @@ def trial_curve(
         tuple(images.name for images in out_datasets),
         detector.recursion,
         np.array(auroc),
-        np.array([accuracy(row, in_dataset.labels) for row in labels]),
+        (labels == in_dataset.labels).mean(-1),
     )
 
 
