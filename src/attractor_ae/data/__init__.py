@@ -1,34 +1,16 @@
 """Images in, uint8 arrays out: data sets by name and own images by path."""
 
-from attractor_ae.data.decode import ImageFormat
-from attractor_ae.data.image_set import ImageSet
-from attractor_ae.data.info import DatasetInfo, SplitInfo
-from attractor_ae.data.load import (
-    Dataset,
-    DatasetStatus,
-    clear,
-    data_root,
-    download,
-    find_dataset,
-    load,
-    own_names,
-)
-from attractor_ae.data.registry import CATALOGUE
-from attractor_ae.data.wanted import Wanted
-
-__all__ = [
-    "CATALOGUE",
-    "Dataset",
-    "DatasetInfo",
-    "DatasetStatus",
-    "ImageFormat",
-    "ImageSet",
-    "SplitInfo",
-    "Wanted",
-    "clear",
-    "data_root",
-    "download",
-    "find_dataset",
-    "load",
-    "own_names",
-]
+from attractor_ae.data.decode import ImageFormat as ImageFormat
+from attractor_ae.data.image_set import ImageSet as ImageSet
+from attractor_ae.data.info import DatasetInfo as DatasetInfo
+from attractor_ae.data.info import SplitInfo as SplitInfo
+from attractor_ae.data.load import Dataset as Dataset
+from attractor_ae.data.load import DatasetStatus as DatasetStatus
+from attractor_ae.data.load import clear as clear
+from attractor_ae.data.load import data_root as data_root
+from attractor_ae.data.load import download as download
+from attractor_ae.data.load import find_dataset as find_dataset
+from attractor_ae.data.load import load as load
+from attractor_ae.data.load import own_names as own_names
+from attractor_ae.data.registry import CATALOGUE as CATALOGUE
+from attractor_ae.data.wanted import Wanted as Wanted

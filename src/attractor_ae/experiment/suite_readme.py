@@ -19,68 +19,44 @@ def suite_readme(
     quick: bool,
     notes: Sequence[str],
 ) -> str:
-    """Return the page as Markdown.
-
-    Args:
-        source: The suite's name, or the path of its file.
-        results: Label of a method -> its results.
-        table: The table of them.
-        seeds: Seeds of the runs.
-        quick: Whether it is the short form.
-        notes: What was left out, a line each.
-    """
+    """Return the page as Markdown, ``notes`` among it: what was left out, one per line."""
     first = next(iter(results.values()))[0]
-    made = first.provenance
-    command = " ".join(
-        [
-            f"attractor-ae reproduce {source}",
-            *(["--quick"] if quick else []),
-            f"--seeds {','.join(map(str, seeds))}",
-        ]
-    )
-    lines = [
-        f"# {Path(source).stem}{', in short' if quick else ''}",
-        "",
-        f"    {command}",
-        "",
-        f"D_in is `{first.in_scores.name}` ({first.in_scores.split}, "
-        f"{len(first.in_scores.labels)} images). The D_outs and the number of their images: "
-        + ", ".join(f"`{s.name}` ({s.split}, {len(s.labels)})" for s in first.out_scores)
-        + ".",
-        "",
-        *(_method_line(label, found) for label, found in results.items()),
-        "",
-        markdown(table.detection),
-        "",
-        "## Of the known",
-        "",
-        markdown(table.accuracy),
-        "",
-        "## Files",
-        "",
-        "* `table.tex`, `table.md`, `table.csv`, and `accuracy_table` likewise: the tables above;",
-        "* `figures/`: PNG and PDF of each;",
-        "* `runs/`: a folder a method with a run folder a seed: config, weights, history, log, "
-        "fitted detector, and `evaluation/` with every score.",
-        "",
-    ]
-    if notes:
-        lines += ["## Left out", "", *(f"* {note}" for note in notes), ""]
+    known, made = first.in_scores, first.provenance
     versions = made.get("packages", {})
-    lines += [
-        "## Made with",
-        "",
-        "The first evaluation; `environment.json` in each run folder tells of its training.",
-        "",
-        f"Python {made.get('python', '?')}, "
-        + ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions)
-        + f"; {made.get('platform', '?')}, {made.get('device_name', '?')}, "
-        f"{made.get('threads', '?')} threads, {made.get('precision', '?')}"
-        + (f"; revision {made['git_revision']}" if made.get("git_revision") else "")
-        + f"; {made.get('created', '?')}.",
-        "",
-    ]
-    return "\n".join(lines)
+    outs = ", ".join(f"`{s.name}` ({s.split}, {len(s.labels)})" for s in first.out_scores)
+    methods = "\n".join(_method_line(label, found) for label, found in results.items())
+    left_out = "".join(f"* {note}\n" for note in notes)
+    packages = ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions)
+    revision = f"; revision {made['git_revision']}" if made.get("git_revision") else ""
+    return f"""\
+# {Path(source).stem}{", in short" if quick else ""}
+
+    attractor-ae reproduce {source}{" --quick" if quick else ""} --seeds {",".join(map(str, seeds))}
+
+D_in is `{known.name}` ({known.split}, {len(known.labels)} images). The D_outs and the number of
+their images: {outs}.
+
+{methods}
+
+{markdown(table.detection)}
+## Known images
+
+{markdown(table.accuracy)}
+## Files
+
+* `table.tex`, `table.md`, `table.csv`, and `accuracy_table` likewise: the tables above;
+* `figures/`: PNG and PDF of each;
+* `runs/`: a folder per method with a run folder per seed: config, weights, history, log, fitted
+  detector, and `evaluation/` with every score.
+
+{f"## Left out{chr(10)}{chr(10)}{left_out}{chr(10)}" if left_out else ""}## Made with
+
+The first evaluation; `environment.json` in each run folder describes its training.
+
+Python {made.get("python", "?")}, {packages}; {made.get("platform", "?")},
+{made.get("device_name", "?")}, {made.get("threads", "?")} threads, {made.get("precision", "?")}\
+{revision}; {made.get("created", "?")}.
+"""
 
 
 def _method_line(label: str, found: Sequence[EvaluationResult]) -> str:
