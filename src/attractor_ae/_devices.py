@@ -8,12 +8,9 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
-    """Return the device of that name.
+    """Return the device of a name, after a check that PyTorch can compute on it.
 
-    Args:
-        name: ``"auto"``: the GPU numbered ``gpu`` if PyTorch sees one, else the CPU. Otherwise a
-            device as PyTorch names it, e.g. ``"cpu"``, ``"cuda:1"`` or ``"mps"``.
-        gpu: Number of the GPU that ``"auto"`` takes.
+    ``"auto"``: the GPU numbered ``gpu`` if PyTorch sees one, else the CPU.
     """
     if name == "auto":
         name = f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
@@ -31,10 +28,7 @@ def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
 def mixed_precision(device: torch.device, precision: str) -> torch.dtype:
     """Return the floating-point type that convolutions are computed in.
 
-    Args:
-        device: Where it is computed.
-        precision: ``"float32"``, ``"bfloat16"``, ``"float16"``, or ``"auto"``: a 16-bit type where
-            the device has instructions for it, else float32.
+    ``"auto"``: a 16-bit type where the device has instructions for it, else float32.
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)

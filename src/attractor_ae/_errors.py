@@ -14,11 +14,6 @@ class AttractorError(Exception):
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> AttractorError:
     """Return the error for a name that is not one of ``known``, with the nearest one.
 
-    Args:
-        kind: What the name should name, e.g. ``"data set"``.
-        name: The name that was given.
-        known: The names that would have been right.
-
     Examples:
         >>> print(unknown_name("loss", "sim", ["ssim", "mse"]))
         unknown loss 'sim'; did you mean 'ssim'? Known: ssim, mse

@@ -24,13 +24,7 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
-    """Return the generator of one stream.
-
-    Args:
-        seed: Non-negative integer, the seed of the run or the detector.
-        stream: What the numbers are for.
-        key: Non-negative integers that tell streams of one purpose apart, e.g. trial and image
-            index.
+    """Return the generator of one stream; ``key`` tells streams of one purpose apart.
 
     Examples:
         >>> a, b = (generator(0, Stream.TRIAL_MASKS, trial) for trial in (3, 3))

@@ -7,13 +7,9 @@ class Reporter:
     def progress(
         self, task: str, done: int, total: int, detail: str = "", seconds_left: float | None = None
     ) -> None:
-        """Report how far a task is.
+        """Report that ``done`` of ``total`` units of a task are finished; a new name starts a task.
 
-        Args:
-            task: What is done, e.g. ``"scoring faces"``; a new name starts a new task.
-            done, total: Finished units, and all of them.
-            detail: Further figures, e.g. the loss; by default the units are shown.
-            seconds_left: Estimated time to the end.
+        ``detail``: further figures, shown instead of the units.
         """
 
     def note(self, line: str) -> None:

@@ -75,9 +75,7 @@ class ConvClassifier(nn.Module):
 class _Softmax:
     """Softmax of classifiers, divided by a temperature that is 1 until calibrated.
 
-    Args:
-        detector: The detector that the members belong to.
-        members: (images, index of the first) -> logits (n, classes) of each member.
+    ``members``: (images, index of the first) -> logits (n, classes) of each member.
     """
 
     def __init__(

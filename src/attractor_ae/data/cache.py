@@ -70,10 +70,7 @@ class BrokenFilesError(AttractorError):
 
 
 def cache_root(cache: Path | None = None) -> Path:
-    """Return the folder of prepared images.
-
-    It is ``cache`` if given, else ``$ATTRACTOR_AE_CACHE``, else the user's cache directory.
-    """
+    """Return ``cache`` if given, else ``$ATTRACTOR_AE_CACHE``, else the user's cache directory."""
     if cache is None:
         named = os.environ.get(CACHE_VARIABLE)
         cache = Path(named) if named else user_cache_path("attractor-ae", appauthor=False)

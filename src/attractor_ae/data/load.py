@@ -29,11 +29,8 @@ _LEFT_OUT_SHOWN = 10
 class DatasetStatus:
     """Whether a data set can be loaded, known without reading its images.
 
-    Attributes:
-        info: The set's description.
-        expected: Where its images are expected: packages or files, of all splits.
-        missing: What is not there, by split; empty for a split that can be loaded.
-        place: The package or folder of all of it.
+    ``expected``: packages or files of all splits; ``missing``: what is not there, by split;
+    ``place``: the package or folder of all of it.
     """
 
     info: DatasetInfo
@@ -49,12 +46,7 @@ class DatasetStatus:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set and the folder of its files.
-
-    Attributes:
-        info: The set's description.
-        root: The data root.
-    """
+    """A data set and the data root, the folder of its files."""
 
     info: DatasetInfo
     root: Path

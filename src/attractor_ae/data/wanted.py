@@ -16,15 +16,10 @@ from attractor_ae.data.image_set import first_rows, random_rows
 class Wanted:
     """The images of a split that are wanted.
 
-    Attributes:
-        per_class: Number of images per class; -1: all.
-        subset_seed: None: the first of each class in the set's own order; else the seed that draws
-            them.
-        factor: Variation of a set that has several, e.g. a car; empty: the set's default.
-        image_format: Size and channels of the images.
-        cache: Folder of prepared images; None: the user's.
-        max_broken: Fraction of broken files, in [0, 1], up to which they are left out.
-        reporter: Receives the progress.
+    ``per_class``: number of images per class, -1: all; ``subset_seed``: None: the first of each
+    class in the set's own order, else the seed that draws them; ``factor``: the variation, empty:
+    the set's default; ``cache``: folder of prepared images, None: the user's; ``max_broken``:
+    fraction of broken files, in [0, 1], up to which they are left out.
     """
 
     per_class: int = -1

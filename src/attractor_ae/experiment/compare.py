@@ -84,14 +84,10 @@ def draw_runs(
 def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
     """Return results by method; runs that differ in the seed alone are the seeds of one method.
 
-    Args:
-        places: Run folders, sweep folders, folders of ensembles or of saved results
-            (`EvaluationResult.save`), and globs of them. Of a sweep whose runs were evaluated as an
-            ensemble, the ensemble is taken.
-
-    Returns:
-        Name of the method -> its results. If a method has several experiments, the folder is added
-        to its name.
+    ``places``: run folders, sweep folders, folders of ensembles or of saved results
+    (`EvaluationResult.save`), and globs of them. Of a sweep whose runs were evaluated as an
+    ensemble, the ensemble is taken. If a method has several experiments, the folder is added to
+    its name.
     """
     found: dict[Path, MeasuredRun] = {}
     others = []

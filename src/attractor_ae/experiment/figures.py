@@ -88,16 +88,9 @@ def suite_figures(
     *,
     on_note: Callable[[str], None] = lambda _: None,
 ) -> list[Path]:
-    """Draw every figure of runs on one D_in, as PNG and PDF.
+    """Draw every figure of runs on one D_in, by label of their method; return the PNG files.
 
-    Args:
-        folder: Where to write.
-        measured: Label of a method -> its runs, or its ensemble.
-        images: Gives the images of a run; see `images_of_runs`.
-        on_note: Called with a line about what is not drawn.
-
-    Returns:
-        The PNG files.
+    ``images`` returns the images of a run; ``on_note`` receives what is not drawn.
     """
     results = {label: [run.result for run in runs] for label, runs in measured.items()}
     drawn: list[Path] = []

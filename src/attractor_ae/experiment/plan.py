@@ -16,13 +16,7 @@ BUILT_IN_OUT = ("faces", "textures", "photos")
 
 @dataclass(frozen=True)
 class PlannedSet:
-    """Images of one data set.
-
-    Attributes:
-        label: Name in results.
-        dataset: The data set.
-        split, factor, per_class: Its images that are used.
-    """
+    """The images of one data set that are used, and their name in results."""
 
     label: str
     dataset: Dataset
@@ -39,13 +33,8 @@ class PlannedSet:
 class Plan:
     """The data sets of one experiment, by role.
 
-    Attributes:
-        config: The experiment.
-        training: The images that are trained on, and from which the calibration images are taken.
-        in_dataset: D_in.
-        covariate_shift: The known classes under other conditions: further splits of D_in, and other
-            sets.
-        out: The D_outs.
+    ``training`` is trained on and calibrated with. ``covariate_shift`` shows the known classes
+    under other conditions: further splits of D_in, and other sets.
     """
 
     config: ExperimentConfig
@@ -91,12 +80,7 @@ class Plan:
 
 
 def make_plan(config: ExperimentConfig, data_root: str | Path | None = None) -> Plan:
-    """Find the data sets of an experiment, without loading them.
-
-    Args:
-        config: The experiment.
-        data_root: Folder of the data sets' files.
-    """
+    """Find the data sets of an experiment, each named once, without loading them."""
     dataset, settings = config.dataset, config.evaluation
     known = find_dataset(dataset.name, data_root, dataset.split_seed)
     name, test, n = known.info.name, known.info.test_split, settings.nbr_of_samples_per_class

@@ -37,12 +37,9 @@ QUICK_SEEDS = (0, 1, 2)
 class Reproduction:
     """The outcome of a suite.
 
-    Attributes:
-        suite, folder: The suite, and the folder of all its files.
-        results: Label of a method -> its results: one per seed, or one of the ensemble.
-        missing: D_outs that were left out -> the reason.
-        training: How the trainings ended.
-        notes: A line per run or set that was left out or has failed.
+    ``results``: by label of the method, one per seed or one of the ensemble; ``missing``: D_outs
+    that were left out, with the reason; ``notes``: a line per run or set that was left out or has
+    failed.
     """
 
     suite: Suite

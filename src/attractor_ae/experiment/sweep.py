@@ -65,12 +65,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """The end of a sweep: each job is in one of the three, in the given order.
-
-    Attributes:
-        finished, skipped: Trained now, and finished before.
-        failed: Not finished.
-    """
+    """The end of a sweep: each job is trained now, was finished before, or has failed."""
 
     finished: tuple[Job, ...]
     skipped: tuple[Job, ...]

@@ -50,13 +50,7 @@ Rates = dict[tuple[Key, str], float]
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods side by side on one D_in.
-
-    Attributes:
-        in_dataset: Name of D_in.
-        detection: ``DETECTION_METRICS`` of every D_out.
-        accuracy: ``ACCURACY_METRICS`` of D_in and the sets under covariate shift.
-    """
+    """Methods side by side on one D_in: ``DETECTION_METRICS`` and ``ACCURACY_METRICS``."""
 
     in_dataset: str
     detection: Grid

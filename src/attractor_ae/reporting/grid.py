@@ -105,14 +105,10 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Grid:
-    """Methods against columns.
+    """Methods against columns; ``cells[i][k]``: method i, column k.
 
-    Attributes:
-        title: One line.
-        methods, columns: The rows, and the columns; those of a data set follow each other.
-        cells: ``cells[i][k]``: method i, column k.
-        notes: Sentences that a reader of the numbers needs.
-        tests: Of every marked column with at least two methods, if wanted.
+    The columns of a data set follow each other. ``notes`` are sentences that a reader of the
+    numbers needs, ``tests`` those of every marked column with at least two methods, if wanted.
     """
 
     title: str

@@ -28,13 +28,9 @@ _PER_ROW = 2
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A curve of every seed.
+    """A curve of every seed, and its label in the legend of a single method.
 
-    Attributes:
-        x: Where it was measured.
-        y: One row a seed.
-        label: What the legend calls it where one method is shown.
-        known: Whether it is of known images: it has their colour then.
+    ``known``: whether it is of known images, which have a colour of their own.
     """
 
     x: Float[np.ndarray, " points"]

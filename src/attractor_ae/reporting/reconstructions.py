@@ -23,13 +23,7 @@ _TITLE_LINE = 0.13  # inches
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionBlock:
-    """One image under several dynamical systems.
-
-    Attributes:
-        image: The input, in [0, 1].
-        trajectories: One per trial (mask), of this image alone: n = 1. See `Trajectory.image`.
-        title: What to write above the block, e.g. ``"trained on mnist5k: faces"``.
-    """
+    """One image (c, h, w) in [0, 1], its trajectories, one per trial (n = 1), and a title."""
 
     image: Float[Tensor, "c h w"]
     trajectories: Sequence[Trajectory]

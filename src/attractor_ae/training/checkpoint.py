@@ -22,13 +22,9 @@ _STATE = {
 class Checkpoint:
     """Weights and optimiser after a number of finished epochs.
 
-    Random numbers have no state: they are derived from the seed and the epoch.
-
-    Attributes:
-        epoch: Number of finished epochs.
-        images: `ImageSet.digest` of the training images.
-        tensors: Weights as ``weights.NAME``, and optimiser state as ``optimizer.PARAMETER.NAME``.
-        scaler: State of the gradient scaler; empty if there is none.
+    Random numbers have no state: they are derived from the seed and the epoch. ``images`` is the
+    `ImageSet.digest` of the training images. Tensors are ``weights.NAME`` and
+    ``optimizer.PARAMETER.NAME``; ``scaler`` is the state of the gradient scaler, if there is one.
     """
 
     epoch: int

@@ -11,16 +11,10 @@ from attractor_ae._errors import AttractorError
 
 @dataclass(frozen=True)
 class Epoch:
-    """One row of the history.
+    """One row of the history: means over the epoch's images, NaN for parts that do not exist.
 
-    Attributes:
-        epoch: Number of the epoch, from 1.
-        loss, reconstruction, metric, cross_entropy: Means of the loss and its parts over the
-            epoch's images; NaN for parts that do not exist.
-        accuracy: Fraction of the epoch's images, augmented and under dropout, that a classifier
-            predicted correctly; NaN for an autoencoder.
-        learning_rate: Learning rate of the last step.
-        seconds, images_per_second: Duration and speed.
+    The accuracy is that of a classifier on augmented images under dropout, the learning rate that
+    of the last step.
     """
 
     epoch: int

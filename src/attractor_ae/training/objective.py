@@ -66,10 +66,8 @@ def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
 class Targets:
     """Draws the image that each input is reconstructed as.
 
-    Args:
-        images: The training images.
-        instance: Whether the target is a random other image of the same class (partially impossible
-            reconstruction), instead of the image itself.
+    With ``instance`` it is a random other image of the same class (partially impossible
+    reconstruction), else the image itself.
     """
 
     def __init__(self, images: ImageSet, instance: bool) -> None:

@@ -47,12 +47,8 @@ _TEST_FRACTION = 0.2
 class OwnImages:
     """Source of own images.
 
-    Attributes:
-        found: The images at a path.
-        splits: Name of a split -> indices of its images among all.
-        labels: int64 array of shape (n,), of all images; -1 without a label.
-        classes: Names of the classes of all images, those of the split "train" first.
-        seed: The seed of the random splits "train" and "test"; None if the splits were given.
+    ``splits``: indices of the images of a split; ``labels``: of all images, -1 without a label;
+    ``classes``: of all images, those of "train" first; ``seed``: of the random splits, if any.
     """
 
     found: Found
@@ -140,11 +136,8 @@ def find_images(path: Path, *, seed: int = 0) -> OwnImages:
 
     Folders are searched in depth. Names that begin with a dot, and files without the suffix of an
     image format, are skipped. A folder is divided into splits if it has ``train/`` and ``test/``,
-    or one of them with folders inside; in it, each folder with images is a class.
-
-    Args:
-        path: The folder or file.
-        seed: Non-negative; decides the random split, which puts a fifth of each class into "test".
+    or one of them with folders inside; in it, each folder with images is a class. ``seed`` decides
+    the random split, which puts a fifth of each class into "test".
     """
     if seed < 0:
         raise AttractorError(f"seed must be at least 0, got {seed}")

@@ -32,14 +32,9 @@ _DELIMITERS = ",;\t|"
 class Found:
     """Images of a folder, a table or an array, in their order.
 
-    Attributes:
-        path: The folder or file.
-        labels, splits: Class and split of each image by name; "" for none.
-        paths: The files of the images, as text, as there may be very many; empty for an array.
-        images: The images of an array.
-        unusable, ignored: Files that cannot be used, and images where none belong, each with the
-            reason.
-        classes: Names of the classes, if they are given.
+    ``labels`` and ``splits`` are names, "" for none. ``paths`` are text, as there may be very many;
+    empty for an array, whose ``images`` are here. ``unusable``: files that cannot be used, and
+    ``ignored``: images where none belong, each with the reason.
     """
 
     path: Path

@@ -33,15 +33,10 @@ _SEATS = re.compile(r"GT_([0-6])_([0-6])_([0-6])$")
 class SeatFolders:
     """Source of a set whose labels are in the names of its files or folders.
 
-    Attributes:
-        name: Name of the set in the catalogue.
-        pattern: The images of a split, below the data root, with ``{car}``, ``{split}`` and, for a
-            set that has two pictures of a scene, ``{picture}``.
-        factor: The variation if none is wanted: a car, or ``car/picture``.
-        named: Whether a ``"file"``, without its ending, or its ``"folder"`` is named after its
-            label.
-        others: What becomes of a seat that is neither empty nor has an adult: ``"empty"`` counts it
-            as empty, ``"left out"`` leaves the image out.
+    ``pattern``: the images of a split, below the data root, with ``{car}``, ``{split}`` and, for a
+    set that has two pictures of a scene, ``{picture}``; ``factor``: the variation by default, a car
+    or ``car/picture``; ``named``: whether a file or its folder is named after its label;
+    ``others``: what becomes of a seat that is neither empty nor has an adult.
     """
 
     name: str

@@ -36,15 +36,10 @@ _SIGNS = 43
 class TorchvisionSet:
     """Source of a set that torchvision reads or lists.
 
-    Attributes:
-        name: Name of the set in the registry.
-        folder: torchvision's root of the set, below the data root.
-        parts: Files and folders of each split, below ``folder``.
-        fetch: Constructions of torchvision's class that fetch every split, as ``(class,
-            arguments)``.
-        read: Function of folder and split that returns images and labels, or paths, labels and
-            classes.
-        classes: Names of the classes, where ``read`` does not return them.
+    ``folder``: torchvision's root of the set, below the data root; ``parts``: files and folders of
+    each split, below it; ``fetch``: constructions of torchvision's class that fetch every split;
+    ``read``: function of folder and split that returns images and labels, or paths, labels and
+    classes; ``classes``: their names, where ``read`` does not return them.
     """
 
     name: str
@@ -84,12 +79,9 @@ class TorchvisionSet:
 class IdxFiles:
     """Source of a set in MNIST's four IDX files, each plain or gzipped.
 
-    Attributes:
-        name: Name of the set in the registry.
-        folder: torchvision's folder of the files, below the data root, e.g. ``"MNIST/raw"``.
-        classes: Names of the classes.
-        elsewhere: Further folders that may have the files, e.g. of a distribution's package.
-        fetched_by: Class of ``torchvision.datasets`` that fetches the files.
+    ``folder``: torchvision's folder of the files, below the data root; ``elsewhere``: further
+    folders that may have them, e.g. of a distribution's package; ``fetched_by``: the class of
+    ``torchvision.datasets`` that fetches them.
     """
 
     name: str
