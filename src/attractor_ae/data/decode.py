@@ -132,19 +132,13 @@ def displayed(path: Path | str) -> str:
         >>> displayed("caf\udce9\n.png")
         'caf\\xe9\\n.png'
     """
-    text = os.fspath(path).encode("utf-8", "surrogateescape" if _escaped(path) else "replace")
+    try:
+        text = os.fspath(path).encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # surrogates that do not stand for bytes of a file name
+        text = os.fspath(path).encode("utf-8", "replace")
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode()
         for character in text.decode("utf-8", "backslashreplace")
-    )
-
-
-def _escaped(path: Path | str) -> bool:
-    """Return whether all surrogates stand for bytes of a file name."""
-    return all(
-        0xDC80 <= ord(character) <= 0xDCFF
-        for character in os.fspath(path)
-        if 0xD800 <= ord(character) <= 0xDFFF
     )
 
 

@@ -27,20 +27,9 @@ HeadInput = Literal["code", "path"]
 ReportedScore = Literal[
     "entropy", "member_entropy", "mutual_information", "vote_diversity", "ood_score"
 ]
-ScoreName = Literal[
-    "entropy",
-    "member_entropy",
-    "mutual_information",
-    "reconstruction_error",
-    "ssim_distance",
-    "step",
-    "feature_norm",
-    "circular_variance",
-    "mahalanobis",
-    "knn_distance",
-    "vote_diversity",
-    "ood_score",
-]
+PointScore = Literal["reconstruction_error", "ssim_distance", "step"]
+LatentScore = Literal["feature_norm", "circular_variance", "mahalanobis", "knn_distance"]
+ScoreName = Literal[ReportedScore, PointScore, LatentScore]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 # The elementwise activations of torch.nn; a test compares them.

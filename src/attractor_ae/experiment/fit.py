@@ -98,27 +98,13 @@ def detector_of(
     network = _trained_network(runs[0], configs[0], images)
     settings, seed = configs[0].evaluation, configs[0].training.seed
     if isinstance(network, Autoencoder):
-        detector = AttractorDetector(
-            network,
-            recursions=settings.recursions,
-            recursion=settings.recursion,
-            trials=settings.trials,
-            head=settings.head,
-            head_masks=settings.head_masks,
-            head_input=settings.head_input,
-            mask_scope=settings.mask_scope,
-            precision=settings.precision,
-            augmentation=training_augmentation(configs[0].training, natural),
-            seed=seed,
-        )
+        names = {*AttractorDetector.settings, "precision"}
+        augmentation = training_augmentation(configs[0].training, natural)
+        chosen = settings.model_dump(include=names)
+        detector = AttractorDetector(network, **chosen, augmentation=augmentation, seed=seed)
     elif network.dropout > 0:
-        detector = MCDropoutDetector(
-            network,
-            trials=settings.trials,
-            mask_scope=settings.mask_scope,
-            precision=settings.precision,
-            seed=seed,
-        )
+        chosen = settings.model_dump(include={*MCDropoutDetector.settings, "precision"})
+        detector = MCDropoutDetector(network, **chosen, seed=seed)
     else:
         detector = EnsembleDetector([network], precision=settings.precision, seed=seed)
     _fit(detector, configs[0], images, reporter)
