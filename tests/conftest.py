@@ -33,10 +33,11 @@ def own_cache(tmp_path_factory):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def fonts_of_type_3():
-    """Embed fonts in PDF files as outlines: TrueType takes most of the time of a figure."""
+def coarse_figures():
+    """Few pixels, and fonts as outlines: both take most of the time of a figure."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(STYLE, "pdf.fonttype", 3)
+        patch.setitem(STYLE, "savefig.dpi", 60)
         yield
 
 

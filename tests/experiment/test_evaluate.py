@@ -130,7 +130,9 @@ class Interrupted(Reporter):
 def counted(run, settings, **options):
     """Evaluate, and return the result and the number of sets that were scored for it."""
     scored = Scored()
-    result = run_evaluation(run.path, overrides=settings, reporter=scored, **options)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluation, "_write_figures", lambda *_: None)
+        result = run_evaluation(run.path, overrides=settings, reporter=scored, **options)
     return result, len(scored.names)
 
 

@@ -438,7 +438,7 @@ def test_a_cluster_reports_failures_and_stops_at_ctrl_c(cluster, tmp_path):
 def test_runs_that_share_a_worker_do_not_disturb_each_other(tmp_path):
     from distributed import LocalCluster
 
-    jobs = seed_jobs(config(), range(4), tmp_path / "runs")
+    jobs = seed_jobs(config(), range(2), tmp_path / "runs")
     with LocalCluster(
         processes=False,
         n_workers=1,
@@ -447,7 +447,7 @@ def test_runs_that_share_a_worker_do_not_disturb_each_other(tmp_path):
         resources={"GPU": 1},
     ) as shared:
         report = sweep(
-            jobs, backend="dask", scheduler=shared.scheduler_address, resources={"GPU": 0.25}
+            jobs, backend="dask", scheduler=shared.scheduler_address, resources={"GPU": 0.5}
         )
     assert report.finished == tuple(jobs)
     for job in jobs:

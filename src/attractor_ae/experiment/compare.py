@@ -2,6 +2,7 @@
 
 import glob
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -93,13 +94,13 @@ def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
     others = []
     for place in places:
         matches = sorted(map(Path, glob.glob(str(place)))) or [Path(place)]  # noqa: PTH207
-        known = [match for match in matches if _is_ensemble(match) or _is_result(match)]
-        for match in known:
-            if _is_result(match):
-                found[match.resolve()] = MeasuredRun(match, EvaluationResult.load(match))
-            else:
-                found[match.resolve()] = _measured(Run(match))
-        if not known:
+        results = [match for match in matches if (match / SCORES_FILE).is_file()]
+        ensembles = [match for match in matches if (match / MEMBERS_FILE).is_file()]
+        for match in results:
+            found[match.resolve()] = MeasuredRun(match, EvaluationResult.load(match))
+        for match in ensembles:
+            found[match.resolve()] = _measured(Run(match))
+        if not results and not ensembles:
             others.append(place)
     for run in find_runs(*others) if others else ():
         together = Run(run.path.parent / ENSEMBLE)
@@ -120,14 +121,6 @@ def _measured(run: Run) -> MeasuredRun:
     return MeasuredRun(run.path, EvaluationResult.load(run.evaluation_folder), run)
 
 
-def _is_ensemble(path: Path) -> bool:
-    return (path / MEMBERS_FILE).is_file()
-
-
-def _is_result(path: Path) -> bool:
-    return all((path / name).is_file() for name in (METRICS_FILE, SCORES_FILE))
-
-
 def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
     """Return names of experiments: the method, and as much of the folder as is needed."""
     methods = [runs[0].result.method for runs in experiments]
@@ -138,15 +131,12 @@ def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
     labels = []
     for method, folder in zip(methods, folders, strict=True):
         rivals = [f for m, f in zip(methods, folders, strict=True) if m == method]
-        depth = 1
-        while [f.parts[-depth:] for f in rivals].count(folder.parts[-depth:]) > 1:
-            if depth == len(folder.parts):  # one folder: it holds several experiments
-                raise AttractorError(
-                    f"{folder}: holds runs of several experiments; name those of each apart"
-                )
-            depth += 1
-        where = "/".join(folder.parts[-depth:])
-        labels.append(method if len(rivals) == 1 else f"{method} ({where})")
+        if rivals.count(folder) > 1:
+            raise AttractorError(
+                f"{folder}: contains runs of several experiments; name those of each apart"
+            )
+        where = folder.relative_to(os.path.commonpath([rival.parent for rival in rivals]))
+        labels.append(method if len(rivals) == 1 else f"{method} ({where.as_posix()})")
     return labels
 
 

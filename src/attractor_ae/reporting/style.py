@@ -42,6 +42,7 @@ STYLE: dict[str, Any] = {
     "axes.linewidth": 0.6,
     "lines.linewidth": 1.2,
     "figure.constrained_layout.use": True,
+    "savefig.dpi": 250,
     # Text stays text in a PDF, and is found by a search.
     "pdf.fonttype": 42,
 }
@@ -65,7 +66,7 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     png, pdf = (Path(path).with_name(Path(path).name + ending) for ending in (".png", ".pdf"))
     with styled():
         with atomic_path(png) as temporary:
-            figure.savefig(temporary, format="png", dpi=250)
+            figure.savefig(temporary, format="png")
         engine = figure.get_layout_engine()
         figure.set_layout_engine("none")  # everything has its place now
         with atomic_path(pdf) as temporary:
