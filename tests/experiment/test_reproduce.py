@@ -137,8 +137,9 @@ def test_the_page_says_what_was_run(reproduced):
     assert (reproduced.folder / "table.md").read_text().strip() in text
 
 
-def test_a_second_call_trains_and_measures_nothing(reproduced, suite):
+def test_a_second_call_trains_and_measures_nothing(reproduced, suite, monkeypatch):
     told = []
+    monkeypatch.setattr("attractor_ae.experiment.reproduce.suite_figures", lambda *_, **__: [])
     again = reproduce(suite, told)
     assert told == []
     assert len(again.training.skipped) == 4
