@@ -14,7 +14,6 @@ from sizes import Sizes
 from torch import nn
 
 from attractor_ae import AttractorDetector, Autoencoder, ImageSet, load
-from attractor_ae.core.autoencoder import initialised_from
 from attractor_ae.data import ImageFormat
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.training import training_augmentation
@@ -52,7 +51,7 @@ def training_config(sizes: Sizes, epochs: int) -> ExperimentConfig:
 def new_detector(
     sizes: Sizes, model: Autoencoder, recursions: int, trials: int, *, recursion: int | None = None
 ) -> AttractorDetector:
-    """Return an detector that is not fitted; by default it reports the last recursion."""
+    """Return a detector that is not fitted; by default it reports the last recursion."""
     return AttractorDetector(
         model,
         recursions=recursions,
@@ -76,8 +75,8 @@ def resized(images: np.ndarray, size: int) -> np.ndarray:
 
 def fresh_model(image_size: int = 64) -> Autoencoder:
     """Return an untrained autoencoder with the channels last, as in training."""
-    with initialised_from(0):
-        return Autoencoder(image_size=image_size).to(memory_format=torch.channels_last)
+    model = Autoencoder(image_size=image_size, generator=torch.Generator().manual_seed(0))
+    return model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
 @torch.no_grad()
@@ -100,7 +99,7 @@ def image_files(folder: Path, count: int) -> list[Path]:
     """Write ``count`` photographs as JPEG files to a folder, unless they are there."""
     if not folder.exists():
         folder.mkdir(parents=True)
-        photos = load("photos", "test", form=ImageFormat(256)).images
+        photos = load("photos", "test", image_format=ImageFormat(256)).images
         for i in range(count):
             picture = Image.fromarray(photos[i % len(photos), 0]).convert("RGB")
             picture.save(folder / f"{i:06}.jpg")

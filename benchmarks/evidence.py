@@ -2,7 +2,7 @@
 
     python benchmarks/evidence.py --recipes default paper --in-datasets mnist fashion --seeds 0 1 2
 
-A recipe is a preset, with settings after colons: ``default:training.feedback=0``. A job is one
+A recipe is a preset, with settings after colons: ``default:training.augment=false``. A job is one
 recipe, D_in and seed; jobs run in processes of one thread each, and finished ones are skipped, so
 that the same command goes on after an interruption. Everything is measured on that half of the
 D_outs that nothing was chosen on: every second image of faces, textures and photos, and

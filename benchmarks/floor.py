@@ -26,7 +26,7 @@ def decode(model: Autoencoder, z: Tensor) -> Tensor:
     """Return what the decoder's layers make of codes, by PyTorch alone."""
     for layer in model.decoder_linear:
         z = F.linear(z, layer.weight, layer.bias)
-    side = model.image_size // 16
+    side = model.image_shape[-1] // 16
     x = z.unflatten(1, (-1, side, side))
     for layer in (*model.decoder, model.output):
         x = F.conv_transpose2d(x, layer.weight, layer.bias, stride=2, padding=1)

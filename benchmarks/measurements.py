@@ -33,6 +33,7 @@ from sizes import Sizes, scalar_options
 from attractor_ae import Autoencoder, ImageSet, evaluate, load, train
 from attractor_ae._devices import mixed_precision
 from attractor_ae._files import load_weights, read_tensors
+from attractor_ae._reporter import Reporter
 from attractor_ae.core.heads import MLPHead
 from attractor_ae.experiment.presets import preset
 from attractor_ae.training import build_network
@@ -48,12 +49,24 @@ MEASUREMENTS = (
     "scoring",
     "evaluation",
     "heads",
+    "predicting",
     "preparing",
     "opening",
     "start_up",
     "memory",
     "growth",
 )
+
+
+class Ticks(Reporter):
+    """Calls a function after each step of a training."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self.tick = tick
+
+    def progress(self, *_: object) -> None:
+        """Call the function."""
+        self.tick()
 
 
 class Benchmark:
@@ -114,9 +127,7 @@ class Benchmark:
         def ours() -> float:
             config = training_config(sizes, epochs)
             with tempfile.TemporaryDirectory(dir=self.folder) as folder:
-                return seconds(
-                    lambda tick: train(config, images, folder, on_progress=lambda _: tick())
-                )
+                return seconds(lambda tick: train(config, images, folder, reporter=Ticks(tick)))
 
         floor_images = torch.from_numpy(images.images).float() / 255
         precision = mixed_precision(CPU, "auto")
@@ -165,15 +176,16 @@ class Benchmark:
     ) -> dict[str, Way]:
         """Return the ways to score images, warmed up. Their heads are fitted on few images."""
         sizes, few = self.sizes, spread(load("mnist5k"), 100)
-        if model.image_size != few.images.shape[-1]:
-            few = dataclasses.replace(few, images=resized(few.images, model.image_size))
+        size = model.image_shape[-1]
+        if size != few.images.shape[-1]:
+            few = dataclasses.replace(few, images=resized(few.images, size))
         detector = new_detector(sizes, model, recursions, trials).fit(few.images, few.labels)
         plain_model = plain.PlainAutoencoder(model)
         heads = plain.fit_heads(plain.latents(plain_model, few, recursions), few.labels)
         floor_images = torch.from_numpy(images).float() / 255
         passes = functools.partial(
             floor.score,
-            detector.model,
+            detector.networks[0],
             trials=trials,
             recursions=recursions,
             precision=mixed_precision(CPU, detector.precision),
@@ -243,7 +255,10 @@ class Benchmark:
         seconds = alternate({"plain": timed(plainly), "ours": timed(ours)}, sizes.repeats)
         predicted = {
             "plain": [h.predict(z) for h, z in zip(fitted["plain"], held_out, strict=True)],
-            "ours": fitted["ours"].predict_proba(torch.from_numpy(held_out)).argmax(-1).numpy(),
+            "ours": fitted["ours"]
+            .predict_proba(torch.from_numpy(held_out), range(sizes.recursions))
+            .argmax(-1)
+            .numpy(),
         }
         return {
             "work": f"{sizes.recursions} heads on {len(labels)} codes",
@@ -255,6 +270,24 @@ class Benchmark:
                 }
                 for way, rows in predicted.items()
             },
+        }
+
+    def predicting(self) -> dict:
+        """The OOD score at one of six recursions, against every score at every recursion."""
+        sizes, images = self.sizes, spread(load("mnist5k", "test"), self.sizes.images).images
+        few = spread(load("mnist5k"), 100)
+        detector = new_detector(sizes, self.model, 6, sizes.trials, recursion=1)
+        detector.fit(few.images, few.labels).calibrate(self.known.images, self.known.labels)
+        detector.predict(images[: detector.batch_size])
+        ways = {
+            "plain": timed(lambda: detector.predict_scores(images)),
+            "ours": timed(lambda: detector.predict(images)),
+        }
+        return {
+            "work": f"{sizes.images} images, {sizes.trials} trials, recursion 1 of 6",
+            "images": sizes.images,
+            "note": "the plain way computes every score at every recursion, and takes one",
+            "seconds": alternate(ways, sizes.repeats),
         }
 
     def preparing(self) -> dict:
@@ -298,14 +331,15 @@ class Benchmark:
         commands = {
             "import torch": [sys.executable, "-c", "import torch"],
             "ours": [str(script), "--help"],
+            "config error": [str(script), "train", "quick", "--set", "training.epoch=1"],
             "python": [sys.executable, "-c", "pass"],
         }
         ways = {
-            name: timed(functools.partial(subprocess.run, command, check=True, capture_output=True))
+            name: timed(functools.partial(subprocess.run, command, capture_output=True))
             for name, command in commands.items()
         }
         return {
-            "work": "attractor-ae --help, against a Python that imports torch, or nothing",
+            "work": "attractor-ae --help and a config error, against a Python that imports torch",
             "seconds": alternate(ways, max(5, self.sizes.repeats)),
         }
 

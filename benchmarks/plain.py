@@ -53,13 +53,14 @@ class PlainAutoencoder(nn.Module):
         super().__init__()
         rate, activation = model.dropout, model.activation
         w, f = model.encoder[0].out_channels, model.encoder_linear.out_features
-        side = model.image_size // 16
+        channels, size, _ = model.image_shape
+        side = size // 16
 
         def then(layer: nn.Module) -> list[nn.Module]:
             return [layer, activation, HeldDropout(rate)]
 
         self.encoder = nn.Sequential(
-            *then(nn.Conv2d(model.channels, w, 4, 2, 1)),
+            *then(nn.Conv2d(channels, w, 4, 2, 1)),
             *then(nn.Conv2d(w, w, 4, 2, 1)),
             *then(nn.Conv2d(w, 2 * w, 4, 2, 1)),
             *then(nn.Conv2d(2 * w, 2 * w, 4, 2, 1)),
@@ -74,7 +75,7 @@ class PlainAutoencoder(nn.Module):
             *then(nn.ConvTranspose2d(2 * w, 2 * w, 4, 2, 1)),
             *then(nn.ConvTranspose2d(2 * w, w, 4, 2, 1)),
             *then(nn.ConvTranspose2d(w, w, 4, 2, 1)),
-            nn.ConvTranspose2d(w, model.channels, 4, 2, 1),
+            nn.ConvTranspose2d(w, channels, 4, 2, 1),
         )
         with torch.no_grad():
             for own, given in zip(self.parameters(), model.parameters(), strict=True):

@@ -3,9 +3,9 @@
     python benchmarks/prepare.py DATA_ROOT FOLDER
 
 DATA_ROOT holds the IDX files of Fashion-MNIST; its 60 000 training images are written to FOLDER as
-PNG files, one sub-folder a class, unless they are there. Prepared are the array of the IDX file,
+PNG files, one sub-folder per class, unless they are there. Prepared are the array of the IDX file,
 and the PNG files. Each step is a process of its own: seconds to find the files, to prepare them,
-and to open what was prepared, and by how much the peak of its memory exceeds that of an
+and to open what was prepared (the files are found in it, too), and by how much the peak of its memory exceeds that of an
 interpreter that has imported the same. What opening takes has a floor: asking the system for the
 size and time of every file, and nothing else, is measured beside it, in the same process.
 """
@@ -21,11 +21,11 @@ import time
 from pathlib import Path
 from statistics import median
 
-from attractor_ae.data.decoding import ImageFormat
-from attractor_ae.data.idx import read_idx
-from attractor_ae.data.own import find_images
-from attractor_ae.data.prepare import Item, prepare, prepare_arrays
 from PIL import Image
+
+from attractor_ae import load
+from attractor_ae.data.sources.own import find_images
+from attractor_ae.data.sources.torchvision import read_idx
 
 CLASSES = tuple("0123456789")
 REPEATS = 5
@@ -75,35 +75,24 @@ def measure(name: str, raw: Path, folder: Path, cache: Path) -> None:
     """Do a step, and print its seconds and the peak of memory in kB."""
     files = [raw / f"train-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
     began = time.perf_counter()
-    found = find_images(folder) if name == "files" else None
-    items = list(map(Item, found.paths, found.labels.tolist())) if found else []
+    paths = find_images(folder).found.paths if name == "files" else ()
     find = time.perf_counter() - began
     began = time.perf_counter()
     if name == "array":
-        prepare_arrays(
-            "fashion",
-            "train",
-            (read_idx(file) for file in files[:1]),
-            lambda: read_idx(files[1]).astype("int64"),
-            CLASSES,
-            ImageFormat(),
-            source_files=files,
-            cache=cache,
-        )
+        load("fashion", "train", root=raw.parents[1], cache=cache)
     elif name == "files":
-        prepare("fashion", "train", items, CLASSES, ImageFormat(), cache=cache)
+        load(str(folder), "all", cache=cache)
     seconds = time.perf_counter() - began
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    paths = [path for path, _ in items] or [os.fspath(file) for file in files]
     began = time.perf_counter()
-    for path in paths:
+    for path in paths or map(os.fspath, files):
         os.stat(path)  # noqa: PTH116
     floor = time.perf_counter() - began
     print(json.dumps({"find": find, "seconds": seconds, "floor": floor, "peak": peak}))
 
 
 def write_files(raw: Path, folder: Path) -> None:
-    """Write the images as PNG files, one folder a class."""
+    """Write the images as PNG files, one folder per class."""
     images = read_idx(raw / "train-images-idx3-ubyte")
     labels = read_idx(raw / "train-labels-idx1-ubyte")
     for name in CLASSES:

@@ -9,22 +9,23 @@ and the median and range of the ratio are printed as a row of Markdown.
 """
 
 import argparse
+import os
 import tempfile
 import time
 from pathlib import Path
 from statistics import median
 
-from joblib import cpu_count
-
 from attractor_ae import preset
 from attractor_ae.experiment.sweep import seed_jobs, sweep
+
+CORES = os.cpu_count() or 1
 
 
 def seconds(workers: int, epochs: int) -> float:
     """Return how long a sweep with that many workers takes."""
     config = preset("quick", [f"training.epochs={epochs}", "training.device=cpu"])
     with tempfile.TemporaryDirectory() as folder:
-        jobs = seed_jobs(config, range(cpu_count()), Path(folder) / "runs")
+        jobs = seed_jobs(config, range(CORES), Path(folder) / "runs")
         began = time.perf_counter()
         report = sweep(jobs, workers=workers)
         taken = time.perf_counter() - began
@@ -41,13 +42,13 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=3)
     a = parser.parse_args()
-    seconds(cpu_count(), 1)  # images are decoded, files are in memory
-    pairs = [(seconds(1, a.epochs), seconds(cpu_count(), a.epochs)) for _ in range(a.repeats)]
+    seconds(CORES, 1)  # images are decoded, files are in memory
+    pairs = [(seconds(1, a.epochs), seconds(CORES, a.epochs)) for _ in range(a.repeats)]
     ratios = sorted(one / many for one, many in pairs)
     print("| runs | epochs | one after the other, s | all at once, s | ratio |")
     print("|---|---|---|---|---|")
     print(
-        f"| {cpu_count()} | {a.epochs} | {median(p[0] for p in pairs):.1f} | "
+        f"| {CORES} | {a.epochs} | {median(p[0] for p in pairs):.1f} | "
         f"{median(p[1] for p in pairs):.1f} | "
         f"{ratios[0]:.2f} / **{median(ratios):.2f}** / {ratios[-1]:.2f} |"
     )
