@@ -5,7 +5,8 @@
 DATA_ROOT holds the IDX files of Fashion-MNIST; its 60 000 training images are written to FOLDER as
 PNG files, one sub-folder per class, unless they are there. Prepared are the array of the IDX file,
 and the PNG files. Each step is a process of its own: seconds to find the files, to prepare them,
-and to open what was prepared (the files are found in it, too), and by how much the peak of its memory exceeds that of an
+and to open what was prepared (the files are found in it, too), and by how much the peak of its
+memory exceeds that of an
 interpreter that has imported the same. What opening takes has a floor: asking the system for the
 size and time of every file, and nothing else, is measured beside it, in the same process.
 """

@@ -72,13 +72,10 @@ class DetectionMetrics:
 
 @dataclass(frozen=True)
 class WassersteinSums:
-    """Two sums of Wasserstein distances between samples of uncertainty.
+    """Sums of Wasserstein distances between samples of uncertainty.
 
-    Attributes:
-        in_to_out: From D_in to every D_out; large is good.
-        reference_to_out: From the reference D_out to every other D_out; small is good, since
-            unknown data should look alike. NaN if the reference is not among the D_out or is the
-            only one.
+    From D_in to every D_out: large is good. From the reference D_out to every other: small is good,
+    since unknown data should look alike; NaN if it is not among the D_outs, or the only one.
     """
 
     in_to_out: float

@@ -62,10 +62,9 @@ class CertaintyCurves:
 
 @dataclass(frozen=True)
 class CertaintyAreas:
-    """Area over the thresholds of each rate of `CertaintyCurves`, under the same name.
+    """Area over the thresholds of each rate of `CertaintyCurves`; NaN where the curve is NaN.
 
-    In [0, 1] on the exact grid, where it is the mean of the rate over all thresholds in [0, 1]; in
-    [0, 0.98] on the paper grid, which ends there. NaN where the curve is NaN.
+    In [0, 1] on the exact grid, in [0, 0.98] on the paper grid, which ends there.
     """
 
     u_sen: float
@@ -83,11 +82,8 @@ class CertaintyAreas:
 class MisclassificationMetrics:
     """How well uncertainty tells correct predictions from wrong ones.
 
-    Attributes:
-        detection: Correct predictions in the role of D_in, wrong ones in that of D_out. All its
-            rates and areas are NaN if the predictions are all correct or all wrong.
-        curves: Counts and rates at every threshold.
-        areas: Areas under the rates.
+    ``detection`` has correct predictions in the role of D_in, wrong ones in that of D_out; it is
+    NaN if all are correct, or all wrong.
     """
 
     detection: DetectionMetrics

@@ -20,19 +20,14 @@ class DatasetInfo:
     """Description of a data set.
 
     Attributes:
-        name, title: Name in configs and on the command line, and the content in a few words.
-        kind: ``"built-in"``: ships inside a package; ``"files"``: read from the data root;
-            ``"own"``: images of a user.
-        splits: Its splits by name.
+        kind: ``"built-in"``: ships inside a package; ``"files"``: read from the data root; or
+            ``"own"``.
         natural: Whether it shows photographs, so that training on it also augments brightness and
             contrast (PROTOCOL section 3).
-        source: How its images are found and read.
         obtain: How to get it, as the end of a sentence that says what is missing.
-        licence, citation, homepage: Terms of use, paper, and further information.
         layout: Its files below the data root, as a tree; empty for a built-in set.
-        test_split: The split of held-out images.
-        out_split: The split that is used where the set is a D_out (PROTOCOL sections 6 and 7); by
-            default ``test_split``.
+        test_split, out_split: The split of held-out images, and the one that is used where the set
+            is a D_out (PROTOCOL sections 6 and 7); by default the same.
         per_class: Number of images per class that is used by default (PROTOCOL section 6); -1: all.
         factors: Its variations, e.g. cars; the first is the default.
     """

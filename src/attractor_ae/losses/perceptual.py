@@ -67,9 +67,6 @@ class PerceptualLoss(nn.Module):
         """Return the mean distance of the pairs of a batch, at least 0.
 
         The images are float32 of shape (n, 1 or 3, height, width), the target in [0, 1].
-
-        Raises:
-            AttractorError: If the images are smaller than 16 x 16, or are neither grey nor colour.
         """
         _, channels, height, width = target.shape
         if channels not in (1, 3) or min(height, width) < _SMALLEST_SIDE:

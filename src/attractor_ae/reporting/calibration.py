@@ -23,17 +23,12 @@ from attractor_ae.reporting.style import (
 
 
 def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None = None) -> Figure:
-    """Draw accuracy against confidence, in bins of confidence, with the calibration error.
+    """Draw accuracy against confidence, in bins of equal width, with the calibration error.
 
-    The confidence is the probability of the predicted class at the reported recursion. Below
-    stands how many images have which confidence. Several results of a method are seeds: a line is
+    The confidence is the probability of the predicted class at the reported recursion. The lower
+    panel shows the share of images in each bin. Several results of a method are seeds: a line is
     their mean in each bin, its band one standard deviation, of those seeds that have images in it
     (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
-
-    Args:
-        results: One result, several, or those of each method by its name.
-        bins: Number of bins of equal width, at least 1.
-        dataset: D_in, or the name of a shifted set.
 
     Raises:
         AttractorError: If the results do not belong together, or there is no such set of known

@@ -15,12 +15,9 @@ _GAP = 4  # pixels between images, in images of 64
 
 
 def contact_sheet(images: ImageSet, *, columns: int = 12, rows: int = 40) -> Figure:
-    """Draw the first images of each class of a set, a row a class, with its number of images.
+    """Draw the first images of each class of a set, a row per class, with its number of images.
 
-    Args:
-        images: The set. Images without a label have a row of their own, the last.
-        columns: Number of images of a class that are drawn, at least 1.
-        rows: Number of classes that are drawn at most, at least 1: those that come first.
+    Images without a label have a row of their own, the last. At most the first ``rows`` classes.
     """
     found, numbers = np.unique(images.labels, return_counts=True)
     counts = dict(zip(found.tolist(), numbers.tolist(), strict=True))

@@ -16,12 +16,9 @@ from attractor_ae.reporting.seeds import Results, by_method
 def auroc_by_recursion(results: Results) -> Figure:
     """Draw AUROC against each D_out, and the accuracy on D_in, over the recursions.
 
-    One method is drawn in one picture, several in a panel for each set. Several results of a
+    One method is drawn in one panel, several in a panel for each set. Several results of a
     method are seeds: a line is their mean, its band one standard deviation. A method without
-    recursions is a level line across the others'.
-
-    Args:
-        results: One result, several, or those of each method by its name.
+    recursions is a horizontal line.
 
     Raises:
         AttractorError: If there is no result, or those of a method do not belong together.
@@ -39,9 +36,6 @@ def auroc_by_trials(
     """Draw AUROC against each D_out, and the accuracy on D_in, over the number of trials.
 
     Methods, seeds and bands as in `auroc_by_recursion`.
-
-    Args:
-        curves: One curve, several, or those of each method by its name.
 
     Raises:
         AttractorError: If there is no curve, or those of a method do not belong together.

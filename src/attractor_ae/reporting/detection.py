@@ -30,10 +30,6 @@ def roc_figure(results: Results, *, positive: Positive = "in") -> Figure:
     with a band of one standard deviation. One method is drawn in one panel, several in a panel for
     each D_out. The legend gives the AUROC.
 
-    Args:
-        results: One result, several, or those of each method by its name.
-        positive: The positive class.
-
     Raises:
         AttractorError: If the results do not belong together or have no D_out, or ``positive`` is
             unknown.

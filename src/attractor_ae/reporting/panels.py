@@ -73,13 +73,8 @@ def curve_figure(
 ) -> Figure:
     """Draw curves of one method together, or those of several in a panel for each data set.
 
-    Args:
-        curves: What to draw.
-        xlabel, ylabel: Of the axes.
-        height, panel_height: Of the one picture, or of each panel; in inches, without the legend.
-        title: What stands above the legend.
-        reported: Where on the horizontal axis the reported numbers are.
-        looks: How lines are drawn beside colour, dashes and marker.
+    Heights are in inches, without the legend. ``title`` is that of the legend, ``reported`` a place
+    on the horizontal axis, and ``looks`` adds to colour, dashes and marker.
     """
     more = looks or {}
     names = list(dict.fromkeys(name for panels in curves.values() for name in panels))

@@ -49,10 +49,6 @@ def reconstruction_figure(blocks: Sequence[ReconstructionBlock], *, per_row: int
     In a block, rows are trials (masks), and columns the input and x_1, x_2, x_3, ... A figure is at
     most as wide as a page; cells shrink to that.
 
-    Args:
-        blocks: What to draw. Numbers of trials and recursions may differ.
-        per_row: Number of blocks side by side.
-
     Raises:
         AttractorError: If there is no block, or one has no trajectory.
     """

@@ -24,18 +24,11 @@ def rejection_curve(
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
     """Return the accuracy of what is kept when the 0, 1, ..., n - 1 most uncertain are rejected.
 
-    Of equally uncertain images, any may be the next: the accuracy is the mean over their orders,
-    so that the order in which images come does not matter (Nadeem, Zucker, Hanczar,
-    "Accuracy-Rejection Curves (ARCs) for Comparing Classification Methods with a Reject Option",
-    2009).
-
-    Args:
-        uncertainty: Real, shape (n,), finite, n >= 1.
-        correct: Whether each prediction is right: booleans, shape (n,).
-
-    Returns:
-        Share of images that are rejected, ascending from 0.
-        Share of correct predictions among those that are kept, in [0, 1].
+    Of equally uncertain images, any may be the next: the accuracy is the mean over their orders
+    (Nadeem, Zucker, Hanczar, "Accuracy-Rejection Curves (ARCs) for Comparing Classification
+    Methods with a Reject Option", 2009). Arguments: finite uncertainties, and whether predictions
+    are right. Results: the share that is rejected, ascending from 0, and the share of correct
+    predictions among those that are kept.
 
     Raises:
         AttractorError: If shapes differ, or a value is not finite.
@@ -58,14 +51,10 @@ def rejection_curve(
 def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -> Figure:
     """Draw the accuracy of what is kept against the share that the uncertainty rejects.
 
-    At the reported recursion and score. Thin lines in the colour of each method are its
-    references: an oracle, which rejects all wrong predictions first, and chance, which rejects any.
-    Several results of a method are seeds: a line is their mean, its band one standard deviation.
-    The legend gives the area under each curve.
-
-    Args:
-        results: One result, several, or those of each method by its name.
-        dataset: D_in, or the name of a shifted set.
+    At the reported recursion and score, on D_in or the named set under covariate shift. Thin lines
+    in the colour of each method are its references: an oracle, which rejects all wrong predictions
+    first, and chance, which rejects any. Several results of a method are seeds: a line is their
+    mean, its band one standard deviation. The legend gives the area under each curve.
 
     Raises:
         AttractorError: If the results do not belong together, or there is no such set of known

@@ -54,15 +54,7 @@ def styled() -> Any:  # noqa: ANN401
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
-    """Write a figure as PNG and PDF, atomically.
-
-    Args:
-        figure: The figure.
-        path: Path without an ending.
-
-    Returns:
-        The two files.
-    """
+    """Write a figure as PNG and PDF, atomically; ``path`` has no ending. Return both files."""
     png, pdf = (Path(path).with_name(Path(path).name + ending) for ending in (".png", ".pdf"))
     with styled():
         with atomic_path(png) as temporary:
