@@ -11,8 +11,7 @@ from .data.augmentation import Augmentation
 from .experiment.compare import compare_runs, draw_runs
 from .experiment.config import ExperimentConfig
 from .experiment.convert import import_run
-from .experiment.demo import run_demo
-from .experiment.evaluate import run_ensemble_evaluation, run_evaluation
+from .experiment.evaluate import run_demo, run_ensemble_evaluation, run_evaluation
 from .experiment.fit import fit_detector, fit_ensemble
 from .experiment.presets import preset
 from .experiment.reproduce import run_reproduction

@@ -30,7 +30,7 @@ def demo(
     Takes some minutes on two CPU cores, needs no download, and leaves a table and pictures.
     """
     with one_line_errors(continues=True):
-        from attractor_ae.experiment.demo import run_demo
+        from attractor_ae.experiment.evaluate import run_demo
 
         began = time.monotonic()
         with terminal_reporter() as reporter:

@@ -15,10 +15,12 @@ from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
-from attractor_ae.experiment.fit import detector_of, ensemble_of, evaluation_config
+from attractor_ae.experiment.fit import AFTER_TRAINING, detector_of, ensemble_of, evaluation_config
 from attractor_ae.experiment.plan import make_plan
+from attractor_ae.experiment.presets import preset
 from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult, evaluate
 from attractor_ae.experiment.run import Run, environment
+from attractor_ae.experiment.train import run_training
 from attractor_ae.reporting import (
     auroc_by_recursion,
     entropy_histogram,
@@ -90,6 +92,25 @@ def run_ensemble_evaluation(
         raise AttractorError(f"{home.path}: is a run; choose another folder for the ensemble")
     configs = [evaluation_config(run, overrides) for run in runs]
     return _evaluated_into(home, runs, configs, data_root, again, reporter)
+
+
+def run_demo(
+    folder: str | Path, *, overrides: Sequence[str] = (), reporter: Reporter = SILENT
+) -> EvaluationResult:
+    """Train on real digits and detect other images; an interrupted demo continues.
+
+    Args:
+        folder: The run folder to make.
+        overrides: Any number of ``"section.key=value"`` over the preset ``quick``.
+        reporter: Receives progress and notes.
+
+    Raises:
+        AttractorError: On everything that a user can repair.
+    """
+    run = run_training(preset("quick", overrides), folder, resume=True, reporter=reporter)
+    # A resumed run keeps the config of its start, so these are given again.
+    again = [text for text in overrides if text.startswith(AFTER_TRAINING)]
+    return run_evaluation(run.path, overrides=again, reporter=reporter)
 
 
 def _evaluated_into(
