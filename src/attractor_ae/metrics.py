@@ -123,12 +123,7 @@ def wasserstein_sums(
 ) -> WassersteinSums:
     """Sum the Wasserstein distances from D_in to all D_out and from one D_out to all others.
 
-    The numbers under the entropy plot (PROTOCOL section 8).
-
-    Args:
-        in_uncertainty: Real, shape (n_in,), not empty, finite.
-        out: The same for every D_out, by name; sizes may differ.
-        reference: Name of the D_out that the others are compared with.
+    The numbers of the entropy plot (PROTOCOL section 8). Samples are finite, of any size above 0.
 
     Raises:
         AttractorError: If there is no D_out, or a sample is empty, not one-dimensional or not

@@ -29,19 +29,12 @@ from attractor_ae.metrics import (
 class CertaintyCurves:
     """Counts and rates of accurate/inaccurate x certain/uncertain predictions by threshold.
 
-    Attributes:
-        thresholds: float64, shape (m,), ascending in [0, 1]. Exact grid: 0, all distinct
-            uncertainties, 1.
-        ac, au, ic, iu: int64, shape (m,): accurate and certain, accurate and uncertain, inaccurate
-            and certain, inaccurate and uncertain predictions. Certain: uncertainty strictly below
-            the threshold.
-        u_sen, p_uncertain_inaccurate: iu / (iu + ic). NaN if no prediction is inaccurate. Like all
-            rates float64, shape (m,).
-        u_spec: ac / (ac + au). NaN if no prediction is accurate.
-        u_pre: iu / (iu + au). 1 where no prediction is uncertain.
-        u_acc, pavpu: (ac + iu) / all.
-        p_accurate_certain: ac / (ac + ic). 1 where no prediction is certain.
-        remaining_error_rate, remaining_accuracy_rate: ic / all and ac / all.
+    ``thresholds`` ascend in [0, 1]; on the exact grid they are 0, all distinct uncertainties, and
+    1. ``ac``, ``au``, ``ic`` and ``iu`` count accurate or inaccurate, certain or uncertain
+    predictions; certain: uncertainty strictly below the threshold. u_sen = p_uncertain_inaccurate =
+    iu / (iu + ic); u_spec = ac / (ac + au); u_pre = iu / (iu + au); u_acc = pavpu = (ac + iu) /
+    all; p_accurate_certain = ac / (ac + ic); remaining_error_rate = ic / all;
+    remaining_accuracy_rate = ac / all.
     """
 
     thresholds: Float64[np.ndarray, " m"]

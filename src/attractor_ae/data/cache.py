@@ -114,17 +114,14 @@ def prepare(
     """Decode images once, and open what was decoded before.
 
     Args:
-        name, split, classes: As in `ImageSet`.
         source_files: The files that the images are made of: another listing of them is another
             cache entry.
         read: Returns the n images and their labels, int64 of shape (n,); called if nothing is
             prepared yet. An image is a path, an `Encoded`, or a uint8 array (height, width) or
             (height, width, 3). At most one at a time is taken.
         key: Everything else that the images depend on.
-        wanted: Format, cache folder, allowed fraction of broken files, and reporter.
-        unusable: Further files that are broken, with reasons.
-        ignored: Files that are not part of the set, with reasons: listed, but not counted as
-            broken.
+        unusable, ignored: Files that are broken or not part of the set, with reasons; only the
+            first count towards ``wanted.max_broken``.
 
     Returns:
         ``images`` is a read-only memory map of shape (n, channels, size, size).

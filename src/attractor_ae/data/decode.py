@@ -76,10 +76,6 @@ def decode(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
     is dropped. 16-bit grey is scaled from 0..65535, floating-point grey from [0, 1]. Of an
     animation the first frame is read.
 
-    Args:
-        source: A file of a raster format that Pillow opens, its bytes, a binary file, or an image.
-        image_format: The wanted format.
-
     Returns:
         uint8 array of shape (channels, size, size), C-contiguous.
 

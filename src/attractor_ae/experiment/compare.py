@@ -26,9 +26,8 @@ from attractor_ae.reporting import Comparison, compare, reconstruction_figure, s
 def compare_runs(places: Sequence[str | Path], **options: Any) -> Comparison:  # noqa: ANN401
     """Return the table of evaluated runs, sweeps and ensembles (``attractor-ae table``).
 
-    Args:
-        places: Folders, or globs of them; see `measured_runs`.
-        options: As of `attractor_ae.reporting.compare`.
+    ``places`` are folders, or globs of them; see `measured_runs`. ``options`` are those of
+    `attractor_ae.reporting.compare`.
 
     Raises:
         AttractorError: If a place holds nothing that was evaluated, or the results do not belong
@@ -47,17 +46,10 @@ def draw_runs(
     data_root: str | Path | None = None,
     reporter: Reporter = SILENT,
 ) -> list[Path]:
-    """Draw every figure of evaluated runs, sweeps and ensembles (``attractor-ae figures``).
+    """Draw every figure of evaluated runs, sweeps and ensembles; return the PNG files.
 
     Runs on several D_in have a folder each, and a figure of reconstructions side by side.
-
-    Args:
-        places: Folders, or globs of them; see `measured_runs`.
-        folder: Where to write.
-        data_root, reporter: As for `run_evaluation`.
-
-    Returns:
-        The PNG files.
+    ``places`` are folders, or globs of them; see `measured_runs`.
 
     Raises:
         AttractorError: As `compare_runs`; if files of the data sets are missing.

@@ -80,13 +80,8 @@ def import_run(
     """Convert a results folder of the original into a finished run (``attractor-ae import-run``).
 
     Unknown keys of ``cfg.toml`` are left out and named in the run's log. The history is empty.
-
-    Args:
-        folder: The results folder, with ``cfg.toml`` and ``checkpoints/last_model.pth``.
-        target: The run folder to make.
-        seed: The seed of the original, which it does not store; 0 if unknown. It is the source of
-            trial masks and heads.
-        data_root: Folder of the data sets' files: some of them give the names of the classes.
+    ``seed`` is that of the original, which it does not store; 0 if unknown. It is the source of
+    trial masks and heads. Some data sets name their classes in their files, below ``data_root``.
 
     Raises:
         AttractorError: If a file is missing or damaged, ``cfg.toml`` has an impossible value, the

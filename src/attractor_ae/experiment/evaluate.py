@@ -76,10 +76,7 @@ def run_ensemble_evaluation(
 ) -> EvaluationResult:
     """Evaluate finished runs of classifiers as one deep ensemble, as `run_evaluation` does a run.
 
-    Args:
-        folders: The run folders of the members; see `attractor_ae.fit_ensemble`.
-        target: Folder to write to; by default ``ensemble`` next to the first run.
-        overrides, data_root, again, reporter: As for `run_evaluation`.
+    The result is written to ``target``, by default ``ensemble`` next to the first run.
 
     Raises:
         AttractorError: On everything that a user can repair.
@@ -99,10 +96,7 @@ def run_demo(
 ) -> EvaluationResult:
     """Train on real digits and detect other images; an interrupted demo continues.
 
-    Args:
-        folder: The run folder to make.
-        overrides: Any number of ``"section.key=value"`` over the preset ``quick``.
-        reporter: Receives progress and notes.
+    ``overrides`` are any number of ``"section.key=value"`` over the preset ``quick``.
 
     Raises:
         AttractorError: On everything that a user can repair.

@@ -33,14 +33,8 @@ def fit_detector(
 
     The method is that of the run (PROTOCOL section 5): attractors of an autoencoder, MC dropout of
     a classifier with dropout, or an ensemble of the one classifier without. It is calibrated on the
-    images that the run's config keeps for it, if any.
-
-    Args:
-        folder: The run folder.
-        images: The images that its training was given.
-        overrides: Any number of ``"evaluation.key=value"``, which win over the stored config.
-        natural: As for `attractor_ae.train`.
-        reporter: Receives progress.
+    images that the run's config keeps for it, if any. ``overrides`` are any number of
+    ``"evaluation.key=value"``; ``natural`` is as for `attractor_ae.train`.
 
     Raises:
         AttractorError: If the weights are missing or damaged, the run was trained on another set,
@@ -59,12 +53,8 @@ def fit_ensemble(
 ) -> EnsembleDetector:
     """Return the deep ensemble of finished runs, as `fit_detector` does for one.
 
-    Where the runs differ in ``[evaluation]``, the first is followed.
-
-    Args:
-        folders: Run folders of the members: classifiers without dropout, trained from different
-            seeds.
-        images, overrides, reporter: As for `fit_detector`.
+    The runs are of classifiers without dropout, trained from different seeds. Where they differ in
+    ``[evaluation]``, the first is followed.
 
     Raises:
         AttractorError: As `fit_detector`; if there is no run, or one is given twice, is not a

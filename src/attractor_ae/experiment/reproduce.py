@@ -77,17 +77,14 @@ def run_reproduction(
 
     Args:
         source: Name of a suite, or path of its TOML file; see `attractor_ae.experiment.suites`.
-        folder: Folder to write to; by default ``reproductions/SUITE``, or
-            ``reproductions/SUITE-quick``.
+        folder: Folder to write to; by default ``reproductions/SUITE``, with ``-quick``.
         quick: The short form of every method, for a laptop.
         seeds: Seeds of the runs; by default 0 to 9, as published, or 0 to 2 for the quick form.
-        data_root: Folder of the data sets' files.
         workers: Number of runs trained at once; see `attractor_ae.experiment.sweep.sweep`.
-        reporter: Receives progress and notes.
+        data_root, reporter: As for `run_evaluation`.
 
     Raises:
         AttractorError: On everything that a user can repair.
-        KeyboardInterrupt: As it comes; nothing is lost.
     """
     suite = read_suite(source)
     default = Path("reproductions") / f"{suite.name}{'-quick' if quick else ''}"

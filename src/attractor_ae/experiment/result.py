@@ -32,14 +32,12 @@ class DatasetScores:
     """The output of a detector for one data set.
 
     Attributes:
-        name, split: The data set.
-        role: ``"in"``: D_in, known classes; ``"covariate_shift"``: the known classes under other
-            conditions; ``"out"``: a D_out, unknown.
+        role: ``"in"``: D_in, ``"out"``: a D_out, or ``"covariate_shift"``: the known classes under
+            other conditions.
         labels: Index of the true class; -1 for an unknown class.
-        probabilities: p_r of every recursion (PROTOCOL section 1); without classes, shape
-            (recursions, n, 0), if the detector has none.
-        scores: Name of a score -> its values at every recursion, float64, shape (recursions, n).
-            The entropy follows from the probabilities.
+        probabilities: p_r of every recursion (PROTOCOL section 1), with no class if there are none.
+        scores: Values at every recursion, float64, shape (recursions, n), by name. The entropy
+            follows from the probabilities.
 
     Raises:
         AttractorError: If shapes differ, probabilities are not distributions, or a score is not
@@ -134,13 +132,11 @@ class EvaluationResult:
         """Return the result of any detector, to be saved and put into a table (`compare_runs`).
 
         Args:
-            method: Name in tables.
+            method, score: Names of the detector and of its score.
             in_dataset, in_scores: Test images of the known classes, and their scores, shape (n,);
                 larger is more unknown.
             out_scores: The same for each D_out.
-            probabilities: Class probabilities of D_in's images, shape (n, classes), for the
-                accuracy.
-            score: Name of the score.
+            probabilities: Of D_in's images, shape (n, classes), for the accuracy.
 
         Raises:
             AttractorError: As `DatasetScores`.

@@ -134,16 +134,13 @@ def sweep(
 
     Args:
         jobs: Any experiments, each with its own folder.
-        data_root: Folder of the data sets' files.
         workers: Number of runs that this machine trains at once; each has cores // workers threads.
             By default the number of cores, at most that of jobs, or 1 if a run is on a GPU.
-        backend: One of ``BACKENDS``.
-        scheduler: Address of a cluster's scheduler. Its machines must share the runs' folders. The
-            run of a worker that dies continues on another one.
+        backend, scheduler: One of ``BACKENDS``; the address of a cluster's scheduler, whose
+            machines must share the folders. The run of a worker that dies continues on another.
         resources: What a run takes of the resources that the cluster's workers were started with:
-            ``{"GPU": 0.25}`` lets four runs share a worker that was started with ``GPU=1`` (and at
-            least four threads).
-        reporter: Receives the number of runs that have ended, and a note per run that failed.
+            ``{"GPU": 0.25}`` lets four runs share a worker of ``GPU=1`` and four threads.
+        data_root, reporter: As for `run_evaluation`.
 
     Raises:
         AttractorError: Before anything is trained: if there are no jobs, two have the same folder,

@@ -17,14 +17,7 @@ def run_training(
     resume: bool = False,
     reporter: Reporter = SILENT,
 ) -> Run:
-    """Load the images that a config names and train on them.
-
-    Args:
-        config: The experiment.
-        folder: The run folder to make.
-        data_root: Folder of the data sets' files.
-        resume: As for `attractor_ae.train`.
-        reporter: Receives progress and notes.
+    """Load the images that a config names, and train on them (see `attractor_ae.train`).
 
     Raises:
         AttractorError: On everything that a user can repair.

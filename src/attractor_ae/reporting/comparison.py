@@ -101,15 +101,11 @@ def compare(
     Args:
         results: Name of a method, in the order of rows -> the results of its seeds.
         grid: ``"exact"``, or ``"paper"``: the thresholds of the released code.
-        orientation: The positive class of AUPR and FPR95. ``"in"``: D_in, and correct predictions;
-            ``"out"``: D_out, and wrong predictions. AUROC is the same.
-        recursion, score: The reported ones of each result by default. A method with fewer
-            recursions shows its reported one. A score outside [0, 1] has no misclassification
-            rates.
-        significance: Whether to test the best method of each column against each other, by a
-            two-sided Wilcoxon signed-rank test over seeds (Wilcoxon, "Individual comparisons by
-            ranking methods", 1945). Results are paired by seed, and by position where a seed is
-            unknown.
+        orientation: The positive class of AUPR and FPR95: D_in and correct predictions, or D_out
+            and wrong ones.
+        recursion, score: The reported ones by default, and of a method with fewer recursions.
+        significance: Whether to test the best method of each column against each other (Wilcoxon,
+            "Individual comparisons by ranking methods", 1945), paired by seed, or by position.
 
     Raises:
         AttractorError: If a method has no result or a seed twice, its results differ in what they

@@ -40,16 +40,11 @@ def entropy_histogram(
 ) -> Figure:
     """Draw how the reported score is distributed on D_in (filled) and each D_out (outlines).
 
-    PROTOCOL section 8, "Entropy plot", for whatever score in [0, 1]: 50 bins. Bars show shares of
-    a set's images, since sets differ in size. Shifted sets are drawn dotted in grey. Above stand
-    the two sums of Wasserstein distances. Several results are the seeds of one method: their images
-    are put together, and of the sums mean and standard deviation are given.
-
-    Args:
-        results: What to draw.
-        recursion, score: The reported ones by default.
-        reference: The D_out that the others are compared with: by default cifar10, or photos where
-            that is not among them, or else the first.
+    PROTOCOL section 8, "Entropy plot", for any score in [0, 1]: 50 bins. Bars show shares of a
+    set's images, since sets differ in size. Sets under covariate shift are dotted in grey. The
+    title has the two sums of Wasserstein distances; ``reference`` is the D_out that the others are
+    compared with, by default cifar10, photos, or the first. Several results are the seeds of one
+    method: their images are pooled, and of the sums mean and standard deviation are given.
 
     Raises:
         AttractorError: If the results do not belong together, the reference is no D_out, or the

@@ -40,20 +40,11 @@ def latent_map(
 ) -> Figure:
     """Draw latent codes in two dimensions by t-SNE, those of D_outs on top of the known ones.
 
-    All codes are embedded together: an embedding of the known alone could place unknown codes only
-    among them, however far away they are. What is near in the picture is near in the latent space;
-    distances between groups say little (van der Maaten and Hinton, "Visualizing data using t-SNE",
-    2008). The same codes and seed give the same picture.
-
-    Args:
-        codes: Codes of known images at one recursion, real, shape (n, latent); see
-            `AttractorDetector.latents`. Rows with a NaN, which are codes that have diverged, are
-            left out, and their number is told.
-        labels: Their classes, integers of shape (n,), indices into ``classes``.
-        classes: Names of the classes; a legend names twenty at most.
-        out_codes: Name of a D_out -> its codes, shape (m, latent).
-        title: What to write above, e.g. the recursion.
-        seed: Of the embedding.
+    All codes, (n, latent) of one recursion, are embedded together: an embedding of the known alone
+    could place unknown codes only among them. Neighbours in the picture are neighbours in the
+    latent space; distances between groups say little (van der Maaten and Hinton, "Visualizing data
+    using t-SNE", 2008). The same codes and seed give the same picture. Codes with a NaN, which have
+    diverged, are left out and counted. ``labels`` are indices into ``classes``.
 
     Raises:
         AttractorError: If openTSNE is not installed, shapes differ, a label is no class, or there
