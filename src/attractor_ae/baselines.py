@@ -122,9 +122,7 @@ class _Softmax:
 class MCDropoutDetector(Detector):
     """MC dropout: a classifier whose dropout stays on, one mask per trial.
 
-    Args:
-        network: A trained classifier with dropout; it is copied.
-        trials, mask_scope, seed, batch_size, precision: As for `AttractorDetector`.
+    The network is copied; settings are as for `AttractorDetector`.
 
     Raises:
         AttractorError: If a setting is unknown or out of range, or the classifier has no dropout.
@@ -184,10 +182,8 @@ class MCDropoutDetector(Detector):
 class EnsembleDetector(Detector):
     """Deep ensemble: classifiers trained from different seeds; dropout is off.
 
-    Args:
-        networks: Trained classifiers of the same classes and image shape; they are copied.
-        seed: Source of the calibration's halves.
-        batch_size, precision: As for `AttractorDetector`.
+    The networks are copied. ``seed`` is the source of the calibration's halves; other settings are
+    as for `AttractorDetector`.
 
     Raises:
         AttractorError: If there is no network, or they differ in classes or image shape.

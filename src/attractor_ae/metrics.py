@@ -41,16 +41,9 @@ class DetectionMetrics:
 
     A name ends in ``_in`` where D_in is the positive class (accepted: uncertainty below a
     threshold), and in ``_out`` where D_out is (flagged: uncertainty not below a threshold).
-
-    Attributes:
-        auroc: Area under the receiver operating characteristic, D_in positive. On the exact grid it
-            is the same for both orientations; on the paper grid only this one is given.
-        aupr_in, aupr_out: Area under the precision-recall curve.
-        fpr30_in, ..., fpr95_in: False positive rate (D_out accepted) where 30, 50, 80, 90, 95 % of
-            D_in is accepted.
-        fpr30_out, ..., fpr95_out: False positive rate (D_in flagged) where 30, 50, 80, 90, 95 % of
-            D_out is flagged.
-        n_in, n_out: Number of images on either side.
+    ``fpr95_in`` is the share of D_out that is accepted where 95 % of D_in is, ``fpr95_out`` that of
+    D_in that is flagged where 95 % of D_out is; the others are alike. AUROC has D_in positive; on
+    the exact grid it is the same for both orientations. ``n_in`` and ``n_out`` count images.
     """
 
     auroc: float
@@ -93,14 +86,8 @@ def detection_metrics(
 
     Paper grid: the 50 thresholds of the released code, integrated by the trapezoid rule over
     the points that there are. The D_in curves start at (0, 0), and at recall 0 and precision 1
-    since the precision of an empty set counts as 1; what lies above 0.98 is never accepted, and
-    missing area is not made up for. FPR is taken at the point of nearest TPR, of equally near ones
-    the first from the strict end (which is the lowest threshold for D_in, the highest for D_out).
-
-    Args:
-        in_uncertainty, out_uncertainty: Real, shapes (n_in,) and (n_out,), not empty, finite; on
-            the paper grid in [0, 1].
-        grid: ``"exact"`` or ``"paper"``.
+    since the precision of an empty set counts as 1; scores above 0.98 are never accepted. FPR is
+    taken at the point of nearest TPR, of equally near ones the first from the strict end.
 
     Raises:
         AttractorError: If a side is empty, not one-dimensional, not finite or, on the paper grid,
@@ -157,12 +144,8 @@ def expected_calibration_error(
 
     The sum over bins of (images in the bin / all) times |accuracy - mean confidence| in it (Guo et
     al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3). The bins of equal width
-    are open at the left end and closed at the right; the first holds 0 too.
-
-    Args:
-        confidence: Probability of the predicted class, shape (n,), n >= 1, in [0, 1].
-        correct: Whether each prediction is right: booleans, shape (n,).
-        bins: Number of bins, at least 1.
+    are open at the left end and closed at the right; the first contains 0, too. ``confidence`` is
+    that of the predicted class, in [0, 1]; ``correct`` are booleans, both of shape (n,).
 
     Raises:
         AttractorError: If shapes or kinds differ, or a value is out of range.

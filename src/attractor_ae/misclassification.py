@@ -89,17 +89,11 @@ def misclassification_metrics(
 ) -> MisclassificationMetrics:
     """Score how well uncertainty tells correct predictions from wrong ones, PROTOCOL section 8.
 
-    Areas over the thresholds: on the exact grid the integral over [0, 1] of what is a step function
-    of the threshold; on the paper grid the trapezoid rule over the 50 thresholds.
-
-    A share of predictions that the threshold selects is 1 where it selects none. A share of all
-    correct, or of all wrong, predictions is NaN if there are none, and so is everything in
-    ``detection``: perfect accuracy is no error, but says nothing about the uncertainty.
-
-    Args:
-        uncertainty: Real, shape (n,), n >= 1, in [0, 1].
-        correct: Boolean, shape (n,): whether the prediction is right.
-        grid: ``"exact"`` or ``"paper"``.
+    Areas over the thresholds: on the exact grid the integral over [0, 1] of a step function of the
+    threshold; on the paper grid the trapezoid rule over the 50 thresholds. A share of predictions
+    that the threshold selects is 1 where it selects none. A share of all correct, or of all wrong,
+    predictions is NaN if there are none, and so is everything in ``detection``. Uncertainties are
+    in [0, 1], ``correct`` are booleans, both of shape (n,), n >= 1.
 
     Raises:
         AttractorError: If the shapes differ, an uncertainty is outside [0, 1] or ``correct`` is not

@@ -24,19 +24,13 @@ class Augmentation:
 
     In this order, and clipped to [0, 1] after each:
 
-    1. box blur, the kernel one of 3, 5, ... ``max_blur`` with equal probability. The border is
-       mirrored without repeating the edge pixel, as by torchvision and OpenCV ("reflect" padding);
+    1. box blur, the kernel one of 3, 5, ... ``max_blur`` (odd; 1: none) with equal probability. The
+       border is mirrored without repeating the edge pixel, as by torchvision ("reflect" padding);
     2. multiplicative noise, one factor for each pixel, shared by its channels, uniform in
        ``noise``;
-    3. brightness: the image times a factor, uniform in [1, 1 + ``brightness_contrast``];
+    3. brightness: the image times a factor, uniform in [1, 1 + ``brightness_contrast``]; PROTOCOL
+       has 0.33 for natural images and vehicle interiors, 0: none;
     4. contrast: the distance of the image from its mean grey times such a factor of its own.
-
-    Attributes:
-        probability: Of each augmentation of each image, independently, in [0, 1].
-        max_blur: Largest kernel, odd; 1: no blur.
-        noise: Smallest and largest factor of the noise.
-        brightness_contrast: Largest increase of brightness and contrast; PROTOCOL has 0.33 for
-            natural images and vehicle interiors. 0: neither.
 
     Raises:
         AttractorError: If a value is out of range.

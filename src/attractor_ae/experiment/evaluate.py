@@ -51,7 +51,6 @@ def run_evaluation(
     settings, weights and images is read; one of another evaluation is replaced.
 
     Args:
-        folder: The run folder.
         overrides: Any number of ``"evaluation.key=value"``.
         data_root: Folder of the data sets' files.
         again: Evaluate again even if there is a result of the same settings.

@@ -376,15 +376,9 @@ def evaluate(
 ) -> EvaluationResult:
     """Score each data set once.
 
-    Args:
-        detector: A fitted detector.
-        in_dataset: Held-out images of the known classes.
-        out_datasets: Images of unknown kinds; their labels are not used.
-        covariate_shift_datasets: The known classes under other conditions; their classes must be
-            those of ``in_dataset``.
-        scores: Further scores, in addition to the detector's own.
-        provenance: Versions, settings, ...; stored with the result.
-        reporter: Receives the progress.
+    D_outs show unknown kinds, and their labels are not used; the classes of sets under covariate
+    shift must be those of ``in_dataset``. ``scores`` are computed in addition to the detector's
+    own; ``provenance`` (versions, settings, ...) is stored with the result.
 
     Raises:
         AttractorError: If a set is empty, a name comes twice, a set under covariate shift has an

@@ -83,13 +83,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         (0, 3, 5, 6, 7)
     """
     seeds: list[int] = []
-    for part in text.split(","):
-        match = re.fullmatch(r"\s*([0-9]{1,19})\s*(?:-\s*([0-9]{1,19})\s*)?", part)
-        if match is None:
-            raise AttractorError(f"seeds {text!r}: {part.strip()!r} must read like 3 or 0-9")
-        first, last = int(match[1]), int(match[2] or match[1])
+    for part in map(str.strip, text.split(",")):
+        match = re.fullmatch(r"([0-9]{1,19})\s*(?:-\s*([0-9]{1,19}))?", part)
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
         if last < first:
-            raise AttractorError(f"seeds {text!r}: {part.strip()!r} ends before it begins")
+            raise AttractorError(f"seeds {text!r}: {part!r} must read like 3 or 0-9")
         if len(seeds) + last - first >= _MOST_SEEDS:
             raise AttractorError(f"seeds {text!r}: are more than {_MOST_SEEDS}; name fewer")
         seeds.extend(range(first, last + 1))

@@ -44,10 +44,8 @@ def train(
     """Train the network of an experiment and make a run folder.
 
     Args:
-        config: The experiment.
         images: The training images. Images without a label (-1) are left out, and so is the
             fraction that the config keeps for calibration.
-        folder: The run folder; made if it does not exist.
         natural: Whether they are natural images or vehicle interiors, which are also augmented in
             brightness and contrast (if the config sets ``augment``).
         resume: Continue an interrupted run from its last checkpoint, to the same weights as without

@@ -24,18 +24,10 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
     trained, kept = images.divided(config.dataset.calibration_fraction, config.dataset.split_seed)
     if len(kept) < SMALLEST_CALIBRATION:
         # Reported now rather than after the training.
-        sizes = np.unique(images.labels, return_counts=True)[1]
-        enough = (
-            percent / 100
-            for percent in range(1, 51)
-            if sum(round(percent / 100 * n) for n in sizes.tolist()) >= SMALLEST_CALIBRATION
-        )
-        key, fraction = "dataset.calibration_fraction", next(enough, None)
-        higher = "use more images" if fraction is None else f"set {key} to {fraction}"
         raise AttractorError(
             f"data set {images.name!r} ({images.split}) keeps {len(kept)} of {len(images)} images "
-            f"for calibration, which needs {SMALLEST_CALIBRATION}; {higher}, or set "
-            'dataset.calibration_fraction to 0 and evaluation.score to "entropy"'
+            f"for calibration, which needs {SMALLEST_CALIBRATION}; use more images, increase "
+            "dataset.calibration_fraction, or set it to 0 and evaluation.score to entropy"
         )
     return trained, kept
 

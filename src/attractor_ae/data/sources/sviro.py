@@ -52,11 +52,8 @@ class SeatFolders:
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the pattern if its folder is not there."""
-        return (
-            ()
-            if is_there(self._folder(split, root, factor))
-            else self.expected(split, root, factor)
-        )
+        folder = root / self._pattern(split, factor).split("/*")[0]  # before the first wildcard
+        return () if is_there(folder) else self.expected(split, root, factor)
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images, cropped to their centre, in the order of their names."""
@@ -80,10 +77,6 @@ class SeatFolders:
     def _pattern(self, split: str, factor: str) -> str:
         car, _, picture = (factor or self.factor).partition("/")
         return self.pattern.format(car=car, split=split, picture=picture or "ir")
-
-    def _folder(self, split: str, root: Path, factor: str) -> Path:
-        """Return the folder before the first wildcard."""
-        return root / self._pattern(split, factor).split("/*")[0]
 
     def _seating(self, path: Path) -> str:
         """Return a seating; one that has other seats is none of `SEATINGS`, or counts as empty."""
