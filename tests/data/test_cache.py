@@ -16,7 +16,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
 from attractor_ae.data.cache import BrokenFilesError, Encoded, cache_root, clear, prepare
 from attractor_ae.data.decode import ImageFormat, decode
-from attractor_ae.data.wanted import Wanted
+from attractor_ae.data.image_set import Wanted
 
 FORM = ImageFormat(size=32)
 CLASSES = ("a", "b", "c")
@@ -243,7 +243,7 @@ import numpy as np
 from attractor_ae._reporter import Reporter
 from attractor_ae.data.cache import prepare
 from attractor_ae.data.decode import ImageFormat
-from attractor_ae.data.wanted import Wanted
+from attractor_ae.data.image_set import Wanted
 
 class Slow(Reporter):
     def progress(self, task, done, total, detail="", seconds_left=None):

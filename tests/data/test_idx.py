@@ -14,9 +14,9 @@ from torchvision.transforms import functional
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data import CATALOGUE, cache, data_root, find_dataset, load
+from attractor_ae.data.image_set import Wanted
 from attractor_ae.data.sources import torchvision as module
 from attractor_ae.data.sources.torchvision import IdxFiles, read_idx
-from attractor_ae.data.wanted import Wanted
 
 CODES = {"u1": 8, "i1": 9, "i2": 11, "i4": 12, "f4": 13, "f8": 14}
 IMAGES = np.random.default_rng(0).integers(0, 256, (60, 28, 28), dtype=np.uint8)

@@ -20,10 +20,8 @@ err = Console(stderr=True)
 def one_line_errors(*, continues: bool = False, resume: str = "", hint: str = "") -> Iterator[None]:
     """Turn an error that a user can repair into one line and exit code 2, and Ctrl-C into 130.
 
-    Args:
-        continues: Whether the same command continues after an interruption.
-        resume: The option that it needs for that.
-        hint: What else to say after an interruption.
+    ``continues``: whether the same command continues after an interruption, with the option
+    ``resume`` if that is given; ``hint``: what else to say then.
     """
     try:
         yield

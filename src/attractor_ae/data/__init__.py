@@ -2,6 +2,7 @@
 
 from attractor_ae.data.decode import ImageFormat as ImageFormat
 from attractor_ae.data.image_set import ImageSet as ImageSet
+from attractor_ae.data.image_set import Wanted as Wanted
 from attractor_ae.data.info import DatasetInfo as DatasetInfo
 from attractor_ae.data.info import SplitInfo as SplitInfo
 from attractor_ae.data.load import Dataset as Dataset
@@ -13,4 +14,3 @@ from attractor_ae.data.load import find_dataset as find_dataset
 from attractor_ae.data.load import load as load
 from attractor_ae.data.load import own_names as own_names
 from attractor_ae.data.registry import CATALOGUE as CATALOGUE
-from attractor_ae.data.wanted import Wanted as Wanted

@@ -33,8 +33,7 @@ from attractor_ae.data.decode import (
     displayed,
     without_warnings,
 )
-from attractor_ae.data.image_set import ImageSet
-from attractor_ae.data.wanted import Wanted
+from attractor_ae.data.image_set import ImageSet, Wanted
 
 CACHE_VARIABLE = "ATTRACTOR_AE_CACHE"
 """Environment variable that names the folder of prepared images."""

@@ -37,14 +37,9 @@ class UndecodableError(AttractorError):
 class ImageFormat:
     """Format of prepared images; the defaults are those of PROTOCOL section 6.
 
-    Attributes:
-        size: Height and width, a multiple of 16, at most 4096.
-        channels: 1 (grey) or 3 (red, green, blue).
-        crop: Whether the centre is cropped to the shorter side before the resize, as for vehicle
-            interiors; otherwise each side is scaled by its own factor.
-
-    Raises:
-        AttractorError: If ``size`` or ``channels`` is out of range.
+    ``size`` is a multiple of 16, at most 4096; ``channels`` 1 (grey) or 3 (colour). With ``crop``
+    the centre is cropped to the shorter side before the resize, as for vehicle interiors; otherwise
+    each side is scaled by its own factor.
     """
 
     size: int = 64

@@ -2,13 +2,16 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.data.decode import ImageFormat
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,32 +41,23 @@ class ImageSet:
     paths: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        where = f"image set {self.name!r} ({self.split})"
-        if self.images.dtype != np.uint8 or self.images.ndim != 4:
-            raise AttractorError(
-                f"{where}: images must be a uint8 array of shape (n, channels, height, width), "
-                f"got {self.images.dtype} {self.images.shape}"
-            )
-        if not self.images.flags.c_contiguous:
-            raise AttractorError(
-                f"{where}: images must be C-contiguous; use numpy.ascontiguousarray"
-            )
-        if self.labels.dtype != np.int64 or self.labels.shape != (len(self.images),):
-            raise AttractorError(
-                f"{where}: labels must be an int64 array of shape ({len(self.images)},), "
-                f"got {self.labels.dtype} {self.labels.shape}"
-            )
-        if len(self.labels) and not -1 <= self.labels.min() <= self.labels.max() < len(
-            self.classes
-        ):
-            raise AttractorError(
-                f"{where}: labels must be in -1..{len(self.classes) - 1}, "
-                f"got {self.labels.min()}..{self.labels.max()}"
-            )
-        if self.paths and len(self.paths) != len(self.images):
-            raise AttractorError(
-                f"{where}: {len(self.paths)} paths for {len(self.images)} images; give one each"
-            )
+        images, labels, n = self.images, self.labels, len(self.images)
+        problem = ""
+        if images.dtype != np.uint8 or images.ndim != 4:
+            form = "images must be a uint8 array of shape (n, channels, height, width)"
+            problem = f"{form}, got {images.dtype} {images.shape}"
+        elif not images.flags.c_contiguous:
+            problem = "images must be C-contiguous; use numpy.ascontiguousarray"
+        elif labels.dtype != np.int64 or labels.shape != (n,):
+            form = f"labels must be an int64 array of shape ({n},)"
+            problem = f"{form}, got {labels.dtype} {labels.shape}"
+        elif n and not -1 <= labels.min() <= labels.max() < len(self.classes):
+            problem = f"labels must be in -1..{len(self.classes) - 1}"
+            problem += f", got {labels.min()}..{labels.max()}"
+        elif self.paths and len(self.paths) != n:
+            problem = f"{len(self.paths)} paths for {n} images; give one each"
+        if problem:
+            raise AttractorError(f"image set {self.name!r} ({self.split}): {problem}")
 
     def __len__(self) -> int:
         return len(self.images)
@@ -140,3 +134,41 @@ def _drawn(
         rows = stream(label).permutation(np.flatnonzero(labels == label))
         chosen.append(rows[: number(len(rows))])
     return np.sort(np.concatenate(chosen))
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The images of a split that are wanted.
+
+    ``per_class``: number of images per class, -1: all; ``subset_seed``: None: the first of each
+    class in the set's own order, else the seed that draws them; ``factor``: the variation, empty:
+    the set's default; ``cache``: folder of prepared images, None: the user's; ``max_broken``:
+    fraction of broken files, in [0, 1], up to which they are left out.
+    """
+
+    per_class: int = -1
+    subset_seed: int | None = None
+    factor: str = ""
+    image_format: ImageFormat = field(default_factory=ImageFormat)
+    cache: Path | None = None
+    max_broken: float = 0.01
+    reporter: Reporter = SILENT
+
+    def __post_init__(self) -> None:
+        if self.per_class < 1 and self.per_class != -1:
+            raise AttractorError(
+                f"{self.per_class} images per class: give 1 or more, or -1 for all"
+            )
+        if self.subset_seed is not None and self.subset_seed < 0:
+            raise AttractorError(f"subset_seed must be at least 0, got {self.subset_seed}")
+
+    def rows(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Return the indices of the wanted images among those with these labels, ascending."""
+        if self.subset_seed is None:
+            return first_rows(labels, self.per_class)
+        return random_rows(labels, self.per_class, self.subset_seed)
+
+    @property
+    def selection(self) -> str:
+        """The choice of images, for the key of the cache."""
+        return f"{self.factor}, {self.per_class} per class, seed {self.subset_seed}"

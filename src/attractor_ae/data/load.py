@@ -12,12 +12,11 @@ from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import cache as prepared
 from attractor_ae.data.decode import ImageFormat, displayed
-from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.image_set import ImageSet, Wanted
 from attractor_ae.data.info import DatasetInfo
 from attractor_ae.data.registry import CATALOGUE
 from attractor_ae.data.sources import Downloadable, is_there
 from attractor_ae.data.sources.own import SUFFIXES, own_info
-from attractor_ae.data.wanted import Wanted
 
 ROOT_VARIABLE = "ATTRACTOR_AE_DATA"
 """Environment variable that names the data root."""

@@ -25,14 +25,10 @@ class _Table(BaseModel):
 class Method(_Table):
     """One row of a table. Methods whose experiments differ in the score alone share their runs.
 
-    Attributes:
-        label: Name in tables and figures.
-        experiment, quick_experiment: Preset, published experiment or TOML config; the second is for
-            a laptop.
-        settings: ``"section.key=value"`` over either.
-        full, quick: Further ones over the first, and over the second alone.
-        score: The score of the row.
-        ensemble: Whether the runs of all seeds are the members of one deep ensemble.
+    ``label`` names it in tables; ``experiment`` is a preset, published experiment or TOML config,
+    and ``quick_experiment`` that for a laptop. ``settings`` are ``"section.key=value"`` over
+    either, ``full`` and ``quick`` further ones over one of them. An ``ensemble`` has the runs of
+    all seeds as its members.
     """
 
     label: str
@@ -77,13 +73,9 @@ METHODS = (
 class Suite(_Table):
     """D_in, D_outs and methods of one table (PROTOCOL section 7).
 
-    Attributes:
-        name: Name on the command line, or of the file.
-        in_dataset, split: D_in, by name or path, and its training split.
-        out_datasets: The D_outs: ``"NAME"``, ``"NAME:FACTOR"``, or a path.
-        accuracy_splits, covariate_shift_datasets: Further splits of D_in for the accuracy, and sets
-            of the known classes under other conditions.
-        methods: The rows of the table.
+    ``in_dataset`` and ``split`` are D_in, by name or path, and its training split; ``out_datasets``
+    the D_outs: ``"NAME"``, ``"NAME:FACTOR"``, or a path. ``accuracy_splits`` and
+    ``covariate_shift_datasets`` are further splits of D_in, and other sets of its classes.
     """
 
     name: str

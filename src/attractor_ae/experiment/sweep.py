@@ -396,34 +396,29 @@ def _connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[An
             'backend "dask" needs the package distributed; install it with: '
             "pip install 'attractor-ae[cluster]'"
         ) from None
+
+    def failure(reason: str) -> AttractorError:
+        return AttractorError(f"scheduler {scheduler}: {reason}")
+
     try:
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # a TimeoutError is an OSError
-        raise AttractorError(
-            f"scheduler {scheduler}: cannot be reached ({_first_line(error)}); "
-            "start one with: dask scheduler"
-        ) from None
+        reason = _first_line(error)
+        raise failure(f"cannot be reached ({reason}); start one with: dask scheduler") from None
     with client:
-        offer = "".join(f" {name}={amount:g}" for name, amount in needs.items())
-        start = f"dask worker {scheduler}" + (f' --resources "{offer.strip()}"' if offer else "")
+        offer = " ".join(f"{name}={amount:g}" for name, amount in needs.items())
+        start = f"dask worker {scheduler}" + (f' --resources "{offer}"' if offer else "")
         try:
             client.wait_for_workers(1, timeout=WORKER_SECONDS)
         except TimeoutError:
-            raise AttractorError(
-                f"scheduler {scheduler}: has no workers; start some with: {start}"
-            ) from None
+            raise failure(f"has no workers; start some with: {start}") from None
         try:
             slots = sum(client.run(slots_of_worker, needs).values())  # pyright: ignore
         except Exception as error:
-            raise AttractorError(
-                f"scheduler {scheduler}: its workers cannot use this package "
-                f"({_first_line(error)}); install the same version there"
-            ) from None
+            reason = f"its workers cannot use this package ({_first_line(error)})"
+            raise failure(f"{reason}; install the same version there") from None
         if not slots:
-            raise AttractorError(
-                f"scheduler {scheduler}: none of its workers offers{offer}; start some with: "
-                f"{start}"
-            )
+            raise failure(f"none of its workers offers {offer}; start some with: {start}")
         yield client
 
 

@@ -20,14 +20,10 @@ from attractor_ae.metrics import detection_metrics
 
 @dataclass(frozen=True, eq=False)
 class TrialCurve:
-    """Scores of the first 1, 2, 3, ... trials (members) of a detector.
+    """Scores of the first 1, 2, 3, ... trials (members) of a detector, at its reported recursion.
 
-    Attributes:
-        method, in_dataset, out_datasets, recursion: The detector's method and reported recursion,
-            and the names of the data sets.
-        auroc: AUROC against each D_out of the entropy of the mean distribution of the first t
-            trials, at index t - 1, in [0, 1].
-        accuracy: Accuracy of the same distribution on D_in, in [0, 1].
+    At index t - 1: AUROC against each D_out of the entropy of the mean distribution of the first t
+    trials, in [0, 1], and the accuracy of that distribution on D_in.
     """
 
     method: str
@@ -60,10 +56,9 @@ class TrialCurve:
 def trial_curve(
     detector: Detector, in_dataset: ImageSet, out_datasets: Sequence[ImageSet]
 ) -> TrialCurve:
-    """Score the first 1, 2, 3, ... trials of a detector, at its reported recursion.
+    """Score the first 1, 2, 3, ... trials of a detector; each set is sampled once.
 
-    Each set is sampled once. The score is the entropy of the mean (PROTOCOL section 1), whatever
-    score the detector reports.
+    The score is the entropy of the mean (PROTOCOL section 1), whatever score the detector reports.
 
     Raises:
         AttractorError: If a set is empty, a name comes twice, there is no D_out, or nothing was

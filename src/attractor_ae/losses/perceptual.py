@@ -64,10 +64,7 @@ class PerceptualLoss(nn.Module):
     def forward(
         self, reconstruction: Float[Tensor, "n c h w"], target: Float[Tensor, "n c h w"]
     ) -> Float[Tensor, ""]:
-        """Return the mean distance of the pairs of a batch, at least 0.
-
-        The images are float32 of shape (n, 1 or 3, height, width), the target in [0, 1].
-        """
+        """Return the mean distance of float32 images (n, 1 or 3, h, w), the target in [0, 1]."""
         _, channels, height, width = target.shape
         if channels not in (1, 3) or min(height, width) < _SMALLEST_SIDE:
             raise AttractorError(

@@ -56,13 +56,11 @@ class ComparedMethod:
 class Cell:
     """A metric of a method on a data set.
 
-    Attributes:
-        values: One per seed, in [0, 1]; NaN where undefined. Empty if nothing was measured.
-        mean, deviation: Mean and population standard deviation of the defined values; NaN if there
-            are fewer than one and two of them.
-        n: Number of defined values.
-        best, tied: Whether the mean is the best of the column, or its interval mean ± deviation
-            overlaps that of the best. A single method is not marked.
+    ``values``, one per seed, are in [0, 1], NaN where undefined; empty if nothing was measured.
+    ``mean`` and population standard ``deviation`` are those of the ``n`` defined values, NaN if
+    there are fewer than one and two of them. ``best``: the mean is the best of the column;
+    ``tied``: its interval mean ± deviation overlaps that of the best. A single method is not
+    marked.
     """
 
     values: tuple[float, ...]

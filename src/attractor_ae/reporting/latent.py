@@ -136,20 +136,12 @@ def _embedded(codes: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 
 def _class_look(label: int) -> dict[str, Any]:
     turn, place = divmod(label, len(_COLOURS))
-    return {
-        "color": _COLOURS[place],
-        "marker": _CLASS_MARKERS[(place + turn) % len(_CLASS_MARKERS)],
-        "markersize": 3,
-        "markeredgewidth": 0,
-        "linestyle": "",
-    }
+    marker = _CLASS_MARKERS[(place + turn) % len(_CLASS_MARKERS)]
+    sizes = {"markersize": 3, "markeredgewidth": 0}
+    return {"color": _COLOURS[place], "marker": marker, "linestyle": "", **sizes}
 
 
 def _out_look(place: int) -> dict[str, Any]:
-    return {
-        "color": _OUT_GREYS[place % len(_OUT_GREYS)],
-        "marker": _OUT_MARKERS[(place + place // len(_OUT_MARKERS)) % len(_OUT_MARKERS)],
-        "markersize": 4,
-        "markeredgewidth": 0.8,
-        "linestyle": "",
-    }
+    marker = _OUT_MARKERS[(place + place // len(_OUT_MARKERS)) % len(_OUT_MARKERS)]
+    sizes = {"markersize": 4, "markeredgewidth": 0.8}
+    return {"color": _OUT_GREYS[place % 2], "marker": marker, "linestyle": "", **sizes}

@@ -8,8 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_ae.data.cache import prepare
-from attractor_ae.data.image_set import ImageSet
-from attractor_ae.data.wanted import Wanted
+from attractor_ae.data.image_set import ImageSet, Wanted
 
 
 @runtime_checkable

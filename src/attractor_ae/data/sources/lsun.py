@@ -15,9 +15,8 @@ from numpy.typing import NDArray
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data.cache import Encoded, prepare
-from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.image_set import ImageSet, Wanted
 from attractor_ae.data.sources import is_there
-from attractor_ae.data.wanted import Wanted
 
 CATEGORIES = (
     "bedroom",

@@ -21,7 +21,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
 from attractor_ae.data.cache import Broken, prepare
 from attractor_ae.data.decode import displayed, image_suffixes
-from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.image_set import ImageSet, Wanted
 from attractor_ae.data.info import DatasetInfo, SplitInfo
 from attractor_ae.data.sources.own_files import (
     ARRAYS,
@@ -31,7 +31,6 @@ from attractor_ae.data.sources.own_files import (
     in_array,
     in_table,
 )
-from attractor_ae.data.wanted import Wanted
 
 ALL = "all"
 """The split of every image."""
@@ -64,10 +63,9 @@ class OwnImages:
         return displayed(path.name if path.is_dir() else path.stem) or "images"
 
     def split_classes(self, split: str) -> tuple[str, ...]:
-        """Return the classes up to the last one of the split or "train".
+        """Return the classes up to the last one of the split or "train", or all if they were given.
 
-        So a set does not seem to have classes that only another split has, e.g. one of unknown
-        objects. Classes that were given are those of every split.
+        So a split does not seem to have classes that only another has, e.g. one of unknown objects.
         """
         if self.found.classes is not None:
             return self.classes

@@ -159,34 +159,26 @@ def in_array(file: Path) -> Found:
         if "allow_pickle" in reason:
             reason = "it contains Python objects, which can run code and are not read"
         raise AttractorError(f"{where}: cannot be read ({reason}); save it again") from None
-    if "images" not in arrays:
-        raise AttractorError(
-            f"{where}: has no array 'images'; save it with numpy.savez(file, images=..., "
-            "labels=...)"
-        )
-    images = arrays["images"]
-    if _channel_axis(images.shape) is None or 0 in images.shape:
-        raise AttractorError(
-            f"{where}: images must have the shape (n, height, width), (n, height, width, c) or "
-            f"(n, c, height, width) with c 1 or 3, got {images.shape}"
-        )
-    if images.dtype.kind != "f" and images.dtype not in (np.uint8, np.uint16):
-        raise AttractorError(
-            f"{where}: images must be uint8, uint16, or floating point in [0, 1], "
-            f"got {images.dtype}"
-        )
+    problem = "has no array 'images'; save it with numpy.savez(file, images=..., labels=...)"
+    images = arrays.get("images", np.empty(0))
+    if "images" in arrays:
+        problem, known = "", (np.uint8, np.uint16)
+        if _channel_axis(images.shape) is None or 0 in images.shape:
+            shapes = "(n, height, width), (n, height, width, c) or (n, c, height, width)"
+            problem = f"images must have the shape {shapes} with c 1 or 3, got {images.shape}"
+        elif images.dtype.kind != "f" and images.dtype not in known:
+            kinds = "uint8, uint16, or floating point in [0, 1]"
+            problem = f"images must be {kinds}, got {images.dtype}"
     count = len(images)
     for name in ("labels", "split"):
-        if name in arrays and arrays[name].shape != (count,):
-            raise AttractorError(
-                f"{where}: {name} must have shape ({count},), got {arrays[name].shape}"
-            )
-    splits = [""] * count
-    if "split" in arrays:
-        values = arrays["split"].tolist()
-        splits = [
-            v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v) for v in values
-        ]
+        if not problem and name in arrays and arrays[name].shape != (count,):
+            problem = f"{name} must have shape ({count},), got {arrays[name].shape}"
+    if problem:
+        raise AttractorError(f"{where}: {problem}")
+    splits = [
+        v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v)
+        for v in arrays.get("split", np.full(count, "")).tolist()
+    ]
     labels, classes = _labels_of(where, arrays.get("labels"), arrays.get("classes"), count)
     return Found(file, labels, splits, images=images, classes=classes)
 

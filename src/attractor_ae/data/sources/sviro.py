@@ -12,9 +12,8 @@ from typing import Literal
 import numpy as np
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.image_set import ImageSet, Wanted
 from attractor_ae.data.sources import is_there, load_files
-from attractor_ae.data.wanted import Wanted
 
 CARS = ("tesla", "aclass", "escape", "hilux", "i3", "lexus", "tiguan", "tucson", "x5", "zoe")
 """SVIRO's ten cars; the first is the one of the published table."""

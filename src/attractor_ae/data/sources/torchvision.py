@@ -18,9 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.image_set import ImageSet
+from attractor_ae.data.image_set import ImageSet, Wanted
 from attractor_ae.data.sources import is_there, load_arrays, load_files
-from attractor_ae.data.wanted import Wanted
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images (n, height, width) or (n, height, width, 3), and labels (n,)."""
