@@ -36,14 +36,7 @@ def mixed_precision(device: torch.device, precision: str) -> torch.dtype:
         return getattr(torch, precision)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if device.type == "cpu" and _cpu_has_bfloat16():
-        return torch.bfloat16
-    return torch.float32
-
-
-def _cpu_has_bfloat16() -> bool:
     # Without the instructions PyTorch emulates the type, which is slower than float32.
-    return any(
-        getattr(torch.cpu, name, lambda: False)()
-        for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    )
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    fast = any(getattr(torch.cpu, name, lambda: False)() for name in names)
+    return torch.bfloat16 if device.type == "cpu" and fast else torch.float32

@@ -38,7 +38,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
+        os.umask(mask := os.umask(0))  # which can only be read by setting it
+        temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error) from None
@@ -62,12 +63,6 @@ def cannot_write(path: Path, error: OSError) -> AttractorError:
         f"{error.filename or path}: cannot be written ({error.strerror or error}); "
         "free space, or choose another folder"
     )
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: Path, text: str) -> None:

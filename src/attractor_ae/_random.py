@@ -1,8 +1,6 @@
-"""Every random number comes from a stream that a seed and a key name, and from nowhere else.
+"""Streams of random numbers, each named by a seed and a key, independent of everything else.
 
-A stream depends on its seed and key alone: not on the global state of NumPy or PyTorch, not on the
-device, not on what was drawn before from another stream. So a run can be resumed at any epoch, and
-an image meets the same masks whatever batch it comes in.
+So a run can be resumed at any epoch, and an image meets the same masks whatever its batch.
 """
 
 import math

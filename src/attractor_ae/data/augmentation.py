@@ -78,7 +78,10 @@ class Augmentation:
         )
         sizes = generator.integers(max(self.max_blur // 2, 1), size=n)  # 0, 1, ... for 3, 5, ...
         factors = 1 + self.brightness_contrast * generator.random((2, n))
-        noise = self._noise(generator, (len(noisy), 1, height, width))
+        low, high = self.noise
+        noise = generator.random((len(noisy), 1, height, width), dtype=np.float32)
+        noise *= high - low
+        noise += low
 
         result = images.clone()
         if self.max_blur > 1:
@@ -92,13 +95,6 @@ class Augmentation:
                 lambda x: _contrast(x, _one_per_image(factors[1, contrasted], x)),
             )
         return result
-
-    def _noise(self, generator: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.float32]:
-        low, high = self.noise
-        factors = generator.random(shape, dtype=np.float32)
-        factors *= high - low
-        factors += low
-        return factors
 
 
 def _change(images: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor], Tensor]) -> None:

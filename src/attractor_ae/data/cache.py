@@ -77,11 +77,7 @@ def cache_root(cache: Path | None = None) -> Path:
 
 
 def clear(name: str | None = None, cache: Path | None = None) -> int:
-    """Remove the prepared images of a set, or of all, and return the number of freed bytes.
-
-    Raises:
-        AttractorError: If a file cannot be removed.
-    """
+    """Remove the prepared images of a set, or of all; return the number of freed bytes."""
     root = cache_root(cache) / "prepared"
     folders = [root / _folder_name(name)] if name is not None else [root]
     freed = 0

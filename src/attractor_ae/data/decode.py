@@ -5,7 +5,7 @@ import os
 import stat
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -174,7 +174,8 @@ def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
     if 0 in image.size:
         raise ValueError("has no pixels")
     image.load()
-    image = _upright(image)
+    with suppress(Exception):  # damaged EXIF of an intact image: it has no orientation
+        image = ImageOps.exif_transpose(image)
     wanted = "L" if form.channels == 1 else "RGB"
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bit(image))
@@ -186,13 +187,6 @@ def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
     image = image.resize((form.size, form.size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image).reshape(form.size, form.size, form.channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        return ImageOps.exif_transpose(image)
-    except Exception:  # damaged EXIF of an intact image: it has no orientation
-        return image
 
 
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:

@@ -101,10 +101,7 @@ class Dataset:
 
 
 def data_root(root: Path | str | None = None) -> Path:
-    """Return the folder of the data sets' files; it need not exist.
-
-    It is ``root`` if given, else ``$ATTRACTOR_AE_DATA``, else the user's data directory.
-    """
+    """Return ``root`` if given, else ``$ATTRACTOR_AE_DATA``, else the user's data directory."""
     if root is None:
         root = os.environ.get(ROOT_VARIABLE) or user_data_path("attractor-ae", appauthor=False)
     return Path(root).expanduser()
@@ -167,9 +164,6 @@ def load(
         cache: Folder of prepared images; by default the user's cache directory.
         reporter: Receives progress, and the files that are left out.
 
-    Returns:
-        uint8 images of shape (n, channels, size, size), with labels.
-
     Raises:
         AttractorError: If the name, the split or the factor is unknown, a number is out of range,
             files or a package are missing, or a file is damaged.
@@ -193,19 +187,14 @@ def own_names(root: Path | str | None = None) -> tuple[str, ...]:
         for place in info.source.expected(split, folder)
         if Path(place).is_relative_to(folder)
     }
-    try:
-        found = sorted(path.name for path in folder.iterdir())
-    except OSError:
-        return ()
     names = []
-    for name in found:
-        path = folder / name
-        if name.startswith(".") or name in published or name in CATALOGUE:
-            continue
-        if path.is_dir() or path.suffix.lower() in SUFFIXES:
-            with suppress(AttractorError):  # a folder of something else
-                find_dataset(name, folder)
-                names.append(name)
+    with suppress(OSError):
+        for path in sorted(folder.iterdir()):
+            hidden = path.name.startswith(".") or path.name in {*published, *CATALOGUE}
+            if not hidden and (path.is_dir() or path.suffix.lower() in SUFFIXES):
+                with suppress(AttractorError):  # a folder of something else
+                    find_dataset(path.name, folder)
+                    names.append(path.name)
     return tuple(names)
 
 
@@ -239,7 +228,7 @@ def download(name: str, root: Path | str | None = None) -> None:
 def clear(
     name: str | None = None, cache: Path | str | None = None, root: Path | str | None = None
 ) -> int:
-    """Remove the prepared images of a set, or of all, and return the number of freed bytes.
+    """Remove the prepared images of a set, or of all; return the number of freed bytes.
 
     Raises:
         AttractorError: If the name is unknown, or a file cannot be removed.

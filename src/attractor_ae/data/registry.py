@@ -112,18 +112,16 @@ _SOURCES: dict[str, Source] = {
 
 
 def _described(name: str, entry: dict[str, Any]) -> DatasetInfo:
-    splits = {
+    entry["splits"] = {
         split: SplitInfo(None if images < 0 else images, classes)
-        for split, (images, classes) in entry.pop("splits").items()
+        for split, (images, classes) in entry["splits"].items()
     }
-    factors = tuple(entry.pop("factors", ()))
-    return DatasetInfo(name=name, source=_SOURCES[name], splits=splits, factors=factors, **entry)
+    entry["factors"] = tuple(entry.get("factors", ()))
+    return DatasetInfo(name=name, source=_SOURCES[name], **entry)
 
 
-def _catalogue() -> dict[str, DatasetInfo]:
-    text = files("attractor_ae.data").joinpath("catalogue.toml").read_text(encoding="utf-8")
-    return {name: _described(name, entry) for name, entry in tomllib.loads(text).items()}
-
-
-CATALOGUE: Mapping[str, DatasetInfo] = MappingProxyType(_catalogue())
+_TEXT = files("attractor_ae.data").joinpath("catalogue.toml").read_text(encoding="utf-8")
+CATALOGUE: Mapping[str, DatasetInfo] = MappingProxyType(
+    {name: _described(name, entry) for name, entry in tomllib.loads(_TEXT).items()}
+)
 """Every data set that has a name, by that name."""

@@ -253,10 +253,9 @@ class ExperimentConfig(_Section):
 
     @classmethod
     def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "ExperimentConfig":
-        """Read a TOML file.
+        """Read a TOML file; ``overrides`` are ``"section.key=value"`` that win over it.
 
-        ``overrides`` are any number of ``"section.key=value"`` that win over the file. The value is
-        written as in TOML; text needs no quotes.
+        The value is written as in TOML; text needs no quotes.
 
         Raises:
             AttractorError: If the file is missing or not TOML, or on an unknown key or an
@@ -287,12 +286,8 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
         table = result.setdefault(section, {})
         if not isinstance(table, dict):
             raise AttractorError(f"--set {text!r}: {section!r} is not a section")
-        table[key] = _parse_value(raw.strip())
+        try:
+            table[key] = tomllib.loads(f"value = {raw.strip()}")["value"]
+        except tomllib.TOMLDecodeError:
+            table[key] = raw.strip()  # text without quotes
     return result
-
-
-def _parse_value(raw: str) -> Any:  # noqa: ANN401
-    try:
-        return tomllib.loads(f"value = {raw}")["value"]
-    except tomllib.TOMLDecodeError:
-        return raw  # text without quotes

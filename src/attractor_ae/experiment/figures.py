@@ -41,10 +41,7 @@ _MOST_SAMPLED = 200
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRun:
-    """A run, an ensemble, or a saved result, as a row of the table shows it.
-
-    ``run`` is None for a result without a run, e.g. of another detector.
-    """
+    """A run, an ensemble, or a saved result without a run, as a row of the table shows it."""
 
     path: Path
     result: EvaluationResult

@@ -128,7 +128,8 @@ def ensemble_of(
                 )
         network = _trained_network(run, config, images)
         # By the weights: a copy, a link or a second run of a seed is the same member as well.
-        if (weights := _digest(network)) in places:
+        content = b"".join(w.numpy().tobytes() for w in network.state_dict().values())
+        if (weights := hashlib.sha256(content).hexdigest()) in places:
             raise AttractorError(
                 f"{run.path}: has the same weights as {places[weights]}; name each member once, "
                 "and train members with different seeds"
@@ -168,11 +169,3 @@ def _fit(
     if len(kept):
         detector.calibrate(kept.images, kept.labels, reporter)
     detector.score = config.evaluation.score
-
-
-def _digest(network: Autoencoder | ConvClassifier) -> str:
-    """Return the SHA-256 of the weights."""
-    digest = hashlib.sha256()
-    for weights in network.state_dict().values():
-        digest.update(weights.numpy().tobytes())
-    return digest.hexdigest()

@@ -100,12 +100,8 @@ class DatasetScores:
 class EvaluationResult:
     """The scores of one detector on D_in, D_outs and sets under covariate shift.
 
-    Attributes:
-        method: Name of the detector's method.
-        classes: Names of the known classes.
-        recursion, score: The reported recursion and score.
-        in_scores, covariate_shift_scores, out_scores: Scores of the data sets, by role.
-        provenance: Versions, settings, ...; values of JSON.
+    ``classes`` are the names of the known classes, ``recursion`` and ``score`` the reported ones;
+    ``provenance`` has versions, settings, ... as values of JSON.
     """
 
     method: str

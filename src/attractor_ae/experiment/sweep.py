@@ -73,7 +73,7 @@ class SweepReport:
 
 
 def parse_seeds(text: str) -> tuple[int, ...]:
-    """Return the seeds of a text: numbers and inclusive ranges, separated by commas.
+    """Return the seeds of numbers and inclusive ranges, separated by commas.
 
     Raises:
         AttractorError: If the text has another form, or names a seed twice.
@@ -456,8 +456,7 @@ def _write_states(folders: Sequence[Path], errors: Mapping[Path, str]) -> None:
 def find_runs(*places: str | Path) -> list[Run]:
     """Return the finished runs of places, each once, in natural order (seed2 before seed10).
 
-    Args:
-        places: Run folders, folders of sweeps, and globs of them such as ``"runs/*/seed[0-4]"``.
+    ``places``: run folders, folders of sweeps, and globs of them such as ``"runs/*/seed[0-4]"``.
 
     Raises:
         AttractorError: If a place is not a run, or its training is not finished.

@@ -24,6 +24,7 @@ from attractor_ae.reporting.style import (
 )
 
 _PER_ROW = 2
+_KNOWN = {"color": IN_COLOUR, "linestyle": "-", "marker": "s"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +84,7 @@ def curve_figure(
             figure = Figure(figsize=(COLUMN_WIDTH, height))
             axes = figure.add_subplot()
             lines = [
-                draw_curve(axes, curve, **{**_look(place, curve.known), **more})
+                draw_curve(axes, curve, **{**(_KNOWN if curve.known else look(place)), **more})
                 for place, curve in _numbered(next(iter(curves.values())))
             ]
             axes.set(xlabel=xlabel, ylabel=ylabel)
@@ -128,7 +129,3 @@ def _numbered(panels: Mapping[str, Curve]) -> list[tuple[int, Curve]]:
         numbered.append((place, curve))
         place += not curve.known
     return numbered
-
-
-def _look(place: int, known: bool) -> dict[str, Any]:
-    return {"color": IN_COLOUR, "linestyle": "-", "marker": "s"} if known else look(place)

@@ -199,7 +199,8 @@ def latex(grid: Grid, label: str, *, by_dataset: bool = False) -> str:
     for groups, columns in parts:
         body.append(r"\midrule[\heavyrulewidth]" if body else r"\toprule")
         if groups:
-            spans = [_spanning(n, latex_escaped(group)) for group, n in groups]
+            names = [(latex_escaped(group), n) for group, n in groups]
+            spans = [rf"\multicolumn{{{n}}}{{c}}{{{s}}}" if n > 1 else s for s, n in names]
             body.append(_latex_row(["", *spans], width - len(columns)))
             ends = [2 + sum(n for _, n in groups[:k]) for k in range(len(groups) + 1)]
             rules = [
@@ -252,10 +253,6 @@ def latex(grid: Grid, label: str, *, by_dataset: bool = False) -> str:
 def _latex_row(cells: Sequence[str], spare: int) -> str:
     """Return one line of a tabular, with ``spare`` empty cells at its end."""
     return " & ".join([*cells, *[""] * spare]).rstrip() + r" \\"
-
-
-def _spanning(columns: int, content: str) -> str:
-    return rf"\multicolumn{{{columns}}}{{c}}{{{content}}}" if columns > 1 else content
 
 
 def _latex_cell(cell: Cell) -> str:

@@ -75,10 +75,9 @@ def load_arrays(
     wanted: Wanted,
     source_files: Sequence[Path],
 ) -> ImageSet:
-    """Prepare the wanted ones of images in memory, which ``read`` reads from ``source_files``.
+    """Prepare the wanted ones of images in memory, which ``read`` reads if nothing is prepared.
 
-    ``read`` returns uint8 images (n, height, width) or (n, height, width, 3) and labels (n,). It is
-    called only if the images are not prepared already.
+    ``read`` returns uint8 images (n, height, width) or (n, height, width, 3) and labels (n,).
     """
 
     def chosen() -> tuple[Sequence[NDArray[np.uint8]], NDArray[np.int64]]:

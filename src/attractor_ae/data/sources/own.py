@@ -1,12 +1,10 @@
 """Own images: a folder, a table of paths and labels, or an array.
 
-* a folder with one sub-folder per class, or with such folders as splits (``train/``, ``test/``, and
-  others next to them), or of images without labels;
-* a table or an array (`attractor_ae.data.sources.own_files`).
-
-Images are in the order of their names, or of the table or array. Where no splits are given, images
-with labels are divided into "train" and "test" at random, class by class, always the same way for
-one seed. The split "all" is everything; without labels and splits it is the only one.
+A folder has one sub-folder per class, or such folders as splits (``train/``, ``test/``, and others
+next to them), or images without labels; a table or an array is `own_files`. Images are in the order
+of their names, or of the table or array. Where no splits are given, images with labels are divided
+into "train" and "test" at random, class by class, always the same way for one seed. The split "all"
+is everything; without labels and splits it is the only one.
 """
 
 import os

@@ -199,8 +199,7 @@ def read_cifar10(folder: Path, split: str) -> Arrays:
 def list_gtsrb(folder: Path, split: str) -> Files:
     """List traffic signs: the classes 10..19, relabelled 0..9, or, as ``"ood"``, the others.
 
-    ``"train"`` and ``"test"`` are the official ones. ``"ood"`` is what the official test images
-    show beside the ten classes: the other 33, in their order, relabelled 0..32.
+    "ood" is the other 33 classes of the official test images, in their order, relabelled 0..32.
     """
     training = split == "train"
     found = _construct("GTSRB", folder, split="train" if training else "test")
@@ -220,8 +219,8 @@ def list_gtsrb(folder: Path, split: str) -> Files:
 def list_omniglot(folder: Path, split: str) -> Files:
     """List characters: the background alphabets as ``"train"``, the evaluation ones as ``"test"``.
 
-    A class is a character of an alphabet. torchvision lists folders in the order of the disk;
-    here they are sorted, so that the first n of a class are the same ones everywhere.
+    torchvision lists folders in the order of the disk; here they are sorted, so that the first n
+    of a class are the same ones everywhere.
     """
     # A "loader" that returns the path that it is given: torchvision's list without its pictures.
     found = _construct("Omniglot", folder, background=split == "train", loader=Path)
