@@ -259,7 +259,7 @@ def test_own_images_are_prepared_shown_and_cleared(folder, tmp_path):
     assert result.exit_code == 0, result.output
     assert f"{tmp_path}/pets.png" in result.stdout
     with Image.open(tmp_path / "pets.png") as picture:
-        assert picture.width > 300
+        assert picture.width > 100
 
     result = invoke("data", "clear")
     assert result.stdout.endswith("MB freed\n")
