@@ -3,6 +3,7 @@
 from typer.testing import CliRunner
 
 from attractor_ae.cli import app
+from attractor_ae.cli._terminal import err, out
 
 
 def options(settings):
@@ -11,7 +12,8 @@ def options(settings):
 
 def invoke(*arguments):
     """Run a command; what it prints is not wrapped to a narrow terminal."""
-    return CliRunner(env={"COLUMNS": "200"}).invoke(app, [str(a) for a in arguments])
+    out.width = err.width = 200
+    return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
 def error_line(result):

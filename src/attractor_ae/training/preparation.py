@@ -24,10 +24,14 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
     trained, kept = images.divided(config.dataset.calibration_fraction, config.dataset.split_seed)
     if len(kept) < SMALLEST_CALIBRATION:
         # Reported now rather than after the training.
+        sizes = np.unique(images.labels, return_counts=True)[1]
+        kept_of = {p: np.round(p / 100 * sizes).sum() for p in range(1, 51)}
+        enough = [p / 100 for p, count in kept_of.items() if count >= SMALLEST_CALIBRATION]
+        higher = f"set it to {enough[0]}" if enough else "use more images"
         raise AttractorError(
             f"data set {images.name!r} ({images.split}) keeps {len(kept)} of {len(images)} images "
-            f"for calibration, which needs {SMALLEST_CALIBRATION}; use more images, increase "
-            "dataset.calibration_fraction, or set it to 0 and evaluation.score to entropy"
+            f"for calibration, which needs {SMALLEST_CALIBRATION}; increase "
+            f"dataset.calibration_fraction ({higher}), or choose 0 and evaluation.score=entropy"
         )
     return trained, kept
 
