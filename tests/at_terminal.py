@@ -10,9 +10,9 @@ def options(settings):
     return [part for text in settings for part in ("--set", text)]
 
 
-def invoke(*arguments):
-    """Run a command; what it prints is not wrapped to a narrow terminal."""
-    out.width = err.width = 200
+def invoke(*arguments, width=200):
+    """Run a command in a terminal of that width."""
+    out.width = err.width = width
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 

@@ -410,6 +410,7 @@ def test_moving_gives_the_same(calibrated, digits):
     assert torch.equal(calibrated.to(torch.device("cpu")).predict(digits.images), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("calibrate", [False, True])
 def test_save_and_load(detector, method, others, digits, tmp_path, calibrate):
     if calibrate:

@@ -8,10 +8,8 @@ import numpy as np
 import pytest
 from at_terminal import error_line, invoke, options
 from PIL import Image
-from typer.testing import CliRunner
 
 from attractor_ae import load_detector
-from attractor_ae.cli import app
 from attractor_ae.data import CATALOGUE
 
 TINY = [
@@ -193,9 +191,7 @@ def test_an_unknown_option_is_the_usual_error():
 
 
 def test_data_list_names_every_set_and_how_to_get_it(tmp_path):
-    result = CliRunner(env={"COLUMNS": "500"}).invoke(
-        app, ["data", "list", "--data-root", str(tmp_path)]
-    )
+    result = invoke("data", "list", "--data-root", tmp_path, width=500)
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     for name, info in CATALOGUE.items():
@@ -210,9 +206,7 @@ def test_data_list_names_every_set_and_how_to_get_it(tmp_path):
 
 
 def test_data_list_can_be_read_in_100_columns(tmp_path):
-    result = CliRunner(env={"COLUMNS": "100"}).invoke(
-        app, ["data", "list", "--data-root", str(tmp_path)]
-    )
+    result = invoke("data", "list", "--data-root", tmp_path, width=100)
     table = result.stdout.split("Data root:")[0]
     assert max(len(line.rstrip()) for line in table.splitlines()) <= 100
     for name in CATALOGUE:

@@ -29,8 +29,9 @@ LONG = "sviro_uncertainty, test-adults-and-seats-and-objects, of $my$ own car"
         roc_figure,
     ],
 )
-@pytest.mark.parametrize("outs", [("one", "two"), (LONG, "$x^", "_b", *"cdefgh")])
-@pytest.mark.parametrize("count", [1, 2])
+@pytest.mark.parametrize(
+    ("outs", "count"), [(("one", "two"), 1), ((LONG, "$x^", "_b", *"cdefgh"), 2)]
+)
 def test_figures_fit_a_column_and_legends_cover_no_data(make_result, draw, outs, count):
     results = [make_result(seed, outs=outs) for seed in range(count)]
     several = [*results, make_result(2, LONG, outs=outs)]

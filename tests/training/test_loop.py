@@ -65,6 +65,7 @@ class Steps(Reporter):
         return [done for done, *_ in self.seen]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["Adam", "AdamW", "SGD"])
 def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(digits, tmp_path, optimizer):
     # SGD's momentum and the schedule are state too; SGD needs a small rate for summed pixels.
@@ -85,6 +86,7 @@ def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(digits, tmp_path
     assert not resumed.checkpoint_file.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("ended", [KeyboardInterrupt, AttractorError("disk: is full")])
 def test_what_ends_the_last_write_costs_no_epoch(digits, tmp_path, monkeypatch, ended):
     """Fewer epochs than lie between two checkpoints, and no place for the weights."""

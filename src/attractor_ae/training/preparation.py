@@ -24,9 +24,8 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
     trained, kept = images.divided(config.dataset.calibration_fraction, config.dataset.split_seed)
     if len(kept) < SMALLEST_CALIBRATION:
         # Reported now rather than after the training.
-        sizes = np.unique(images.labels, return_counts=True)[1]
-        kept_of = {p: np.round(p / 100 * sizes).sum() for p in range(1, 51)}
-        enough = [p / 100 for p, count in kept_of.items() if count >= SMALLEST_CALIBRATION]
+        sizes, needed = np.unique(images.labels, return_counts=True)[1], SMALLEST_CALIBRATION
+        enough = [p / 100 for p in range(1, 51) if np.round(p / 100 * sizes).sum() >= needed]
         higher = f"set it to {enough[0]}" if enough else "use more images"
         raise AttractorError(
             f"data set {images.name!r} ({images.split}) keeps {len(kept)} of {len(images)} images "
