@@ -229,3 +229,24 @@ def test_what_cannot_be_read_is_one_line(tmp_path, load, name, write):
 def test_a_negative_seed_is_refused(animals):
     with pytest.raises(AttractorError, match="seed"):
         find_images(animals, seed=-1)
+
+
+def test_links_that_lead_back_by_a_detour_are_not_followed(tmp_path):
+    for name in ("a", "b"):
+        draw(tmp_path / "pets" / name / "1.png", 1)
+    (tmp_path / "pets" / "a" / "to_b").symlink_to(tmp_path / "pets" / "b")
+    (tmp_path / "pets" / "b" / "to_a").symlink_to(tmp_path / "pets" / "a")
+    (tmp_path / "pets" / "b" / "up").symlink_to(tmp_path)
+    found = find_images(tmp_path / "pets").found
+    names = [path.removeprefix(f"{tmp_path}/pets/") for path in found.paths]
+    # Each folder once on every way to it.
+    assert names == ["a/1.png", "a/to_b/1.png", "b/1.png", "b/to_a/1.png"]
+
+
+def test_an_empty_folder_of_a_split_is_one(tmp_path):
+    (tmp_path / "test").mkdir()
+    (tmp_path / "train").mkdir()
+    draw(tmp_path / "train" / "1.png", 1)
+    source = find_images(tmp_path)
+    assert source.classes == ()
+    assert list(source.splits) == ["train", "all"]

@@ -8,7 +8,7 @@ is everything; without labels and splits it is the only one.
 """
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -207,14 +207,13 @@ def _in_order(names: set[str]) -> list[str]:
 
 def _in_folder(root: Path) -> Found:
     unusable: list[Broken] = []
-    images = list(_images_below(os.fspath(root), unusable))
+    nested, images = _walked(os.fspath(root), unusable)
     if not images and not unusable:
         raise AttractorError(
             f"{displayed(root)}: no images in this folder; it must have one sub-folder per class"
         )
-    divided = {folders[0].lower() for folders, _ in images if folders} >= set(_SPLITS) or any(
-        _is_split(folders[0]) for folders, _ in images if len(folders) > 1
-    )
+    both = {folders[0].lower() for folders in nested} >= set(_SPLITS)
+    divided = both or any(_is_split(folders[0]) for folders in nested if len(folders) == 2)
     depth = 1 if divided else 0  # number of folders above those of the classes
     with_classes = {folders[:depth] for folders, _ in images if len(folders) > depth}
     rows, ignored = [], []
@@ -228,39 +227,40 @@ def _in_folder(root: Path) -> Found:
             label = folders[depth] if len(folders) > depth else ""
             rows.append((split.lower() if _is_split(split) else split, label, path))
     # "train" first, as its classes come first, then "test", then the others.
-    order = {split: place for place, split in enumerate(_SPLITS)}
-    rows.sort(key=lambda row: (order.get(row[0], len(order)), row[0]))
+    rows.sort(key=lambda row: (row[0] != "train", row[0] != "test", row[0]))
     splits, labels, paths = zip(*rows, strict=True) if rows else ((), (), ())
-    listed = tuple(dict.fromkeys(unusable)), tuple(ignored)
-    return Found(root, labels, splits, paths, unusable=listed[0], ignored=listed[1])
+    broken = tuple(dict.fromkeys(unusable))
+    return Found(root, labels, splits, paths, unusable=broken, ignored=tuple(ignored))
 
 
 def _is_split(name: str) -> bool:
     return name.lower() in _SPLITS
 
 
-def _images_below(top: str, unusable: list[Broken]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Yield the folders above each image, starting from ``top``, and its path, in order."""
+Folders = tuple[str, ...]
+
+
+def _walked(top: str, unusable: list[Broken]) -> tuple[list[Folders], list[tuple[Folders, str]]]:
+    """Return the folders below ``top``, and its images with the folders that they are in."""
 
     def report(error: OSError) -> None:
         unusable.append((displayed(error.filename), error.strerror or str(error)))
 
     suffixes = tuple(image_suffixes())
+    nested: list[Folders] = []
+    images: list[tuple[Folders, str]] = []
+    above: dict[str, Folders] = {}  # the real paths of the folders that a folder is in
     for folder, inner, files in os.walk(top, onerror=report, followlinks=True):
+        here = (*above.get(folder, ()), os.path.realpath(folder))
         folders = Path(folder).relative_to(top).parts
-        named = [name for name in inner if name.lower().endswith(suffixes)]  # broken images
-        here = os.path.realpath(folder)
-        inner[:] = sorted(
-            name
-            for name in inner
-            if not (name.startswith(".") or name in named or _leads_back(folder, name, here))
-        )
-        for name in sorted((*files, *named)):
-            if not name.startswith(".") and name.lower().endswith(suffixes):
-                yield folders, os.path.join(folder, name)  # noqa: PTH118  text: there may be many
-
-
-def _leads_back(folder: str, name: str, here: str) -> bool:
-    """Return whether a symbolic link leads to a folder that it is in."""
-    path = Path(folder, name)
-    return path.is_symlink() and Path(here).is_relative_to(os.path.realpath(path))
+        visible = [name for name in (*inner, *files) if not name.startswith(".")]
+        # A folder that has the suffix of an image is a broken image.
+        named = sorted(name for name in visible if name.lower().endswith(suffixes))
+        images += [(folders, os.path.join(folder, name)) for name in named]  # noqa: PTH118
+        inner[:] = sorted({*inner} & {*visible} - {*named})
+        nested += [(*folders, name) for name in inner]
+        paths = {name: os.path.join(folder, name) for name in inner}  # noqa: PTH118
+        # A symbolic link that leads back is not followed.
+        inner[:] = [name for name, path in paths.items() if os.path.realpath(path) not in here]
+        above |= dict.fromkeys(paths.values(), here)
+    return nested, images
