@@ -6,7 +6,7 @@ of thresholds: ``"exact"``, all distinct scores, and ``"paper"``, the fifty thre
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
 import numpy as np
@@ -25,14 +25,6 @@ PAPER_THRESHOLDS = tuple(step / 50 for step in range(50))
 
 TPR_PERCENTS = (30, 50, 80, 90, 95)
 """True positive rates, in percent, at which a false positive rate is given."""
-
-DETECTION_RATES = (
-    "auroc",
-    "aupr_in",
-    "aupr_out",
-    *(f"fpr{q}_{side}" for side in ("in", "out") for q in TPR_PERCENTS),
-)
-"""Names of the rates and areas of `DetectionMetrics`."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +53,10 @@ class DetectionMetrics:
     fpr95_out: float
     n_in: int
     n_out: int
+
+
+DETECTION_RATES = tuple(f.name for f in fields(DetectionMetrics) if f.name not in ("n_in", "n_out"))
+"""Names of the rates and areas of `DetectionMetrics`."""
 
 
 @dataclass(frozen=True)

@@ -135,7 +135,7 @@ def test_any_text_is_seeds_or_one_line(text):
         ("", "seeds '': '' must read like 3 or 0-9"),
         ("1,-2", "'-2' must read like 3 or 0-9"),
         ("²", "must read like"),
-        ("9-0", "'9-0' must read like 3 or 0-9"),
+        ("9-0", "'9-0' ends before it begins"),
         ("0-4,3", "3 is named twice"),
         ("0-99999999999", "more than 10000"),
     ],

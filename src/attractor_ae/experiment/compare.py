@@ -17,7 +17,7 @@ from attractor_ae.experiment.figures import (
     reconstructions,
     suite_figures,
 )
-from attractor_ae.experiment.result import METRICS_FILE, SCORES_FILE, EvaluationResult
+from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.sweep import find_runs
 from attractor_ae.reporting import Comparison, compare, reconstruction_figure, save_figure
@@ -86,7 +86,7 @@ def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
     others = []
     for place in places:
         matches = sorted(map(Path, glob.glob(str(place)))) or [Path(place)]  # noqa: PTH207
-        results = [match for match in matches if (match / SCORES_FILE).is_file()]
+        results = [match for match in matches if _is_complete(match)]
         ensembles = [match for match in matches if (match / MEMBERS_FILE).is_file()]
         for match in results:
             found[match.resolve()] = MeasuredRun(match, EvaluationResult.load(match))
@@ -96,8 +96,9 @@ def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
             others.append(place)
     for run in find_runs(*others) if others else ():
         together = Run(run.path.parent / ENSEMBLE)
-        home = together if _is_member(run, together) and _was_evaluated(together) else run
-        if not _was_evaluated(home):
+        member = _is_member(run, together) and _is_complete(together.evaluation_folder)
+        home = together if member else run
+        if not _is_complete(home.evaluation_folder):
             raise AttractorError(
                 f"{run.path}: was not evaluated; do so with: attractor-ae evaluate {run.path}"
             )
@@ -132,9 +133,9 @@ def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
     return labels
 
 
-def _was_evaluated(home: Run) -> bool:
+def _is_complete(folder: Path) -> bool:
     # Written last: if it is missing, the evaluation was interrupted.
-    return (home.evaluation_folder / METRICS_FILE).is_file()
+    return (folder / METRICS_FILE).is_file()
 
 
 def _is_member(run: Run, ensemble: Run) -> bool:

@@ -74,7 +74,6 @@ class _Section(BaseModel):
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(ge=1)]
 PerClass = Annotated[int, Field(ge=-1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
@@ -102,7 +101,7 @@ class DatasetConfig(_Section):
     """1: grey, 3: colour; of images and network."""
     calibration_fraction: float = Field(default=0.0, ge=0, le=0.5)
     """Fraction of each class kept for calibration."""
-    max_broken: Fraction = 0.01
+    max_broken: float = Field(default=0.01, ge=0, le=1)
     """Fraction of broken files up to which they are left out."""
 
 

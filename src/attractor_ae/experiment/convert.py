@@ -22,7 +22,8 @@ from torch import Tensor
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._fast_layers import activation_function
 from attractor_ae._files import write_json, write_tensors, write_text
-from attractor_ae.data import CATALOGUE, Wanted, find_dataset
+from attractor_ae.data import CATALOGUE, data_root
+from attractor_ae.data.sources.torchvision import TorchvisionSet
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.training import build_network
@@ -291,7 +292,7 @@ def _trained_set(
     if info is None or split not in info.splits:
         return name, None, None
     classes = getattr(info.source, "classes", ())
-    if not classes:
+    if isinstance(info.source, TorchvisionSet) and not classes:
         with suppress(AttractorError):  # its files, which name the classes, are not there
-            classes = find_dataset(name, root).load(split, Wanted(per_class=1)).classes
+            classes = info.source.listing(split, data_root(root))[2]
     return name, info.splits[split].classes, classes or None

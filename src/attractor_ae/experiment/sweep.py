@@ -85,9 +85,11 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     seeds: list[int] = []
     for part in map(str.strip, text.split(",")):
         match = re.fullmatch(r"([0-9]{1,19})\s*(?:-\s*([0-9]{1,19}))?", part)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if last < first:
+        if match is None:
             raise AttractorError(f"seeds {text!r}: {part!r} must read like 3 or 0-9")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first:
+            raise AttractorError(f"seeds {text!r}: {part!r} ends before it begins")
         if len(seeds) + last - first >= _MOST_SEEDS:
             raise AttractorError(f"seeds {text!r}: are more than {_MOST_SEEDS}; name fewer")
         seeds.extend(range(first, last + 1))
@@ -164,7 +166,7 @@ def sweep(
     waiting = [i for i, folder in enumerate(folders) if not Run(folder).finished]
     root = () if data_root is None else ("--data-root", str(Path(data_root).resolve()))
     tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), root) for i in waiting}
-    number, threads = _local_workers(jobs, workers)
+    number, threads = _local_workers(jobs, workers) if backend == "processes" else (1, 1)
     if backend == "processes" and min(number, len(waiting)) > 1:
         # Fill the cache of images before several processes would each decode them.
         configs = [jobs[i].config for i in waiting]

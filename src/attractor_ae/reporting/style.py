@@ -59,12 +59,9 @@ def save_figure(figure: Figure, path: str | Path) -> list[Path]:
     with styled():
         with atomic_path(png) as temporary:
             figure.savefig(temporary, format="png")
-        engine = figure.get_layout_engine()
-        figure.set_layout_engine("none")  # everything has its place now
         with atomic_path(pdf) as temporary:
             # Without its date the same figure is the same file.
             figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
-        figure.set_layout_engine(engine)
     return [png, pdf]
 
 

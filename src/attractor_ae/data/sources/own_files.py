@@ -159,22 +159,24 @@ def in_array(file: Path) -> Found:
         if "allow_pickle" in reason:
             reason = "it contains Python objects, which can run code and are not read"
         raise AttractorError(f"{where}: cannot be read ({reason}); save it again") from None
-    problem = "has no array 'images'; save it with numpy.savez(file, images=..., labels=...)"
-    images = arrays.get("images", np.empty(0))
-    if "images" in arrays:
-        problem, known = "", (np.uint8, np.uint16)
-        if _channel_axis(images.shape) is None or 0 in images.shape:
-            shapes = "(n, height, width), (n, height, width, c) or (n, c, height, width)"
-            problem = f"images must have the shape {shapes} with c 1 or 3, got {images.shape}"
-        elif images.dtype.kind != "f" and images.dtype not in known:
-            kinds = "uint8, uint16, or floating point in [0, 1]"
-            problem = f"images must be {kinds}, got {images.dtype}"
+
+    def check(good: bool, problem: str) -> None:
+        if not good:
+            raise AttractorError(f"{where}: {problem}")
+
+    saved = "save it with numpy.savez(file, images=..., labels=...)"
+    check("images" in arrays, f"has no array 'images'; {saved}")
+    images = arrays["images"]
+    shapes = "(n, height, width), (n, height, width, c) or (n, c, height, width) with c 1 or 3"
+    good = _channel_axis(images.shape) is not None and 0 not in images.shape
+    check(good, f"images must have the shape {shapes}, got {images.shape}")
+    good = images.dtype.kind == "f" or images.dtype in (np.uint8, np.uint16)
+    kinds = "uint8, uint16, or floating point in [0, 1]"
+    check(good, f"images must be {kinds}, got {images.dtype}")
     count = len(images)
     for name in ("labels", "split"):
-        if not problem and name in arrays and arrays[name].shape != (count,):
-            problem = f"{name} must have shape ({count},), got {arrays[name].shape}"
-    if problem:
-        raise AttractorError(f"{where}: {problem}")
+        shape = arrays[name].shape if name in arrays else (count,)
+        check(shape == (count,), f"{name} must have shape ({count},), got {shape}")
     splits = [
         v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v)
         for v in arrays.get("split", np.full(count, "")).tolist()

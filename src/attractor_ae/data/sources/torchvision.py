@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,17 @@ class TorchvisionSet:
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images of a split."""
-
-        def read() -> Any:  # noqa: ANN401
-            with _checked(self.name, self.expected(split, root)):
-                return self.read(root / self.folder, split)
-
         if self.classes:
             files = [Path(place) for place in self.expected(split, root)]
-            return load_arrays(self.name, split, read, self.classes, wanted, files)
-        paths, labels, classes = read()
+            arrays = partial(self.listing, split, root)
+            return load_arrays(self.name, split, arrays, self.classes, wanted, files)
+        paths, labels, classes = self.listing(split, root)
         return load_files(self.name, split, paths, labels, classes, wanted)
+
+    def listing(self, split: str, root: Path) -> Any:  # noqa: ANN401
+        """Return what ``read`` does, or raise an AttractorError if the files are not official."""
+        with _checked(self.name, self.expected(split, root)):
+            return self.read(root / self.folder, split)
 
 
 @dataclass(frozen=True)
