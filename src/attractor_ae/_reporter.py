@@ -1,6 +1,22 @@
 """Progress and notes of long work: one object, handed down."""
 
 
+def duration(seconds: float) -> str:
+    """Return a duration in the two units that matter.
+
+    Examples:
+        >>> duration(45.0), duration(750.0), duration(11_500.0), duration(1_728_732.0)
+        ('45 s', '12 min', '3 h 11 min', '20 days')
+    """
+    minutes = int(seconds / 60)
+    if minutes < 2:
+        return f"{seconds:.0f} s"
+    if minutes < 60:
+        return f"{minutes} min"
+    hours = minutes // 60
+    return f"{hours} h {minutes % 60} min" if hours < 48 else f"{hours // 24} days"
+
+
 class Reporter:
     """A reporter that shows nothing; the command line has one that prints."""
 

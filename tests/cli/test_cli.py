@@ -1,15 +1,20 @@
 """The terminal, tried as a new user would."""
 
 import re
+import shlex
 import sys
 from importlib.metadata import version
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer
 from at_terminal import error_line, invoke, options
+from markdown_it import MarkdownIt
 from PIL import Image
 
-from attractor_ae import load_detector
+from attractor_ae import Run, load_detector, preset
+from attractor_ae.cli import app
 from attractor_ae.data import CATALOGUE
 
 TINY = [
@@ -68,6 +73,36 @@ def test_a_finished_demo_is_evaluated_again_to_the_same_table(demo):
 
 
 @pytest.mark.slow
+@pytest.mark.slow  # trains
+def test_readme_runs_as_it_stands(demo, tmp_path, monkeypatch):
+    monkeypatch.chdir(demo[0].parent)
+    monkeypatch.setattr(sys, "argv", ["attractor-ae"])
+    shown, blocks = commands_and_blocks()
+    assert len(blocks) >= 2
+    tiny = f"\nconfig = preset('default', {[*TINY_DEMO]!r})\n"
+    for block in blocks:  # the training alone is made shorter
+        exec(block.replace('\nconfig = preset("default")\n', tiny), {})
+    assert len(shown) >= 10
+    for words in shown:
+        name, *arguments = words
+        command = typer.main.get_command(app)
+        while name in getattr(command, "commands", {}):
+            command = command.commands[name]
+            if getattr(command, "commands", {}):
+                name, *arguments = arguments
+        command.make_context(name, arguments)  # raises on an unknown command or option
+
+
+def commands_and_blocks():
+    """The commands and the Python blocks of README."""
+    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    tokens = MarkdownIt().parse(text)
+    python = [t.content for t in tokens if t.type == "fence" and t.info == "python"]
+    shell = "".join(t.content for t in tokens if t.type == "code_block").replace("\\\n", " ")
+    lines = [shlex.split(line, comments=True) for line in shell.splitlines()]
+    return [words[1:] for words in lines if words and words[0] == "attractor-ae"], python
+
+
 def test_a_finished_demo_can_be_evaluated_differently(demo):
     folder, _ = demo
     again = invoke(
@@ -108,7 +143,14 @@ def test_runs_have_a_place_by_default(config, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     settings = [*TINY, "training.epochs=1", "training.seed=3"]
     assert invoke("train", config, *options(settings)).exit_code == 0
-    assert (tmp_path / "runs" / "digits-seed3" / "weights.safetensors").exists()
+    assert (tmp_path / "runs" / "mnist5k-digits-seed3" / "weights.safetensors").exists()
+
+
+@pytest.mark.parametrize("command", ["train", "sweep"])
+def test_a_folder_without_a_name_is_refused(config, command):
+    result = invoke(command, config, "--out", "")
+    assert result.exit_code == 2
+    assert "--out" in result.stderr
 
 
 def test_an_unknown_data_set(config, tmp_path):
@@ -307,6 +349,22 @@ def test_what_was_left_out_is_told_where_it_is_used(folder, tmp_path):
     result = invoke("evaluate", tmp_path / "run", *every)
     assert result.exit_code == 0, result.output
     assert "test/cat/9.png: is not an image" in result.stderr
+
+
+@pytest.mark.slow  # trains
+def test_a_folder_of_images_is_trained_on_with_the_default_recipe(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    few = ["dataset.nbr_of_samples_per_class=2", "dataset.calibration_fraction=0"]
+    settings = [*TINY, *few, "evaluation.score=entropy"]
+    result = invoke("train", "pets", *options(settings))
+    assert result.exit_code == 0, result.output
+    run = Run.open(tmp_path / "runs" / "pets-default-seed0")
+    assert run.config().dataset.name == "pets"
+    assert run.config().model.metric == preset("default").model.metric
+    # What is used of the folder, and how long it takes, is stated before the training ends.
+    assert "4 of 6 images" in result.stderr
+    assert "2 epochs of" in result.stderr
+    assert "is a run" in error_line(invoke("train", run.path))
 
 
 def test_test_images_are_not_trained_on(folder, tmp_path):

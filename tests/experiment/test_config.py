@@ -11,12 +11,14 @@ from attractor_ae.core.heads import HEADS
 from attractor_ae.core.scores import SCORES
 from attractor_ae.data import CATALOGUE
 from attractor_ae.experiment.config import (
+    PRESETS,
     ExperimentConfig,
     HeadName,
     MetricLossName,
     ReconstructionLossName,
     ScoreName,
 )
+from attractor_ae.experiment.presets import preset
 from attractor_ae.losses.metric import METRIC_LOSSES
 from attractor_ae.losses.reconstruction import RECONSTRUCTION_LOSSES
 
@@ -227,3 +229,21 @@ def test_what_is_written_is_read_back(values):
     assert ExperimentConfig.from_dict(tomllib.loads(config.to_toml())) == config
     assert config.training.seed == values["training"]["seed"]
     assert config.dataset.split == values["dataset"]["split"]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_config_starts_from_a_preset(tmp_path, name):
+    path = tmp_path / "pets.toml"
+    path.write_text(f'base = "{name}"\n[dataset]\nname = "pets"\n[training]\nepochs = 7\n')
+    settings = ["dataset.name=pets", "training.epochs=7"]
+    assert ExperimentConfig.from_toml(path) == preset(name, settings)
+    assert ExperimentConfig.from_toml(path, ["training.epochs=8"]).training.epochs == 8
+
+
+@pytest.mark.parametrize(("base", "part"), [('"defalt"', "default"), ("3", "3"), ("[]", "base")])
+def test_an_unknown_base(tmp_path, base, part):
+    path = tmp_path / "pets.toml"
+    path.write_text(f"base = {base}\n[dataset]\nname = 'pets'\n")
+    with pytest.raises(AttractorError, match=part) as raised:
+        ExperimentConfig.from_toml(path)
+    assert str(path) in str(raised.value)

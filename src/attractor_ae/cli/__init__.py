@@ -20,7 +20,6 @@ PARENT_VARIABLE = "ATTRACTOR_AE_PARENT"
 app = typer.Typer(
     name="attractor-ae",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Know what an image classifier does not know: autoencoder attractors for uncertainty "
     "estimation.\n\nStart with: attractor-ae demo",

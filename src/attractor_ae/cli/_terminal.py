@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from attractor_ae._errors import AttractorError
-from attractor_ae._reporter import Reporter
+from attractor_ae._reporter import Reporter, duration
 
 out = Console()
 err = Console(stderr=True)
@@ -35,9 +35,9 @@ def one_line_errors(*, continues: bool = False, resume: str = "", hint: str = ""
         sys.exit(2)
     except KeyboardInterrupt:
         if continues:
-            words = ["attractor-ae", *sys.argv[1:]]
+            words = sys.argv[1:]
             words += [resume] if resume and resume not in words else []
-            hint = f"nothing is lost, continue with: {shlex.join(words)}"
+            hint = f"nothing is lost, continue with: {quoted_command(*words)}"
         complain(f"interrupted{hint and '; '}{hint}")
         sys.exit(130)
 
@@ -50,6 +50,16 @@ def say(line: str) -> None:
 def complain(line: str, style: str = "") -> None:
     """Print a line to standard error, as `say` does."""
     err.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def quoted_command(*words: object) -> str:
+    """Return a command of this program as the shell takes it.
+
+    Examples:
+        >>> print(quoted_command("evaluate", "runs/my pets"))
+        attractor-ae evaluate 'runs/my pets'
+    """
+    return shlex.join(["attractor-ae", *map(str, words)])
 
 
 class TerminalReporter(Reporter):
@@ -71,9 +81,9 @@ class TerminalReporter(Reporter):
             if task not in self._tasks:
                 self._tasks[task] = self._bars.add_task(task, total=total, detail="")
             self._bars.update(self._tasks[task], completed=done, detail=shown)
-        elif done == total or time.monotonic() - self._last_line > self._SECONDS_BETWEEN_LINES:
+        elif done in (0, total) or time.monotonic() - self._last_line > self._SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
-            left = "" if seconds_left is None or done == total else f", {seconds_left:.0f} s left"
+            left = "" if not seconds_left or done == total else f", {duration(seconds_left)} left"
             say(f"{task}: {shown}{left}")
 
     def note(self, line: str) -> None:

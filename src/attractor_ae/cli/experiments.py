@@ -8,8 +8,21 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.cli._terminal import complain, one_line_errors, out, say, terminal_reporter
-from attractor_ae.cli.options import DataRootOption, GridOption, OrientationOption, SetOption
+from attractor_ae.cli._terminal import (
+    complain,
+    one_line_errors,
+    out,
+    quoted_command,
+    say,
+    terminal_reporter,
+)
+from attractor_ae.cli.options import (
+    DataRootOption,
+    GridOption,
+    OrientationOption,
+    SetOption,
+    folder_path,
+)
 
 if TYPE_CHECKING:
     from attractor_ae.experiment.result import EvaluationResult
@@ -21,7 +34,13 @@ if TYPE_CHECKING:
 
 def demo(
     folder: Annotated[
-        Path, typer.Option("--out", help="Folder to write to; made if it does not exist.")
+        Path,
+        typer.Option(
+            "--out",
+            parser=folder_path,
+            metavar="FOLDER",
+            help="Folder to write to; made if it does not exist.",
+        ),
     ] = Path("demo"),
     settings: SetOption = None,
 ) -> None:
@@ -43,12 +62,18 @@ def train(
     config: Annotated[
         Path,
         typer.Argument(
-            help="TOML file of the experiment; see configs/. Or the name of a preset: default, "
-            "paper, quick."
+            help="Folder of images, with a folder per class; or TOML file of an experiment; or the "
+            "name of a preset: default, paper, quick."
         ),
     ] = Path("default"),
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Run folder to make. Default: runs/CONFIG-seedN.")
+        Path | None,
+        typer.Option(
+            "--out",
+            parser=folder_path,
+            metavar="FOLDER",
+            help="Run folder to make. Default: runs/DATASET-CONFIG-seedN.",
+        ),
     ] = None,
     settings: SetOption = None,
     resume: Annotated[
@@ -58,10 +83,11 @@ def train(
 ) -> None:
     """Train the network of an experiment and leave a run folder."""
     with one_line_errors(continues=True, resume="--resume"):
-        from attractor_ae.experiment.suites import read_experiment
+        from attractor_ae.experiment.suites import read_experiment, run_name
 
         experiment = read_experiment(config, settings or ())
-        target = folder or Path("runs") / f"{config.stem}-seed{experiment.training.seed}"
+        name = f"{run_name(config, experiment)}-seed{experiment.training.seed}"
+        target = folder or Path("runs") / name
 
         from attractor_ae.experiment.train import run_training  # after an error of the config
 
@@ -70,14 +96,20 @@ def train(
                 experiment, target, data_root=data_root, resume=resume, reporter=reporter
             )
         say(f"Trained: {run.path}")
-        say(f"Next: attractor-ae evaluate {run.path}")
+        say(f"Next: {quoted_command('evaluate', run.path)}")
 
 
 def sweep(
     config: Annotated[Path, typer.Argument(help="As for train.")] = Path("default"),
     seeds: Annotated[str, typer.Option("--seeds", help="E.g. 0-9, or 0,3,5-7.")] = "0-9",
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder of the runs. Default: runs/CONFIG.")
+        Path | None,
+        typer.Option(
+            "--out",
+            parser=folder_path,
+            metavar="FOLDER",
+            help="Folder of the runs. Default: runs/DATASET-CONFIG.",
+        ),
     ] = None,
     settings: SetOption = None,
     workers: Annotated[
@@ -100,13 +132,13 @@ def sweep(
     data_root: DataRootOption = None,
 ) -> None:
     """Train one experiment with many seeds; finished runs are skipped, failed ones reported."""
-    target = folder or Path("runs") / config.stem
     with one_line_errors(continues=True):
-        from attractor_ae.experiment.suites import read_experiment
+        from attractor_ae.experiment.suites import read_experiment, run_name
         from attractor_ae.experiment.sweep import parse_seeds, seed_jobs
         from attractor_ae.experiment.sweep import sweep as run_sweep
 
         experiment = read_experiment(config, settings or ())
+        target = folder or Path("runs") / run_name(config, experiment)
         jobs = seed_jobs(experiment, parse_seeds(seeds), target)
         with terminal_reporter() as reporter:
             report = run_sweep(
@@ -123,7 +155,7 @@ def sweep(
         complain(f"failed: {failure.job.folder}: {failure.error} (log: {failure.log})")
     if report.failed:
         sys.exit(2)
-    say(f"Next: attractor-ae evaluate {target}")
+    say(f"Next: {quoted_command('evaluate', target)}")
 
 
 def evaluate(
@@ -135,7 +167,12 @@ def evaluate(
     ] = False,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder of the ensemble. Default: ensemble, beside its runs."),
+        typer.Option(
+            "--out",
+            parser=folder_path,
+            metavar="FOLDER",
+            help="Folder of the ensemble. Default: ensemble, beside its runs.",
+        ),
     ] = None,
     recursions: Annotated[
         int | None, typer.Option("--recursions", help="How many recursions, from 0 on.")
@@ -211,7 +248,13 @@ def import_run(
         typer.Argument(help="Results folder of the original scripts (cfg.toml, checkpoints/)."),
     ],
     target: Annotated[
-        Path | None, typer.Option("--out", help="Run folder to make. Default: runs/FOLDER.")
+        Path | None,
+        typer.Option(
+            "--out",
+            parser=folder_path,
+            metavar="FOLDER",
+            help="Run folder to make. Default: runs/FOLDER.",
+        ),
     ] = None,
     seed: Annotated[
         int | None,
@@ -226,7 +269,7 @@ def import_run(
 
         run = make_run(folder, place, seed=seed, data_root=data_root)
         say(f"Imported: {run.path}")
-        say(f"Next: attractor-ae evaluate {run.path}")
+        say(f"Next: {quoted_command('evaluate', run.path)}")
 
 
 def _amounts(resources: list[str] | None) -> dict[str, float] | None:

@@ -5,6 +5,14 @@ from typing import Annotated
 
 import typer
 
+
+def folder_path(text: str | Path) -> Path:
+    """Return the path of a folder to write to; ``""`` would be the current one by accident."""
+    if not str(text).strip():
+        raise typer.BadParameter("must be the path of a folder; it is empty")
+    return Path(text)
+
+
 SetOption = Annotated[
     list[str] | None,
     typer.Option(

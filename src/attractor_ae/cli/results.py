@@ -7,7 +7,13 @@ from typing import Annotated
 import typer
 
 from attractor_ae.cli._terminal import complain, one_line_errors, out, say, terminal_reporter
-from attractor_ae.cli.options import DataRootOption, GridOption, OrientationOption
+from attractor_ae.cli.options import (
+    DataRootOption,
+    GridOption,
+    OrientationOption,
+    SetOption,
+    folder_path,
+)
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
@@ -21,7 +27,12 @@ def table(
     places: PlacesArgument,
     folder: Annotated[
         Path | None,
-        typer.Option("--out", help="Folder for LaTeX, Markdown and CSV. Default: none is written."),
+        typer.Option(
+            "--out",
+            parser=folder_path,
+            metavar="FOLDER",
+            help="Folder for LaTeX, Markdown and CSV. Default: none is written.",
+        ),
     ] = None,
     grid: GridOption = "exact",
     orientation: OrientationOption = "in",
@@ -56,7 +67,10 @@ def table(
 
 def figures(
     places: PlacesArgument,
-    folder: Annotated[Path, typer.Option("--out", help="Folder to write to.")] = Path("figures"),
+    folder: Annotated[
+        Path,
+        typer.Option("--out", parser=folder_path, metavar="FOLDER", help="Folder to write to."),
+    ] = Path("figures"),
     data_root: DataRootOption = None,
 ) -> None:
     """Draw every figure of evaluated runs, with bands over the seeds, as PNG and PDF."""
@@ -75,7 +89,13 @@ def reproduce(
         typer.Argument(help="builtin, mnist, fashion, svhn, gtsrb, sviro_uncertainty; or TOML."),
     ] = "builtin",
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write to. Default: reproductions/SUITE.")
+        Path | None,
+        typer.Option(
+            "--out",
+            parser=folder_path,
+            metavar="FOLDER",
+            help="Folder to write to. Default: reproductions/SUITE, or SUITE-quick with --quick.",
+        ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The short form, for a laptop.")] = False,
     seeds: Annotated[
@@ -84,6 +104,7 @@ def reproduce(
     workers: Annotated[
         int | None, typer.Option("--workers", help="Runs trained at once. Default: one a core.")
     ] = None,
+    settings: SetOption = None,
     data_root: DataRootOption = None,
 ) -> None:
     """Train what is missing of a published table, measure it, and write table and figures.
@@ -101,6 +122,7 @@ def reproduce(
                 folder,
                 quick=quick,
                 seeds=parse_seeds(seeds) if seeds else None,
+                overrides=settings or (),
                 data_root=data_root,
                 workers=workers,
                 reporter=reporter,

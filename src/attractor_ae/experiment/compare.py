@@ -3,6 +3,7 @@
 import glob
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,7 @@ def draw_runs(
     for name, measured in by_in_dataset.items():
         alone = len(by_in_dataset) == 1
         place = Path(folder) if alone else Path(folder) / file_name(name)
-        drawn += suite_figures(place, measured, images, on_note=reporter.note)
+        drawn += suite_figures(place, measured, images, on_note=reporter.note, reporter=reporter)
         if not alone:
             side_by_side.append(reconstructions(measured, images))
     # A row shows the same kind of image under the networks of every D_in.
@@ -100,7 +101,8 @@ def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
         home = together if member else run
         if not _is_complete(home.evaluation_folder):
             raise AttractorError(
-                f"{run.path}: was not evaluated; do so with: attractor-ae evaluate {run.path}"
+                f"{run.path}: was not evaluated; do so with: attractor-ae evaluate "
+                + shlex.quote(str(run.path))
             )
         if home.path.resolve() not in found:
             found[home.path.resolve()] = _measured(home)

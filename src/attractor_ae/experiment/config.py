@@ -7,6 +7,7 @@ key, value, what is allowed, and the nearest name. Nothing here imports torch.
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -40,6 +41,9 @@ ACTIVATIONS = tuple(
         "Hardshrink LeakyReLU LogSigmoid Softplus Softshrink PReLU Softsign Tanhshrink",
     )
 )
+
+PRESETS = ("default", "paper", "quick")
+"""Names of the experiments that ship with the package."""
 
 _LOSS_SPELLINGS = {"msssim": "ms-ssim", "mssim": "ms-ssim"}
 
@@ -109,12 +113,15 @@ class ModelConfig(_Section):
     """``[model]``: the network."""
 
     type: Annotated[ModelType, _spelled(ModelType)] = "dropout-cae"
+    """Dropout autoencoder, or the convolutional classifier of the baselines."""
     metric: Annotated[MetricLossName, _spelled(MetricLossName)] = ""
     """Metric loss on the latent codes, added to the reconstruction loss."""
     dimension: int = Field(default=64, ge=1, le=65_536)
     """Length of the latent code."""
     activation: Annotated[str, AfterValidator(_activation)] = "ReLU"
+    """Elementwise activation of torch.nn by name."""
     dropout: float = Field(default=0.33, ge=0, le=0.99, allow_inf_nan=False)
+    """Dropout rate, in training and at inference."""
 
 
 class TrainingConfig(_Section):
@@ -123,19 +130,30 @@ class TrainingConfig(_Section):
     gpu: str = Field(default="0", pattern=r"^\d+$")
     """Number of the GPU that device "auto" takes where there is one."""
     batch_size: Positive = 64
+    """Images per step."""
     optimizer: Annotated[OptimizerName, _spelled(OptimizerName)] = "Adam"
+    """Optimiser of PyTorch."""
     learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
+    """Learning rate; of "onecycle" its peak."""
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight decay of the optimiser."""
     epochs: Positive = 25_000
+    """Passes over the training images."""
     frequency: Positive = 1
     """Epochs between two lines of the log (original: between plots)."""
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
+    """Reconstruction loss."""
     make_scene_impossible: bool = False
+    """Reconstruct the same scene under another variation."""
     make_instance_impossible: bool = False
+    """Reconstruct a random other image of the class."""
     augment: bool = True
+    """Augment the input; the target stays as it is."""
     # New keys.
     seed: Seed = 0
+    """Seed of the first weights, batches, augmentation and masks."""
     schedule: Literal["constant", "onecycle"] = "constant"
+    """Course of the learning rate: constant, or one cycle up and down."""
     device: str = "auto"
     """Device of PyTorch by name; "auto": a GPU if there is one."""
     precision: Precision = "auto"
@@ -169,9 +187,11 @@ class EvaluationConfig(_Section):
     recursion: int = Field(default=2, ge=0)
     """The recursion that is reported."""
     trials: Positive = 20
+    """Number of dropout masks."""
     nbr_of_samples_per_class: PerClass = 250
     """Test images per known class; -1: all."""
     head: Annotated[HeadName, _spelled(HeadName)] = "mlp"
+    """Classifier of latent codes: multilayer perceptron, or nearest neighbours."""
     head_masks: Positive = 1
     """Masks per training image that heads are fitted on."""
     head_input: HeadInput = "code"
@@ -254,17 +274,46 @@ class ExperimentConfig(_Section):
     def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "ExperimentConfig":
         """Read a TOML file; ``overrides`` are ``"section.key=value"`` that win over it.
 
-        The value is written as in TOML; text needs no quotes.
+        The value is written as in TOML; text needs no quotes. A file may begin with
+        ``base = "default"``, the preset whose values apply to the keys that it does not set;
+        without it, the values of the released code apply.
 
         Raises:
             AttractorError: If the file is missing or not TOML, or on an unknown key or an
                 impossible value.
         """
-        return cls.from_dict(override(read_toml(path), overrides), str(path))
+        values = read_toml(path)
+        if (base := values.pop("base", None)) is not None:
+            if base not in PRESETS:
+                raise AttractorError(f"{path}: {unknown_name('base', str(base), PRESETS)}")
+            values = _merged(preset_values(base), values)
+        return cls.from_dict(override(values, overrides), str(path))
 
     def to_toml(self) -> str:
         """Return the experiment as TOML text; `from_toml` reads the same experiment back."""
         return tomli_w.dumps(self.model_dump())
+
+
+def preset_values(name: str) -> dict[str, Any]:
+    """Return the tables of a preset.
+
+    Raises:
+        AttractorError: If there is no preset of that name.
+    """
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
+    folder = resources.files("attractor_ae.experiment") / "presets"
+    with resources.as_file(folder / f"{name}.toml") as path:
+        return read_toml(path)
+
+
+def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of ``base`` with the keys of ``values`` set."""
+    merged = dict(base)
+    for section, table in values.items():
+        both = isinstance(table, Mapping) and isinstance(base.get(section), Mapping)
+        merged[section] = {**base[section], **table} if both else table
+    return merged
 
 
 def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

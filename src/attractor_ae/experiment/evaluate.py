@@ -134,6 +134,8 @@ def _evaluated_into(
     }
     if not again and (stored := stored_result(home, basis)) is not None:
         return stored
+    if home.detector_file.exists() and not again:
+        reporter.note(f"{home.path}: replacing the result and detector of other settings or images")
     home.path.mkdir(parents=True, exist_ok=True)
     for images in sets:
         if images.left_out:
@@ -160,7 +162,7 @@ def _evaluated_into(
         members = [os.path.relpath(run.path, home.path) for run in runs]
         write_json(home.path / MEMBERS_FILE, {"members": members})
     detector.save(home.detector_file)
-    _write_figures(home.evaluation_folder, result, detector, sets)
+    _write_figures(home.evaluation_folder, result, detector, sets, reporter)
     result.save(home.evaluation_folder)  # last: it says that everything is there
     home.log(f"evaluated on {', '.join(images.name for images in sets)}")
     return result
@@ -187,7 +189,11 @@ def _file_digest(path: Path) -> str:
 
 
 def _write_figures(
-    folder: Path, result: EvaluationResult, detector: Detector, sets: Sequence[ImageSet]
+    folder: Path,
+    result: EvaluationResult,
+    detector: Detector,
+    sets: Sequence[ImageSet],
+    reporter: Reporter,
 ) -> None:
     # Figures of an earlier evaluation's sets would be taken for results of this one.
     for stale in (*folder.glob("reconstructions-*"), *folder.glob("recursions.*")):
@@ -199,6 +205,7 @@ def _write_figures(
         return  # a classifier does not reconstruct
     blocks = middle_blocks(detector, sets)
     save_figure(reconstruction_figure(blocks, per_row=3), folder / "reconstructions")
-    for block in blocks:
+    for i, block in enumerate(blocks, start=1):
+        reporter.progress("drawing", i, len(blocks), f"{i}/{len(blocks)} figures")
         figure = reconstruction_figure([block])
         save_figure(figure, folder / f"reconstructions-{file_name(block.title)}")

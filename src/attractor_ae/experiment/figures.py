@@ -84,20 +84,26 @@ def suite_figures(
     images: RunImages,
     *,
     on_note: Callable[[str], None] = lambda _: None,
+    reporter: Reporter = SILENT,
 ) -> list[Path]:
     """Draw every figure of runs on one D_in, by label of their method; return the PNG files.
 
-    ``images`` returns the images of a run; ``on_note`` receives what is not drawn.
+    ``images`` returns the images of a run; ``on_note`` receives what is not drawn,
+    ``reporter`` the progress.
     """
     results = {label: [run.result for run in runs] for label, runs in measured.items()}
     drawn: list[Path] = []
+    attractors = list(_attractors(measured))
+    recursive = any(found[0].recursions > 1 for found in results.values())
+    total = len(results) + 4 + recursive + any(_with_runs(measured)) + 2 * len(attractors)
 
     def save(name: str, figure: object) -> None:
         drawn.append(save_figure(figure, folder / name)[0])  # type: ignore[arg-type]
+        reporter.progress("drawing", len(drawn), total, f"{len(drawn)}/{total} figures")
 
     for label, found in results.items():
         save(f"entropy-{file_name(label)}", entropy_histogram(found))
-    if any(found[0].recursions > 1 for found in results.values()):
+    if recursive:
         save("recursions", auroc_by_recursion(results))
     save("roc", roc_figure(results))
     save("precision-recall", precision_recall_figure(results))
@@ -109,7 +115,7 @@ def suite_figures(
     }
     if curves:
         save("trials", auroc_by_trials(curves))
-    for label, run, detector in _attractors(measured):
+    for label, run, detector in attractors:
         known, unknown = images(run)
         blocks = middle_blocks(detector, [known, *unknown])
         save(f"reconstructions-{file_name(label)}", reconstruction_figure(blocks, per_row=2))

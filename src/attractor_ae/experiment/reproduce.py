@@ -65,6 +65,7 @@ def run_reproduction(
     *,
     quick: bool = False,
     seeds: Sequence[int] | None = None,
+    overrides: Sequence[str] = (),
     data_root: str | Path | None = None,
     workers: int | None = None,
     reporter: Reporter = SILENT,
@@ -80,6 +81,7 @@ def run_reproduction(
         folder: Folder to write to; by default ``reproductions/SUITE``, with ``-quick``.
         quick: The short form of every method, for a laptop.
         seeds: Seeds of the runs; by default 0 to 9, as published, or 0 to 2 for the quick form.
+        overrides: Any number of ``"section.key=value"``, set in every method.
         workers: Number of runs trained at once; see `attractor_ae.experiment.sweep.sweep`.
         data_root, reporter: As for `run_evaluation`.
 
@@ -96,7 +98,8 @@ def run_reproduction(
         notes.append(line)
         reporter.note(line)
 
-    missing = _missing(suite, suite.experiment(suite.methods[0], quick=quick), data_root)
+    first = suite.experiment(suite.methods[0], quick=quick, overrides=overrides)
+    missing = _missing(suite, first, data_root)
     for name, reason in missing.items():
         note(f"left out: {name}: {reason}")
     outs = [name for name in suite.out_datasets if name not in missing]
@@ -105,7 +108,7 @@ def run_reproduction(
             f"suite {suite.name!r}: none of its D_outs is there ({', '.join(missing)}); "
             "see: attractor-ae data list"
         )
-    rows = _rows(suite, home, quick, outs, seeds)
+    rows = _rows(suite, home, quick, outs, seeds, overrides)
     for row in rows:  # what would fail after the training is reported before it
         plan = make_plan(row.config, data_root)
         plan.check()
@@ -133,10 +136,12 @@ def run_reproduction(
     table = compare(results)
     table.save(home)
     # The page before the figures, which may fail, and after them with their notes.
-    page = partial(suite_readme, str(source), results, table, seeds=seeds, quick=quick)
+    page = partial(
+        suite_readme, str(source), results, table, seeds=seeds, quick=quick, overrides=overrides
+    )
     write_text(home / "README.md", page(notes=notes))
     images = images_of_runs(data_root, reporter)
-    suite_figures(home / "figures", measured, images, on_note=note)
+    suite_figures(home / "figures", measured, images, on_note=note, reporter=reporter)
     write_text(home / "README.md", page(notes=notes))
     return Reproduction(suite, home, results, missing, report, tuple(notes))
 
@@ -155,13 +160,18 @@ def _missing(
 
 
 def _rows(
-    suite: Suite, home: Path, quick: bool, outs: Sequence[str], seeds: Sequence[int]
+    suite: Suite,
+    home: Path,
+    quick: bool,
+    outs: Sequence[str],
+    seeds: Sequence[int],
+    overrides: Sequence[str],
 ) -> list[_Row]:
     """Return the methods with their runs; methods that differ in the score alone share them."""
     rows: list[_Row] = []
     shared: dict[str, tuple[ExperimentConfig, tuple[Job, ...]]] = {}
     for method in suite.methods:
-        config = suite.experiment(method, quick=quick, out_datasets=outs)
+        config = suite.experiment(method, quick=quick, out_datasets=outs, overrides=overrides)
         basis = config.model_dump_json(exclude={"evaluation": {"score"}})
         if basis not in shared:
             parent = home / "runs" / file_name(method.label)

@@ -12,6 +12,7 @@ RUN/
 """
 
 import platform
+import shlex
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
@@ -66,7 +67,8 @@ class Run:
         if not run.finished:
             raise AttractorError(
                 f"{path}: its training is not finished; "
-                f"finish it with: attractor-ae train {run.config_file} --out {path} --resume"
+                "finish it with: attractor-ae train "
+                + shlex.join([str(run.config_file), "--out", str(path), "--resume"])
             )
         return run
 

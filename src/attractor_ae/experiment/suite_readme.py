@@ -1,5 +1,6 @@
 """The page that says what a suite has been run on, with what, and what came out."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,7 @@ def suite_readme(
     *,
     seeds: Sequence[int],
     quick: bool,
+    overrides: Sequence[str],
     notes: Sequence[str],
 ) -> str:
     """Return the page as Markdown, ``notes`` among it: what was left out, one per line."""
@@ -27,11 +29,14 @@ def suite_readme(
     methods = "\n".join(_method_line(label, found) for label, found in results.items())
     left_out = "".join(f"* {note}\n" for note in notes)
     packages = ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions)
+    words = ["reproduce", source, *(["--quick"] if quick else [])]
+    words += ["--seeds", ",".join(map(str, seeds))]
+    words += [word for text in overrides for word in ("--set", text)]
     revision = f"; revision {made['git_revision']}" if made.get("git_revision") else ""
     return f"""\
 # {Path(source).stem}{", in short" if quick else ""}
 
-    attractor-ae reproduce {source}{" --quick" if quick else ""} --seeds {",".join(map(str, seeds))}
+    attractor-ae {shlex.join(words)}
 
 D_in is `{known.name}` ({known.split}, {len(known.labels)} images). The D_outs and the number of
 their images: {outs}.

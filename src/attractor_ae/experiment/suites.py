@@ -16,6 +16,7 @@ from attractor_ae._files import file_name, write_text
 from attractor_ae.experiment._validation import read_toml, validated
 from attractor_ae.experiment.config import ExperimentConfig, Names, ReportedScore, override
 from attractor_ae.experiment.presets import PRESETS, preset
+from attractor_ae.experiment.run import Run
 
 
 class _Table(BaseModel):
@@ -87,11 +88,17 @@ class Suite(_Table):
     methods: tuple[Method, ...] = METHODS
 
     def experiment(
-        self, method: Method, *, quick: bool = False, out_datasets: Sequence[str] | None = None
+        self,
+        method: Method,
+        *,
+        quick: bool = False,
+        out_datasets: Sequence[str] | None = None,
+        overrides: Sequence[str] = (),
     ) -> ExperimentConfig:
         """Return the experiment of one of ``methods`` on this suite's data.
 
-        ``quick`` is the short form for a laptop; ``out_datasets`` are the D_outs that are there.
+        ``quick`` is the short form for a laptop; ``out_datasets`` are the D_outs that are there;
+        ``overrides`` are any number of ``"section.key=value"`` that win over all else.
 
         Raises:
             AttractorError: If a config cannot be read, or a setting is impossible.
@@ -107,6 +114,7 @@ class Suite(_Table):
             f"evaluation.out_datasets={_listed(outs)}",
             f"evaluation.accuracy_splits={_listed(self.accuracy_splits)}",
             f"evaluation.covariate_shift_datasets={_listed(self.covariate_shift_datasets)}",
+            *overrides,
         ]
         config = read(source, settings)
         wanted = {config.evaluation.score, *config.evaluation.scores, "entropy"}
@@ -173,13 +181,20 @@ def published() -> dict[str, ExperimentConfig]:
 
 
 def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Return the experiment of a TOML file or, without such a file, a preset or published one.
+    """Return the experiment of a TOML file, a preset, a published one, or a folder of images.
+
+    A folder stands for the preset ``default`` with the folder as data set. A file or folder in the
+    way of a preset's name is reached with ``./``.
 
     Raises:
         AttractorError: If a name without an ending is none of these; else as
             `ExperimentConfig.from_toml`.
     """
     path, name = Path(source), str(source)
+    if path.is_dir() and name not in PRESETS and name not in published():
+        if Run(path).config_file.is_file():
+            raise AttractorError(f"{path}: is a run; give a config, or a folder of images")
+        return preset("default", [f"dataset.name={_quoted(name)}", *overrides])
     if path.name != name or path.suffix or path.is_file():
         return ExperimentConfig.from_toml(path, overrides)
     if name in PRESETS:
@@ -189,6 +204,20 @@ def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> Experi
         raise unknown_name("preset or TOML file", name, (*PRESETS, *experiments))
     values = override(experiments[name].model_dump(), overrides)
     return ExperimentConfig.from_dict(values, f"experiment {name}")
+
+
+def run_name(source: str | Path, experiment: ExperimentConfig) -> str:
+    """Return the name of the runs of an experiment: data set and recipe.
+
+    Examples:
+        >>> config = preset("default")
+        >>> run_name("default", config), run_name("configs/mnist5k-ensemble.toml", config)
+        ('mnist5k-default', 'mnist5k-ensemble')
+    """
+    path = Path(experiment.dataset.name)
+    data = file_name(path.resolve().name if path.is_dir() else path.stem)
+    recipe = "default" if Path(source).is_dir() else file_name(Path(source).stem)
+    return recipe if recipe.startswith(data) else f"{data}-{recipe}"
 
 
 def write_configs(folder: Path) -> None:

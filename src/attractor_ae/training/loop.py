@@ -14,7 +14,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae._memory import keep_freed_memory
 from attractor_ae._random import Stream, generator
-from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae._reporter import SILENT, Reporter, duration
 from attractor_ae.core.masks import draw_masks
 from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
@@ -30,6 +30,9 @@ from attractor_ae.training.preparation import (
     training_augmentation,
     training_part,
 )
+
+# Steps after which the length of the training can be estimated.
+_STEPS_TO_ESTIMATE = 10
 
 
 def train(
@@ -151,6 +154,7 @@ class _Loop:
         steps_per_epoch = math.ceil(count / settings.batch_size)
         steps = settings.epochs * steps_per_epoch
         start, trained = time.perf_counter(), 0
+        warm = start
         for epoch in range(first, settings.epochs + 1):
             # One stream per epoch: resuming at an epoch needs no state of a generator.
             rng = generator(settings.seed, Stream.TRAINING, epoch)
@@ -171,6 +175,8 @@ class _Loop:
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + value * len(rows)
                 seen, trained = seen + len(rows), trained + len(rows)
+                if trained == len(rows):
+                    warm = time.perf_counter()
                 speed = trained / (time.perf_counter() - start)
                 left = (settings.epochs - epoch) * count + count - seen
                 accuracy = f"accuracy {sums['accuracy'] / seen:.1%}, " if "accuracy" in sums else ""
@@ -179,6 +185,15 @@ class _Loop:
                     f"{speed:.0f} images/s"
                 )
                 progress = (step + 1, steps, detail, left / speed)
+                if epoch == first and i == min(_STEPS_TO_ESTIMATE, len(batches) - 1):
+                    # Without the first step, which is slower than those that follow.
+                    pace = (
+                        (trained - len(batches[0])) / (time.perf_counter() - warm) if i else speed
+                    )
+                    reporter.note(
+                        f"training on {count} images: {settings.epochs} epochs of "
+                        f"{steps_per_epoch} steps, about {duration(left / pace)} from now"
+                    )
                 if seen < count:
                     reporter.progress("training", *progress)
             yield Epoch.of(epoch, sums, count, rate, time.perf_counter() - epoch_start)

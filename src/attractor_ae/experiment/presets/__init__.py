@@ -1,14 +1,10 @@
 """Experiments that ship with the package, by name."""
 
 from collections.abc import Sequence
-from importlib import resources
 
-from attractor_ae._errors import unknown_name
-from attractor_ae.experiment._validation import read_toml
-from attractor_ae.experiment.config import ExperimentConfig, override
+from attractor_ae.experiment.config import PRESETS, ExperimentConfig, override, preset_values
 
-PRESETS = ("default", "paper", "quick")
-"""Names of the presets."""
+__all__ = ["PRESETS", "preset"]
 
 
 def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -20,9 +16,5 @@ def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     Raises:
         AttractorError: If there is no preset of that name; else as `ExperimentConfig.from_toml`.
     """
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
-    with resources.as_file(resources.files(__name__) / f"{name}.toml") as path:
-        values = read_toml(path)
     # A mistake is in the overrides, not in the package's file.
-    return ExperimentConfig.from_dict(override(values, overrides), f"preset {name}")
+    return ExperimentConfig.from_dict(override(preset_values(name), overrides), f"preset {name}")
