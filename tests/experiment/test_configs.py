@@ -1,5 +1,6 @@
 """The files of ``configs/`` against the numbers of PROTOCOL sections 2, 3, 5, 6 and 7."""
 
+import runpy
 import tomllib
 from pathlib import Path
 
@@ -132,3 +133,12 @@ def test_a_d_out_is_represented_as_sections_6_and_7_say():
         info = CATALOGUE[name]
         assert (info.split_as_out, info.per_class) == represented[name]
         assert factor in ("", *info.factors)
+
+
+def test_the_reference_of_config_keys_is_that_of_the_code():
+    docs = FOLDER.parent / "docs"
+    page = runpy.run_path(str(docs / "config_reference.py"))["reference"]()
+    assert (docs / "config.md").read_text(encoding="utf-8") == page
+    for section in ExperimentConfig.model_fields.values():
+        for key in section.annotation.model_fields:
+            assert f"| `{key}` |" in page
