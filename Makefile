@@ -1,8 +1,10 @@
 # Two commands do everything: `make demo` and `make test`. The others are for daily work.
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
-BIN := .venv/bin
+# Where Python puts the programs of an environment.
+BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
+PYTHON_OF_VENV := $(BIN)/python$(if $(filter Windows_NT,$(OS)),.exe)
 
-.PHONY: demo test test-all test-real soak bench configs lint format clean
+.PHONY: demo test test-all test-real soak bench configs wheel lint format clean
 
 demo: .venv/.demo
 	$(BIN)/attractor-ae demo --out demo
@@ -29,9 +31,20 @@ test-real: .venv/.test .real/MNIST/raw /usr/share/datasets/fashion-mnist
 bench: .venv/.test
 	$(BIN)/python benchmarks/run.py --out build/benchmarks $(BENCH)
 
-# The files of configs/, from the published suites.
+# The files of configs/, from the published suites; docs/config.md, from the code.
 configs: .venv/.test
 	$(BIN)/python -c "from pathlib import Path; from attractor_ae.experiment.suites import write_configs; write_configs(Path('configs'))"
+	$(BIN)/python docs/config_reference.py
+
+# The wheel, installed in an empty environment and tried outside the checkout.
+wheel: $(PYTHON_OF_VENV)
+	rm -rf build/dist build/wheel-env build/outside
+	$(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/dist .
+	$(PYTHON) -m venv build/wheel-env
+	build/wheel-env/$(notdir $(BIN))/python -m pip install --quiet "$$(echo build/dist/*.whl)[demo]"
+	mkdir -p build/outside
+	cd build/outside && ../wheel-env/$(notdir $(BIN))/python -m attractor_ae --version \
+	  && ../wheel-env/$(notdir $(BIN))/attractor-ae demo --out demo --set training.epochs=1
 
 lint: .venv/.test
 	$(BIN)/ruff format --check
@@ -52,13 +65,13 @@ clean:
 /usr/share/datasets/fashion-mnist:
 	apt-get install --yes dataset-fashion-mnist
 
-.venv/bin/python:
+$(PYTHON_OF_VENV):
 	$(PYTHON) -m venv .venv
 
-.venv/.demo: pyproject.toml | .venv/bin/python
+.venv/.demo: pyproject.toml | $(PYTHON_OF_VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
 	@touch $@
 
-.venv/.test: pyproject.toml | .venv/bin/python
+.venv/.test: pyproject.toml | $(PYTHON_OF_VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[demo,test,lint]'
 	@touch $@
