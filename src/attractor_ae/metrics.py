@@ -29,7 +29,7 @@ TPR_PERCENTS = (30, 50, 80, 90, 95)
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """How well uncertainty tells D_in from D_out; every rate and area lies in [0, 1].
+    """How well uncertainty separates D_in from D_out; every rate and area is in [0, 1].
 
     A name ends in ``_in`` where D_in is the positive class (accepted: uncertainty below a
     threshold), and in ``_out`` where D_out is (flagged: uncertainty not below a threshold).
@@ -199,7 +199,7 @@ def _paper_rates(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
 
 
 def count_below(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """Return how many of ``scores`` (n,) lie strictly below each of ``thresholds`` (m,): int64."""
+    """Return the number of ``scores`` (n,) strictly below each of ``thresholds`` (m,): int64."""
     return np.searchsorted(np.sort(scores), thresholds, side="left").astype(np.int64)
 
 

@@ -1,4 +1,4 @@
-"""The command line: thin, one call of the public Python API a command."""
+"""The command line: one call of the public Python API per command."""
 
 import os
 import signal

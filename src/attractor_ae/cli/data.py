@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
-data_app = typer.Typer(no_args_is_help=True, help="Data sets: which there are, and where.")
+data_app = typer.Typer(no_args_is_help=True, help="List, download, prepare and show data sets.")
 
 SplitsOption = Annotated[
     list[str] | None, typer.Option("--split", help="Can be given many times. Default: every split.")
@@ -97,7 +97,7 @@ def data_prepare(
     max_broken: MaxBrokenOption = 0.01,
     data_root: DataRootOption = None,
 ) -> None:
-    """Decode and resize images once, so that every later use opens at once."""
+    """Decode and resize images once, so that later uses open them immediately."""
     with one_line_errors(hint="the split that was being prepared starts anew the next time"):
         from attractor_ae.data import ImageFormat, Wanted, find_dataset
 

@@ -44,9 +44,9 @@ def demo(
     ] = Path("demo"),
     settings: SetOption = None,
 ) -> None:
-    """Train on real handwritten digits, then measure what is known and what is not.
+    """Train on real handwritten digits, then measure how well unknown images are detected.
 
-    Takes some minutes on two CPU cores, needs no download, and leaves a table and pictures.
+    Takes some minutes on two CPU cores, needs no download, and writes tables and pictures.
     """
     with one_line_errors(continues=True):
         from attractor_ae.experiment.evaluate import run_demo
@@ -81,7 +81,7 @@ def train(
     ] = False,
     data_root: DataRootOption = None,
 ) -> None:
-    """Train the network of an experiment and leave a run folder."""
+    """Train the network of an experiment, and write a run folder."""
     with one_line_errors(continues=True, resume="--resume"):
         from attractor_ae.experiment.suites import read_experiment, run_name
 
@@ -113,7 +113,7 @@ def sweep(
     ] = None,
     settings: SetOption = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Runs trained at once. Default: one a core.")
+        int | None, typer.Option("--workers", help="Runs trained at once. Default: one per core.")
     ] = None,
     backend: Annotated[
         str, typer.Option("--backend", help="processes: of this machine; dask: a cluster.")
@@ -126,7 +126,7 @@ def sweep(
         typer.Option(
             "--resource",
             metavar="NAME=AMOUNT",
-            help="What a run takes of its cluster worker's resources, e.g. GPU=0.25.",
+            help="Resources of the cluster worker that a run takes, e.g. GPU=0.25.",
         ),
     ] = None,
     data_root: DataRootOption = None,
@@ -171,29 +171,35 @@ def evaluate(
             "--out",
             parser=folder_path,
             metavar="FOLDER",
-            help="Folder of the ensemble. Default: ensemble, beside its runs.",
+            help="Folder of the ensemble. Default: ensemble, next to its runs.",
         ),
     ] = None,
     recursions: Annotated[
-        int | None, typer.Option("--recursions", help="How many recursions, from 0 on.")
+        int | None, typer.Option("--recursions", help="Number of recursions, from 0.")
     ] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Number of masks.")] = None,
     head: Annotated[str | None, typer.Option("--head", help="mlp or knn.")] = None,
     out_datasets: Annotated[
-        str | None, typer.Option("--out-datasets", help="The D_outs, with commas between them.")
+        str | None,
+        typer.Option(
+            "--out-datasets", help="The D_outs (data sets of unknown images), separated by commas."
+        ),
     ] = None,
     grid: GridOption = "exact",
     orientation: OrientationOption = "in",
     fresh: Annotated[
-        bool, typer.Option("--again", help="Measure again what was measured already.")
+        bool,
+        typer.Option(
+            "--again", help="Evaluate again even if there is a result of the same settings."
+        ),
     ] = False,
     settings: SetOption = None,
     data_root: DataRootOption = None,
 ) -> None:
     """Measure the uncertainty of runs on known and unknown images.
 
-    Writes scores, metrics, figures and the fitted detector into each run folder. What was measured
-    with the same settings is not measured again.
+    Writes scores, metrics, figures and the fitted detector into each run folder. A stored result of
+    the same settings is shown instead of a new one.
     """
     overrides = [*(settings or ())]
     for key, value in {"recursions": recursions, "trials": trials, "head": head}.items():
@@ -262,7 +268,7 @@ def import_run(
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Turn a results folder of the original scripts into a run."""
+    """Import a results folder of the original scripts as a run."""
     place = target or Path("runs") / folder.resolve().name
     with one_line_errors(continues=True):
         from attractor_ae.experiment.convert import import_run as make_run

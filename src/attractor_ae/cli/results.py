@@ -46,7 +46,7 @@ def table(
         bool, typer.Option("--significance", help="Wilcoxon's test over the seeds.")
     ] = False,
 ) -> None:
-    """Put methods side by side: mean and standard deviation over the seeds, the best in bold."""
+    """Compare methods: mean and standard deviation over the seeds, the best in bold."""
     with one_line_errors():
         from attractor_ae.experiment.compare import compare_runs
         from attractor_ae.reporting import check_reported
@@ -102,14 +102,14 @@ def reproduce(
         str | None, typer.Option("--seeds", help="Default: 0-9; 0-2 with --quick.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Runs trained at once. Default: one a core.")
+        int | None, typer.Option("--workers", help="Runs trained at once. Default: one per core.")
     ] = None,
     settings: SetOption = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Train what is missing of a published table, measure it, and write table and figures.
+    """Train, evaluate and report all methods of a published table.
 
-    Interrupt it anywhere, and call it again: it goes on.
+    An interrupted reproduction continues when the command is called again.
     """
     with one_line_errors(continues=True):
         from attractor_ae.experiment.reproduce import run_reproduction

@@ -52,7 +52,7 @@ class Augmentation:
             raise AttractorError(f"probability must be in [0, 1], got {self.probability}")
         if self.max_blur < 1 or self.max_blur % 2 == 0:
             raise AttractorError(
-                f"max_blur must be an odd number of pixels, got {self.max_blur}; 1 is no blur"
+                f"max_blur must be an odd number of pixels, got {self.max_blur}; 1 does not blur"
             )
         low, high = self.noise
         if not 0 <= low <= high < math.inf:

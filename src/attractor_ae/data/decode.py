@@ -21,7 +21,7 @@ from attractor_ae._errors import AttractorError
 # and page descriptions, which it would hand to another program.
 _NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 
-# Pillow does not convert from these to grey or colour, but from what stands beside them.
+# Pillow does not convert from these modes to grey or colour, but from those next to them.
 _ONE_STEP_BEFORE = {"LAB": "RGB", "La": "LA", "RGBa": "RGBA"}
 
 

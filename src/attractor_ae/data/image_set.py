@@ -28,7 +28,7 @@ class ImageSet:
         paths: The file of each image; empty if they are not made of one file each.
 
     Raises:
-        AttractorError: If an array has another dtype or shape, or a label is no index into
+        AttractorError: If an array has another dtype or shape, or a label is not an index into
             ``classes``.
     """
 

@@ -73,7 +73,7 @@ def _activation(name: str) -> str:
 
 
 class _Section(BaseModel):
-    # Strict: true is no number and "3" no integer. Lists become tuples all the same.
+    # Strict: neither true nor "3" is an integer. Lists become tuples nevertheless.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 

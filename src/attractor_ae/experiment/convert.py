@@ -62,7 +62,7 @@ ORIGINAL_LAYERS: Mapping[str, Mapping[str, str]] = {
 _LOGITS = "classifier.fc_2.bias"
 
 # Where an activation has weights (PReLU), one serves all layers, and the original's file has it
-# again beside each of them.
+# again with each of them.
 _ACTIVATION_AGAIN = re.compile(r"(?:encoder_\w+|decoder_\w+|classifier)\.(activation)_\d(\.\w+)")
 
 # The perceptual loss is a network of its own, which the original stores with the trained one.
@@ -152,7 +152,7 @@ def _read_config(path: Path, seed: int | None) -> tuple[ExperimentConfig, list[s
         elif isinstance(table, dict) and isinstance(field.annotation, type):
             for key in table.keys() - field.annotation.model_fields:
                 left_out[f"{section}.{key}"] = table.pop(key)
-    # A wrong type is told by the validation below.
+    # The validation below reports a wrong type.
     dataset, training = values.get("dataset"), values.setdefault("training", {})
     if isinstance(dataset, dict) and isinstance(name := dataset.get("name"), str):
         info = CATALOGUE.get(name.lower())
@@ -198,7 +198,7 @@ def _unpickled(content: bytes, path: Path) -> Any:  # noqa: ANN401
 
 
 def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
-    """Return the state dict that a file holds, as it is or as one entry beside others."""
+    """Return the state dict that a file holds, as its content or as one of its entries."""
     inner = loaded.values() if isinstance(loaded, Mapping) else ()
     for state in (loaded, *inner):
         if not isinstance(state, Mapping):

@@ -170,7 +170,7 @@ def reconstructions(
 ) -> list[ReconstructionBlock]:
     """Return what the first method with attractors makes of D_in and of one D_out.
 
-    They are told apart by their D_in, for a figure of several.
+    Their D_in distinguishes them in a figure of several.
     """
     for _, run, detector in _attractors(measured):
         known, unknown = images(run)

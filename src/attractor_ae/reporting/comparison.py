@@ -173,6 +173,7 @@ def compare(
         )
         every = [how, *notes, f"{'; '.join(rows)}."]
         if measure is accuracy_rates:
+            every.append("Columns are explained in docs/glossary.md.")
             every += [
                 f"{name} has no class probabilities, or a score outside [0, 1]: no "
                 "misclassification."

@@ -47,7 +47,7 @@ def entropy_histogram(
     method: their images are pooled, and of the sums mean and standard deviation are given.
 
     Raises:
-        AttractorError: If the results do not belong together, the reference is no D_out, or the
+        AttractorError: If the results do not belong together, the reference is not a D_out, or the
             score is unknown or leaves [0, 1].
     """
     seeds = one_method(results)

@@ -47,8 +47,8 @@ def latent_map(
     diverged, are left out and counted. ``labels`` are indices into ``classes``.
 
     Raises:
-        AttractorError: If openTSNE is not installed, shapes differ, a label is no class, or there
-            are fewer than five codes.
+        AttractorError: If openTSNE is not installed, shapes differ, a label is not a class, or
+            there are fewer than five codes.
     """
     known = _codes("codes", codes)
     index = np.asarray(labels)

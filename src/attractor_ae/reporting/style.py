@@ -1,4 +1,4 @@
-"""One look for all figures: readable in a paper's column, told apart by every kind of eye."""
+"""One look for all figures: readable in a paper's column and with any colour vision."""
 
 import textwrap
 from collections.abc import Iterable, Sequence

@@ -19,7 +19,7 @@ CARS = ("tesla", "aclass", "escape", "hilux", "i3", "lexus", "tiguan", "tucson",
 """SVIRO's ten cars; the first is the one of the published table."""
 
 SEATINGS = ("0_0_0", "0_0_3", "0_3_0", "3_0_0", "0_3_3", "3_0_3", "3_3_0", "3_3_3")
-"""Who sits on the left, middle and right seat, 0 nobody and 3 an adult: the labels' order."""
+"""Occupants of the left, middle and right seat in the order of the labels; 0: empty, 3: adult."""
 
 EMPTY, ADULT = 0, 3
 """Two of the classes of a seat. 1 infant seat, 2 child seat, 4 everyday object, and 5 and 6 the
@@ -79,8 +79,8 @@ class SeatFolders:
 
     def _seating(self, path: Path) -> str:
         """Return a seating; one that has other seats is none of `SEATINGS`, or counts as empty."""
-        told = path.stem if self.named == "file" else path.parent.name
-        match = _SEATS.search(told)
+        name = path.stem if self.named == "file" else path.parent.name
+        match = _SEATS.search(name)
         if not match:
             raise AttractorError(
                 f"{path}: the name of the {self.named} should end in GT_a_b_c, the classes 0..6 of "
