@@ -66,7 +66,8 @@ def terminal(grid: Grid) -> RenderableType:
     for shown in _chunks(grid.metrics, METRICS_IN_A_TERMINAL):
         table = Table(title=_common_group(shown) or None, title_justify="left")
         table.add_column("data set", overflow="fold")
-        table.add_column("method", overflow="fold")
+        longest = max((len(method.name) for method in grid.methods), default=0)
+        table.add_column("method", overflow="fold", min_width=min(longest, 20))
         for metric in shown:
             table.add_column(Text(metric.head), justify="right", no_wrap=True)
         for name in grid.labels:
