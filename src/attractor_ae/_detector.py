@@ -46,7 +46,7 @@ class ScoredImages:
 
 @dataclass(frozen=True)
 class Requests:
-    """What to compute: scores, each at its recursions, and recursions of distributions."""
+    """Requested scores, each with its recursions, and recursions of distributions."""
 
     scores: Mapping[str, Sequence[int]]
     distributions: Sequence[int]

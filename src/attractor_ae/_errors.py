@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 
 class AttractorError(Exception):
-    """What a user can repair, said in one line: what is wrong, where, and what to do.
+    """An error that a user can repair, in one line: what is wrong, where, and what to do.
 
     The command line prints the line and exits with code 2.
     """

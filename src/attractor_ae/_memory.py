@@ -1,4 +1,4 @@
-"""What a long computation asks of the system's memory."""
+"""Settings of the memory allocator for long computations."""
 
 import contextlib
 import ctypes

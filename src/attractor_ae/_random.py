@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class Stream(IntEnum):
-    """What a stream is for; the first part of its key, so that no two purposes share numbers."""
+    """Purpose of a stream, the first part of its key: no two purposes share random numbers."""
 
     TRAINING = 1
     TRIAL_MASKS = 2

@@ -29,7 +29,7 @@ TPR_PERCENTS = (30, 50, 80, 90, 95)
 
 @dataclass(frozen=True)
 class DetectionMetrics:
-    """How well uncertainty separates D_in from D_out; every rate and area is in [0, 1].
+    """Separation of D_in and D_out by uncertainty; every rate and area is in [0, 1].
 
     A name ends in ``_in`` where D_in is the positive class (accepted: uncertainty below a
     threshold), and in ``_out`` where D_out is (flagged: uncertainty not below a threshold).

@@ -73,7 +73,7 @@ class CertaintyAreas:
 
 @dataclass(frozen=True, eq=False)
 class MisclassificationMetrics:
-    """How well uncertainty tells correct predictions from wrong ones.
+    """Separation of correct and wrong predictions by uncertainty.
 
     ``detection`` has correct predictions in the role of D_in, wrong ones in that of D_out; it is
     NaN if all are correct, or all wrong.

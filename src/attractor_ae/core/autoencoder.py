@@ -1,7 +1,7 @@
 """The dropout autoencoder of PROTOCOL section 2; the classifier is in `attractor_ae.baselines`.
 
-Dropout is an argument, not a layer: one mask can be kept for all recursions. Train and eval mode
-are the same.
+Masks are passed in as an argument, so the same mask can be used in every recursion. `train()` and
+`eval()` have no effect.
 """
 
 import itertools
@@ -37,10 +37,10 @@ class Autoencoder(nn.Module):
     Args:
         latent_dim: Length L of the latent code.
         dropout: Dropout rate p in [0, 1); the widths of the layers grow with it.
-        activation: One of ``ACTIVATIONS``.
-        image_size, channels: Height and width of the images, a multiple of 16, and 1 (grey) or 3
-            (colour).
-        generator: Source of the first weights; PyTorch's global one by default.
+        activation: Name of an elementwise activation of torch.nn.
+        image_size: Height and width of the images, a multiple of 16.
+        channels: 1 (grey) or 3 (colour).
+        generator: Source of the initial weights; PyTorch's global one by default.
 
     Raises:
         AttractorError: If the activation is unknown or a number is out of range.
@@ -67,7 +67,7 @@ class Autoencoder(nn.Module):
         self.arguments = (latent_dim, dropout, activation, image_size, channels)
         self.latent_dim, self.dropout = latent_dim, dropout
         self.image_shape = (channels, image_size, image_size)
-        self._map_shape = (2 * w, side, side)  # of encoder stage 4 and decoder stage 2
+        self._map_shape = (2 * w, side, side)  # after encoder 4 and decoder 2
         flat = 2 * w * side**2
 
         self.encoder = make_encoder(channels, w)
@@ -79,14 +79,14 @@ class Autoencoder(nn.Module):
         self.output = ConvTranspose2d(w, channels, 4, 2, 1)
         self.activation = activation_function(activation)
 
-        maps = encoder_sites(w, image_size)
+        maps = encoder_sites(w, image_size)  # decoder 3 to 5 have those of encoder 3, 2, 1
         self.site_shapes: tuple[SiteShape, ...] = (*maps, (f,), (f,), (flat,), *maps[2::-1])
         draw_first_weights(self, generator)
 
     def encode(
         self, x: Float[Tensor, "n c h w"], masks: DropoutMasks | None = None
     ) -> Float[Tensor, "n latent"]:
-        """Return the latent codes of images in [0, 1] or earlier outputs; no masks: no dropout."""
+        """Return the latent codes of images or reconstructions; without masks, no dropout."""
         sites = sites_of(masks, self.site_shapes)
         for convolution, mask in zip(self.encoder, sites[:4], strict=True):
             x = masked_activation(convolution(x), self.activation, mask)

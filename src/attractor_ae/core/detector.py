@@ -1,4 +1,4 @@
-"""MC-AE, the method of the paper: attractors of a dropout autoencoder, read by classifiers."""
+"""MC-AE, the method of the paper: attractors of a dropout autoencoder, and heads that read them."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -22,7 +22,7 @@ from attractor_ae.core.spaces import Pixels
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
-_LARGEST = 1e6  # a longer code belongs to a trajectory that diverges
+_LARGEST = 1e6  # a code with a larger entry belongs to a trajectory that diverges
 
 
 class AttractorDetector(Detector):
@@ -34,17 +34,18 @@ class AttractorDetector(Detector):
 
     Args:
         network: A trained autoencoder; it is copied.
-        recursions, recursion: Number of recursions that can be evaluated, and the one that is
-            reported.
+        recursions: Number of recursions that can be evaluated.
+        recursion: The recursion that is reported.
         trials: Number of masks.
-        head, head_masks, head_input: "mlp" or "knn"; masks per training image that heads are fitted
-            on (published: 1); "code", z_r as published, or "path", z_0 .. z_r.
+        head: "mlp" or "knn".
+        head_masks: Number of masks per training image that heads are fitted on (published: 1).
+        head_input: "code", z_r as published, or "path", z_0 .. z_r.
         mask_scope: "trial": all images share the mask of a trial; "sample": each image has its own.
         augmentation: Augmentation of the training images for the heads.
         seed, batch_size: Source of masks and heads, and images per batch; a score does not depend
             on the batch.
-        precision: Of convolutions: "float32", "bfloat16", "float16", or "auto", 16 bits where they
-            are fast.
+        precision: Of convolutions: "float32", "bfloat16", "float16", or "auto", 16 bits on
+            hardware that is faster with them.
 
     Raises:
         AttractorError: If a setting is unknown or out of range.
@@ -111,7 +112,7 @@ class AttractorDetector(Detector):
             raise AttractorError("the network diverges on its training images; train it longer")
         labels = targets.repeat(self.head_masks).to(self.device)
         self.head_ = make_head(self.head, self.head_input).fit(z, labels, classes, self.seed)
-        n = len(images)  # the scores of codes use one mask per image
+        n = len(images)  # scores of codes use the first mask alone
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
 
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
@@ -120,9 +121,9 @@ class AttractorDetector(Detector):
             paths = self._paths(x, self._masks(first, len(x)), self.recursions)
             codes.append(torch.stack([path.latents for path in paths], dim=1))
         z = torch.cat(codes, dim=2)  # (recursions, trials, n, latent)
-        stays = ~_diverged(z).any(1).any(0)  # (n,)
-        if bool(stays.any()):
-            self.head_.calibrate(z[:, :, stays], targets[stays].to(self.device))
+        finite = ~_diverged(z).any(1).any(0)  # (n,)
+        if bool(finite.any()):
+            self.head_.calibrate(z[:, :, finite], targets[finite].to(self.device))
 
     def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
         of_points = {n: rs for n, rs in wanted.scores.items() if n in self.space.scores}
@@ -142,10 +143,11 @@ class AttractorDetector(Detector):
             if name in scores.LATENT_SCORES:
                 score = scores.LATENT_SCORES[name]
                 found[name] = torch.stack([score(z[r], self.known_[r]) for r in rs])
-            # Where a trial diverges: beyond all images, but finite.
+            # Where a trial diverges, the score is larger than that of all other images, but finite.
             most = 1.0 if name == "vote_diversity" else _LARGEST
             values = found[name].masked_fill(diverged[list(rs)].any(1), most)
             found[name] = values.nan_to_num(nan=most).clamp_max(most)
+        # `Detector` takes p_r, u_r and the predicted class from these p_t, by `core.scores`.
         return Scored(found, self._distributions(z, diverged, list(wanted.distributions)))
 
     def _distributions(self, z: Tensor, diverged: Tensor, at: list[int]) -> Tensor:
@@ -153,7 +155,7 @@ class AttractorDetector(Detector):
         if not at:
             return z.new_zeros(0, *z.shape[1:3], len(self.classes_))
         if self.head_input == "path":
-            diverged = diverged.cumsum(0) > 0  # a path contains all its codes
+            diverged = diverged.cumsum(0) > 0  # a path with a diverged code is diverged
         p = self.head_.predict_proba(z.flatten(1, 2), at).unflatten(1, z.shape[1:3])
         return p.masked_fill(diverged[at][..., None], 1 / p.shape[-1])
 
@@ -162,7 +164,7 @@ class AttractorDetector(Detector):
     ) -> list[Trajectory]:
         """Return the trajectory of images under the mask of each trial; needs no fit.
 
-        By default as many recursions and trials as are evaluated.
+        Defaults: the detector's own ``recursions`` and ``trials``.
         """
         points, count = self._points(x), self.recursions if recursions is None else recursions
         masks = itertools.islice(self._masks(0, len(points), torch.float32), trials)

@@ -19,7 +19,10 @@ from attractor_ae.core.masks import DropoutMasks
 
 @dataclass(frozen=True, eq=False)
 class Trajectory:
-    """Latent codes z_r and reconstructions x_{r+1} of an iterated autoencoder, float."""
+    """Latent codes z_r and reconstructions x_{r+1} of an iterated autoencoder.
+
+    Without the last reconstruction there is one less than latent codes.
+    """
 
     latents: Float[Tensor, "recursions n latent"]
     reconstructions: Float[Tensor, "recursions_or_one_less n ..."]
@@ -41,8 +44,8 @@ def iterate(
     """Apply an autoencoder to its own output under one mask.
 
     ``x`` is x_0, ``masks`` are those of a trial (None: dropout is off), and ``recursions`` is the
-    number of applications. ``last``: whether to compute the last reconstruction, which no code
-    depends on.
+    number of applications. ``last``: whether to compute the last reconstruction, which is not
+    needed for the latent codes.
 
     Raises:
         AttractorError: If ``recursions`` is less than 1.
@@ -60,6 +63,6 @@ def iterate(
         if last or r + 1 < recursions:
             x = network.decode(z, masks)  # x_{r+1}
             reconstructions.append(x)
-    nothing = x.new_zeros(0, *x.shape)
-    points = torch.stack(reconstructions) if reconstructions else nothing
+    empty = x.new_zeros(0, *x.shape)
+    points = torch.stack(reconstructions) if reconstructions else empty
     return Trajectory(torch.stack(latents), points)

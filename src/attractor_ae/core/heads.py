@@ -14,11 +14,11 @@ from attractor_ae._random import Stream, generator
 from attractor_ae._temperature import best_temperature
 
 HEAD_INPUTS = ("code", "path")
-"""Input of the head of recursion r: z_r, as published, or all of z_0 .. z_r."""
+"""Input of the head of recursion r: z_r, as published, or z_0 .. z_r concatenated."""
 
 
 class Head(ABC):
-    """A classifier per recursion that reads one of ``HEAD_INPUTS``; its state is tensors."""
+    """A classifier per recursion that reads one of ``HEAD_INPUTS``; ``state`` is what it learns."""
 
     def __init__(self, reads: str = "code") -> None:
         if reads not in HEAD_INPUTS:
@@ -45,7 +45,7 @@ class Head(ABC):
     def calibrate(  # noqa: B027, as not every head can be calibrated
         self, latents: Float[Tensor, "recursions trials n latent"], labels: Int[Tensor, " n"]
     ) -> None:
-        """Fit the confidence of the mean over trials on known images, if the head can."""
+        """Fit the temperature of the class probabilities on known images; some heads have none."""
 
     def _input(self, latents: Tensor, r: int) -> Tensor:
         """(recursions, m, latent) -> (m, latent), or (m, (r + 1) * latent) for a path."""
@@ -65,7 +65,7 @@ class MLPHead(Head):
         """Fit all perceptrons at once."""
         recursions, count, hidden = latents.shape
         rng = generator(seed, Stream.HEAD_TRAINING)
-        # Codes of different recursions differ in scale: standardise each feature of each.
+        # Standardise each feature, separately for each recursion, as recursions differ in scale.
         self.state = {
             "mean": latents.mean(1, keepdim=True),  # (recursions, 1, latent)
             "scale": latents.std(1, keepdim=True).clamp_min(1e-6),
@@ -91,7 +91,7 @@ class MLPHead(Head):
                     adam.zero_grad()
                     logits = _perceptrons(x[:, rows], weights)  # (recursions, rows, classes)
                     target = labels[rows].expand(recursions, -1)
-                    # The sum over recursions: they are separate problems.
+                    # The sum over recursions, so that each head has the gradient that it has alone.
                     loss = F.cross_entropy(logits.flatten(0, 1), target.flatten()) * recursions
                     loss.backward()
                     adam.step()
@@ -115,12 +115,12 @@ class MLPHead(Head):
         return _perceptrons(self._inputs(latents, at), weights)
 
     def _inputs(self, latents: Tensor, at: Sequence[int]) -> Tensor:
-        """Return standardised inputs of one width, as the perceptrons are one product."""
+        """Return standardised inputs, padded to one width for one batched product of all heads."""
         mean, scale = self.state["mean"], self.state["scale"]
         x = (latents - mean[: len(latents)]) / scale[: len(latents)]
         width = x.shape[-1] * (len(mean) if self.reads == "path" else 1)  # zeros beyond z_r
         inputs = [self._input(x, r) for r in at]
-        return torch.stack([F.pad(path, (0, width - path.shape[-1])) for path in inputs])
+        return torch.stack([F.pad(one, (0, width - one.shape[-1])) for one in inputs])
 
 
 def _perceptrons(x: Tensor, weights: list[Tensor]) -> Tensor:

@@ -1,4 +1,4 @@
-"""Dropout masks as values: drawn once, applied again and again (PROTOCOL section 1)."""
+"""Dropout masks as tensors: drawn once, used in every recursion (PROTOCOL section 1)."""
 
 import math
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ SiteShape = tuple[int, ...]
 Shapes = Sequence[SiteShape]
 
 F32 = torch.float32
-_BLOCK = 16  # images whose own masks come from one stream
+_BLOCK = 16  # images whose masks come from one generator, where each has its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,13 +56,14 @@ def draw_masks(
 ) -> DropoutMasks:
     """Draw masks for ``count`` images on the CPU, every element independently.
 
-    They are fastest in the dtype of the activations, which does not change what is dropped. Masks
-    of feature maps are channels last in memory, as the convolutions want them.
+    Computation is fastest with masks in the dtype of the activations; the same entries are dropped
+    in every dtype. Masks of feature maps are channels last in memory, which is faster.
     """
     check_rate(rate)
     sites = []
     for shape in shapes:
         *space, features = (*shape[1:], shape[0])  # (h, w, c) or (f,)
+        # True, with probability 1 - rate, where the activation is kept.
         kept = bernoulli(count * math.prod(shape), rate, rng)
         # PyTorch converts bytes to floats faster than booleans.
         mask = torch.from_numpy(kept.view(np.uint8)).to(dtype).mul_(1 / (1 - rate))
@@ -87,9 +88,9 @@ def sample_masks(
     stream: Stream = Stream.TRIAL_MASKS,
     dtype: torch.dtype = F32,
 ) -> DropoutMasks:
-    """Draw the masks of one trial for the images first .. first + count - 1, own ones per image.
+    """Draw the masks of one trial for the images first .. first + count - 1, one per image.
 
-    They are derived from the index of an image, so they do not depend on its batch.
+    The mask of an image depends on its index, not on its batch.
     """
     # A generator per image would take most of the time: a block of images has one.
     drawn = []

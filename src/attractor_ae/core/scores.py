@@ -1,7 +1,8 @@
 """Scores of how unknown an image is; larger is more unknown. One pure function per score.
 
 x_0, x_1, ... are the input and its reconstructions, z_r the code between x_r and x_{r+1}, and p_t
-the class distribution that the head of recursion r reads from z_r under the mask of trial t.
+the class distribution that the head of recursion r computes from z_r under the mask of trial t. A
+member is the autoencoder under the mask of one trial.
 Entropy and mutual information: Gal, "Uncertainty in Deep Learning", 2016, section 3.3.
 """
 
@@ -52,7 +53,7 @@ Points = Float[Tensor, "n ..."]
 
 
 def reconstruction_error(x0: Points, x: Points, after: Points) -> Float[Tensor, " n"]:
-    """RMSE of x_{r+1} and x_0, in units of the space; here of one trial, as the next two."""
+    """RMSE of x_{r+1} and x_0, in units of the space; this and the next two are of one trial."""
     return _rmse(after, x0)
 
 
@@ -72,10 +73,11 @@ def _rmse(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class KnownLatents:
-    """Training codes of one recursion at unit length: like the metric losses, compare directions.
+    """Training codes of one recursion, scaled to length 1: only directions are compared.
 
     ``centres`` are the whitened class means, and ``whitening`` is W with W W^T the inverse of the
-    covariance around them: Mahalanobis distances are Euclidean distances after it.
+    covariance around them: Mahalanobis distances are Euclidean distances
+    after multiplication by W.
     """
 
     directions: Float[Tensor, "m latent"]
@@ -92,7 +94,7 @@ class KnownLatents:
         centres = torch.stack([z[labels == c].mean(0) for c in range(classes)])
         around = z - centres[labels]
         covariance = around.mT @ around / len(around)
-        # A fraction of the identity: few images do not span every direction.
+        # With few images the covariance alone cannot be inverted.
         size = covariance.diagonal().mean().clamp_min(1e-12)
         covariance += 0.01 * size * torch.eye(z.shape[-1]).to(z)
         whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
@@ -103,7 +105,7 @@ Latents = Float[Tensor, "trials n latent"]
 
 
 def feature_norm(z: Latents, known: KnownLatents) -> Float[Tensor, " n"]:
-    """Minus the mean length of the codes (Dhamija et al., NeurIPS 2018)."""
+    """Minus the mean length of the codes: unknown ones are short (Dhamija et al., NeurIPS 2018)."""
     return -z.norm(dim=-1).mean(0)
 
 

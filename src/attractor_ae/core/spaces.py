@@ -1,7 +1,7 @@
-"""The space that the autoencoder is applied to, and its unit of distance.
+"""The input of the autoencoder (a point), here pixels, and the scores that compare points.
 
-Dynamics, heads, scores and calibration work on points of a space, tensors of shape (n, ...). Only a
-space knows how a point is made from an image.
+Dynamics, heads, scores and calibration work on points of a space, tensors of shape (n, ...). Only
+this module converts images to points.
 """
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Pixels:
-    """Pixels: a point is an image in grey values of [0, 1], shape (n, channels, height, width)."""
+    """Pixels: a point is an image with values in [0, 1], shape (n, channels, height, width)."""
 
     scores = ("reconstruction_error", "ssim_distance", "step")
     """Scores of `attractor_ae.core.scores` that compare points of this space."""

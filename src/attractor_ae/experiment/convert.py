@@ -182,7 +182,7 @@ def _expected_names(model_type: str, activation: str) -> dict[str, str]:
 
 
 def _unpickled(content: bytes, path: Path) -> Any:  # noqa: ANN401
-    """Return what ``torch.save`` wrote, as far as it is data: nothing in it is run."""
+    """Return the data that ``torch.save`` wrote; code in the file is not run."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tensors of a kind that is refused below

@@ -1,4 +1,4 @@
-"""The page that says what a suite has been run on, with what, and what came out."""
+"""The page of a suite: data, versions, seeds and results."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -65,7 +65,7 @@ Python {made.get("python", "?")}, {packages}; {made.get("platform", "?")},
 
 
 def _method_line(label: str, found: Sequence[EvaluationResult]) -> str:
-    """Return what a method is, from the experiment that its first result was made of."""
+    """Return the description of a method, from the experiment of its first result."""
     result = found[0]
     experiment = result.provenance.get("experiment", {})
     training, model = experiment.get("training", {}), experiment.get("model", {})

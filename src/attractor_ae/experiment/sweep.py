@@ -40,7 +40,7 @@ PARENT_VARIABLE = "ATTRACTOR_AE_PARENT"
 SWEEP_FILE = "sweep.json"
 
 CONNECT_SECONDS, WORKER_SECONDS = 20.0, 30.0
-"""How long to wait for a scheduler, and for its first worker."""
+"""Seconds to wait for a scheduler, and for its first worker."""
 
 _MOST_SEEDS = 10_000
 _MOST_DEATHS = 2  # a run whose process was killed is resumed once

@@ -1,4 +1,4 @@
-"""What dynamical systems make of images, recursion by recursion."""
+"""Figures of reconstructions, recursion by recursion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
