@@ -161,5 +161,5 @@ def test_mistakes_beside_a_preset_are_told_of_it(tmp_path, monkeypatch):
     line = error_line(invoke("train", "default", "--set", "training.optmizer=Adam"))
     assert line.startswith("error: preset default: unknown key in [training]: 'optmizer'")
     line = error_line(invoke("train", "defalt"))
-    assert "unknown preset or TOML file 'defalt'; did you mean 'default'?" in line
+    assert "unknown folder, TOML file or preset 'defalt'; did you mean 'default'?" in line
     assert "no such file" in error_line(invoke("train", "defalt.toml"))

@@ -201,7 +201,7 @@ def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> Experi
         return preset(name, overrides)
     experiments = published()
     if name not in experiments:
-        raise unknown_name("preset or TOML file", name, (*PRESETS, *experiments))
+        raise unknown_name("folder, TOML file or preset", name, (*PRESETS, *experiments))
     values = override(experiments[name].model_dump(), overrides)
     return ExperimentConfig.from_dict(values, f"experiment {name}")
 
