@@ -1,6 +1,7 @@
 """The error that a user can repair, and the sentence that tells how."""
 
 import difflib
+import shlex
 from collections.abc import Iterable
 
 
@@ -23,3 +24,13 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> AttractorError:
     guess = f"; did you mean {spelled[nearest[0]]!r}? Known" if nearest else "; known"
     names = ", ".join(candidate or '""' for candidate in spelled.values())
     return AttractorError(f"unknown {kind} {name!r}{guess}: {names}")
+
+
+def quoted_command(*words: object) -> str:
+    """Return a command of this program as the shell takes it.
+
+    Examples:
+        >>> print(quoted_command("evaluate", "runs/my pets"))
+        attractor-ae evaluate 'runs/my pets'
+    """
+    return shlex.join(["attractor-ae", *map(str, words)])

@@ -72,7 +72,6 @@ def test_a_finished_demo_is_evaluated_again_to_the_same_table(demo):
     assert table(again.stdout) == table(first.stdout) != []
 
 
-@pytest.mark.slow
 @pytest.mark.slow  # trains
 def test_readme_runs_as_it_stands(demo, tmp_path, monkeypatch):
     monkeypatch.chdir(demo[0].parent)
@@ -103,6 +102,7 @@ def commands_and_blocks():
     return [words[1:] for words in lines if words and words[0] == "attractor-ae"], python
 
 
+@pytest.mark.slow
 def test_a_finished_demo_can_be_evaluated_differently(demo):
     folder, _ = demo
     again = invoke(

@@ -1,6 +1,5 @@
 """Output of the command line: lines, errors in one line, progress."""
 
-import shlex
 import sys
 import time
 from collections.abc import Iterator
@@ -9,7 +8,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, quoted_command
 from attractor_ae._reporter import Reporter, duration
 
 out = Console()
@@ -50,16 +49,6 @@ def say(line: str) -> None:
 def complain(line: str, style: str = "") -> None:
     """Print a line to standard error, as `say` does."""
     err.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
-
-
-def quoted_command(*words: object) -> str:
-    """Return a command of this program as the shell takes it.
-
-    Examples:
-        >>> print(quoted_command("evaluate", "runs/my pets"))
-        attractor-ae evaluate 'runs/my pets'
-    """
-    return shlex.join(["attractor-ae", *map(str, words)])
 
 
 class TerminalReporter(Reporter):

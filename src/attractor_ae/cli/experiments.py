@@ -7,21 +7,14 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from attractor_ae._errors import AttractorError
-from attractor_ae.cli._terminal import (
-    complain,
-    one_line_errors,
-    out,
-    quoted_command,
-    say,
-    terminal_reporter,
-)
+from attractor_ae._errors import AttractorError, quoted_command
+from attractor_ae.cli._terminal import complain, one_line_errors, out, say, terminal_reporter
 from attractor_ae.cli.options import (
     DataRootOption,
     GridOption,
     OrientationOption,
     SetOption,
-    folder_path,
+    out_option,
 )
 
 if TYPE_CHECKING:
@@ -33,15 +26,9 @@ if TYPE_CHECKING:
 
 
 def demo(
-    folder: Annotated[
-        Path,
-        typer.Option(
-            "--out",
-            parser=folder_path,
-            metavar="FOLDER",
-            help="Folder to write to; made if it does not exist.",
-        ),
-    ] = Path("demo"),
+    folder: Annotated[Path, out_option("Folder to write to; made if it does not exist.")] = Path(
+        "demo"
+    ),
     settings: SetOption = None,
 ) -> None:
     """Train on real handwritten digits, then measure how well unknown images are detected.
@@ -67,13 +54,7 @@ def train(
         ),
     ] = Path("default"),
     folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            parser=folder_path,
-            metavar="FOLDER",
-            help="Run folder to make. Default: runs/DATASET-CONFIG-seedN.",
-        ),
+        Path | None, out_option("Run folder to make. Default: runs/DATASET-CONFIG-seedN.")
     ] = None,
     settings: SetOption = None,
     resume: Annotated[
@@ -103,17 +84,14 @@ def sweep(
     config: Annotated[Path, typer.Argument(help="As for train.")] = Path("default"),
     seeds: Annotated[str, typer.Option("--seeds", help="E.g. 0-9, or 0,3,5-7.")] = "0-9",
     folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            parser=folder_path,
-            metavar="FOLDER",
-            help="Folder of the runs. Default: runs/DATASET-CONFIG.",
-        ),
+        Path | None, out_option("Folder of the runs. Default: runs/DATASET-CONFIG.")
     ] = None,
     settings: SetOption = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Runs trained at once. Default: one per core.")
+        int | None,
+        typer.Option(
+            "--workers", help="Runs trained at once. Default: one per core; one on a GPU."
+        ),
     ] = None,
     backend: Annotated[
         str, typer.Option("--backend", help="processes: of this machine; dask: a cluster.")
@@ -166,16 +144,13 @@ def evaluate(
         bool, typer.Option("--ensemble", help="All runs together are one deep ensemble.")
     ] = False,
     folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            parser=folder_path,
-            metavar="FOLDER",
-            help="Folder of the ensemble. Default: ensemble, next to its runs.",
-        ),
+        Path | None, out_option("Folder of the ensemble. Default: ensemble, next to its runs.")
     ] = None,
     recursions: Annotated[
-        int | None, typer.Option("--recursions", help="Number of recursions, from 0.")
+        int | None,
+        typer.Option(
+            "--recursions", help="Number of recursions to evaluate; recursion 0 is the first."
+        ),
     ] = None,
     trials: Annotated[int | None, typer.Option("--trials", help="Number of masks.")] = None,
     head: Annotated[str | None, typer.Option("--head", help="mlp or knn.")] = None,
@@ -253,15 +228,7 @@ def import_run(
         Path,
         typer.Argument(help="Results folder of the original scripts (cfg.toml, checkpoints/)."),
     ],
-    target: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            parser=folder_path,
-            metavar="FOLDER",
-            help="Run folder to make. Default: runs/FOLDER.",
-        ),
-    ] = None,
+    target: Annotated[Path | None, out_option("Run folder to make. Default: runs/FOLDER.")] = None,
     seed: Annotated[
         int | None,
         typer.Option(help="Seed that the original was started with; it does not store it. [0]"),

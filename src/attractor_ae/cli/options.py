@@ -1,7 +1,7 @@
 """Options that several commands have."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,6 +11,11 @@ def folder_path(text: str | Path) -> Path:
     if not str(text).strip():
         raise typer.BadParameter("must be the path of a folder; it is empty")
     return Path(text)
+
+
+def out_option(text: str) -> Any:  # noqa: ANN401
+    """Return ``--out``, the folder that a command writes to, with ``text`` as its help."""
+    return typer.Option("--out", parser=folder_path, metavar="FOLDER", help=text)
 
 
 SetOption = Annotated[

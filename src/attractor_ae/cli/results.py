@@ -12,7 +12,7 @@ from attractor_ae.cli.options import (
     GridOption,
     OrientationOption,
     SetOption,
-    folder_path,
+    out_option,
 )
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
@@ -26,13 +26,7 @@ PlacesArgument = Annotated[
 def table(
     places: PlacesArgument,
     folder: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            parser=folder_path,
-            metavar="FOLDER",
-            help="Folder for LaTeX, Markdown and CSV. Default: none is written.",
-        ),
+        Path | None, out_option("Folder for LaTeX, Markdown and CSV. Default: none is written.")
     ] = None,
     grid: GridOption = "exact",
     orientation: OrientationOption = "in",
@@ -67,10 +61,7 @@ def table(
 
 def figures(
     places: PlacesArgument,
-    folder: Annotated[
-        Path,
-        typer.Option("--out", parser=folder_path, metavar="FOLDER", help="Folder to write to."),
-    ] = Path("figures"),
+    folder: Annotated[Path, out_option("Folder to write to.")] = Path("figures"),
     data_root: DataRootOption = None,
 ) -> None:
     """Draw every figure of evaluated runs, with bands over the seeds, as PNG and PDF."""
@@ -90,11 +81,8 @@ def reproduce(
     ] = "builtin",
     folder: Annotated[
         Path | None,
-        typer.Option(
-            "--out",
-            parser=folder_path,
-            metavar="FOLDER",
-            help="Folder to write to. Default: reproductions/SUITE, or SUITE-quick with --quick.",
+        out_option(
+            "Folder to write to. Default: reproductions/SUITE, or SUITE-quick with --quick."
         ),
     ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The short form, for a laptop.")] = False,
@@ -102,12 +90,15 @@ def reproduce(
         str | None, typer.Option("--seeds", help="Default: 0-9; 0-2 with --quick.")
     ] = None,
     workers: Annotated[
-        int | None, typer.Option("--workers", help="Runs trained at once. Default: one per core.")
+        int | None,
+        typer.Option(
+            "--workers", help="Runs trained at once. Default: one per core; one on a GPU."
+        ),
     ] = None,
     settings: SetOption = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Train, evaluate and report all methods of a published table.
+    """Train, evaluate and compare all methods of a suite, e.g. of a published table.
 
     An interrupted reproduction continues when the command is called again.
     """

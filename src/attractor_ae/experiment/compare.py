@@ -3,12 +3,11 @@
 import glob
 import json
 import os
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, quoted_command
 from attractor_ae._files import file_name
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.evaluate import ENSEMBLE, MEMBERS_FILE
@@ -101,8 +100,8 @@ def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
         home = together if member else run
         if not _is_complete(home.evaluation_folder):
             raise AttractorError(
-                f"{run.path}: was not evaluated; do so with: attractor-ae evaluate "
-                + shlex.quote(str(run.path))
+                f"{run.path}: was not evaluated; do so with: "
+                + quoted_command("evaluate", run.path)
             )
         if home.path.resolve() not in found:
             found[home.path.resolve()] = _measured(home)

@@ -295,13 +295,7 @@ class ExperimentConfig(_Section):
 
 
 def preset_values(name: str) -> dict[str, Any]:
-    """Return the tables of a preset.
-
-    Raises:
-        AttractorError: If there is no preset of that name.
-    """
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
+    """Return the tables of one of ``PRESETS``."""
     folder = resources.files("attractor_ae.experiment") / "presets"
     with resources.as_file(folder / f"{name}.toml") as path:
         return read_toml(path)

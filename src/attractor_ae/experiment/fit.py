@@ -165,9 +165,9 @@ def _fit(
     """Fit and calibrate as a config says, on the device that it names."""
     detector.to(resolve_device(config.training.device, config.training.gpu))
     trained, kept = training_part(config, images)
-    reporter.progress("fitting", 0, 1, "classifiers of the latent codes")
+    reporter.progress("fitting the detector", 0, 1, "started")
     detector.fit(trained.images, trained.labels)
-    reporter.progress("fitting", 1, 1, "classifiers of the latent codes: done")
+    reporter.progress("fitting the detector", 1, 1, "done")
     if len(kept):
         detector.calibrate(kept.images, kept.labels, reporter)
     detector.score = config.evaluation.score

@@ -12,14 +12,13 @@ RUN/
 """
 
 import platform
-import shlex
 import subprocess
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, quoted_command
 from attractor_ae._files import cannot_write
 from attractor_ae.experiment.config import ExperimentConfig
 
@@ -67,8 +66,8 @@ class Run:
         if not run.finished:
             raise AttractorError(
                 f"{path}: its training is not finished; "
-                "finish it with: attractor-ae train "
-                + shlex.join([str(run.config_file), "--out", str(path), "--resume"])
+                "finish it with: "
+                + quoted_command("train", run.config_file, "--out", path, "--resume")
             )
         return run
 

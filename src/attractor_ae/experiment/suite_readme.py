@@ -1,9 +1,9 @@
 """The page of a suite: data, versions, seeds and results."""
 
-import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from attractor_ae._errors import quoted_command
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.reporting import Comparison
 from attractor_ae.reporting.renderers import markdown
@@ -36,7 +36,7 @@ def suite_readme(
     return f"""\
 # {Path(source).stem}{", in short" if quick else ""}
 
-    attractor-ae {shlex.join(words)}
+    {quoted_command(*words)}
 
 D_in is `{known.name}` ({known.split}, {len(known.labels)} images). The D_outs and the number of
 their images: {outs}.

@@ -183,15 +183,15 @@ def published() -> dict[str, ExperimentConfig]:
 def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Return the experiment of a TOML file, a preset, a published one, or a folder of images.
 
-    A folder stands for the preset ``default`` with the folder as data set. A file or folder in the
-    way of a preset's name is reached with ``./``.
+    A folder stands for the preset ``default`` with the folder as data set. One with the
+    name of a preset or published experiment is given by its absolute path.
 
     Raises:
         AttractorError: If a name without an ending is none of these; else as
             `ExperimentConfig.from_toml`.
     """
     path, name = Path(source), str(source)
-    if path.is_dir() and name not in PRESETS and name not in published():
+    if _is_folder_of_images(source):
         if Run(path).config_file.is_file():
             raise AttractorError(f"{path}: is a run; give a config, or a folder of images")
         return preset("default", [f"dataset.name={_quoted(name)}", *overrides])
@@ -206,6 +206,12 @@ def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> Experi
     return ExperimentConfig.from_dict(values, f"experiment {name}")
 
 
+def _is_folder_of_images(source: str | Path) -> bool:
+    """Return whether the source of an experiment is a folder, and not the name of another one."""
+    name = str(source)
+    return Path(source).is_dir() and name not in PRESETS and name not in published()
+
+
 def run_name(source: str | Path, experiment: ExperimentConfig) -> str:
     """Return the name of the runs of an experiment: data set and recipe.
 
@@ -216,7 +222,7 @@ def run_name(source: str | Path, experiment: ExperimentConfig) -> str:
     """
     path = Path(experiment.dataset.name)
     data = file_name(path.resolve().name if path.is_dir() else path.stem)
-    recipe = "default" if Path(source).is_dir() else file_name(Path(source).stem)
+    recipe = "default" if _is_folder_of_images(source) else file_name(Path(source).stem)
     return recipe if recipe.startswith(data) else f"{data}-{recipe}"
 
 

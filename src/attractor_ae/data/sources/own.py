@@ -81,16 +81,15 @@ class OwnImages:
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images of a split."""
-        found, rows = self.found, self.splits[split]
-        chosen = rows[wanted.rows(self.labels[rows])]
-        if len(chosen) < len(rows):
+        found, of_split = self.found, self.splits[split]
+        rows = of_split[wanted.rows(self.labels[of_split])]
+        if len(rows) < len(of_split):
             how = "first" if wanted.subset_seed is None else "random"
             wanted.reporter.note(
-                f"{displayed(found.path)}, {split}: {len(chosen)} of {len(rows)} images are used, "
-                f"the {how} {wanted.per_class} per class "
+                f"{displayed(found.path)}, {split}: {len(rows)} of {len(of_split)} images "
+                f"are used, the {how} {wanted.per_class} per class "
                 "(dataset.nbr_of_samples_per_class = -1: all)"
             )
-        rows = chosen
         labels = self.labels[rows]
         files = [found.paths[row] for row in rows.tolist()] if found.paths else [found.path]
         seeded = "" if self.seed is None or split == ALL else str(self.seed)

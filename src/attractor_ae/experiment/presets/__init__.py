@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from attractor_ae._errors import unknown_name
 from attractor_ae.experiment.config import PRESETS, ExperimentConfig, override, preset_values
 
 __all__ = ["PRESETS", "preset"]
@@ -16,5 +17,7 @@ def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     Raises:
         AttractorError: If there is no preset of that name; else as `ExperimentConfig.from_toml`.
     """
+    if name not in PRESETS:
+        raise unknown_name("preset", name, PRESETS)
     # A mistake is in the overrides, not in the package's file.
     return ExperimentConfig.from_dict(override(preset_values(name), overrides), f"preset {name}")
