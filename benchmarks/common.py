@@ -58,7 +58,7 @@ def new_detector(
         recursion=recursions - 1 if recursion is None else recursion,
         trials=trials,
         seed=sizes.seed,
-        augmentation=training_augmentation(training_config(sizes, 1).training, natural=False),
+        augmentation=training_augmentation(training_config(sizes, 1), "grey"),
     )
 
 

@@ -89,5 +89,5 @@ def test_a_pickle_is_not_opened(tmp_path):
 
 
 def test_weights_of_another_model_are_named(tmp_path):
-    with pytest.raises(AttractorError, match="does not hold the weights of this model"):
+    with pytest.raises(AttractorError, match="does not contain the weights of this model"):
         load_weights(torch.nn.Linear(2, 2), {"weight": torch.zeros(3, 2)}, tmp_path / "w")

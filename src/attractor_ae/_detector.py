@@ -24,7 +24,7 @@ from attractor_ae.core.scores import DISTRIBUTION_SCORES, OOD_SCORE, mean_distri
 from attractor_ae.core.spaces import Pixels
 
 MASK_SCOPES = ("trial", "sample")
-"""Whether the images of a trial share its mask, or each has its own."""
+"""Scope of a dropout mask: shared by all images of a trial, or drawn per image."""
 
 Images = Tensor | NDArray[Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -37,7 +37,7 @@ class ScoredImages:
 
     Attributes:
         probabilities: The members' mean class distributions, float32.
-        scores: Name of a score -> values, float64, shape (recursions, n); larger is more unknown.
+        scores: Score name -> values, float64, (recursions, n); larger is more out of distribution.
     """
 
     probabilities: Float[Tensor, "recursions n classes"]
@@ -46,7 +46,7 @@ class ScoredImages:
 
 @dataclass(frozen=True)
 class Requests:
-    """Requested scores, each with its recursions, and recursions of distributions."""
+    """Requested scores and the recursions of each, and the recursions of the distributions."""
 
     scores: Mapping[str, Sequence[int]]
     distributions: Sequence[int]
@@ -59,18 +59,18 @@ class Requests:
 
 @dataclass(frozen=True, eq=False)
 class Scored:
-    """The requested scores of a batch, (recursions, n), and its distributions."""
+    """Scores of a batch, (recursions, n), and its class distributions."""
 
     scores: dict[str, Tensor]
     distributions: Float[Tensor, "recursions trials n classes"]
 
 
 class Detector(ABC):
-    """An out-of-distribution detector whose members each read a class distribution off an image.
+    """An out-of-distribution detector: an ensemble of members that classify each image.
 
     Images are uint8 in 0..255 or floats in [0, 1], shape (n, channels, height, width), NumPy arrays
-    or tensors; results are tensors on the CPU. `predict` returns the OOD score after `calibrate`,
-    before it the uncertainty; larger is more out of distribution.
+    or tensors; results are tensors on the CPU. `predict` returns the uncertainty, or the OOD score
+    once `calibrate` was called; larger is more out of distribution.
 
     Attributes:
         classes_: The distinct fitted labels, ascending, int64, shape (classes,).
@@ -81,13 +81,13 @@ class Detector(ABC):
     method: ClassVar[str]
     """Name of the method in tables and files."""
     reference: ClassVar[str]
-    """The paper of the method."""
+    """Citation of the method's paper."""
     components: ClassVar[tuple[str, ...]] = tuple(DISTRIBUTION_SCORES)
     """Components of the OOD score, see `attractor_ae.conformal`."""
     member_scores: ClassVar[tuple[str, ...]] = tuple(DISTRIBUTION_SCORES)
     network_class: ClassVar[Callable[..., Any]]
     settings: ClassVar[tuple[str, ...]] = ()
-    """Arguments of the constructor that are stored, in addition to those of every detector."""
+    """Constructor arguments that are saved in addition to those common to all detectors."""
 
     classes_: Tensor
     ood_: OODScore
@@ -127,11 +127,11 @@ class Detector(ABC):
         self.mask_scope = mask_scope
         self._drawn: dict[tuple[object, ...], list[DropoutMasks]] = {}
 
-    # ---- what a method implements
+    # ---- implemented by each method
 
     @abstractmethod
     def _fit(self, images: Tensor, targets: Tensor, classes: int) -> None:
-        """Fit on checked images with targets in 0 .. classes - 1, all or nothing."""
+        """Fit on checked images with targets in 0 .. classes - 1; an error changes nothing."""
 
     @abstractmethod
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
@@ -139,7 +139,7 @@ class Detector(ABC):
 
     @abstractmethod
     def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
-        """Score points on the detector's device; ``first`` is the index of the first image."""
+        """Return the scores of points; ``first`` is the index of the first image."""
 
     @abstractmethod
     def _state(self) -> dict[str, Tensor]:
@@ -147,7 +147,7 @@ class Detector(ABC):
 
     @abstractmethod
     def _restore(self, state: dict[str, Tensor]) -> None:
-        """Restore what `_state` returned."""
+        """Restore the tensors that `_state` returned."""
 
     @classmethod
     def _of(cls: type[D], networks: Sequence[Any], settings: Mapping[str, Any]) -> D:
@@ -160,12 +160,12 @@ class Detector(ABC):
 
         Args:
             data: Images, or a loader of batches (images, labels).
-            labels: Integers, shape (n,), if ``data`` is images. Rows with labels below zero are
-                ignored.
+            labels: Integers, shape (n,), if ``data`` contains images. Images with labels below zero
+                are ignored.
 
         Raises:
-            AttractorError: If images or labels have another form, or fewer than two classes; the
-                detector is then unchanged.
+            AttractorError: If images or labels have a wrong dtype, shape or range, or there are
+                fewer than two classes; the detector is then unchanged.
         """
         images, labels = gather(data, labels, self.image_shape)
         classes, targets = torch.unique(labels, return_inverse=True)
@@ -181,13 +181,13 @@ class Detector(ABC):
     def calibrate(
         self: D, images: Images, labels: Tensor | NDArray[Any], reporter: Reporter = SILENT
     ) -> D:
-        """Calibrate on known images that nothing was fitted on, and return self.
+        """Calibrate on known images that were not used for training or fitting, and return self.
 
-        Afterwards `predict` returns the OOD score. Arguments as for `fit`, without a loader; one
-        class suffices.
+        Afterwards `predict` returns the OOD score. Arguments are those of `fit`, except that a
+        loader is not accepted; one class suffices.
 
         Raises:
-            AttractorError: If images or labels have another form, or are too few.
+            AttractorError: If images or labels have a wrong dtype, shape or range, or are too few.
         """
         self._check_fitted()
         known = check_images(images, self.image_shape)
@@ -195,10 +195,12 @@ class Detector(ABC):
         known, targets = known[targets >= 0], targets[targets >= 0]
         strange = targets[~torch.isin(targets, self.classes_)]
         if len(strange):
-            raise AttractorError(f"label {int(strange[0])} was not fitted; use fitted classes")
+            raise AttractorError(
+                f"label {int(strange[0])} is not among the labels that were fitted; use only those"
+            )
         first, second = halves(len(known), self.seed)
         with torch.no_grad():
-            # On the first half alone, so that the second is new to everything.
+            # Only on the first half: nothing may be fitted on the second.
             self._calibrate_heads(known[first], torch.searchsorted(self.classes_, targets[first]))
         names = list(dict.fromkeys(parse_component(c, 0)[0] for c in self.components))
         found = self.predict_scores(known, names, reporter=reporter, task="calibrating").scores
@@ -210,7 +212,7 @@ class Detector(ABC):
         """Return the chosen ``score`` of each image, float64, larger = more out of distribution.
 
         Raises:
-            AttractorError: If the images have another dtype, shape or range, or nothing was fitted.
+            AttractorError: If the images have a wrong dtype, shape or range, or nothing was fitted.
         """
         found = self._scores(x, [self.score], [self.recursion], distributions=False)
         return found.scores[self.score][0]
@@ -237,11 +239,11 @@ class Detector(ABC):
         Args:
             x: Images.
             names: Some of ``score_names``; all by default.
-            reporter, task: Where progress is reported, and under which name.
+            reporter, task: Receiver of progress reports, and the name of the task in them.
 
         Raises:
-            AttractorError: As `predict`; if a score is unknown, or is the OOD score before
-                `calibrate`.
+            AttractorError: As `predict`; also if a score is unknown, or the OOD score is requested
+                before `calibrate`.
         """
         wanted = self.score_names if names is None else names
         return self._scores(x, wanted, range(self.recursions), reporter=reporter, task=task)
@@ -270,12 +272,14 @@ class Detector(ABC):
         reporter: Reporter = SILENT,
         task: str = "scoring",
     ) -> ScoredImages:
-        """Compute what is asked for, and no further recursion or score."""
+        """Compute only the requested recursions and scores."""
         self._check_fitted()
         needed: dict[str, set[int]] = {}
         for name in names:
             if name == OOD_SCORE and OOD_SCORE not in self.score_names:
-                raise AttractorError("the OOD score needs a calibration; call calibrate first")
+                raise AttractorError(
+                    "OOD score is available only after calibration; call calibrate first"
+                )
             if name not in self.score_names:
                 raise unknown_name("score", name, self.score_names)
             for part in self.ood_.components if name == OOD_SCORE else (name,):
@@ -338,7 +342,7 @@ class Detector(ABC):
     def _batches(
         self, x: Images, reporter: Reporter = SILENT, task: str = "scoring"
     ) -> Iterator[tuple[Tensor, int]]:
-        """Yield points on the detector's device, and the index of the first of them."""
+        """Yield batches of points on the detector's device, each with its first index."""
         images = check_images(x, self.image_shape)
         for start in range(0, len(images), self.batch_size):
             batch = self.space.points(images[start : start + self.batch_size], self.device)
@@ -349,16 +353,16 @@ class Detector(ABC):
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
-        """(channels, height, width) of the images."""
+        """Image shape (channels, height, width)."""
         return self.networks[0].image_shape
 
     @property
     def device(self) -> torch.device:
-        """The device that is computed on."""
+        """The device of the computation."""
         return next(self.networks[0].parameters()).device
 
     def to(self: D, device: torch.device | str) -> D:
-        """Compute on another device from now on, and return self."""
+        """Move the computation to another device and return self."""
         for network in self.networks:
             network.to(device)
         if hasattr(self, "classes_"):
@@ -404,7 +408,7 @@ class Detector(ABC):
 
 
 def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
-    """Return the tensors ``NAME.KEY`` by their keys."""
+    """Return the tensors named ``NAME.KEY`` as a dictionary KEY -> tensor."""
     prefix = f"{name}."
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
@@ -426,7 +430,7 @@ def check_images(x: Images, image_shape: tuple[int, int, int]) -> Tensor:
     if isinstance(x, np.ndarray):
         if x.dtype.kind not in "fu" or x.dtype.itemsize > 8:
             raise _wrong_dtype(x.dtype)
-        # PyTorch takes no reversed, byte-swapped or read-only arrays: those are copied.
+        # PyTorch does not accept reversed, byte-swapped or read-only arrays; copy them.
         native = np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("="))
         images = torch.from_numpy(native if native.flags.writeable else native.copy())
     else:
@@ -463,7 +467,7 @@ def check_labels(labels: Tensor | NDArray[Any], count: int) -> Tensor:
 def gather(
     data: Images | Batches, labels: Tensor | NDArray[Any] | None, image_shape: tuple[int, int, int]
 ) -> tuple[Tensor, Tensor]:
-    """Return the images and labels of `Detector.fit` without rows of labels below zero."""
+    """Return the images and labels of `Detector.fit`, without those labelled below zero."""
     if labels is not None:
         images = check_images(data, image_shape)  # type: ignore[arg-type]
         targets = check_labels(labels, len(images))
@@ -479,7 +483,7 @@ def gather(
             x = check_images(batch[0], image_shape)
             batches.append((x, check_labels(batch[1], len(x))))
         if not batches:
-            raise AttractorError("fit got a loader without batches; give labelled images")
+            raise AttractorError("fit got an empty loader; give one that yields labelled images")
         images, targets = (torch.cat(column) for column in zip(*batches, strict=True))
     known = targets >= 0
     if len(torch.unique(targets[known])) < 2:

@@ -1,4 +1,4 @@
-"""Which device computes, and in which precision."""
+"""Device and precision of computations."""
 
 import torch
 
@@ -8,7 +8,7 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 
 def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
-    """Return the device of a name, after a check that PyTorch can compute on it.
+    """Return the device with this name, after checking that PyTorch can compute on it.
 
     ``"auto"``: the GPU numbered ``gpu`` if PyTorch sees one, else the CPU.
     """
@@ -26,9 +26,9 @@ def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
 
 
 def mixed_precision(device: torch.device, precision: str) -> torch.dtype:
-    """Return the floating-point type that convolutions are computed in.
+    """Return the floating-point dtype of convolutions.
 
-    ``"auto"``: a 16-bit type where the device has instructions for it, else float32.
+    ``"auto"``: a 16-bit dtype if the device has instructions for it, else float32.
     """
     if precision not in PRECISIONS:
         raise unknown_name("precision", precision, PRECISIONS)
@@ -36,7 +36,7 @@ def mixed_precision(device: torch.device, precision: str) -> torch.dtype:
         return getattr(torch, precision)
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    # Without the instructions PyTorch emulates the type, which is slower than float32.
+    # Without these instructions PyTorch emulates the dtype, which is slower than float32.
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     fast = any(getattr(torch.cpu, name, lambda: False)() for name in names)
     return torch.bfloat16 if device.type == "cpu" and fast else torch.float32

@@ -1,4 +1,4 @@
-"""The error that a user can repair, and the sentence that tells how."""
+"""The error that a user can repair, and helpers for its message."""
 
 import difflib
 import shlex
@@ -13,7 +13,7 @@ class AttractorError(Exception):
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> AttractorError:
-    """Return the error for a name that is not one of ``known``, with the nearest one.
+    """Return the error for a name that is not in ``known``; it suggests the most similar one.
 
     Examples:
         >>> print(unknown_name("loss", "sim", ["ssim", "mse"]))
@@ -27,7 +27,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> AttractorError:
 
 
 def quoted_command(*words: object) -> str:
-    """Return a command of this program as the shell takes it.
+    """Return a command of this program, quoted for the shell.
 
     Examples:
         >>> print(quoted_command("evaluate", "runs/my pets"))

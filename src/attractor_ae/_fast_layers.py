@@ -1,7 +1,7 @@
-"""Layers under the names of `torch.nn`, faster on a CPU than the library's; equal to rounding.
+"""Replacements for layers of `torch.nn` that are faster on a CPU; results agree up to rounding.
 
-Their weights are left as allocated: a network draws them from its own generator. What each trick
-gains is in docs/speed.md.
+The layers do not initialise their weights: a network draws them from its own generator.
+docs/speed.md has the speed-up of each optimisation.
 """
 
 import math
@@ -15,24 +15,24 @@ from attractor_ae._errors import unknown_name
 
 _ROWS = 64  # rows of a linear layer computed at once
 _LANES = 16  # 16-bit transposed convolutions are fast for multiples of this number of inputs
-_FEW = 64  # below this number of channels, padding costs more than it gains
+_FEW = 64  # below this number of channels, padding costs more time than it saves
 
 
-# Not elementwise, random, or with required arguments.
+# Not elementwise, random, or with required arguments: not offered.
 _OTHERS = {"GLU", "LogSoftmax", "MultiheadAttention", "RReLU", "Softmax", "Softmax2d", "Softmin"}
 ACTIVATIONS = tuple(n for n in nn.modules.activation.__all__ if n not in {*_OTHERS, "Threshold"})
 """Names of the elementwise activations of `torch.nn`."""
 
 
 def activation_function(name: str) -> nn.Module:
-    """Return an activation of ``ACTIVATIONS`` with its default arguments."""
+    """Return the activation with this name from ``ACTIVATIONS``, with default arguments."""
     if name not in ACTIVATIONS:
         raise unknown_name("activation", name, ACTIVATIONS)
     return getattr(nn, name)()
 
 
 def draw_first_weights(network: nn.Module, generator: torch.Generator | None) -> None:
-    """Draw all weights and biases as PyTorch's layers do by default, in the order of the layers."""
+    """Draw all weights and biases from PyTorch's default distributions, layer by layer."""
     for layer in network.modules():
         if isinstance(layer, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
             nn.init.kaiming_uniform_(layer.weight, a=math.sqrt(5), generator=generator)
@@ -42,11 +42,11 @@ def draw_first_weights(network: nn.Module, generator: torch.Generator | None) ->
 
 
 def masked_activation(x: Tensor, activation: nn.Module, mask: Tensor | None) -> Tensor:
-    """Return ``activation(x) * mask``, for ReLU in the memory of ``x``, which is overwritten.
+    """Return ``activation(x) * mask``; for ReLU the result overwrites ``x``.
 
     Args:
         x: Output of a layer, float, shape (n, features) or (n, channels, height, width).
-        activation: Elementwise.
+        activation: An elementwise activation.
         mask: Non-negative, of the shape of ``x`` or with n = 1; None: no dropout.
     """
     if not isinstance(activation, nn.ReLU):
@@ -60,11 +60,11 @@ def masked_activation(x: Tensor, activation: nn.Module, mask: Tensor | None) -> 
 
 
 class _MaskedReLU(torch.autograd.Function):
-    """ReLU and mask as one factor per element, forward and backward, in the memory of the input."""
+    """ReLU and mask as one factor per element, forward and backward; overwrites the input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, mask: Tensor) -> Tensor:  # noqa: ANN401
-        # The mask where x is positive, else 0, which is the gradient of a ReLU.
+        # The mask where x is positive, else 0: the gradient of the masked ReLU.
         factor = torch.ops.aten.threshold_backward(mask.expand_as(x), x, 0)
         x.mul_(factor)
         ctx.mark_dirty(x)
@@ -85,8 +85,8 @@ class _Undrawn:
 class Linear(_Undrawn, nn.Linear):
     """A linear layer whose result for one row is bitwise independent of the other rows.
 
-    The library adds up in an order that depends on the number of rows. Without gradients, on a CPU,
-    rows are therefore processed in zero-padded blocks of 64.
+    PyTorch's order of summation depends on the number of rows. Without gradients, on a CPU, rows
+    are therefore processed in zero-padded blocks of 64.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -100,10 +100,10 @@ class Linear(_Undrawn, nn.Linear):
 
 
 class Conv2d(_Undrawn, nn.Conv2d):
-    """A convolution with a fast gradient of its input in 16 bits.
+    """A convolution whose input gradient is fast in 16 bits.
 
-    That gradient is a transposed convolution, slow on a CPU where the number of channels is not a
-    multiple of 16: zeros are added to the gradient that comes back.
+    That gradient is a transposed convolution, which is slow on a CPU if the number of channels is
+    not a multiple of 16: the output gradient is therefore padded with zero channels.
     """
 
     def forward(self, input: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ class Conv2d(_Undrawn, nn.Conv2d):
 
 
 class _PaddedGradient(torch.autograd.Function):
-    """A convolution whose gradients are computed with further, zero output channels."""
+    """A convolution whose gradients are computed with additional zero output channels."""
 
     @staticmethod
     def forward(
@@ -156,13 +156,13 @@ class _PaddedGradient(torch.autograd.Function):
 
 
 class ConvTranspose2d(_Undrawn, nn.ConvTranspose2d):
-    """A transposed convolution, fast in 16 bits for any number of inputs, and to one channel."""
+    """A transposed convolution that is fast in 16 bits, and with a single output channel."""
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return the transposed convolution of (n, in_channels, h, w)."""
         if output_size is not None or input.device.type != "cpu":
             return super().forward(input, output_size)
-        # Measured: with three output channels the library is faster.
+        # With three output channels PyTorch's layer was measured to be faster.
         sizes = (self.out_channels, self.kernel_size, self.stride, self.padding)
         if sizes == (1, (4, 4), (2, 2), (1, 1)) and self.bias is not None:
             return _ToOneChannel.apply(input.to(_compute_dtype(input)), self.weight, self.bias)
@@ -182,9 +182,9 @@ class ConvTranspose2d(_Undrawn, nn.ConvTranspose2d):
 class _ToOneChannel(torch.autograd.Function):
     """The transposed convolution (kernel 4, stride 2, padding 1) to a single channel.
 
-    In 16 bits it is a convolution to the four pixels that each input pixel becomes. In 32 bits it
-    is one matrix product: each input pixel makes a patch of the output, and overlapping patches are
-    added up. The gradient of the input is a convolution from a single channel.
+    In 16 bits it is computed as a convolution that returns, for each input pixel, the four output
+    pixels in its place. In 32 bits it is one matrix product: each input pixel gives a patch of the
+    output, and overlapping patches are summed. The input gradient is a convolution of one channel.
     """
 
     @staticmethod
@@ -209,31 +209,31 @@ class _ToOneChannel(torch.autograd.Function):
         with torch.enable_grad():
             weight = weight.to(x.dtype).detach().requires_grad_()
             for_x = F.conv2d(gradient, weight, None, stride=2, padding=1)
-            # The output is linear in x and in weight: <gradient, output> is <for_x, x>, whose
-            # derivative by the weight is the one that is needed.
+            # The output is linear in x and in weight, so <gradient, output> = <for_x, x>, and the
+            # derivative of this product by the weight is the gradient of the weight.
             (for_weight,) = torch.autograd.grad(for_x, weight, x)
         return for_x.detach(), for_weight, gradient.sum((0, 2, 3))
 
 
 def _four_pixels(weight: Tensor) -> Tensor:
-    """Return the kernel of the convolution to the four pixels that each input pixel becomes.
+    """Return the kernel of the equivalent convolution to four output pixels per input pixel.
 
-    Output 2i + a meets input i + d through tap a + 1 - 2d of the transposed convolution, for d in
-    -1, 0, 1 where there is such a tap. (c, 1, 4, 4) -> (4, c, 3, 3)
+    Output 2i + a depends on input i + d through tap a + 1 - 2d of the transposed convolution, for
+    d in -1, 0, 1 if that tap exists. (c, 1, 4, 4) -> (4, c, 3, 3)
     """
-    # With a zero at either end the tap is number a + 2 (1 - d) of six.
+    # Padded with a zero at either end, there are six taps, and this one is at a + 2 (1 - d).
     taps = F.pad(weight, (1, 1, 1, 1)).view(-1, 3, 2, 3, 2)  # (c, 1 - d, a, 1 - d, a)
     return taps.flip(1, 3).permute(2, 4, 0, 1, 3).reshape(4, -1, 3, 3)
 
 
 def _lacking(channels: int, x: Tensor) -> int:
-    """Return the number of channels to add before ``x`` is convolved."""
+    """Return the number of zero channels to add before ``x`` is convolved."""
     if x.device.type != "cpu" or channels < _FEW or _compute_dtype(x).itemsize > 2:
         return 0
     return -channels % _LANES
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:
-    """Return the dtype that a convolution of ``x`` is computed in."""
+    """Return the dtype in which a convolution of ``x`` is computed."""
     device = x.device.type
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

@@ -1,6 +1,7 @@
-"""Files that are complete or not there: written to a temporary name and renamed.
+"""Reading files, and writing them atomically.
 
-Nothing is pickled, so nothing that is read can run code.
+A file is written under a temporary name and renamed, so it is either complete or missing. Nothing
+is pickled, so reading a file cannot run code.
 """
 
 import json
@@ -38,7 +39,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield temporary
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
-        os.umask(mask := os.umask(0))  # which can only be read by setting it
+        os.umask(mask := os.umask(0))  # the umask can only be read by setting it
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
@@ -48,7 +49,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 def file_name(label: str) -> str:
-    """Return a label as the name of a file, without characters that some system refuses.
+    """Return a label as a file name, without characters that some systems refuse.
 
     Examples:
         >>> file_name("MC-AE, fused"), file_name("sviro:tesla")
@@ -58,7 +59,7 @@ def file_name(label: str) -> str:
 
 
 def cannot_write(path: Path, error: OSError) -> AttractorError:
-    """Return the error for a path that the system refuses to write."""
+    """Return the error for a path that cannot be written."""
     return AttractorError(
         f"{error.filename or path}: cannot be written ({error.strerror or error}); "
         "free space, or choose another folder"
@@ -95,29 +96,31 @@ def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]
     """
     from safetensors import SafetensorError, safe_open
 
-    if not os.path.isfile(path):  # noqa: PTH113 - false, not an error, where access is denied
-        raise AttractorError(f"{path}: no such file; make it again")
+    if not os.path.isfile(path):  # noqa: PTH113 - returns False if access is denied
+        raise AttractorError(f"{path}: no such file; create it again")
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
             return tensors, dict(file.metadata() or {})
     except (SafetensorError, OSError) as error:
-        raise AttractorError(f"{path}: is truncated or damaged ({error}); make it again") from None
+        raise AttractorError(
+            f"{path}: is truncated or damaged ({error}); create it again"
+        ) from None
 
 
 def load_weights(
     model: "torch.nn.Module", tensors: Mapping[str, "torch.Tensor"], path: Path
 ) -> None:
-    """Put ``tensors``, which were read from ``path``, into ``model``.
+    """Load ``tensors``, which were read from ``path``, into ``model``.
 
     Raises:
-        AttractorError: If names or shapes are not those of the model.
+        AttractorError: If names or shapes differ from those of the model.
     """
     try:
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:200]
         raise AttractorError(
-            f"{path}: does not hold the weights of this model ({reason}); "
+            f"{path}: does not contain the weights of this model ({reason}); "
             "use the config that they were trained with"
         ) from None

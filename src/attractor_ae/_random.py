@@ -1,6 +1,6 @@
-"""Streams of random numbers, each named by a seed and a key, independent of everything else.
+"""Independent streams of random numbers, each determined by a seed and a key.
 
-So a run can be resumed at any epoch, and an image meets the same masks whatever its batch.
+Therefore a run can be resumed at any epoch, and the masks of an image do not depend on its batch.
 """
 
 import math
@@ -22,14 +22,14 @@ class Stream(IntEnum):
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
-    """Return the generator of one stream; ``key`` tells streams of one purpose apart.
+    """Return the generator of one stream; ``key`` distinguishes streams of one purpose.
 
     Examples:
         >>> a, b = (generator(0, Stream.TRIAL_MASKS, trial) for trial in (3, 3))
         >>> bool(a.random() == b.random())
         True
     """
-    # SFC64 is NumPy's fastest bit generator; SeedSequence makes streams of near keys independent.
+    # SFC64 is NumPy's fastest bit generator; SeedSequence makes streams independent.
     sequence = np.random.SeedSequence(seed, spawn_key=(int(stream), *key))
     return np.random.Generator(np.random.SFC64(sequence))
 
@@ -37,9 +37,10 @@ def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:
 def bernoulli(size: int, rate: float, rng: np.random.Generator) -> NDArray[np.bool_]:
     """Return ``size`` booleans, each false with probability ``rate``.
 
-    One random byte per element decides with the probability floor(256 rate) / 256. The rest of the
-    rate falls on few elements: a Poisson number of shots at random places hits each element
-    independently, with probability 1 - exp(-shots / size).
+    One random byte per element makes it false with probability floor(256 rate) / 256. The remaining
+    rate is small: elements at N random positions are set to false, N drawn from a Poisson
+    distribution of mean m, so each element is drawn independently with probability
+    1 - exp(-m / size).
     """
     threshold = math.floor(256 * rate)
     drawn = rng.integers(2**64, size=-(-size // 8), dtype=np.uint64).view(np.uint8)[:size]

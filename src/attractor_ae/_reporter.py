@@ -1,8 +1,8 @@
-"""Progress and notes of long work: one object, handed down."""
+"""Reporters, which receive progress and notes from long-running functions."""
 
 
 def duration(seconds: float) -> str:
-    """Return a duration in the two units that matter.
+    """Return a duration as text, in at most two units.
 
     Examples:
         >>> duration(45.0), duration(750.0), duration(11_500.0), duration(1_728_732.0)
@@ -18,21 +18,21 @@ def duration(seconds: float) -> str:
 
 
 class Reporter:
-    """A reporter that shows nothing; the command line has one that prints."""
+    """Reporter that shows nothing; the command line has a subclass that prints."""
 
     def progress(
         self, task: str, done: int, total: int, detail: str = "", seconds_left: float | None = None
     ) -> None:
         """Report that ``done`` of ``total`` units of a task are finished; a new name starts a task.
 
-        ``detail``: further figures, shown instead of the units.
+        ``detail``: text to show instead of the units.
         """
 
     def note(self, line: str) -> None:
-        """Report a line that should be read, e.g. a file that is left out."""
+        """Report a line that the user should read, e.g. that a file is left out."""
 
     def prefixed(self, prefix: str) -> "Reporter":
-        """Return a reporter that writes ``prefix`` in front of every task."""
+        """Return a reporter that puts ``prefix`` in front of the name of every task."""
         return _Prefixed(self, prefix)
 
 

@@ -16,16 +16,16 @@ _CONTRAST_CONSTANT = 0.03**2
 def structural_similarity(
     x: Float[Tensor, "n c h w"], y: Float[Tensor, "n c h w"], window: int = SSIM_WINDOW
 ) -> tuple[Float[Tensor, "n c"], Float[Tensor, "n c"]]:
-    """Return the means over pixels of SSIM, and of its contrast and structure alone.
+    """Return the means over pixels of SSIM, and of only its contrast and structure terms.
 
-    A local mean, which is a separable convolution, is here a product with a banded matrix from
-    either side: on a CPU that takes a third of the time. Of the five local means of the
-    definition, those of the two squares are only ever added, so their sum is one mean.
+    A local mean is a separable convolution. It is computed as a product with a banded matrix from
+    either side, which takes a third of the time on a CPU. Of the definition's five local means,
+    those of the two squares occur only as a sum and are computed as one.
     """
     left, right = (
         _gaussian_matrix(side, window, SSIM_SIGMA, x.device, x.dtype) for side in x.shape[2:]
     )
-    # The target has no gradient in training; by itself, it is spared in the backward pass.
+    # In training the target has no gradient: a separate product needs no backward pass.
     mean_y = left @ y @ right.mT  # (n, c, h - window + 1, w - window + 1)
     mean_x, mean_squares, mean_xy = (
         left @ torch.stack([x, x.square() + y.square(), x * y]) @ right.mT
@@ -42,14 +42,14 @@ def structural_similarity(
 def _gaussian_matrix(
     side: int, window: int, sigma: float, device: torch.device, dtype: torch.dtype
 ) -> Tensor:
-    """Return the matrix that takes Gaussian means where the window lies inside of the image.
+    """Return the matrix of Gaussian means at all positions of the window inside the image.
 
     Its shape is (side - window + 1, side).
     """
-    # It is kept: made in inference mode, it would be refused by the next training.
+    # The matrix is cached, and one made in inference mode could not be used in training.
     with torch.inference_mode(False):
-        # In float32 as in pytorch_msssim: a window whose sum is off one by another rounding
-        # changes the variances of bright flat places, and the loss by 5e-6.
+        # In float32 as in pytorch_msssim: other rounding of the sum of the window changes the
+        # variances of bright flat regions, and the loss by 5e-6.
         offsets = torch.arange(window, dtype=torch.float32) - window // 2
         weights = torch.exp(-offsets.square() / (2 * sigma**2))
         weights /= weights.sum()

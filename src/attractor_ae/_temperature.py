@@ -10,10 +10,10 @@ from torch import Tensor
 def best_temperature(
     logits: Float[Tensor, "members n classes"], labels: Int[Tensor, " n"]
 ) -> float:
-    """Return the divisor of logits, in [exp(-3), exp(3)], of greatest likelihood of known labels.
+    """Return the temperature in [exp(-3), exp(3)] that maximises the likelihood of the labels.
 
-    After Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, applied to the mean
-    distribution of the members, which is the one that is reported.
+    The likelihood is that of the reported distribution, the mean over members, of the logits
+    divided by the temperature (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
     """
     logits = logits.double()
     index = labels[None, :, None].expand(len(logits), -1, 1)

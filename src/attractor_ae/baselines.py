@@ -1,6 +1,7 @@
-"""The published baselines (PROTOCOL section 5): MC dropout and the deep ensemble.
+"""The published baselines: MC dropout and deep ensemble (docs/protocol.md section 5).
 
-p(x) is the mean softmax of the members. There is recursion 0 alone: nothing is applied again.
+p(x) is the mean softmax of the members. Only recursion 0 exists, because these methods do not
+iterate.
 """
 
 import json
@@ -73,9 +74,9 @@ class ConvClassifier(nn.Module):
 
 
 class _Softmax:
-    """Softmax of classifiers, divided by a temperature that is 1 until calibrated.
+    """Softmax of classifiers, with a temperature that is 1 until calibrated.
 
-    ``members``: (images, index of the first) -> logits (n, classes) of each member.
+    ``members``: (images, index of the first image) -> logits (n, classes) of each member.
     """
 
     def __init__(
@@ -85,7 +86,7 @@ class _Softmax:
         self.temperature = 1.0
 
     def check_classes(self, classes: int) -> None:
-        """Raise an AttractorError unless the networks have an output per class."""
+        """Raise an AttractorError unless the networks have one output per class."""
         outputs = self._detector.networks[0].classes
         if classes != outputs:
             raise AttractorError(
@@ -120,7 +121,7 @@ class _Softmax:
 
 
 class MCDropoutDetector(Detector):
-    """MC dropout: a classifier whose dropout stays on, one mask per trial.
+    """MC dropout: a classifier evaluated with dropout, one mask per trial.
 
     The network is copied; settings are as for `AttractorDetector`.
 
@@ -154,8 +155,8 @@ class MCDropoutDetector(Detector):
     ) -> None:
         if network.dropout == 0:
             raise AttractorError(
-                "MC dropout needs a classifier with dropout, but the rate of this one is 0; "
-                "make an EnsembleDetector of it, or train one with model.dropout = 0.33"
+                "MC dropout needs a classifier with dropout, but this one has dropout rate 0; "
+                "use it in an EnsembleDetector, or train one with model.dropout = 0.33"
             )
         super().__init__([network], seed, batch_size, precision, trials, mask_scope=mask_scope)
         self._softmax = _Softmax(self, self._members)
@@ -182,11 +183,11 @@ class MCDropoutDetector(Detector):
 class EnsembleDetector(Detector):
     """Deep ensemble: classifiers trained from different seeds; dropout is off.
 
-    The networks are copied. ``seed`` is the source of the calibration's halves; other settings are
-    as for `AttractorDetector`.
+    The networks are copied. ``seed`` determines the two halves of the calibration images; other
+    settings are as for `AttractorDetector`.
 
     Raises:
-        AttractorError: If there is no network, or they differ in classes or image shape.
+        AttractorError: If there are no networks, or they differ in classes or image shape.
 
     Examples:
         >>> images, labels = torch.rand(8, 1, 64, 64), torch.arange(8) % 2
@@ -211,13 +212,13 @@ class EnsembleDetector(Detector):
         precision: str = "auto",
     ) -> None:
         if not networks:
-            raise AttractorError("an ensemble needs at least one classifier")
+            raise AttractorError("an ensemble needs at least one classifier; give trained ones")
         for i, network in enumerate(networks):
             form, wanted = ((n.classes, n.image_shape) for n in (network, networks[0]))
             if form != wanted:
                 raise AttractorError(
                     f"member {i} of the ensemble has (classes, image shape) {form}, member 0 "
-                    f"{wanted}; give classifiers of the same classes and images"
+                    f"{wanted}; give classifiers with the same classes and image shape"
                 )
         super().__init__(networks, seed, batch_size, precision, len(networks))
         self._softmax = _Softmax(self, lambda x, _: (network(x) for network in self.networks))
@@ -226,7 +227,7 @@ class EnsembleDetector(Detector):
     def _of(cls, networks: Sequence[Any], settings: Mapping[str, Any]) -> "EnsembleDetector":
         return cls(networks, **settings)
 
-    # As for MC dropout, with other members.
+    # The same as for MC dropout; only the members differ.
     _fit = MCDropoutDetector._fit
     _calibrate_heads = MCDropoutDetector._calibrate_heads
     _score = MCDropoutDetector._score
@@ -237,11 +238,11 @@ class EnsembleDetector(Detector):
 METHODS: dict[str, type[Detector]] = {
     kind.method: kind for kind in (AttractorDetector, MCDropoutDetector, EnsembleDetector)
 }
-"""Name of a method -> its class."""
+"""Method name -> detector class."""
 
 
 def load_detector(path: str | Path) -> Detector:
-    """Read a detector of any method that its `save` wrote.
+    """Load a detector of any method from a file written by its `save`.
 
     Raises:
         AttractorError: If the file is missing, damaged, or not a detector.
@@ -249,7 +250,7 @@ def load_detector(path: str | Path) -> Detector:
     path = Path(path)
     tensors, metadata = read_tensors(path)
     if "method" not in metadata:
-        raise AttractorError(f"{path}: is not a detector; give a file that save wrote")
+        raise AttractorError(f"{path}: is not a detector; give a file written by Detector.save")
     if metadata["method"] not in METHODS:
         raise AttractorError(f"{path}: {unknown_name('method', metadata['method'], METHODS)}")
     kind = METHODS[metadata["method"]]
@@ -270,5 +271,7 @@ def load_detector(path: str | Path) -> Detector:
             detector.ood_ = OODScore(components, ood["known"], ood["statistics"])
         detector.score = metadata["score"]
     except (KeyError, TypeError, ValueError, IndexError) as error:
-        raise AttractorError(f"{path}: is not a complete detector ({error})") from None
+        raise AttractorError(
+            f"{path}: is not a complete detector ({error}); save the detector again"
+        ) from None
     return detector

@@ -1,8 +1,8 @@
 """One calibrated OOD score from several scores, by split conformal prediction.
 
-A rule only has to *rank* images; the meaning of the ranks is taken from known images that nothing
-was fitted on (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random World", 2005, section
-2.2). These calibration images are divided into two halves:
+A combination of scores only has to *rank* images; known images that were not used for training or
+fitting turn the ranks into p-values (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random
+World", 2005, section 2.2). These calibration images are divided into two halves:
 
 1. On the first half each score s_k becomes a p-value, p_k = (1/2 + #{known >= s_k}) / (1 + n_1).
 2. The p-values are combined into T = mean_k Phi^-1(1 - p_k) (Stouffer's statistic, scaled).
@@ -11,9 +11,9 @@ was fitted on (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random Wor
 
 Given the first half, T is a fixed function of an image. So for a new known image, exchangeable with
 those of the second half, P(p <= a) <= a for every a in [0, 1], whatever the scores and their
-dependence. e is not part of the theory; it makes p larger and ranks images that lie between the
-same known ones. The OOD score is 1 - p, in [0, 1): flagging images above 1 - a flags at most the
-fraction a of known images, on average over calibrations.
+dependence. e is not part of the theory; it makes p larger and ranks images whose T is between the
+same two known values. The OOD score is 1 - p, in [0, 1): flagging images above 1 - a flags at most
+the fraction a of known images, on average over calibrations.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,12 +27,12 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
 
 DEFAULT_COMPONENTS = ("ssim_distance", "reconstruction_error@0", "knn_distance@0", "feature_norm@0")
-"""Components of MC-AE's OOD score; ``name@r`` is a score at recursion r, whatever is reported."""
+"""Components of MC-AE's OOD score; ``name@r``: always at recursion r, else at the reported one."""
 
 SMALLEST_CALIBRATION = 20
 """Smallest number of calibration images."""
 
-_FINER = 1e-3  # fraction of a count that separates images between the same known ones
+_FINER = 1e-3  # weight of e, as a fraction of one count
 
 
 def p_values(
@@ -45,15 +45,15 @@ def p_values(
         tensor([1.0000, 0.7500, 0.2500])
     """
     m = known.shape[-1]
-    below = torch.searchsorted(known.contiguous(), values.contiguous())  # number of smaller ones
+    below = torch.searchsorted(known.contiguous(), values.contiguous())  # number of smaller values
     return (1 + m - below).to(values.dtype) / (1 + m)
 
 
 def normal_quantiles(
     values: Float[Tensor, "*batch n"], known: Float[Tensor, "*batch m"]
 ) -> Float[Tensor, "*batch n"]:
-    """Return Phi^-1(1 - p_k) of scores, float64, arguments as for `p_values`."""
-    # Half a count less than a conformal p-value: neither 0 nor 1.
+    """Return Phi^-1(1 - p_k) of scores, float64; arguments as for `p_values`."""
+    # Half a count less than the conformal p-value, so that p is neither 0 nor 1.
     p = p_values(values, known) - 0.5 / (1 + known.shape[-1])
     return torch.special.ndtri(1 - p)
 
@@ -66,8 +66,9 @@ def halves(n: int, seed: int) -> tuple[Tensor, Tensor]:
     """
     if n < SMALLEST_CALIBRATION:
         raise AttractorError(
-            f"calibration needs at least {SMALLEST_CALIBRATION} known images that nothing was "
-            f"fitted on, got {n}; set dataset.calibration_fraction higher, or use more images"
+            f"calibration needs at least {SMALLEST_CALIBRATION} known images that were not used "
+            f"for training or fitting, got {n}; set dataset.calibration_fraction higher, or use "
+            "more images"
         )
     order = generator(seed, Stream.CALIBRATION).permutation(n)
     first, second = torch.from_numpy(order).tensor_split(2)
@@ -85,7 +86,7 @@ class OODScore:
     """A calibrated combination of scores.
 
     Attributes:
-        components: Scores that are combined, ``name`` or ``name@r``.
+        components: The combined scores, ``name`` or ``name@r``.
         known: Their values on the first half, ascending, float64.
         statistics: T of the second half, ascending, float64.
     """

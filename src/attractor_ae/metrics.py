@@ -1,11 +1,11 @@
-"""Rates of a score: pure functions on arrays (PROTOCOL section 8).
+"""Metrics of a score: pure functions on arrays (docs/protocol.md, cited as PROTOCOL, section 8).
 
 An image is *accepted* ("certain") if its score is strictly below the threshold. There are two grids
 of thresholds: ``"exact"``, all distinct scores, and ``"paper"``, the fifty thresholds 0, 0.02, ...,
 0.98 of the released code.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
@@ -20,11 +20,11 @@ from attractor_ae._errors import AttractorError, unknown_name
 
 Thresholds = Literal["exact", "paper"]
 
-PAPER_THRESHOLDS = tuple(step / 50 for step in range(50))
-"""The thresholds of the released code: 0, 0.02, ..., 0.98."""
+PAPER_THRESHOLDS = tuple(np.linspace(0, 1, 50, endpoint=False).tolist())
+"""The thresholds of the released code: 0, 0.02, ..., 0.98, as its floating-point numbers."""
 
 TPR_PERCENTS = (30, 50, 80, 90, 95)
-"""True positive rates, in percent, at which a false positive rate is given."""
+"""True positive rates, in percent, at which false positive rates are reported."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,10 @@ class DetectionMetrics:
 
     A name ends in ``_in`` where D_in is the positive class (accepted: uncertainty below a
     threshold), and in ``_out`` where D_out is (flagged: uncertainty not below a threshold).
-    ``fpr95_in`` is the share of D_out that is accepted where 95 % of D_in is, ``fpr95_out`` that of
-    D_in that is flagged where 95 % of D_out is; the others are alike. AUROC has D_in positive; on
-    the exact grid it is the same for both orientations. ``n_in`` and ``n_out`` count images.
+    ``fpr95_in`` is the fraction of D_out that is accepted if 95 % of D_in is accepted, and
+    ``fpr95_out`` the fraction of D_in that is flagged if 95 % of D_out is flagged; likewise for
+    other percentages. AUROC has D_in positive; on the exact grid it is the same for both
+    orientations. ``n_in`` and ``n_out`` are numbers of images.
     """
 
     auroc: float
@@ -63,8 +64,9 @@ DETECTION_RATES = tuple(f.name for f in fields(DetectionMetrics) if f.name not i
 class WassersteinSums:
     """Sums of Wasserstein distances between samples of uncertainty.
 
-    From D_in to every D_out: large is good. From the reference D_out to every other: small is good,
-    since unknown data should look alike; NaN if it is not among the D_outs, or the only one.
+    ``in_to_out``, from D_in to every D_out: large is good. ``reference_to_out``, from the reference
+    D_out to every other: small is good, since unknown data sets should have similar uncertainties;
+    NaN if the reference is not among the D_outs, or is the only one.
     """
 
     in_to_out: float
@@ -74,20 +76,21 @@ class WassersteinSums:
 def detection_metrics(
     in_uncertainty: ArrayLike, out_uncertainty: ArrayLike, *, grid: Thresholds = "exact"
 ) -> DetectionMetrics:
-    """Score how well uncertainty tells D_in (low) from D_out (high), PROTOCOL section 8.
+    """Measure how well uncertainty separates D_in (low) from D_out (high), PROTOCOL section 8.
 
     Exact grid: curves over all distinct scores; AUPR is average precision (recall steps times
-    precision, no interpolation); FPR is taken at the first point, from the strict end of the
-    curve, whose TPR reaches the level.
+    precision, no interpolation); FPR is that of the strictest threshold whose TPR reaches the
+    level.
 
-    Paper grid: the 50 thresholds of the released code, integrated by the trapezoid rule over
-    the points that there are. The D_in curves start at (0, 0), and at recall 0 and precision 1
-    since the precision of an empty set counts as 1; scores above 0.98 are never accepted. FPR is
-    taken at the point of nearest TPR, of equally near ones the first from the strict end.
+    Paper grid: the 50 thresholds of the released code, integrated by the trapezoid rule
+    without closing the curves. With D_in positive, the ROC curve starts at (0, 0), and the other at
+    recall 0 and precision 1, since the precision of an empty set counts as 1; scores above 0.98 are
+    never accepted. FPR is that of the threshold of nearest TPR in floating point, of ties the
+    strictest. These are the released code's numbers, to the last digit.
 
     Raises:
-        AttractorError: If a side is empty, not one-dimensional, not finite or, on the paper grid,
-            outside [0, 1].
+        AttractorError: If an argument is empty, not one-dimensional, not finite or, on the paper
+            grid, outside [0, 1].
 
     Examples:
         >>> scores = detection_metrics([0.1, 0.2, 0.3, 0.6], [0.4, 0.7, 0.8, 0.9])
@@ -97,7 +100,7 @@ def detection_metrics(
     check_grid(grid)
     inside = checked_scores("in_uncertainty", in_uncertainty, bounded=grid == "paper")
     outside = checked_scores("out_uncertainty", out_uncertainty, bounded=grid == "paper")
-    rates = (_exact_rates if grid == "exact" else _paper_rates)(inside, outside)
+    rates = (_exact_rates if grid == "exact" else paper_rates)(inside, outside)
     return DetectionMetrics(**rates, n_in=len(inside), n_out=len(outside))
 
 
@@ -106,7 +109,7 @@ def wasserstein_sums(
 ) -> WassersteinSums:
     """Sum the Wasserstein distances from D_in to all D_out and from one D_out to all others.
 
-    The numbers of the entropy plot (PROTOCOL section 8). Samples are finite, of any size above 0.
+    The entropy plot states these sums (PROTOCOL section 8). Samples are finite and not empty.
 
     Raises:
         AttractorError: If there is no D_out, or a sample is empty, not one-dimensional or not
@@ -133,18 +136,29 @@ def wasserstein_sums(
     )
 
 
+def wasserstein_reference(names: Sequence[str], wanted: str | None = None) -> str:
+    """Return the D_out with which others are compared: ``wanted``, else cifar10, photos, the first.
+
+    Raises:
+        AttractorError: If ``wanted`` is not among the ``names`` of the D_outs.
+    """
+    if wanted is not None and wanted not in names:
+        raise unknown_name("D_out", wanted, names)
+    return wanted or next((name for name in ("cifar10", "photos") if name in names), names[0])
+
+
 def expected_calibration_error(
     confidence: ArrayLike, correct: ArrayLike, *, bins: int = 15
 ) -> float:
-    """Return how far confidence and accuracy are apart on average, in [0, 1].
+    """Return the expected calibration error, in [0, 1].
 
-    The sum over bins of (images in the bin / all) times |accuracy - mean confidence| in it (Guo et
-    al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3). The bins of equal width
-    are open at the left end and closed at the right; the first contains 0, too. ``confidence`` is
-    that of the predicted class, in [0, 1]; ``correct`` are booleans, both of shape (n,).
+    The mean over bins of |accuracy - mean confidence|, weighted by the fraction of images in the
+    bin (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017, equation 3). Bins have
+    equal width, without their left ends; the first also contains 0. ``confidence`` is the
+    probability of the predicted class; ``correct`` contains booleans; both have shape (n,).
 
     Raises:
-        AttractorError: If shapes or kinds differ, or a value is out of range.
+        AttractorError: If a shape or dtype is wrong, or a value is out of range.
 
     Examples:
         >>> expected_calibration_error([0.5, 0.5, 1.0, 1.0], [True, False, True, False])
@@ -179,22 +193,30 @@ def _exact_rates(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
     return rates
 
 
-def _paper_rates(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+def paper_rates(inside: np.ndarray, outside: np.ndarray) -> dict[str, float]:
+    """Return the rates and areas on the paper grid, of scores in [0, 1].
+
+    If a side is empty, rates over it are NaN, but an FPR is then 0, as in the released code.
+    """
     accepted_in = count_below(inside, np.array(PAPER_THRESHOLDS))
     accepted_out = count_below(outside, np.array(PAPER_THRESHOLDS))
     n_in, n_out = len(inside), len(outside)
-    rates = {"auroc": float(trapezoid(accepted_in / n_in, accepted_out / n_out))}
+    rates = {}
     for suffix, tp, fp, positives, negatives in (
         ("in", accepted_in, accepted_out, n_in, n_out),
-        # Nothing flagged is the strict end here: from the highest threshold to the lowest.
+        # The strictest threshold, with nothing flagged, comes first: from highest to lowest.
         ("out", (n_out - accepted_out)[::-1], (n_in - accepted_in)[::-1], n_out, n_in),
     ):
+        tpr = ratio(tp, np.full_like(tp, positives), empty=np.nan)
+        fpr = ratio(fp, np.full_like(fp, negatives), empty=np.nan)
+        if suffix == "in":
+            rates["auroc"] = float(trapezoid(tpr, fpr))
         precision = ratio(tp, tp + fp, empty=1.0)
-        rates[f"aupr_{suffix}"] = float(trapezoid(precision, tp / positives))
+        rates[f"aupr_{suffix}"] = float(trapezoid(precision, tpr))
         for q in TPR_PERCENTS:
-            # In integers, so that rounding does not decide between two equally near rates.
-            nearest = np.argmin(np.abs(100 * tp - q * positives))
-            rates[f"fpr{q}_{suffix}"] = float(fp[nearest] / negatives)
+            # In floating point, as the released code does, which decides some ties.
+            nearest = np.argmin(np.abs(tpr - q / 100))
+            rates[f"fpr{q}_{suffix}"] = float(fpr[nearest]) if n_in and n_out else 0.0
     return rates
 
 
@@ -224,7 +246,7 @@ def check_grid(grid: str) -> None:
 def _floats(name: str, values: object) -> Float64[np.ndarray, "..."]:
     try:
         array = np.asarray(values)
-    except (TypeError, ValueError, RuntimeError) as error:  # ragged, or a tensor NumPy cannot read
+    except (TypeError, ValueError, RuntimeError) as error:  # ragged, or not on the CPU
         raise AttractorError(
             f"{name} cannot be read as an array ({error}); give real numbers on the CPU"
         ) from error
@@ -236,7 +258,7 @@ def _floats(name: str, values: object) -> Float64[np.ndarray, "..."]:
 def checked_scores(
     name: str, values: object, *, bounded: bool = False
 ) -> Float64[np.ndarray, " n"]:
-    """Return scores as float64, shape (n,), or raise an AttractorError that calls them ``name``.
+    """Return scores as float64, shape (n,), or raise an AttractorError that names them ``name``.
 
     They must be finite, at least one and, if ``bounded``, in [0, 1].
     """
@@ -253,21 +275,18 @@ def checked_scores(
             name,
             scores,
             (scores >= 0) & (scores <= 1),
-            "must be in [0, 1]; other scores fit the exact grid alone",
+            'must be in [0, 1]; use grid="exact" for other scores',
         )
     return scores
 
 
 def checked_correct(correct: object, like: str, scores: np.ndarray) -> Bool[np.ndarray, " n"]:
-    """Return booleans, one for each of ``scores``, or raise an AttractorError.
-
-    ``like`` is what the error calls the scores.
-    """
+    """Return booleans, one per score, or raise an AttractorError that names the scores ``like``."""
     right = np.asarray(correct)
     if right.dtype != np.bool_ or right.shape != scores.shape:
         raise AttractorError(
             f"correct must be boolean of shape {scores.shape} like {like}, got {right.dtype} "
-            f"of shape {right.shape}; compare one predicted class per image with its label"
+            f"of shape {right.shape}; pass predicted == labels"
         )
     return right
 

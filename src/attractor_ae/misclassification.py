@@ -1,7 +1,7 @@
-"""Is this prediction right? Scores of an uncertainty as a judge of it (PROTOCOL section 8).
+"""Detection of wrong predictions by uncertainty (docs/protocol.md, cited as PROTOCOL, section 8).
 
-Every prediction is accurate or not and, at each threshold, certain (uncertainty strictly below the
-threshold) or not. The grids of thresholds are those of `attractor_ae.metrics`.
+Each prediction is accurate or inaccurate and, at each threshold, certain (uncertainty strictly
+below the threshold) or uncertain. The grids of thresholds are those of `attractor_ae.metrics`.
 """
 
 from dataclasses import dataclass
@@ -21,17 +21,18 @@ from attractor_ae.metrics import (
     checked_scores,
     count_below,
     detection_metrics,
+    paper_rates,
     ratio,
 )
 
 
 @dataclass(frozen=True, eq=False)
 class CertaintyCurves:
-    """Counts and rates of accurate/inaccurate x certain/uncertain predictions by threshold.
+    """Counts and rates of accurate/inaccurate x certain/uncertain predictions per threshold.
 
     ``thresholds`` ascend in [0, 1]; on the exact grid they are 0, all distinct uncertainties, and
-    1. ``ac``, ``au``, ``ic`` and ``iu`` count accurate or inaccurate, certain or uncertain
-    predictions; certain: uncertainty strictly below the threshold. u_sen = p_uncertain_inaccurate =
+    1. ``ac``, ``au``, ``ic`` and ``iu`` are numbers of predictions: the first letter stands for
+    accurate or inaccurate, the second for certain or uncertain. u_sen = p_uncertain_inaccurate =
     iu / (iu + ic); u_spec = ac / (ac + au); u_pre = iu / (iu + au); u_acc = pavpu = (ac + iu) /
     all; p_accurate_certain = ac / (ac + ic); remaining_error_rate = ic / all;
     remaining_accuracy_rate = ac / all.
@@ -55,9 +56,12 @@ class CertaintyCurves:
 
 @dataclass(frozen=True)
 class CertaintyAreas:
-    """Area over the thresholds of each rate of `CertaintyCurves`; NaN where the curve is NaN.
+    """Area of each rate of `CertaintyCurves`, and of the error rate over the accuracy rate.
 
-    In [0, 1] on the exact grid, in [0, 0.98] on the paper grid, which ends there.
+    On the exact grid, the area is that below the rate over the thresholds, in [0, 1], and NaN where
+    the curve is NaN. On the paper grid, it is that of the released code: |trapezoid of the
+    thresholds over the rate|, and 0 where any value of the curve is 0 / 0.
+    ``error_over_accuracy`` is |trapezoid of remaining_error_rate over remaining_accuracy_rate|.
     """
 
     u_sen: float
@@ -69,14 +73,16 @@ class CertaintyAreas:
     pavpu: float
     remaining_error_rate: float
     remaining_accuracy_rate: float
+    error_over_accuracy: float
 
 
 @dataclass(frozen=True, eq=False)
 class MisclassificationMetrics:
     """Separation of correct and wrong predictions by uncertainty.
 
-    ``detection`` has correct predictions in the role of D_in, wrong ones in that of D_out; it is
-    NaN if all are correct, or all wrong.
+    In ``detection``, correct predictions have the role of D_in and wrong ones that of D_out. If all
+    predictions are correct, or all are wrong, it is NaN on the exact grid, and on the paper grid as
+    in the released code: NaN where a rate is 0 / 0, but an FPR is 0.
     """
 
     detection: DetectionMetrics
@@ -87,13 +93,11 @@ class MisclassificationMetrics:
 def misclassification_metrics(
     uncertainty: ArrayLike, correct: ArrayLike, *, grid: Thresholds = "exact"
 ) -> MisclassificationMetrics:
-    """Score how well uncertainty tells correct predictions from wrong ones, PROTOCOL section 8.
+    """Measure how well uncertainty separates correct from wrong predictions, PROTOCOL section 8.
 
-    Areas over the thresholds: on the exact grid the integral over [0, 1] of a step function of the
-    threshold; on the paper grid the trapezoid rule over the 50 thresholds. A share of predictions
-    that the threshold selects is 1 where it selects none. A share of all correct, or of all wrong,
-    predictions is NaN if there are none, and so is everything in ``detection``. Uncertainties are
-    in [0, 1], ``correct`` are booleans, both of shape (n,), n >= 1.
+    If a threshold selects no prediction, u_pre and p_accurate_certain are 1 on the exact grid and
+    NaN on the paper grid. Rates of all correct or of all wrong predictions are NaN if there are
+    none. Uncertainties are in [0, 1], ``correct`` contains booleans; both have shape (n,), n >= 1.
 
     Raises:
         AttractorError: If the shapes differ, an uncertainty is outside [0, 1] or ``correct`` is not
@@ -114,7 +118,8 @@ def misclassification_metrics(
         detection = detection_metrics(accurate, inaccurate, grid=grid)
     else:
         undefined = dict.fromkeys(DETECTION_RATES, np.nan)
-        detection = DetectionMetrics(**undefined, n_in=len(accurate), n_out=len(inaccurate))
+        found = undefined if grid == "exact" else paper_rates(accurate, inaccurate)
+        detection = DetectionMetrics(**found, n_in=len(accurate), n_out=len(inaccurate))
 
     if grid == "exact":
         thresholds = np.unique(np.concatenate(([0.0], scores, [1.0])))
@@ -124,24 +129,29 @@ def misclassification_metrics(
     au, iu = len(accurate) - ac, len(inaccurate) - ic
     u_sen = ratio(iu, iu + ic, empty=np.nan)
     u_acc = (ac + iu) / len(scores)
+    empty = 1.0 if grid == "exact" else np.nan
     rates = {
         "u_sen": u_sen,
         "u_spec": ratio(ac, ac + au, empty=np.nan),
-        "u_pre": ratio(iu, iu + au, empty=1.0),
+        "u_pre": ratio(iu, iu + au, empty=empty),
         "u_acc": u_acc,
-        "p_accurate_certain": ratio(ac, ac + ic, empty=1.0),
+        "p_accurate_certain": ratio(ac, ac + ic, empty=empty),
         "p_uncertain_inaccurate": u_sen,
         "pavpu": u_acc,
         "remaining_error_rate": ic / len(scores),
         "remaining_accuracy_rate": ac / len(scores),
     }
-    # A count below t is constant for t in (t[k-1], t[k]], so the step has the value at its right.
+    # Counts are constant for t in (t[k-1], t[k]], so a step has the value of its right end.
     areas = {
         name: float(
-            rate[1:] @ np.diff(thresholds) if grid == "exact" else trapezoid(rate, thresholds)
+            rate[1:] @ np.diff(thresholds)
+            if grid == "exact"
+            else abs(np.nan_to_num(trapezoid(thresholds, rate)))
         )
         for name, rate in rates.items()
     }
+    errors, correct_ones = rates["remaining_error_rate"], rates["remaining_accuracy_rate"]
+    areas["error_over_accuracy"] = float(abs(trapezoid(errors, correct_ones)))
     return MisclassificationMetrics(
         detection=detection,
         curves=CertaintyCurves(thresholds=thresholds, ac=ac, au=au, ic=ic, iu=iu, **rates),

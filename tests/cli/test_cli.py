@@ -166,7 +166,7 @@ def test_an_unknown_data_set(config, tmp_path):
         ("evaluation.out_datasets=['mnist5k']", "'mnist5k' is named twice"),
         ("dataset.split=test", "dataset.split 'test'"),
         ("dataset.split=trian", "has no split 'trian'; available: train, test"),
-        ("dataset.factor=sharan", "'mnist5k' has no variations"),
+        ("dataset.factor=sharan", "'mnist5k' has no variants"),
     ],
 )
 def test_names_are_checked_before_training(config, tmp_path, setting, message):
@@ -188,7 +188,7 @@ def test_a_typo_in_a_key(config, tmp_path):
 
 def test_a_run_folder_that_does_not_exist(tmp_path):
     line = error_line(invoke("evaluate", tmp_path / "none"))
-    assert "none: there is no run; make runs with: attractor-ae sweep" in line
+    assert "none: there is no run; to make runs, run: attractor-ae sweep" in line
 
 
 def test_a_run_with_truncated_weights(config, tmp_path):
@@ -239,12 +239,12 @@ def test_data_list_names_every_set_and_how_to_get_it(tmp_path):
     for name, info in CATALOGUE.items():
         row = next(line for line in lines if line.startswith(f"{name} "))
         assert info.title in row
-        assert ("there" if info.kind == "built-in" else "missing") in row or name == "fashion"
+        assert ("present" if info.kind == "built-in" else "missing") in row or name == "fashion"
         assert info.licence in result.stdout
         assert info.kind == "built-in" or info.obtain in result.stdout or name == "fashion"
     assert f"where: {tmp_path}/MNIST/raw" in result.stdout
     assert "attractor-ae[lsun]" in result.stdout  # the brackets are no style
-    assert "Own images: give a path" in result.stdout
+    assert "your own images, give a path" in result.stdout
 
 
 def test_data_list_can_be_read_in_100_columns(tmp_path):
@@ -258,7 +258,7 @@ def test_data_list_can_be_read_in_100_columns(tmp_path):
 def test_data_list_of_one_set_tells_all(tmp_path):
     result = invoke("data", "list", "sviro", "--data-root", tmp_path)
     assert result.exit_code == 0
-    for text in ("train: 2000 images, 8 classes, is not there", "tesla, aclass", "cited: S. Dias"):
+    for text in ("train: 2000 images, 8 classes, missing", "tesla, aclass", "citation: S. Dias"):
         assert text in result.stdout
     for line in CATALOGUE["sviro"].layout.splitlines():
         assert line in result.stdout
@@ -387,8 +387,8 @@ def test_own_images_in_the_data_root_are_listed(folder, tmp_path):
     assert f"where: {folder}" in result.stdout
     assert "train 6, test 6" in result.stdout
     result = invoke("data", "list", "pets", "--data-root", tmp_path)
-    assert "train: 6 images, 2 classes, is there" in result.stdout
-    assert "to be cited" not in result.stdout
+    assert "train: 6 images, 2 classes, present" in result.stdout
+    assert "citation" not in result.stdout
     result = invoke("data", "show", "pets", "--data-root", tmp_path, "--out", tmp_path / "p.png")
     assert result.exit_code == 0, result.output
 
@@ -470,4 +470,4 @@ def test_an_interrupted_command_tells_how_it_continues(monkeypatch, arguments, c
     monkeypatch.setattr(sys, "argv", ["attractor-ae", *arguments])
     result = invoke(*arguments)
     assert result.exit_code == 130
-    assert result.stderr.endswith(f"continue with: attractor-ae {command}\n")
+    assert result.stderr.endswith(f"to continue, run: attractor-ae {command}\n")

@@ -107,8 +107,8 @@ def test_what_is_no_run_is_one_line(tmp_path, swept):
     assert "nowhere" in error_line(invoke("evaluate", tmp_path / "nowhere"))
     assert "--ensemble" in error_line(invoke("evaluate", swept[0], "--out", tmp_path / "x"))
     assert "is an autoencoder" in error_line(invoke("evaluate", swept[0], "--ensemble"))
-    assert "must read like 3 or 0-9" in error_line(invoke("sweep", "quick", "--seeds", "a-b"))
-    assert "must read like GPU=0.25" in error_line(
+    assert "must have the form 3 or 0-9" in error_line(invoke("sweep", "quick", "--seeds", "a-b"))
+    assert "must have the form NAME=AMOUNT" in error_line(
         invoke("sweep", "quick", "--out", tmp_path / "y", "--resource", "GPU")
     )
 

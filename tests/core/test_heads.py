@@ -32,7 +32,7 @@ def test_probabilities_are_distributions_and_right(split, name, unchanged_random
     torch.testing.assert_close(p.sum(-1), torch.ones(2, len(truth)))
     assert (p >= 0).all()
     for recursion in range(2):
-        assert (p[recursion].argmax(-1) == truth).float().mean() > 0.93
+        assert (p[recursion].argmax(-1) == truth).float().mean() > 0.9
 
 
 def test_the_perceptron_is_as_good_as_scikit_learns(split):

@@ -79,9 +79,16 @@ def test_digits_share_their_class_names():
     assert CATALOGUE["mnist"].source.classes == load("mnist5k").classes
 
 
-def test_brightness_and_contrast_are_for_photographs():
-    drawn = {name for name, info in CATALOGUE.items() if not info.natural}
-    assert drawn == {"mnist", "mnist5k", "digits8", "fashion", "omniglot"}
+def test_augmentation_is_that_of_the_released_code():
+    kinds = {name: info.augmentation for name, info in CATALOGUE.items()}
+    grey = {"mnist", "fashion", "omniglot", "places365", "lsun", "mnist5k", "digits8"}
+    natural = {"gtsrb", "cifar10", "svhn", "faces", "textures", "photos"}
+    assert {name for name, kind in kinds.items() if kind == "grey"} == grey
+    assert {name for name, kind in kinds.items() if kind == "natural"} == natural
+    assert {name for name, kind in kinds.items() if kind == "cars"} == {
+        "sviro",
+        "sviro_uncertainty",
+    }
 
 
 def test_the_catalogue_cannot_be_changed():
@@ -319,7 +326,7 @@ def test_clearing_names_one_set(tmp_path):
 
 def test_a_path_that_is_not_there_is_said_to_be_missing(tmp_path):
     for name in (str(tmp_path / "pets"), "pets.csv", "./pets"):
-        with pytest.raises(AttractorError, match="no such file or folder; give a path of own"):
+        with pytest.raises(AttractorError, match="no such file or folder; give the path of your"):
             load(name)
 
 

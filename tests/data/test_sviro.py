@@ -127,7 +127,7 @@ def test_unknown_factors_are_one_line(tmp_path):
         AttractorError, match=r"'sviro_uncertainty': 'depth'; known: sharan, sharan/rgb$"
     ):
         find_dataset("sviro_uncertainty", tmp_path).status("depth")
-    with pytest.raises(AttractorError, match=r"^data set 'mnist' has no variations, .* 'red'"):
+    with pytest.raises(AttractorError, match=r"^data set 'mnist' has no variants, .* 'red'"):
         read("mnist", "train", tmp_path, factor="red")
 
 

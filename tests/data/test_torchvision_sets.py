@@ -350,7 +350,7 @@ def test_without_a_network_one_line_says_what_to_place_where(name, asked, tmp_pa
     line = str(caught.value)
     assert asked
     assert line.startswith(f"data set {name!r} could not be downloaded (")
-    assert f"; place by hand {tmp_path}/" in line
+    assert f"; to provide {tmp_path}/" in line
     assert "http" in line
     assert "\n" not in line
     assert "attractor-ae data download" not in line

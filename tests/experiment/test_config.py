@@ -87,7 +87,8 @@ def test_new_keys_default_to_the_published_values(original):
     assert (dataset.image_size, dataset.channels, dataset.subset_seed) == (64, 1, -1)
     evaluation = config.evaluation
     assert (evaluation.recursions, evaluation.recursion, evaluation.trials) == (6, 2, 20)
-    assert (evaluation.head, evaluation.head_masks) == ("mlp", 1)
+    assert (evaluation.head, evaluation.head_masks) == ("paper-mlp", 1)
+    assert evaluation.mask_scope == "sample"
     assert (evaluation.score, evaluation.scores) == ("entropy", ())
     assert dataset.calibration_fraction == 0
 
@@ -176,7 +177,7 @@ def test_a_classifier_has_no_metric_loss(original):
 def test_a_missing_name_is_said(tmp_path):
     path = tmp_path / "c.toml"
     path.write_text("[dataset]\nsplit = 'train'\n")
-    assert error_of(path) == f"{path}: dataset.name is missing; it must be given"
+    assert error_of(path) == f"{path}: dataset.name is missing; set it"
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def test_a_published_experiment_has_the_published_values(name, method):
 def test_twenty_trials_are_published(name):
     attractors, dropout = config_of(name).evaluation, config_of(f"{name}-mc-dropout").evaluation
     assert (attractors.trials, attractors.recursions, attractors.recursion) == (20, 6, 2)
-    assert (attractors.head, attractors.head_masks) == ("mlp", 1)
+    assert (attractors.head, attractors.head_masks) == ("paper-mlp", 1)
+    assert attractors.mask_scope == dropout.mask_scope == "sample"
     assert dropout.trials == 20
 
 

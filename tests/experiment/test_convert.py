@@ -292,7 +292,7 @@ def test_classes_are_named_as_far_as_they_are_known(name, tmp_path):
     _, metadata = read_tensors(run.weights_file)
     if names is None:
         assert metadata == {"dataset": name}
-        assert "classes of data set 'gtsrb' are not known" in run.log_file.read_text()
+        assert "class names of data set 'gtsrb' are unknown" in run.log_file.read_text()
     else:
         assert metadata == {"dataset": name, "classes": json.dumps(names)}
 
@@ -343,7 +343,7 @@ def test_what_is_left_out_is_told(original, tmp_path):
         "left out of cfg.toml: more = {'a': 'b'}",
         "left out of cfg.toml: dataset.factor = 'sharan'",
         "left out of last_model.pth: the loss, a network of 2 tensors",
-        "the original stores no seed: 0 is taken",
+        "the original stores no seed: 0 is used",
     ):
         assert line in log
 
@@ -393,10 +393,10 @@ BIAS = "encoder_final.bias"
 @pytest.mark.parametrize(
     ("change", "match"),
     [
-        (lambda s: without(s, BIAS), "lacks encoder_final.bias; give"),
+        (lambda s: without(s, BIAS), "lacks encoder_final.bias; check"),
         (lambda s: without(s, BIAS, "decoder_final.bias"), "lacks encoder_final.bias and 1 others"),
         (lambda s: {**s, "encoder_fourth.conv4.bias": s[BIAS]}, "unknown tensor .* did you mean"),
-        (lambda s: {**s, BIAS: torch.ones(65)}, r"has shape \(65,\), but .* make \(64,\)"),
+        (lambda s: {**s, BIAS: torch.ones(65)}, r"has shape \(65,\), but .* need \(64,\)"),
         (lambda s: {**s, BIAS: torch.full((64,), torch.nan)}, "NaN"),
         (lambda s: {**s, BIAS: torch.ones(64, dtype=torch.int64)}, "NaN"),
         (lambda s: {**s, BIAS: torch.ones(64).to_sparse()}, "is not a plain tensor"),
@@ -419,7 +419,7 @@ def test_an_activation_that_is_not_shared_is_refused(tmp_path):
     state = OriginalAutoencoder("PReLU").state_dict()
     state["decoder_third.activation_3.weight"] = torch.ones(1)
     folder = written(tmp_path / "theirs", state, activation="PReLU")
-    refused(folder, tmp_path / "ours", "is not the activation of the other layers")
+    refused(folder, tmp_path / "ours", "differs from the activation of the other layers")
 
 
 def test_a_classifier_of_another_set_is_refused(tmp_path):
@@ -478,7 +478,7 @@ def test_a_run_is_not_written_over(original, tmp_path):
     folder = written(tmp_path / "theirs", original.state_dict())
     run = import_run(folder, tmp_path / "ours")
     before = {path: path.read_bytes() for path in run.path.iterdir()}
-    with pytest.raises(AttractorError, match="contains a run already"):
+    with pytest.raises(AttractorError, match="already contains a run"):
         import_run(folder, run.path)
     assert before == {path: path.read_bytes() for path in run.path.iterdir()}
 

@@ -78,12 +78,12 @@ def test_training_on_real_digits_raises_accuracy(dropout_run, images, held_out):
 def test_a_classifier_with_dropout_is_mc_dropout(dropout_run, images, held_out):
     detector = fit_detector(dropout_run.path, images, overrides=["evaluation.precision=float32"])
     assert isinstance(detector, MCDropoutDetector)
-    assert (detector.trials, detector.mask_scope, detector.seed) == (4, "trial", 0)
+    assert (detector.trials, detector.mask_scope, detector.seed) == (4, "sample", 0)
     assert detector.score == "ood_score"
     weights = read_tensors(dropout_run.weights_file)[0]
     network = build_network(dropout_run.config(), 10)
     load_weights(network, weights, dropout_run.weights_file)
-    plain = MCDropoutDetector(network, trials=4, precision="float32")
+    plain = MCDropoutDetector(network, trials=4, precision="float32", mask_scope="sample")
     plain.fit(images.images, images.labels)
     p, q = (e.sample_proba(held_out.images).double() for e in (plain, detector))
     expected = (p.clamp_min(1e-30).log() / detector._softmax.temperature).softmax(-1)
@@ -93,7 +93,7 @@ def test_a_classifier_with_dropout_is_mc_dropout(dropout_run, images, held_out):
 def test_the_settings_of_the_evaluation_are_used(dropout_run, images):
     overrides = [
         "evaluation.trials=2",
-        "evaluation.mask_scope=sample",
+        "evaluation.mask_scope=trial",
         "evaluation.score=mutual_information",
         # Not used by a classifier.
         "evaluation.recursions=9",
@@ -101,7 +101,7 @@ def test_the_settings_of_the_evaluation_are_used(dropout_run, images):
         "evaluation.head=knn",
     ]
     detector = fit_detector(dropout_run.path, images, overrides=overrides)
-    assert (detector.trials, detector.mask_scope) == (2, "sample")
+    assert (detector.trials, detector.mask_scope) == (2, "trial")
     assert (detector.recursions, detector.recursion) == (1, 0)
     assert detector.score == "mutual_information"
     with pytest.raises(AttractorError, match="training.seed=3"):

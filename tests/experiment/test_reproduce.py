@@ -168,7 +168,7 @@ def test_a_run_that_was_not_evaluated_is_named(reproduced, digits, tmp_path):
     for name in ("config.toml", "weights.safetensors"):
         source = reproduced.folder / "runs" / "MC-AE" / "seed0" / name
         (folder / name).write_bytes(source.read_bytes())
-    with pytest.raises(AttractorError, match="was not evaluated; do so with: attractor-ae eval"):
+    with pytest.raises(AttractorError, match="was not evaluated; run: attractor-ae eval"):
         measured_runs([folder])
 
 
@@ -207,7 +207,7 @@ def test_what_no_run_could_do_is_told_before_training(suite, tmp_path):
 def test_a_suite_without_any_of_its_sets_is_one_line(suite, tmp_path):
     path = tmp_path / "none.toml"
     path.write_text(TINY.replace('["faces", "omniglot"]', '["omniglot"]'))
-    with pytest.raises(AttractorError, match=r"none of its D_outs is there \(omniglot\)"):
+    with pytest.raises(AttractorError, match=r"none of its D_outs is present \(omniglot\)"):
         run_reproduction(path, tmp_path / "made", quick=True, data_root=tmp_path)
     assert not (tmp_path / "made").exists()
 

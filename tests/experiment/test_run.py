@@ -29,7 +29,7 @@ def test_what_is_no_finished_run_is_named(run, tmp_path):
     with pytest.raises(AttractorError, match="is not a run folder"):
         Run.open(tmp_path)
     run.weights_file.unlink()
-    with pytest.raises(AttractorError, match="training is not finished; finish it with"):
+    with pytest.raises(AttractorError, match="training is not finished; to finish it, run"):
         Run.open(run.path)
 
 

@@ -132,9 +132,9 @@ def test_any_text_is_seeds_or_one_line(text):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "seeds '': '' must read like 3 or 0-9"),
-        ("1,-2", "'-2' must read like 3 or 0-9"),
-        ("²", "must read like"),
+        ("", "seeds '': '' must have the form 3 or 0-9"),
+        ("1,-2", "'-2' must have the form 3 or 0-9"),
+        ("²", "must have the form"),
         ("9-0", "'9-0' ends before it begins"),
         ("0-4,3", "3 is named twice"),
         ("0-99999999999", "more than 10000"),
@@ -335,7 +335,7 @@ def test_a_folder_with_another_experiment_is_left_alone(tmp_path):
         ({"backend": "dask", "scheduler": "x", "workers": 2}, "workers"),
         ({"backend": "dask", "scheduler": "x", "resources": {"GPU": 0.0}}, "resource GPU = 0"),
         ({"backend": "dask", "scheduler": "nonsense://localhost"}, "nonsense://localhost"),
-        ({"backend": "dask", "scheduler": "tcp://127.0.0.1:1"}, "start one with: dask scheduler"),
+        ({"backend": "dask", "scheduler": "tcp://127.0.0.1:1"}, "start one, run: dask scheduler"),
     ],
 )
 def test_workers_that_are_not_available_are_one_line(tmp_path, settings, message, monkeypatch):
@@ -534,10 +534,10 @@ def test_runs_are_found_once_and_in_natural_order(some, places, names):
 @pytest.mark.parametrize(
     ("places", "message"),
     [
-        ([], "name at least one run folder"),
-        (["c"], "c: there is no run; make runs with"),
-        (["c*"], r"c\*: there is no run; make runs with"),
-        (["b"], r"b: is neither a run nor a sweep .* name 'b/\*'"),
+        ([], "give at least one run folder"),
+        (["c"], "c: there is no run; to make runs, run"),
+        (["c*"], r"c\*: there is no run; to make runs, run"),
+        (["b"], r"b: is neither a run nor a sweep .* give 'b/\*'"),
         (["a/notes.txt"], "notes.txt: no such run folder"),
     ],
 )
@@ -548,9 +548,9 @@ def test_other_places_are_refused(some, places, message):
 
 def test_an_unfinished_run_is_refused(some):
     (some / "a" / "seed2" / "weights.safetensors").unlink()
-    with pytest.raises(AttractorError, match="a/seed2: its training is not finished; call the"):
+    with pytest.raises(AttractorError, match="a/seed2: its training is not finished; repeat the"):
         find_runs("a")
-    with pytest.raises(AttractorError, match="a/seed2: its training is not finished; finish it"):
+    with pytest.raises(AttractorError, match="a/seed2: its training is not finished; to finish it"):
         find_runs("a/*")
 
 

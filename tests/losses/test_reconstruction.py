@@ -307,7 +307,7 @@ def test_a_reconstruction_in_16_bit_is_compared_in_32(pair, name, random_vgg):
 
 @pytest.mark.parametrize("name", RECONSTRUCTION_LOSSES)
 def test_other_shapes_are_refused_rather_than_broadcast(name, random_vgg):
-    with pytest.raises(AttractorError, match=r"one shape.*\(2, 3, 64, 64\) and \(2, 1, 64, 64\)"):
+    with pytest.raises(AttractorError, match=r"same shape.*\(2, 3, 64, 64\) and \(2, 1, 64, 64\)"):
         reconstruction_loss(name)(torch.zeros(2, 3, 64, 64), torch.zeros(2, 1, 64, 64))
 
 

@@ -125,6 +125,8 @@ def test_accuracy_is_scikit_learns_on_each_seed(results, orientation):
             u = entropies(scores, 2)
             positive, ranking = (right, -u) if orientation == "in" else (~right, u)
 
+            accepted = (u[:, None] < np.unique(np.r_[0, u, 1])).astype(float)
+            steps = np.array([(~right) @ accepted, right @ accepted]) / len(u)
             expected = {
                 "accuracy": sklearn_metrics.accuracy_score(scores.labels, predicted),
                 "misclassification_auroc": sklearn_metrics.roc_auc_score(~right, u),
@@ -142,6 +144,7 @@ def test_accuracy_is_scikit_learns_on_each_seed(results, orientation):
                 "area_pavpu": np.where(right, 1 - u, u).mean(),
                 "area_remaining_error_rate": (~right * (1 - u)).mean(),
                 "area_remaining_accuracy_rate": (right * (1 - u)).mean(),
+                "area_error_over_accuracy": np.trapezoid(*steps),
             }
             found = {key: table.cell("MC-AE", scores.name, key).values[i] for key in expected}
             assert found == {key: pytest.approx(value) for key, value in expected.items()}
@@ -332,7 +335,12 @@ def test_ties_are_overlapping_intervals(values, larger):
 
 def test_errors_and_false_positives_are_better_if_few():
     smaller = {m.key for m in (*DETECTION_METRICS, *ACCURACY_METRICS) if not m.larger_is_better}
-    assert smaller == {"fpr95", "misclassification_fpr95", "area_remaining_error_rate"}
+    assert smaller == {
+        "fpr95",
+        "misclassification_fpr95",
+        "area_remaining_error_rate",
+        "area_error_over_accuracy",
+    }
 
 
 # ---- significance ------------------------------------------------------------------------------
@@ -417,7 +425,7 @@ def test_what_cannot_be_compared_is_named(results):
     refused(r"other images of svhn \(7 and 30\)", {"a": [one], "b": [other]})
     other = changed(one, classes=tuple("abce"))
     refused("'b' and 'a' have different classes of mnist", {"a": [one], "b": [other]})
-    refused("'MC-AE' have the seed 3 twice", {"MC-AE": [result_of(3), result_of(3)]})
+    refused("'MC-AE' contain seed 3 twice", {"MC-AE": [result_of(3), result_of(3)]})
     mixed = [result_of(0, recursions=4), changed(result_of(1, recursions=4), recursion=1)]
     refused("'MC-AE' report entropy at recursion 1 and entropy at .* 2", {"MC-AE": mixed})
     refused(r"no method has recursion 4; choose one of 0\.\.3", results, recursion=4)
@@ -437,3 +445,24 @@ def test_a_cell_that_is_not_there_is_named(results):
     ):
         with pytest.raises(AttractorError, match=message):
             table.cell(*asked)
+
+
+# ---- Wasserstein sums --------------------------------------------------------------------------
+
+
+def test_wasserstein_sums_are_scipys_with_three_decimals(results):
+    table = compare(results).wasserstein
+    other = compare(results, reference="faces").wasserstein
+    sums, to_faces = [], []
+    for result in results["MC dropout"]:
+        outs = [scores.score(0) for scores in result.out_scores]
+        faces = next(scores.score(0) for scores in result.out_scores if scores.name == "faces")
+        sums.append(sum(stats.wasserstein_distance(result.in_scores.score(0), u) for u in outs))
+        to_faces.append(sum(stats.wasserstein_distance(faces, u) for u in outs))
+    cell = table.cell("MC dropout", "mnist", "in_to_out")
+    assert cell.values == close(tuple(sums))
+    assert cell.text(table.metrics[0]) == f"{np.mean(sums):.3f} ± {np.std(sums):.3f}"
+    assert other.cell("MC dropout", "mnist", "reference_to_out").values == close(tuple(to_faces))
+    assert other.metrics[1].title == "faces to others"
+    with pytest.raises(AttractorError, match="unknown D_out 'face'; did you mean 'faces'"):
+        compare(results, reference="face")

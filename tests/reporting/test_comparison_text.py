@@ -234,12 +234,13 @@ def test_markdown_is_read_back_by_a_parser(name, request):
     assert heads == [f"{m.title} {arrows[m.larger_is_better]}" for m in table.metrics]
     keys = iter(table.metrics)
     for rows in found:
-        shown = [next(keys).key for _ in rows[0][2:]]
+        shown = [next(keys) for _ in rows[0][2:]]
         names = [(name, method.name) for name in table.labels for method in table.methods]
         for (label, method), row in zip(names, rows[1:], strict=True):
             assert [text for text, _ in row[:2]] == [label, method]
-            cells = [table.cell(method, label, key) for key in shown]
-            assert [text for text, _ in row[2:]] == [cell.percent() for cell in cells]
+            cells = [table.cell(method, label, metric.key) for metric in shown]
+            texts = [cell.text(metric) for cell, metric in zip(cells, shown, strict=True)]
+            assert [text for text, _ in row[2:]] == texts
             marks = ["best" if c.best else "tie" if c.tied else "" for c in cells]
             assert [mark for _, mark in row[2:]] == marks
 
@@ -294,7 +295,7 @@ def test_a_hundred_columns_show_every_number(name, request):
     assert "…" not in text
     shown = re.findall(r"(?<=[ *=])\d+\.\d(?: ± \d+\.\d)?(?= │)", text)
     expected = [
-        table.cell(method.name, label, metric.key).percent()
+        table.cell(method.name, label, metric.key).text(metric)
         for label in table.labels
         for method in table.methods
         for metric in table.metrics
@@ -353,8 +354,8 @@ def test_nothing_measured_is_said():
 # ---- files -------------------------------------------------------------------------------------
 
 
-def test_files_hold_what_the_methods_return(detection, accuracy, tmp_path):
-    comparison = Comparison("sviro_uncertainty", detection, accuracy)
+def test_files_hold_what_the_methods_return(detection, accuracy, small, tmp_path):
+    comparison = Comparison("sviro_uncertainty", detection, accuracy, small)
     paths = comparison.save(tmp_path / "new")
     label = "tab:sviro_uncertainty"
     assert {path.name: path.read_text(encoding="utf-8") for path in paths} == {
@@ -364,12 +365,16 @@ def test_files_hold_what_the_methods_return(detection, accuracy, tmp_path):
         "accuracy_table.tex": latex(accuracy, f"{label}-accuracy", by_dataset=True),
         "accuracy_table.md": markdown(accuracy),
         "accuracy_table.csv": csv_text(accuracy),
+        "wasserstein_table.tex": latex(small, f"{label}-wasserstein"),
+        "wasserstein_table.md": markdown(small),
+        "wasserstein_table.csv": csv_text(small),
     }
     assert {path.name for path in (tmp_path / "new").iterdir()} == {path.name for path in paths}
     assert r"\label{tab:sviro-uncertainty-accuracy}" in paths[3].read_text(encoding="utf-8")
     text = printed(comparison.terminal())
     assert "Detection" in text
     assert "Accuracy" in text
+    assert "Small" in text
     (tmp_path / "file").write_text("")
     with pytest.raises(AttractorError, match="cannot be written"):
         comparison.save(tmp_path / "file")

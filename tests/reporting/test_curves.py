@@ -134,7 +134,7 @@ def test_trials_of_one_and_of_several_methods(tmp_path):
 
 
 def test_trial_curves_that_do_not_belong_together_are_refused():
-    with pytest.raises(AttractorError, match="curves of MC-AE are of other data sets or numbers"):
+    with pytest.raises(AttractorError, match="curves of MC-AE differ in data sets or numbers"):
         auroc_by_trials([trial_curve_of(0), trial_curve_of(1, trials=5)])
     with pytest.raises(AttractorError, match="no curves to draw"):
         auroc_by_trials([])

@@ -365,10 +365,15 @@ def test_images_of_another_shape_are_refused(digits, tmp_path):
 
 
 def test_the_config_decides_the_augmentation():
-    assert training_augmentation(config(augment=False).training, natural=True) is None
-    assert training_augmentation(config().training, natural=False) == Augmentation()
-    natural = training_augmentation(config().training, natural=True)
-    assert natural.brightness_contrast == 0.33
+    assert training_augmentation(config(augment=False), "natural") is None
+    assert training_augmentation(config(), "grey") == Augmentation(("blur", "noise"))
+    cars = training_augmentation(config(), "cars")
+    assert cars == Augmentation(("blur", "brightness-contrast", "noise"))
+    # Own images: colour counts as natural.
+    assert training_augmentation(config(), None) == Augmentation()
+    colour = ExperimentConfig.from_dict({"dataset": {"name": "own", "channels": 3}})
+    natural = Augmentation(("brightness-contrast", "blur", "noise"))
+    assert training_augmentation(colour, None) == natural
 
 
 def test_a_damaged_checkpoint_is_named(digits, tmp_path):
@@ -386,7 +391,7 @@ def test_a_loss_that_is_no_number_ends_the_run_with_advice(digits, tmp_path):
 
 
 def test_what_cannot_be_trained_on_is_refused(digits, tmp_path):
-    with pytest.raises(AttractorError, match="does not show the same scene in variations"):
+    with pytest.raises(AttractorError, match="has no variants of the same scene"):
         train(config(make_scene_impossible=True), digits, tmp_path)
     with pytest.raises(AttractorError, match="at least 2 classes"):
         train(config(), digits.take(np.arange(4)), tmp_path)
@@ -430,6 +435,6 @@ def test_ctrl_c_on_the_command_line(tmp_path, sent):
     assert process.returncode == 130
     note, line = errors.splitlines()
     assert note.startswith("training on 40 images: 500 epochs of 3 steps, about ")
-    assert line.startswith("interrupted; nothing is lost, continue with: attractor-ae train")
+    assert line.startswith("interrupted; to continue, run: attractor-ae train")
     assert errors.rstrip().endswith("--resume")
     assert not list((tmp_path / "run").glob(".*"))

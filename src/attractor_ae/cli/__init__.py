@@ -14,15 +14,15 @@ from attractor_ae.cli import experiments, results
 from attractor_ae.cli._terminal import one_line_errors, out
 from attractor_ae.cli.data import data_app
 
-# Of `attractor_ae.experiment.sweep`, which is not imported for --help.
+# As in `attractor_ae.experiment.sweep`, whose import would slow down --help.
 PARENT_VARIABLE = "ATTRACTOR_AE_PARENT"
 
 app = typer.Typer(
     name="attractor-ae",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    help="Know what an image classifier does not know: autoencoder attractors for uncertainty "
-    "estimation.\n\nStart with: attractor-ae demo",
+    help="Uncertainty estimation and detection of unknown images with autoencoder attractors.\n\n"
+    "To start, run: attractor-ae demo",
 )
 for _command in (
     experiments.demo,
@@ -39,8 +39,8 @@ app.add_typer(data_app, name="data")
 
 
 def main() -> NoReturn:
-    """Run the command line: exit code 2 on what the user can repair, 130 on Ctrl-C."""
-    # A batch system's time limit, or `kill`: a checkpoint is written as on Ctrl-C.
+    """Run the command line; exit with 2 on an error that the user can repair, 130 on Ctrl-C."""
+    # SIGTERM, e.g. at a batch system's time limit, writes a checkpoint as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if parent := os.environ.get(PARENT_VARIABLE):
         threading.Thread(target=_end_with, args=(int(parent),), daemon=True).start()
@@ -53,7 +53,7 @@ def main() -> NoReturn:
 
 
 def _end_with(parent: int) -> None:
-    """Interrupt this process of a sweep when its parent is gone."""
+    """Interrupt this process, a worker of a sweep, when its parent process has ended."""
     while os.getppid() == parent:
         time.sleep(0.5)
     signal.raise_signal(signal.SIGTERM)

@@ -1,4 +1,4 @@
-"""Output of the command line: lines, errors in one line, progress."""
+"""Output of the command line: lines, one-line errors and progress."""
 
 import sys
 import time
@@ -17,10 +17,10 @@ err = Console(stderr=True)
 
 @contextmanager
 def one_line_errors(*, continues: bool = False, resume: str = "", hint: str = "") -> Iterator[None]:
-    """Turn an error that a user can repair into one line and exit code 2, and Ctrl-C into 130.
+    """Print an error that a user can repair as one line and exit with 2; on Ctrl-C exit with 130.
 
-    ``continues``: whether the same command continues after an interruption, with the option
-    ``resume`` if that is given; ``hint``: what else to say then.
+    ``continues``: whether the same command, with the option ``resume`` if one is given, continues
+    after an interruption; ``hint``: otherwise the text to print after an interruption.
     """
     try:
         yield
@@ -36,23 +36,23 @@ def one_line_errors(*, continues: bool = False, resume: str = "", hint: str = ""
         if continues:
             words = sys.argv[1:]
             words += [resume] if resume and resume not in words else []
-            hint = f"nothing is lost, continue with: {quoted_command(*words)}"
+            hint = f"to continue, run: {quoted_command(*words)}"
         complain(f"interrupted{hint and '; '}{hint}")
         sys.exit(130)
 
 
 def say(line: str) -> None:
-    """Print a line as it is: neither wrapped nor coloured."""
+    """Print a line without wrapping or colouring it."""
     out.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def complain(line: str, style: str = "") -> None:
-    """Print a line to standard error, as `say` does."""
+    """Print a line to standard error without wrapping it."""
     err.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
 
 
 class TerminalReporter(Reporter):
-    """Progress as bars on a terminal, as occasional lines elsewhere; notes as lines."""
+    """Reporter that shows progress bars on a terminal and occasional lines elsewhere."""
 
     _SECONDS_BETWEEN_LINES = 15
 
@@ -82,7 +82,7 @@ class TerminalReporter(Reporter):
 
 @contextmanager
 def terminal_reporter() -> Iterator[TerminalReporter]:
-    """Yield a reporter; on a terminal its bars end with the block."""
+    """Yield a reporter; its progress bars are closed when the block ends."""
     with Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -1,4 +1,4 @@
-"""The commands for data sets."""
+"""Commands for data sets."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,25 +18,36 @@ if TYPE_CHECKING:
 data_app = typer.Typer(no_args_is_help=True, help="List, download, prepare and show data sets.")
 
 SplitsOption = Annotated[
-    list[str] | None, typer.Option("--split", help="Can be given many times. Default: every split.")
+    list[str] | None,
+    typer.Option(
+        "--split", help="Split to prepare. Can be given several times. Default: all splits."
+    ),
 ]
 FactorOption = Annotated[
-    str, typer.Option("--factor", help="Variation of the set, e.g. a car of SVIRO.")
+    str, typer.Option("--factor", help="Variant of the data set, e.g. one car model of SVIRO.")
 ]
-PerClassOption = Annotated[int, typer.Option("--per-class", help="Images per class; -1: all.")]
+PerClassOption = Annotated[
+    int, typer.Option("--per-class", help="Number of images per class; -1: all.")
+]
 SubsetSeedOption = Annotated[
     int | None,
     typer.Option(
         "--subset-seed",
-        help="Draw the images of each class at random. Default: the first in the set's own order.",
+        help="Seed of the random choice of --per-class images. Default: use the first images of "
+        "each class.",
     ),
 ]
 SizeOption = Annotated[
     int, typer.Option("--size", help="Height and width of the images, a multiple of 16.")
 ]
-ChannelsOption = Annotated[int, typer.Option("--channels", help="1: grey, 3: colour.")]
+ChannelsOption = Annotated[
+    int, typer.Option("--channels", help="Number of channels: 1 (grey) or 3 (colour).")
+]
 MaxBrokenOption = Annotated[
-    float, typer.Option("--max-broken", help="Fraction of broken files that may be left out.")
+    float,
+    typer.Option(
+        "--max-broken", help="Skip broken files up to this fraction of all files; fail above it."
+    ),
 ]
 
 
@@ -45,7 +56,8 @@ def data_list(
     names: Annotated[
         list[str] | None,
         typer.Argument(
-            help="Sets by name, own images by path, to describe in full. Default: all in short."
+            help="Names of data sets, or paths of your own images, to describe in full. Default: a "
+            "short list of all."
         ),
     ] = None,
     data_root: DataRootOption = None,
@@ -64,18 +76,19 @@ def data_list(
             out.print(_listing(states))
         out.print(f"Data root: {folder_of(data_root)}", highlight=False, soft_wrap=True)
         if not names:
-            say("One set in full: attractor-ae data list NAME")
-            say("Own images: give a path instead of a name: a folder with a sub-folder per class,")
-            say("a flat folder, a .csv or .parquet of paths and labels, or a .npz or .npy array.")
-            say("Images in the data root are listed above, and may be named without their path.")
+            say("To describe one data set in full, run: attractor-ae data list NAME")
+            say("For your own images, give a path instead of a name: a folder with one sub-folder")
+            say("per class, a flat folder, a .csv or .parquet table of paths and labels, or a")
+            say(".npz or .npy array.")
+            say("Images in the data root are listed above and can be given by name.")
 
 
 @data_app.command("download")
 def data_download(
-    names: Annotated[list[str], typer.Argument(help="Data sets, by name.")],
+    names: Annotated[list[str], typer.Argument(help="Names of data sets.")],
     data_root: DataRootOption = None,
 ) -> None:
-    """Fetch the official files of data sets and check their sums."""
+    """Download the official files of data sets and verify their checksums."""
     with one_line_errors(continues=True):
         from attractor_ae.data import data_root as folder_of
         from attractor_ae.data import download
@@ -87,7 +100,9 @@ def data_download(
 
 @data_app.command("prepare")
 def data_prepare(
-    names: Annotated[list[str], typer.Argument(help="Data sets, by name, or own images, by path.")],
+    names: Annotated[
+        list[str], typer.Argument(help="Names of data sets, or paths of your own images.")
+    ],
     splits: SplitsOption = None,
     factor: FactorOption = "",
     per_class: PerClassOption = -1,
@@ -97,8 +112,8 @@ def data_prepare(
     max_broken: MaxBrokenOption = 0.01,
     data_root: DataRootOption = None,
 ) -> None:
-    """Decode and resize images once, so that later uses open them immediately."""
-    with one_line_errors(hint="the split that was being prepared starts anew the next time"):
+    """Decode and resize images in advance, so that later commands start faster."""
+    with one_line_errors(hint="the current split will be prepared from the start next time"):
         from attractor_ae.data import ImageFormat, Wanted, find_dataset
 
         with terminal_reporter() as reporter:
@@ -113,9 +128,9 @@ def data_prepare(
 
 @data_app.command("show")
 def data_show(
-    name: Annotated[str, typer.Argument(help="A data set, by name, or own images, by path.")],
+    name: Annotated[str, typer.Argument(help="Name of a data set, or path of your own images.")],
     split: Annotated[
-        str | None, typer.Option("--split", help="Default: the split that is tested on.")
+        str | None, typer.Option("--split", help="Split to show. Default: the test split.")
     ] = None,
     factor: FactorOption = "",
     per_class: PerClassOption = -1,
@@ -125,11 +140,11 @@ def data_show(
     max_broken: MaxBrokenOption = 0.01,
     file: Annotated[
         Path | None,
-        typer.Option("--out", help="Pictures to write, .png and .pdf. Default: NAME-SPLIT."),
+        typer.Option("--out", help="Path to write to, as .png and .pdf. Default: NAME-SPLIT."),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Write a contact sheet: a row of images per class, with the number of its images."""
+    """Write a contact sheet: one row of images per class, with the size of the class."""
     with one_line_errors():
         from attractor_ae.data import ImageFormat, Wanted, find_dataset
         from attractor_ae.reporting.contact_sheet import contact_sheet
@@ -141,7 +156,7 @@ def data_show(
             wanted = Wanted(per_class, subset_seed, factor, form, None, max_broken, reporter)
             images = dataset.load(split or dataset.info.test_split, wanted)
         picture = file or Path(f"{images.name}-{images.split}")
-        if file and file.suffix.lower() in {".png", ".pdf"}:  # both are written
+        if file and file.suffix.lower() in {".png", ".pdf"}:  # both formats are written
             picture = file.with_suffix("")
         for written in save_figure(contact_sheet(images), picture):
             say(str(written))
@@ -150,11 +165,12 @@ def data_show(
 @data_app.command("clear")
 def data_clear(
     names: Annotated[
-        list[str] | None, typer.Argument(help="Sets whose prepared images to remove. Default: all.")
+        list[str] | None,
+        typer.Argument(help="Data sets whose prepared images to remove. Default: all."),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Remove prepared images; the data sets' own files stay."""
+    """Remove prepared images, but not the original files of the data sets."""
     with one_line_errors():
         from attractor_ae.data import clear
 
@@ -163,7 +179,7 @@ def data_clear(
 
 
 def _listing(states: "list[DatasetStatus]") -> Table:
-    """Return a table of data sets that can be read in 100 columns and fewer."""
+    """Return a table of data sets that is readable in 100 columns or fewer."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True, style="bold")
     table.add_column(no_wrap=True)
@@ -172,10 +188,10 @@ def _listing(states: "list[DatasetStatus]") -> Table:
         info = state.info
         lines = [info.title, f"{_images(state)}; licence: {info.licence}", f"where: {state.place}"]
         if not state.present:
-            lines.append(f"how: {info.obtain}")
+            lines.append(info.obtain)
         some = state.present or not all(state.missing.values())
-        there = "there" if state.present else "in part" if some else "missing"
-        # Text, so that what stands in square brackets is not taken for a style.
+        there = "present" if state.present else "partial" if some else "missing"
+        # Text, so that rich does not read square brackets as markup.
         table.add_row(info.name, there, Text("\n".join([*lines, ""])))
     return table
 
@@ -188,23 +204,23 @@ def _images(state: "DatasetStatus") -> str:
 
 
 def _describe(state: "DatasetStatus") -> None:
-    """Print all that is known of a data set."""
+    """Print the full description of a data set."""
     info = state.info
     say(f"{info.name}: {info.title}")
     for split, numbers in info.splits.items():
         count = "" if numbers.images is None else f"{numbers.images} images, "
-        there = "is not there" if state.missing[split] else "is there"
+        there = "missing" if state.missing[split] else "present"
         say(f"  {split}: {count}{numbers.classes} classes, {there}")
     if info.factors:
-        say(f"  variations (--factor): {', '.join(info.factors)}")
+        say(f"  variants (--factor): {', '.join(info.factors)}")
     if info.layout:
         say("  files, below the data root:")
         for line in info.layout.splitlines():
             say(f"    {line}")
     else:
         say(f"  images: {state.expected[0]}")
-    say(f"  how to get it: {info.obtain}")
+    say(f"  to get it, {info.obtain}")
     say(f"  licence: {info.licence}")
     if info.kind != "own":
-        say(f"  to be cited: {info.citation}")
-        say(f"  more: {info.homepage}")
+        say(f"  citation: {info.citation}")
+        say(f"  homepage: {info.homepage}")

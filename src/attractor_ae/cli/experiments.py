@@ -1,4 +1,4 @@
-"""The commands that train and measure."""
+"""Commands that train and evaluate."""
 
 import sys
 import time
@@ -26,9 +26,7 @@ if TYPE_CHECKING:
 
 
 def demo(
-    folder: Annotated[Path, out_option("Folder to write to; made if it does not exist.")] = Path(
-        "demo"
-    ),
+    folder: Annotated[Path, out_option("Folder to write to; created if missing.")] = Path("demo"),
     settings: SetOption = None,
 ) -> None:
     """Train on real handwritten digits, then measure how well unknown images are detected.
@@ -49,16 +47,21 @@ def train(
     config: Annotated[
         Path,
         typer.Argument(
-            help="Folder of images, with a folder per class; or TOML file of an experiment; or the "
-            "name of a preset: default, paper, quick."
+            help="Folder of images with one sub-folder per class, TOML file of an experiment, or "
+            "name of a preset (default, paper, quick)."
         ),
     ] = Path("default"),
     folder: Annotated[
-        Path | None, out_option("Run folder to make. Default: runs/DATASET-CONFIG-seedN.")
+        Path | None, out_option("Run folder to create. Default: runs/DATASET-CONFIG-seedN.")
     ] = None,
     settings: SetOption = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Continue an interrupted run to the same weights.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue an interrupted run; the final weights are the same as without the "
+            "interruption.",
+        ),
     ] = False,
     data_root: DataRootOption = None,
 ) -> None:
@@ -70,7 +73,7 @@ def train(
         name = f"{run_name(config, experiment)}-seed{experiment.training.seed}"
         target = folder or Path("runs") / name
 
-        from attractor_ae.experiment.train import run_training  # after an error of the config
+        from attractor_ae.experiment.train import run_training  # late: config errors come first
 
         with terminal_reporter() as reporter:
             run = run_training(
@@ -81,35 +84,42 @@ def train(
 
 
 def sweep(
-    config: Annotated[Path, typer.Argument(help="As for train.")] = Path("default"),
-    seeds: Annotated[str, typer.Option("--seeds", help="E.g. 0-9, or 0,3,5-7.")] = "0-9",
+    config: Annotated[Path, typer.Argument(help="Experiment, as for train.")] = Path("default"),
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="Seeds to train with, e.g. 0-9 or 0,3,5-7.")
+    ] = "0-9",
     folder: Annotated[
-        Path | None, out_option("Folder of the runs. Default: runs/DATASET-CONFIG.")
+        Path | None, out_option("Folder for the runs. Default: runs/DATASET-CONFIG.")
     ] = None,
     settings: SetOption = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", help="Runs trained at once. Default: one per core; one on a GPU."
+            "--workers",
+            help="Number of runs trained at the same time. Default: one per core; one on a GPU.",
         ),
     ] = None,
     backend: Annotated[
-        str, typer.Option("--backend", help="processes: of this machine; dask: a cluster.")
+        str,
+        typer.Option(
+            "--backend", help="Where to train: 'processes' (this machine) or 'dask' (a cluster)."
+        ),
     ] = "processes",
     scheduler: Annotated[
-        str | None, typer.Option("--scheduler", help="Address of the cluster's scheduler.")
+        str | None,
+        typer.Option("--scheduler", help="Address of the cluster's scheduler. Only for dask."),
     ] = None,
     resources: Annotated[
         list[str] | None,
         typer.Option(
             "--resource",
             metavar="NAME=AMOUNT",
-            help="Resources of the cluster worker that a run takes, e.g. GPU=0.25.",
+            help="Resources that a run occupies on a cluster worker, e.g. GPU=0.25. Only for dask.",
         ),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Train one experiment with many seeds; finished runs are skipped, failed ones reported."""
+    """Train one experiment with several seeds; skip finished runs and report failed ones."""
     with one_line_errors(continues=True):
         from attractor_ae.experiment.suites import read_experiment, run_name
         from attractor_ae.experiment.sweep import parse_seeds, seed_jobs
@@ -138,13 +148,14 @@ def sweep(
 
 def evaluate(
     runs: Annotated[
-        list[str], typer.Argument(help="Folders of finished runs, of sweeps, or globs of them.")
+        list[str],
+        typer.Argument(help="Folders of finished runs or of sweeps, or glob patterns of them."),
     ],
     ensemble: Annotated[
-        bool, typer.Option("--ensemble", help="All runs together are one deep ensemble.")
+        bool, typer.Option("--ensemble", help="Evaluate all runs together as one deep ensemble.")
     ] = False,
     folder: Annotated[
-        Path | None, out_option("Folder of the ensemble. Default: ensemble, next to its runs.")
+        Path | None, out_option("Folder for the ensemble. Default: ensemble, next to its runs.")
     ] = None,
     recursions: Annotated[
         int | None,
@@ -152,12 +163,14 @@ def evaluate(
             "--recursions", help="Number of recursions to evaluate; recursion 0 is the first."
         ),
     ] = None,
-    trials: Annotated[int | None, typer.Option("--trials", help="Number of masks.")] = None,
-    head: Annotated[str | None, typer.Option("--head", help="mlp or knn.")] = None,
+    trials: Annotated[int | None, typer.Option("--trials", help="Number of dropout masks.")] = None,
+    head: Annotated[
+        str | None, typer.Option("--head", help="Classifier of the latent codes: mlp or knn.")
+    ] = None,
     out_datasets: Annotated[
         str | None,
         typer.Option(
-            "--out-datasets", help="The D_outs (data sets of unknown images), separated by commas."
+            "--out-datasets", help="D_outs (data sets of unknown images), separated by commas."
         ),
     ] = None,
     grid: GridOption = "exact",
@@ -165,7 +178,7 @@ def evaluate(
     fresh: Annotated[
         bool,
         typer.Option(
-            "--again", help="Evaluate again even if there is a result of the same settings."
+            "--again", help="Evaluate again even if a result with the same settings exists."
         ),
     ] = False,
     settings: SetOption = None,
@@ -173,8 +186,8 @@ def evaluate(
 ) -> None:
     """Measure the uncertainty of runs on known and unknown images.
 
-    Writes scores, metrics, figures and the fitted detector into each run folder. A stored result of
-    the same settings is shown instead of a new one.
+    Writes scores, metrics, figures and the fitted detector into each run folder. A stored result
+    with the same settings is shown instead of evaluating again.
     """
     overrides = [*(settings or ())]
     for key, value in {"recursions": recursions, "trials": trials, "head": head}.items():
@@ -183,7 +196,7 @@ def evaluate(
     if out_datasets is not None:
         names = [name.strip() for name in out_datasets.split(",") if name.strip()]
         if not names:
-            raise typer.BadParameter("name at least one set", param_hint="--out-datasets")
+            raise typer.BadParameter("name at least one data set", param_hint="--out-datasets")
         overrides.append(f"evaluation.out_datasets={names}")
     with one_line_errors(continues=True):
         from attractor_ae.experiment.compare import compare_runs
@@ -228,10 +241,12 @@ def import_run(
         Path,
         typer.Argument(help="Results folder of the original scripts (cfg.toml, checkpoints/)."),
     ],
-    target: Annotated[Path | None, out_option("Run folder to make. Default: runs/FOLDER.")] = None,
+    target: Annotated[
+        Path | None, out_option("Run folder to create. Default: runs/FOLDER.")
+    ] = None,
     seed: Annotated[
         int | None,
-        typer.Option(help="Seed that the original was started with; it does not store it. [0]"),
+        typer.Option(help="Seed of the original run, which its files do not record. Default: 0."),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
@@ -252,7 +267,9 @@ def _amounts(resources: list[str] | None) -> dict[str, float] | None:
         try:
             amounts[name.strip()] = float(amount)
         except ValueError:
-            raise AttractorError(f"--resource {text!r}: must read like GPU=0.25") from None
+            raise AttractorError(
+                f"--resource {text!r}: must have the form NAME=AMOUNT, e.g. GPU=0.25"
+            ) from None
     return amounts or None
 
 
@@ -270,12 +287,12 @@ def _show(
     if result.recursions > 1:
         out.print()
         out.print(recursion_table(result, grid=grid))
-    # Not every score lies in [0, 1], as the paper's grid wants.
+    # The paper's grid needs scores in [0, 1]; not every score is.
     if len(result.score_names) > 1 and grid == "exact":
         out.print()
         out.print(score_table(result))
     out.print()
-    say("Pictures and numbers:")
+    say("Figures and results:")
     for path in sorted(pictures.iterdir()):
         if path.suffix in {".png", ".json"}:
             say(f"  {path}")

@@ -1,4 +1,4 @@
-"""Options that several commands have."""
+"""Options shared by several commands."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -7,14 +7,14 @@ import typer
 
 
 def folder_path(text: str | Path) -> Path:
-    """Return the path of a folder to write to; ``""`` would be the current one by accident."""
+    """Return the path of an output folder; refuse ``""``, which would be the current folder."""
     if not str(text).strip():
-        raise typer.BadParameter("must be the path of a folder; it is empty")
+        raise typer.BadParameter("is empty; give the path of a folder")
     return Path(text)
 
 
 def out_option(text: str) -> Any:  # noqa: ANN401
-    """Return ``--out``, the folder that a command writes to, with ``text`` as its help."""
+    """Return the option ``--out`` for an output folder, with ``text`` as its help."""
     return typer.Option("--out", parser=folder_path, metavar="FOLDER", help=text)
 
 
@@ -23,7 +23,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="Override a key of the config, e.g. training.epochs=200. Can be given many times.",
+        help="Override a key of the config, e.g. training.epochs=200. Can be given several times.",
     ),
 ]
 DataRootOption = Annotated[
@@ -35,8 +35,17 @@ DataRootOption = Annotated[
     ),
 ]
 GridOption = Annotated[
-    str, typer.Option("--grid", help="Thresholds: exact, or paper (those of the released code).")
+    str,
+    typer.Option(
+        "--grid",
+        help="Thresholds of the metrics: exact (every distinct score), or paper (50 fixed ones, as "
+        "in the released code).",
+    ),
 ]
 OrientationOption = Annotated[
-    str, typer.Option("--orientation", help="Positive class of AUPR and FPR95: in, or out.")
+    str,
+    typer.Option(
+        "--orientation",
+        help="Which images are the positive class of AUPR and FPR95: known (in) or unknown (out).",
+    ),
 ]

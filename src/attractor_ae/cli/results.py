@@ -1,4 +1,4 @@
-"""The commands that make tables and figures of what was measured, and whole suites."""
+"""Commands that make tables and figures of evaluated runs, and that run whole suites."""
 
 import sys
 from pathlib import Path
@@ -15,30 +15,52 @@ from attractor_ae.cli.options import (
     out_option,
 )
 
+ReferenceOption = Annotated[
+    str | None,
+    typer.Option(
+        "--reference",
+        help="D_out whose Wasserstein distances to the others are summed. Default: cifar10, "
+        "photos, or the first.",
+    ),
+]
+
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
 PlacesArgument = Annotated[
     list[str],
-    typer.Argument(help="Evaluated runs, sweeps and ensembles: folders, or globs of them."),
+    typer.Argument(
+        metavar="FOLDERS",
+        help="Folders of evaluated runs, sweeps and ensembles, or glob patterns of them.",
+    ),
 ]
 
 
 def table(
     places: PlacesArgument,
     folder: Annotated[
-        Path | None, out_option("Folder for LaTeX, Markdown and CSV. Default: none is written.")
+        Path | None, out_option("Folder for LaTeX, Markdown and CSV files. Default: write none.")
     ] = None,
     grid: GridOption = "exact",
     orientation: OrientationOption = "in",
     recursion: Annotated[
-        int | None, typer.Option("--recursion", help="Default: the one that each run reports.")
+        int | None,
+        typer.Option(
+            "--recursion", help="Recursion to compare. Default: the one that each run reports."
+        ),
     ] = None,
     score: Annotated[
-        str | None, typer.Option("--score", help="Default: the one that each run reports.")
+        str | None,
+        typer.Option("--score", help="Score to compare. Default: the one that each run reports."),
     ] = None,
     significance: Annotated[
-        bool, typer.Option("--significance", help="Wilcoxon's test over the seeds.")
+        bool,
+        typer.Option(
+            "--significance",
+            help="Test differences between methods with Wilcoxon's signed-rank test over the "
+            "seeds.",
+        ),
     ] = False,
+    reference: ReferenceOption = None,
 ) -> None:
     """Compare methods: mean and standard deviation over the seeds, the best in bold."""
     with one_line_errors():
@@ -53,6 +75,7 @@ def table(
             recursion=recursion,
             score=score,
             significance=significance,
+            reference=reference,
         )
         out.print(found.terminal())
         for path in found.save(folder) if folder else ():
@@ -62,14 +85,17 @@ def table(
 def figures(
     places: PlacesArgument,
     folder: Annotated[Path, out_option("Folder to write to.")] = Path("figures"),
+    reference: ReferenceOption = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Draw every figure of evaluated runs, with bands over the seeds, as PNG and PDF."""
+    """Draw all figures of evaluated runs as PNG and PDF, with bands over the seeds."""
     with one_line_errors(continues=True):
         from attractor_ae.experiment.compare import draw_runs
 
         with terminal_reporter() as reporter:
-            drawn = draw_runs(places, folder, data_root=data_root, reporter=reporter)
+            drawn = draw_runs(
+                places, folder, reference=reference, data_root=data_root, reporter=reporter
+            )
         for path in drawn:
             say(str(path))
 
@@ -77,7 +103,10 @@ def figures(
 def reproduce(
     suite: Annotated[
         str,
-        typer.Argument(help="builtin, mnist, fashion, svhn, gtsrb, sviro_uncertainty; or TOML."),
+        typer.Argument(
+            help="Name of a suite (builtin, mnist, fashion, svhn, gtsrb, sviro_uncertainty) or "
+            "path of a suite's TOML file."
+        ),
     ] = "builtin",
     folder: Annotated[
         Path | None,
@@ -85,14 +114,18 @@ def reproduce(
             "Folder to write to. Default: reproductions/SUITE, or SUITE-quick with --quick."
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The short form, for a laptop.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Train a shorter version that runs on a laptop.")
+    ] = False,
     seeds: Annotated[
-        str | None, typer.Option("--seeds", help="Default: 0-9; 0-2 with --quick.")
+        str | None,
+        typer.Option("--seeds", help="Seeds to train with. Default: 0-9; 0-2 with --quick."),
     ] = None,
     workers: Annotated[
         int | None,
         typer.Option(
-            "--workers", help="Runs trained at once. Default: one per core; one on a GPU."
+            "--workers",
+            help="Number of runs trained at the same time. Default: one per core; one on a GPU.",
         ),
     ] = None,
     settings: SetOption = None,
@@ -120,7 +153,7 @@ def reproduce(
             )
         found = compare(done.results)
         out.print(found.terminal())
-        say(f"Everything: {done.folder / 'README.md'}")
+        say(f"Overview: {done.folder / 'README.md'}")
         for failure in done.training.failed:
             complain(f"failed: {failure.job.folder}: {failure.error} (log: {failure.log})")
         if done.training.failed:

@@ -40,7 +40,7 @@ class Autoencoder(nn.Module):
         activation: Name of an elementwise activation of torch.nn.
         image_size: Height and width of the images, a multiple of 16.
         channels: 1 (grey) or 3 (colour).
-        generator: Source of the initial weights; PyTorch's global one by default.
+        generator: Random generator of the initial weights; by default PyTorch's global generator.
 
     Raises:
         AttractorError: If the activation is unknown or a number is out of range.
@@ -79,14 +79,14 @@ class Autoencoder(nn.Module):
         self.output = ConvTranspose2d(w, channels, 4, 2, 1)
         self.activation = activation_function(activation)
 
-        maps = encoder_sites(w, image_size)  # decoder 3 to 5 have those of encoder 3, 2, 1
+        maps = encoder_sites(w, image_size)  # decoder 3 to 5: as encoder 3, 2, 1
         self.site_shapes: tuple[SiteShape, ...] = (*maps, (f,), (f,), (flat,), *maps[2::-1])
         draw_first_weights(self, generator)
 
     def encode(
         self, x: Float[Tensor, "n c h w"], masks: DropoutMasks | None = None
     ) -> Float[Tensor, "n latent"]:
-        """Return the latent codes of images or reconstructions; without masks, no dropout."""
+        """Return the latent codes of images or reconstructions; no dropout if ``masks`` is None."""
         sites = sites_of(masks, self.site_shapes)
         for convolution, mask in zip(self.encoder, sites[:4], strict=True):
             x = masked_activation(convolution(x), self.activation, mask)
@@ -97,7 +97,7 @@ class Autoencoder(nn.Module):
     def decode(
         self, z: Float[Tensor, "n latent"], masks: DropoutMasks | None = None
     ) -> Float[Tensor, "n c h w"]:
-        """Return the images of latent codes, without output activation."""
+        """Return reconstructions from latent codes, without an output activation."""
         sites = sites_of(masks, self.site_shapes)
         for linear, mask in zip(self.decoder_linear, sites[5:7], strict=True):
             z = masked_activation(linear(z), self.activation, mask)
@@ -109,7 +109,7 @@ class Autoencoder(nn.Module):
     def forward(
         self, x: Float[Tensor, "n c h w"], masks: DropoutMasks | None = None
     ) -> AutoencoderOutput:
-        """Apply the autoencoder once, under ``masks`` or without dropout."""
+        """Apply the autoencoder once; no dropout if ``masks`` is None."""
         z = self.encode(x, masks)
         return AutoencoderOutput(self.decode(z, masks), z)
 

@@ -1,4 +1,4 @@
-"""MC-AE, the method of the paper: attractors of a dropout autoencoder, and heads that read them."""
+"""MC-AE, the method of the paper: attractors of a dropout autoencoder, classified by heads."""
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator
@@ -22,30 +22,30 @@ from attractor_ae.core.spaces import Pixels
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
-_LARGEST = 1e6  # a code with a larger entry belongs to a trajectory that diverges
+_LARGEST = 1e6  # a trajectory diverges if a code has a larger entry
 
 
 class AttractorDetector(Detector):
-    """Out-of-distribution detector by attractors of a dropout autoencoder (PROTOCOL section 1).
+    """Out-of-distribution detector from attractors of a dropout autoencoder (PROTOCOL section 1).
 
-    Each trial keeps one dropout mask for all recursions. The head of recursion r reads a class
-    distribution from z_r; the mean over trials gives the class probabilities, its normalised
-    entropy the uncertainty. Where a trial diverges, its distribution is uniform.
+    Each trial uses one dropout mask for all recursions. The head of recursion r maps z_r to a class
+    distribution; the mean over trials gives the class probabilities, and their normalised entropy
+    is the uncertainty. If a trial diverges, its distribution is uniform.
 
     Args:
         network: A trained autoencoder; it is copied.
         recursions: Number of recursions that can be evaluated.
-        recursion: The recursion that is reported.
+        recursion: The reported recursion.
         trials: Number of masks.
         head: "mlp" or "knn".
-        head_masks: Number of masks per training image that heads are fitted on (published: 1).
-        head_input: "code", z_r as published, or "path", z_0 .. z_r.
+        head_masks: Number of masks per training image for fitting the heads (published: 1).
+        head_input: Input of the heads: "code", z_r as published, or "path", z_0 .. z_r.
         mask_scope: "trial": all images share the mask of a trial; "sample": each image has its own.
         augmentation: Augmentation of the training images for the heads.
-        seed, batch_size: Source of masks and heads, and images per batch; a score does not depend
-            on the batch.
-        precision: Of convolutions: "float32", "bfloat16", "float16", or "auto", 16 bits on
-            hardware that is faster with them.
+        seed: Seed of masks and heads.
+        batch_size: Number of images per batch; a score does not depend on it.
+        precision: Precision of convolutions: "float32", "bfloat16", "float16", or "auto", which is
+            16 bits on hardware with instructions for it.
 
     Raises:
         AttractorError: If a setting is unknown or out of range.
@@ -97,7 +97,7 @@ class AttractorDetector(Detector):
         return self.networks[0]  # type: ignore[return-value]
 
     def _fit(self, images: Tensor, targets: Tensor, classes: int) -> None:
-        """Fit the heads on z_r of augmented training images, random masks (PROTOCOL section 4)."""
+        """Fit heads on z_r of augmented training images under random masks (PROTOCOL section 4)."""
         codes = []
         for mask in range(self.head_masks):
             rng = generator(self.seed, Stream.HEAD_TRAINING, mask + 1)
@@ -112,7 +112,7 @@ class AttractorDetector(Detector):
             raise AttractorError("the network diverges on its training images; train it longer")
         labels = targets.repeat(self.head_masks).to(self.device)
         self.head_ = make_head(self.head, self.head_input).fit(z, labels, classes, self.seed)
-        n = len(images)  # scores of codes use the first mask alone
+        n = len(images)  # scores of codes use only the first mask
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
 
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
@@ -143,11 +143,11 @@ class AttractorDetector(Detector):
             if name in scores.LATENT_SCORES:
                 score = scores.LATENT_SCORES[name]
                 found[name] = torch.stack([score(z[r], self.known_[r]) for r in rs])
-            # Where a trial diverges, the score is larger than that of all other images, but finite.
+            # If a trial diverges, the score is finite and larger than the scores of other images.
             most = 1.0 if name == "vote_diversity" else _LARGEST
             values = found[name].masked_fill(diverged[list(rs)].any(1), most)
             found[name] = values.nan_to_num(nan=most).clamp_max(most)
-        # `Detector` takes p_r, u_r and the predicted class from these p_t, by `core.scores`.
+        # `Detector` computes p_r, u_r and the predicted class from these p_t with `core.scores`.
         return Scored(found, self._distributions(z, diverged, list(wanted.distributions)))
 
     def _distributions(self, z: Tensor, diverged: Tensor, at: list[int]) -> Tensor:
@@ -155,16 +155,16 @@ class AttractorDetector(Detector):
         if not at:
             return z.new_zeros(0, *z.shape[1:3], len(self.classes_))
         if self.head_input == "path":
-            diverged = diverged.cumsum(0) > 0  # a path with a diverged code is diverged
+            diverged = diverged.cumsum(0) > 0  # a path diverges if any code does
         p = self.head_.predict_proba(z.flatten(1, 2), at).unflatten(1, z.shape[1:3])
         return p.masked_fill(diverged[at][..., None], 1 / p.shape[-1])
 
     def trajectory(
         self, x: Images, recursions: int | None = None, trials: int | None = None
     ) -> list[Trajectory]:
-        """Return the trajectory of images under the mask of each trial; needs no fit.
+        """Return the trajectory of images under the mask of each trial; works before `fit`.
 
-        Defaults: the detector's own ``recursions`` and ``trials``.
+        Defaults: ``recursions`` and ``trials`` of the detector.
         """
         points, count = self._points(x), self.recursions if recursions is None else recursions
         masks = itertools.islice(self._masks(0, len(points), torch.float32), trials)

@@ -2,8 +2,8 @@
 
     x_0 = input,  x_{r+1} = f(x_r),  r = 0, 1, 2, ...
 
-One dropout mask is kept for all recursions, so each mask is one dynamical system. z_r is the latent
-code computed on the way from x_r to x_{r+1}.
+The dropout mask is the same in all recursions, so each mask defines one dynamical system. z_r is
+the latent code computed between x_r and x_{r+1}.
 """
 
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from attractor_ae.core.masks import DropoutMasks
 class Trajectory:
     """Latent codes z_r and reconstructions x_{r+1} of an iterated autoencoder.
 
-    Without the last reconstruction there is one less than latent codes.
+    If the last reconstruction was not computed, there is one less than latent codes.
     """
 
     latents: Float[Tensor, "recursions n latent"]
@@ -43,9 +43,9 @@ def iterate(
 ) -> Trajectory:
     """Apply an autoencoder to its own output under one mask.
 
-    ``x`` is x_0, ``masks`` are those of a trial (None: dropout is off), and ``recursions`` is the
-    number of applications. ``last``: whether to compute the last reconstruction, which is not
-    needed for the latent codes.
+    ``x`` is x_0, ``masks`` are the masks of a trial (None: no dropout), and ``recursions`` is the
+    number of applications. ``last``: whether to compute the last reconstruction, which the latent
+    codes do not need.
 
     Raises:
         AttractorError: If ``recursions`` is less than 1.

@@ -18,7 +18,7 @@ HEAD_INPUTS = ("code", "path")
 
 
 class Head(ABC):
-    """A classifier per recursion that reads one of ``HEAD_INPUTS``; ``state`` is what it learns."""
+    """A classifier per recursion of one of ``HEAD_INPUTS``; ``state`` has the fitted tensors."""
 
     def __init__(self, reads: str = "code") -> None:
         if reads not in HEAD_INPUTS:
@@ -34,29 +34,35 @@ class Head(ABC):
         classes: int,
         seed: int,
     ) -> "Head":
-        """Fit on z_r of training images, finite, with labels in 0 .. classes - 1."""
+        """Fit on finite z_r of training images, with labels in 0 .. classes - 1."""
 
     @abstractmethod
     def predict_proba(
         self, latents: Float[Tensor, "computed m latent"], at: Sequence[int]
     ) -> Float[Tensor, "recursions m classes"]:
-        """Return class probabilities, float32, at some recursions, from the codes z_0, z_1, ..."""
+        """Return class probabilities at recursions ``at``, float32, from the codes z_0, z_1, ..."""
 
-    def calibrate(  # noqa: B027, as not every head can be calibrated
+    def calibrate(  # noqa: B027, not every head can be calibrated
         self, latents: Float[Tensor, "recursions trials n latent"], labels: Int[Tensor, " n"]
     ) -> None:
-        """Fit the temperature of the class probabilities on known images; some heads have none."""
+        """Fit the temperature, if the head has one, on known images."""
 
     def _input(self, latents: Tensor, r: int) -> Tensor:
-        """(recursions, m, latent) -> (m, latent), or (m, (r + 1) * latent) for a path."""
+        """Return the input of head r from all codes: (m, latent), or (m, (r + 1) * latent)."""
         return latents[r] if self.reads == "code" else latents[: r + 1].transpose(0, 1).flatten(1)
+
+    def _inputs(self, latents: Tensor, at: Sequence[int], recursions: int) -> Tensor:
+        """Return the inputs of heads, zero-padded to one width so that they can be batched."""
+        width = latents.shape[-1] * (recursions if self.reads == "path" else 1)
+        inputs = [self._input(latents, r) for r in at]
+        return torch.stack([F.pad(one, (0, width - one.shape[-1])) for one in inputs])
 
 
 class MLPHead(Head):
     """A multilayer perceptron per recursion, with one hidden layer of L units.
 
     All recursions are trained at once as batched matrix products: AdamW, 60 epochs, batch 256,
-    learning rate 3e-3 falling to zero along half a cosine, weight decay 1e-2.
+    learning rate 3e-3 with cosine decay to zero, weight decay 1e-2.
     """
 
     EPOCHS, BATCH, LEARNING_RATE, WEIGHT_DECAY = 60, 256, 3e-3, 1e-2
@@ -71,7 +77,7 @@ class MLPHead(Head):
             "scale": latents.std(1, keepdim=True).clamp_min(1e-6),
             "temperature": latents.new_ones(recursions, 1, 1),
         }
-        x = self._inputs(latents, range(recursions))
+        x = self._inputs(self._standardised(latents), range(recursions), recursions)
         width = x.shape[-1]
 
         def uniform(fan_in: int, *shape: int) -> Tensor:
@@ -91,7 +97,7 @@ class MLPHead(Head):
                     adam.zero_grad()
                     logits = _perceptrons(x[:, rows], weights)  # (recursions, rows, classes)
                     target = labels[rows].expand(recursions, -1)
-                    # The sum over recursions, so that each head has the gradient that it has alone.
+                    # The sum over recursions gives each head the gradient of separate training.
                     loss = F.cross_entropy(logits.flatten(0, 1), target.flatten()) * recursions
                     loss.backward()
                     adam.step()
@@ -100,7 +106,7 @@ class MLPHead(Head):
         return self
 
     def calibrate(self, latents: Tensor, labels: Tensor) -> None:
-        """Divide the logits of each recursion by their `best_temperature`."""
+        """Set the temperature of each recursion to its `best_temperature`."""
         logits = self._logits(latents.flatten(1, 2), range(len(latents)))
         logits = logits.unflatten(1, latents.shape[1:3])
         found = [best_temperature(of_one, labels) for of_one in logits]
@@ -112,15 +118,98 @@ class MLPHead(Head):
 
     def _logits(self, latents: Tensor, at: Sequence[int]) -> Tensor:
         weights = [self.state[f"weights.{i}"][list(at)] for i in range(4)]
-        return _perceptrons(self._inputs(latents, at), weights)
+        inputs = self._inputs(self._standardised(latents), at, len(self.state["mean"]))
+        return _perceptrons(inputs, weights)
 
-    def _inputs(self, latents: Tensor, at: Sequence[int]) -> Tensor:
-        """Return standardised inputs, padded to one width for one batched product of all heads."""
-        mean, scale = self.state["mean"], self.state["scale"]
-        x = (latents - mean[: len(latents)]) / scale[: len(latents)]
-        width = x.shape[-1] * (len(mean) if self.reads == "path" else 1)  # zeros beyond z_r
-        inputs = [self._input(x, r) for r in at]
-        return torch.stack([F.pad(one, (0, width - one.shape[-1])) for one in inputs])
+    def _standardised(self, latents: Tensor) -> Tensor:
+        count = len(latents)
+        return (latents - self.state["mean"][:count]) / self.state["scale"][:count]
+
+
+class PaperMLPHead(Head):
+    """The perceptron of the released code, one per recursion: scikit-learn's `MLPClassifier`.
+
+    The algorithm of ``MLPClassifier(hidden_layer_sizes=L, max_iter=2000)``: Adam, batches of 200,
+    an L2 penalty, and a stop once the loss has not decreased by 1e-4 for more than ten epochs. All
+    recursions are trained at once as batched matrix products, with gradients worked out by hand,
+    which is faster. (For two classes, scikit-learn has one logistic output instead of two softmax
+    outputs.)
+    """
+
+    EPOCHS, BATCH, LEARNING_RATE, PENALTY, TOLERANCE, PATIENCE = 2000, 200, 1e-3, 1e-4, 1e-4, 10
+
+    def fit(self, latents: Tensor, labels: Tensor, classes: int, seed: int) -> "PaperMLPHead":
+        """Fit all perceptrons at once; a perceptron that has stopped leaves the batch."""
+        recursions, count, hidden = latents.shape
+        rng = generator(seed, Stream.HEAD_TRAINING)
+        x = self._inputs(latents, range(recursions), recursions)
+        width = x.shape[-1]
+        shapes = [(width, hidden), (1, hidden), (hidden, classes), (1, classes)]
+        sizes = [a * b for a, b in shapes]
+        fans = [width + hidden, width + hidden, hidden + classes, hidden + classes]
+        draws = [
+            rng.uniform(-((6 / fan) ** 0.5), (6 / fan) ** 0.5, (recursions, size))
+            for fan, size in zip(fans, sizes, strict=True)
+        ]  # Glorot's uniform distribution, for the biases too
+        parameters = torch.cat([torch.from_numpy(draw) for draw in draws], dim=1).to(x)
+
+        def views(flat: Tensor) -> list[Tensor]:
+            parts = flat.split(sizes, dim=1)
+            return [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
+
+        targets = F.one_hot(labels, classes).to(x)
+        active = torch.arange(recursions, device=x.device)
+        state = torch.stack([parameters.clone(), *torch.zeros(2, *parameters.shape).to(x)])
+        best, stale = torch.full((recursions,), torch.inf).to(x), torch.zeros(recursions).to(x)
+        step = 0
+        for epoch in range(1, self.EPOCHS + 1):
+            losses = torch.zeros_like(best)
+            flat, m, v = state
+            weights, gradient = views(flat), torch.empty_like(flat)
+            gradients = views(gradient)
+            order = torch.from_numpy(rng.permutation(count)).to(x.device)
+            for rows in order.split(self.BATCH):
+                losses += self._gradients(x[:, rows], targets[rows], weights, gradients)
+                step += 1
+                m.lerp_(gradient, 0.1)
+                v.lerp_(gradient * gradient, 0.001)
+                rate = self.LEARNING_RATE * (1 - 0.999**step) ** 0.5 / (1 - 0.9**step)
+                flat.addcdiv_(m, v.sqrt().add_(1e-8), value=-rate)
+            losses /= count
+            stale = torch.where(losses > best - self.TOLERANCE, stale + 1, 0)
+            best = torch.minimum(best, losses)
+            going = (stale <= self.PATIENCE) & (epoch < self.EPOCHS)
+            if not bool(going.all()):
+                parameters[active[~going]] = flat[~going]
+                active, x, state = active[going], x[going], state[:, going]
+                best, stale = best[going], stale[going]
+                if not len(active):
+                    break
+        self.state = {f"weights.{i}": w.contiguous() for i, w in enumerate(views(parameters))}
+        return self
+
+    def _gradients(
+        self, x: Tensor, targets: Tensor, weights: list[Tensor], gradients: list[Tensor]
+    ) -> Tensor:
+        """Write the gradients of a batch; return the batch's summed loss, (recursions,)."""
+        w1, b1, w2, b2 = weights
+        n, decay = x.shape[1], self.PENALTY / x.shape[1]
+        h = torch.baddbmm(b1, x, w1).relu_()  # (recursions, n, hidden)
+        log_p = torch.baddbmm(b2, h, w2).log_softmax(-1)  # (recursions, n, classes)
+        penalty = (w1.square().sum((1, 2)) + w2.square().sum((1, 2))) * (decay / 2)
+        loss = penalty * n - (log_p * targets).sum((1, 2))
+        to_logits = (log_p.exp_() - targets) / n
+        to_hidden = (to_logits @ w2.mT).mul_(h > 0)
+        for left, right, w, b, i in ((x, to_hidden, w1, 1, 0), (h, to_logits, w2, 3, 2)):
+            gradients[i].copy_(torch.baddbmm(w, left.mT, right, beta=decay))
+            gradients[b].copy_(right.sum(1, keepdim=True))
+        return loss
+
+    def predict_proba(self, latents: Tensor, at: Sequence[int]) -> Tensor:
+        """Return the softmax of the logits."""
+        weights = [self.state[f"weights.{i}"] for i in range(4)]
+        inputs = self._inputs(latents, at, len(weights[0]))
+        return _perceptrons(inputs, [w[list(at)] for w in weights]).softmax(-1)
 
 
 def _perceptrons(x: Tensor, weights: list[Tensor]) -> Tensor:
@@ -130,7 +219,7 @@ def _perceptrons(x: Tensor, weights: list[Tensor]) -> Tensor:
 
 
 class KNNHead(Head):
-    """The k = 50 nearest neighbours (all, if fewer), weighted by the inverse of their distance."""
+    """Vote of the k = 50 nearest neighbours (all, if fewer), weighted by inverse distance."""
 
     K = 50
 
@@ -149,15 +238,19 @@ class KNNHead(Head):
             model = KNeighborsClassifier(min(k, len(labels)), weights="distance")
             model.fit(self._input(known, r).numpy(), labels.numpy())
             found = torch.from_numpy(model.predict_proba(self._input(latents.cpu(), r).numpy()))
-            votes[i, :, torch.unique(labels)] = found.float()  # columns of the classes seen
+            votes[i, :, torch.unique(labels)] = found.float()  # columns of fitted labels
         return votes.to(latents.device)
 
 
-HEADS: dict[str, type[Head]] = {"mlp": MLPHead, "knn": KNNHead}
+HEADS: dict[str, type[Head]] = {"mlp": MLPHead, "paper-mlp": PaperMLPHead, "knn": KNNHead}
 
 
 def make_head(name: str, reads: str, state: Mapping[str, Tensor] | None = None) -> Head:
-    """Return a head by name, with a stored state if given; AttractorError if it is unknown."""
+    """Return a head by name, with a stored state if given.
+
+    Raises:
+        AttractorError: If the name or the input is unknown.
+    """
     if name not in HEADS:
         raise unknown_name("head", name, HEADS)
     head = HEADS[name](reads)

@@ -17,7 +17,7 @@ SiteShape = tuple[int, ...]
 Shapes = Sequence[SiteShape]
 
 F32 = torch.float32
-_BLOCK = 16  # images whose masks come from one generator, where each has its own
+_BLOCK = 16  # number of images that share a generator in `sample_masks`
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class DropoutMasks:
 
 
 def sites_of(masks: DropoutMasks | None, shapes: Shapes) -> tuple[Tensor | None, ...]:
-    """Return one mask per site of these shapes; None per site if there are no masks."""
+    """Return one mask per site after checking the shapes; None per site if ``masks`` is None."""
     if masks is None:
         return (None,) * len(shapes)
     if (given := tuple(tuple(site.shape[1:]) for site in masks.sites)) != tuple(shapes):
@@ -54,10 +54,10 @@ def check_rate(rate: float) -> None:
 def draw_masks(
     shapes: Shapes, rate: float, count: int, rng: np.random.Generator, dtype: torch.dtype = F32
 ) -> DropoutMasks:
-    """Draw masks for ``count`` images on the CPU, every element independently.
+    """Draw masks for ``count`` images on the CPU, all elements independently.
 
-    Computation is fastest with masks in the dtype of the activations; the same entries are dropped
-    in every dtype. Masks of feature maps are channels last in memory, which is faster.
+    Masks in the dtype of the activations are fastest; the dropped entries do not depend on the
+    dtype. Masks of feature maps are in channels-last memory format, which is faster.
     """
     check_rate(rate)
     sites = []
@@ -92,7 +92,7 @@ def sample_masks(
 
     The mask of an image depends on its index, not on its batch.
     """
-    # A generator per image would take most of the time: a block of images has one.
+    # Creating a generator per image would take most of the time, so a block of images shares one.
     drawn = []
     for block in range(first // _BLOCK, -(-(first + count) // _BLOCK)):
         before = block * _BLOCK

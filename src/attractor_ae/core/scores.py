@@ -1,8 +1,8 @@
-"""Scores of how unknown an image is; larger is more unknown. One pure function per score.
+"""Out-of-distribution scores, one pure function each; larger is more out of distribution.
 
 x_0, x_1, ... are the input and its reconstructions, z_r the code between x_r and x_{r+1}, and p_t
 the class distribution that the head of recursion r computes from z_r under the mask of trial t. A
-member is the autoencoder under the mask of one trial.
+member is the autoencoder under the mask of one trial. PROTOCOL is docs/protocol.md.
 Entropy and mutual information: Gal, "Uncertainty in Deep Learning", 2016, section 3.3.
 """
 
@@ -18,19 +18,19 @@ from attractor_ae._ssim import structural_similarity
 
 
 def mean_distribution(p: Float[Tensor, "... trials n classes"]) -> Float[Tensor, "... n classes"]:
-    """p_r(x) = mean over trials of p_t (PROTOCOL section 1)."""
+    """Return p_r(x), the mean over trials of p_t (PROTOCOL section 1)."""
     return p.mean(-3)
 
 
 def prediction(p: Float[Tensor, "... n classes"]) -> Int[Tensor, "... n"]:
-    """Index of the predicted class: argmax of p_r (PROTOCOL section 1)."""
+    """Return the index of the predicted class, argmax of p_r (PROTOCOL section 1)."""
     return p.argmax(-1)
 
 
 def normalised_entropy(p: Float[Tensor, "*n classes"]) -> Float[Tensor, "*n"]:
-    """H(p) / ln(classes), the uncertainty u_r where p is p_r (PROTOCOL section 1), in [0, 1]."""
+    """Return H(p) / ln(classes), in [0, 1]; of p_r, the uncertainty u_r (PROTOCOL section 1)."""
     p = p.double()
-    p = p / p.sum(-1, keepdim=True)  # rounded in float32, the sum differs a little from 1
+    p = p / p.sum(-1, keepdim=True)  # in float32 the sum differs from 1 by rounding
     return (torch.special.entr(p).sum(-1) / math.log(p.shape[-1])).clamp_max(1)
 
 
@@ -40,12 +40,12 @@ def entropy(p: Float[Tensor, "... trials n classes"]) -> Float[Tensor, "... n"]:
 
 
 def member_entropy(p: Float[Tensor, "... trials n classes"]) -> Float[Tensor, "... n"]:
-    """Mean over trials of H(p_t) / ln(classes): how unsure the members are, in [0, 1]."""
+    """Mean over trials of H(p_t) / ln(classes): uncertainty of the members, in [0, 1]."""
     return normalised_entropy(p).mean(-2)
 
 
 def mutual_information(p: Float[Tensor, "... trials n classes"]) -> Float[Tensor, "... n"]:
-    """Entropy minus member entropy: how much the members disagree, in [0, 1]."""
+    """Entropy minus member entropy: disagreement of the members, in [0, 1]."""
     return (entropy(p) - member_entropy(p)).clamp_min(0)
 
 
@@ -53,17 +53,17 @@ Points = Float[Tensor, "n ..."]
 
 
 def reconstruction_error(x0: Points, x: Points, after: Points) -> Float[Tensor, " n"]:
-    """RMSE of x_{r+1} and x_0, in units of the space; this and the next two are of one trial."""
+    """RMSE between x_{r+1} and x_0 of one trial, in units of the space."""
     return _rmse(after, x0)
 
 
 def ssim_distance(x0: Points, x: Points, after: Points) -> Float[Tensor, " n"]:
-    """1 - SSIM(x_{r+1}, x_0), in [0, 2]."""
+    """1 - SSIM(x_{r+1}, x_0) of one trial, in [0, 2]."""
     return 1 - structural_similarity(after, x0)[0].mean(1)
 
 
 def step(x0: Points, x: Points, after: Points) -> Float[Tensor, " n"]:
-    """RMSE of x_{r+1} and x_r: how much the image still moves."""
+    """RMSE between x_{r+1} and x_r of one trial: size of the last step."""
     return _rmse(after, x)
 
 
@@ -73,11 +73,11 @@ def _rmse(a: Tensor, b: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class KnownLatents:
-    """Training codes of one recursion, scaled to length 1: only directions are compared.
+    """Training codes of one recursion, scaled to length 1, since only directions are compared.
 
-    ``centres`` are the whitened class means, and ``whitening`` is W with W W^T the inverse of the
-    covariance around them: Mahalanobis distances are Euclidean distances
-    after multiplication by W.
+    ``whitening`` is a matrix W such that W W^T is the inverse of the covariance within classes:
+    Mahalanobis distances are Euclidean distances after multiplication by W. ``centres`` are the
+    class means multiplied by W.
     """
 
     directions: Float[Tensor, "m latent"]
@@ -94,7 +94,7 @@ class KnownLatents:
         centres = torch.stack([z[labels == c].mean(0) for c in range(classes)])
         around = z - centres[labels]
         covariance = around.mT @ around / len(around)
-        # With few images the covariance alone cannot be inverted.
+        # With few images the covariance is singular without this term.
         size = covariance.diagonal().mean().clamp_min(1e-12)
         covariance += 0.01 * size * torch.eye(z.shape[-1]).to(z)
         whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
@@ -105,12 +105,12 @@ Latents = Float[Tensor, "trials n latent"]
 
 
 def feature_norm(z: Latents, known: KnownLatents) -> Float[Tensor, " n"]:
-    """Minus the mean length of the codes: unknown ones are short (Dhamija et al., NeurIPS 2018)."""
+    """Negative mean length of codes; unknown ones are shorter (Dhamija et al., NeurIPS 2018)."""
     return -z.norm(dim=-1).mean(0)
 
 
 def circular_variance(z: Latents, known: KnownLatents) -> Float[Tensor, " n"]:
-    """1 - length of the mean direction over trials, in [0, 1]: whether members agree."""
+    """1 - length of the mean direction over trials, in [0, 1]: disagreement of the members."""
     return 1 - F.normalize(z, dim=-1).mean(0).norm(dim=-1)
 
 
@@ -137,7 +137,7 @@ def _nearest(z: Tensor, known: KnownLatents, k: int) -> torch.return_types.topk:
 
 
 DISTRIBUTION_SCORES = {f.__name__: f for f in (entropy, member_entropy, mutual_information)}
-"""Scores of the members' distributions; every method has them."""
+"""Scores of class distributions, available for every method."""
 POINT_SCORES = {f.__name__: f for f in (reconstruction_error, ssim_distance, step)}
 """Scores of reconstructions; the mean over trials is reported."""
 LATENT_SCORES = {

@@ -1,4 +1,4 @@
-"""The input of the autoencoder (a point), here pixels, and the scores that compare points.
+"""The space of the autoencoder's inputs (points), here pixels, and its scores.
 
 Dynamics, heads, scores and calibration work on points of a space, tensors of shape (n, ...). Only
 this module converts images to points.
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Pixels:
-    """Pixels: a point is an image with values in [0, 1], shape (n, channels, height, width)."""
+    """Pixel space: points are images, values in [0, 1], shape (n, channels, height, width)."""
 
     scores = ("reconstruction_error", "ssim_distance", "step")
     """Scores of `attractor_ae.core.scores` that compare points of this space."""

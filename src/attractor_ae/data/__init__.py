@@ -1,4 +1,4 @@
-"""Images in, uint8 arrays out: data sets by name and own images by path."""
+"""Data sets by name and your own images by path, loaded as uint8 arrays."""
 
 from attractor_ae.data.decode import ImageFormat as ImageFormat
 from attractor_ae.data.image_set import ImageSet as ImageSet

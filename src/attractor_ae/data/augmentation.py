@@ -12,25 +12,23 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_ae._errors import AttractorError
-
-# The brightness of colour, as torchvision's and PIL's conversion to grey weigh it.
-_GREY_OF_COLOUR = (0.2989, 0.587, 0.114)
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae.data.info import STEPS
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentations of PROTOCOL section 3, each applied to each image with one probability.
+    """Augmentation of PROTOCOL section 3: ``steps``, each applied to an image with ``probability``.
 
-    In this order, and clipped to [0, 1] after each:
+    The result of each step is clipped to [0, 1]. The steps:
 
-    1. box blur, the kernel one of 3, 5, ... ``max_blur`` (odd; 1: none) with equal probability. The
-       border is mirrored without repeating the edge pixel, as by torchvision ("reflect" padding);
-    2. multiplicative noise, one factor for each pixel, shared by its channels, uniform in
-       ``noise``;
-    3. brightness: the image times a factor, uniform in [1, 1 + ``brightness_contrast``]; PROTOCOL
-       has 0.33 for natural images and vehicle interiors, 0: none;
-    4. contrast: the distance of the image from its mean grey times such a factor of its own.
+    * ``"blur"``: box blur with an odd kernel of 3, 5, ... ``max_blur`` pixels, all equally
+      probable; 1: none. The border is mirrored without repeating the edge pixel, as in torchvision
+      ("reflect" padding).
+    * ``"noise"``: one factor per pixel, shared by its channels, uniform in ``noise``.
+    * ``"brightness-contrast"``: x * alpha + beta * mean(x * alpha), with alpha uniform in
+      [1, 1 + ``brightness_contrast``], beta uniform in [0, ``brightness_contrast``], and the mean
+      over all pixels and channels of an image, before clipping.
 
     Raises:
         AttractorError: If a value is out of range.
@@ -42,12 +40,16 @@ class Augmentation:
         torch.Size([2, 1, 64, 64])
     """
 
+    steps: tuple[str, ...] = STEPS["grey"]
     probability: float = 0.4
     max_blur: int = 7
     noise: tuple[float, float] = (0.75, 1.25)
-    brightness_contrast: float = 0.0
+    brightness_contrast: float = 0.33
 
     def __post_init__(self) -> None:
+        for step in self.steps:
+            if step not in STEPS["natural"]:
+                raise unknown_name("augmentation step", step, STEPS["natural"])
         if not 0 <= self.probability <= 1:
             raise AttractorError(f"probability must be in [0, 1], got {self.probability}")
         if self.max_blur < 1 or self.max_blur % 2 == 0:
@@ -70,30 +72,28 @@ class Augmentation:
         """Return augmented copies of images.
 
         ``images`` are floats in [0, 1], shape (n, channels, height, width), and so is the result.
-        What is drawn from ``generator`` depends on their shape, not on their values or device.
+        The numbers drawn from ``generator`` depend on their shape, not on their values or device.
         """
         n, _, height, width = images.shape
-        blurred, noisy, brighter, contrasted = (
+        # The fourth row is not used; without it, seeds would give other numbers than before.
+        blurred, noisy, changed, _ = (
             np.flatnonzero(chosen) for chosen in generator.random((4, n)) < self.probability
         )
         sizes = generator.integers(max(self.max_blur // 2, 1), size=n)  # 0, 1, ... for 3, 5, ...
-        factors = 1 + self.brightness_contrast * generator.random((2, n))
+        alpha, beta = self.brightness_contrast * generator.random((2, n))
         low, high = self.noise
         noise = generator.random((len(noisy), 1, height, width), dtype=np.float32)
         noise *= high - low
         noise += low
 
         result = images.clone()
-        if self.max_blur > 1:
-            _change(result, blurred, lambda x: _box_blur(x, sizes[blurred], self.max_blur))
-        _change(result, noisy, lambda x: x * torch.from_numpy(noise).to(x))
-        if self.brightness_contrast > 0:
-            _change(result, brighter, lambda x: x * _one_per_image(factors[0, brighter], x))
-            _change(
-                result,
-                contrasted,
-                lambda x: _contrast(x, _one_per_image(factors[1, contrasted], x)),
-            )
+        for step in self.steps:
+            if step == "blur" and self.max_blur > 1:
+                _change(result, blurred, lambda x: _box_blur(x, sizes[blurred], self.max_blur))
+            elif step == "noise":
+                _change(result, noisy, lambda x: x * torch.from_numpy(noise).to(x))
+            elif step == "brightness-contrast":
+                _change(result, changed, lambda x: _changed(x, 1 + alpha[changed], beta[changed]))
         return result
 
 
@@ -102,20 +102,23 @@ def _change(images: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor], 
     if len(rows) == 0:
         return
     index = torch.from_numpy(rows).to(images.device)
-    # Under autocast the products of the blur would come back in 16 bit.
+    # Under autocast the matrix products of the blur would be computed in 16 bits.
     with torch.autocast(images.device.type, enabled=False):
         images[index] = change(images[index]).clamp_(0, 1)
 
 
-def _one_per_image(values: NDArray[np.float64], images: Tensor) -> Tensor:
-    return torch.from_numpy(values).to(images)[:, None, None, None]
+def _changed(images: Tensor, alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> Tensor:
+    """Change brightness and contrast: x * alpha + beta * mean(x * alpha)."""
+    a, b = (torch.from_numpy(v).to(images)[:, None, None, None] for v in (alpha, beta))
+    scaled = images * a
+    return scaled + b * scaled.mean(dim=(1, 2, 3), keepdim=True)
 
 
 def _box_blur(images: Tensor, sizes: NDArray[np.int64], max_blur: int) -> Tensor:
     """Blur each image with its own kernel: 3 pixels wide for size 0, 5 for 1, ...
 
-    A box blur is a banded matrix from the left and one from the right. As a batch of products of
-    matrices it takes a fraction of the time of a pooling for each kernel.
+    A box blur is a product with a banded matrix from the left and one from the right. Batched
+    matrix products take a fraction of the time of a separate pooling for each kernel.
     """
     height, width = images.shape[2:]
     which = torch.from_numpy(sizes).to(images.device)
@@ -127,7 +130,7 @@ def _box_blur(images: Tensor, sizes: NDArray[np.int64], max_blur: int) -> Tensor
 
 @functools.lru_cache(maxsize=8)
 def _blur_matrices(side: int, max_blur: int) -> Tensor:
-    """Return the matrices of the kernels 3, 5, ... ``max_blur``, of shape (kernels, side, side)."""
+    """Return the blur matrices of kernels 3, 5, ... ``max_blur``, shape (kernels, side, side)."""
     matrices = []
     for kernel in range(3, max_blur + 1, 2):
         mirrored = np.pad(np.arange(side), kernel // 2, mode="reflect")
@@ -136,11 +139,3 @@ def _blur_matrices(side: int, max_blur: int) -> Tensor:
         np.add.at(matrix, (np.arange(side)[:, None], sources), 1 / kernel)
         matrices.append(matrix)
     return torch.from_numpy(np.stack(matrices))
-
-
-def _contrast(images: Tensor, factors: Tensor) -> Tensor:
-    grey = images
-    if images.shape[1] == 3:
-        grey = (images * images.new_tensor(_GREY_OF_COLOUR)[:, None, None]).sum(dim=1, keepdim=True)
-    mean = grey.mean(dim=(1, 2, 3), keepdim=True)
-    return mean * (1 - factors) + images * factors

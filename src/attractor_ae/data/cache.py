@@ -1,9 +1,9 @@
-"""The cache of prepared images: decoded once, opened at every later use.
+"""Cache of prepared images, which are decoded once and memory-mapped afterwards.
 
-CACHE/prepared/NAME/KEY/ holds images.npy, labels.npy and contents.json. KEY is the SHA-256 of the
-listing of the source files (path, size, times, inode) and of everything else that the images depend
-on. A folder is written under a temporary name and renamed, so it is complete or not there. Nothing
-is pickled.
+CACHE/prepared/NAME/KEY/ contains images.npy, labels.npy and contents.json. KEY is the SHA-256 of
+the listing of the source files (path, size, times, inode) and of everything else that the images
+depend on. A folder is written under a temporary name and renamed, so it is either complete or
+missing. Nothing is pickled.
 """
 
 import hashlib
@@ -39,23 +39,23 @@ CACHE_VARIABLE = "ATTRACTOR_AE_CACHE"
 """Environment variable that names the folder of prepared images."""
 
 VERSION = "4"
-"""Changes whenever the same source files would be prepared differently."""
+"""Version of the preparation; must change when the same files are prepared differently."""
 
 Broken = tuple[str, str]
-"""A file that cannot be used, as a printable line, and the reason."""
+"""Printable path of a file that cannot be used, and the reason."""
 
 _DAY = 86_400
 
 
 class Encoded(NamedTuple):
-    """An image of a database: its bytes, and its name in messages."""
+    """An encoded image of a database: its name in messages, and its bytes."""
 
     name: str
     data: bytes
 
 
 class BrokenFilesError(AttractorError):
-    """More files of a set are broken than was allowed; ``broken`` lists them with reasons."""
+    """Error for more broken files than allowed; ``broken`` lists them with reasons."""
 
     def __init__(self, where: str, broken: Sequence[Broken], count: int, max_broken: float) -> None:
         self.broken = tuple(broken)
@@ -64,7 +64,7 @@ class BrokenFilesError(AttractorError):
         super().__init__(
             f"{where}: {len(broken)} of {count} files cannot be used, {allowed}; the first is "
             f"{path}: {reason}; repair or remove them, or allow a larger fraction: "
-            "--max-broken, dataset.max_broken in a config"
+            "--max-broken, or dataset.max_broken in a config"
         )
 
 
@@ -106,17 +106,17 @@ def prepare(
     unusable: Sequence[Broken] = (),
     ignored: Sequence[Broken] = (),
 ) -> ImageSet:
-    """Decode images once, and open what was decoded before.
+    """Return prepared images, decoding them if they are not in the cache.
 
     Args:
-        source_files: The files that the images are made of: another listing of them is another
-            cache entry.
-        read: Returns the n images and their labels, int64 of shape (n,); called if nothing is
-            prepared yet. An image is a path, an `Encoded`, or a uint8 array (height, width) or
-            (height, width, 3). At most one at a time is taken.
+        source_files: Files that the images are read from; if any of them changes, a new cache entry
+            is made.
+        read: Returns the n images and their labels, int64 of shape (n,); called if they
+            are not in the cache. An image is a path, an `Encoded`, or a uint8 array (height, width)
+            or (height, width, 3). Images are consumed one at a time.
         key: Everything else that the images depend on.
-        unusable, ignored: Files that are broken or not part of the set, with reasons; only the
-            first count towards ``wanted.max_broken``.
+        unusable: Broken files, with reasons; they count towards ``wanted.max_broken``.
+        ignored: Files that are not part of the set, with reasons.
 
     Returns:
         ``images`` is a read-only memory map of shape (n, channels, size, size).
@@ -128,7 +128,7 @@ def prepare(
     if not source_files:
         if unusable:
             raise BrokenFilesError(where, unusable, len(unusable), max_broken)
-        raise AttractorError(f"{where} has no images; look where its files should be")
+        raise AttractorError(f"{where} has no images; check its files")
     form = wanted.image_format
     described = (VERSION, name, split, *classes, json.dumps(asdict(form)), *key)
     folder = (
@@ -143,7 +143,7 @@ def prepare(
             _publish(temporary, folder)
         opened = _open(folder)
         if opened is None:
-            raise AttractorError(f"{displayed(folder)}: cannot be read again; remove it")
+            raise AttractorError(f"{displayed(folder)}: cannot be read after writing; remove it")
     images, labels, paths, failed = opened
     if len(labels) and not -1 <= labels.min() <= labels.max() < len(classes):
         raise AttractorError(
@@ -158,7 +158,7 @@ def prepare(
 
 
 def _key(source_files: Sequence[Path | str], others: Sequence[str | bytes]) -> str:
-    """Return the SHA-256 of the listing of files and of everything else."""
+    """Return the cache key: SHA-256 of the listing of files and of everything else."""
     digest = hashlib.sha256()
     for other in others:
         part = other if isinstance(other, bytes) else other.encode(errors="surrogatepass")
@@ -166,8 +166,8 @@ def _key(source_files: Sequence[Path | str], others: Sequence[str | bytes]) -> s
     for file in source_files:
         path = os.fspath(file)
         try:
-            status = os.stat(path)  # noqa: PTH116  a Path costs as much again
-        except (OSError, ValueError):  # it is listed as broken when it is decoded
+            status = os.stat(path)  # noqa: PTH116  faster than Path.stat
+        except (OSError, ValueError):  # it is reported as broken when it is decoded
             state = (0, 0, 0, 0)
         else:
             state = (status.st_size, status.st_mtime_ns, status.st_ctime_ns, status.st_ino)
@@ -179,12 +179,12 @@ Opened = tuple[NDArray[np.uint8], NDArray[np.int64], tuple[str, ...], list[Broke
 
 
 def _open(folder: Path) -> Opened | None:
-    """Map the prepared images of a folder into memory; None if there are none, or damaged ones."""
+    """Memory-map the prepared images of a folder; return None if they are missing or damaged."""
     try:
         contents = json.loads((folder / "contents.json").read_bytes())
         shape = tuple(contents["shape"])
         labels = np.load(folder / "labels.npy", allow_pickle=False)
-        if shape[0]:  # else all are broken, and nothing can be mapped
+        if shape[0]:  # an empty array cannot be mapped
             images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
         else:
             images = np.empty(shape, dtype=np.uint8)
@@ -210,12 +210,12 @@ def _decode_into(
 ) -> None:
     """Decode images one by one into a folder."""
     if not len(labels):
-        raise AttractorError(f"{where} has no images; look where its files should be")
+        raise AttractorError(f"{where} has no images; check its files")
     kept, paths, broken = [], [], []
     with (folder / "images.npy").open("wb") as file, without_warnings():
         _write_header(file, (len(labels), *form.shape))
-        # Appended, not written through a memory map: a full disk would end the process, and mapped
-        # pages count as memory of the process.
+        # Not written through a memory map: then a full disk would kill the process, and mapped
+        # pages would count as its memory.
         count = 0
         for source in images:
             count += 1
@@ -258,7 +258,7 @@ def _decode_into(
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
-    # NumPy leaves room for the number of images to change: the header can be written again.
+    # NumPy pads the header, so it can be rewritten with another number of images.
     file.seek(0)
     npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
 
@@ -266,7 +266,7 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 @contextmanager
 def _temporary(folder: Path) -> Iterator[Path]:
     """Create a temporary folder next to ``folder``; afterwards it is removed if it still exists."""
-    for left in folder.parent.glob(".*"):  # of a process that was killed
+    for left in folder.parent.glob(".*"):  # left by a process that was killed
         if time.time() - left.stat().st_mtime > _DAY:
             shutil.rmtree(left, ignore_errors=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
@@ -277,7 +277,7 @@ def _temporary(folder: Path) -> Iterator[Path]:
 
 
 def _publish(temporary: Path, folder: Path) -> None:
-    """Rename a complete folder; one that another process has published meanwhile stays."""
+    """Rename a complete folder, unless another process has published it meanwhile."""
     try:
         temporary.rename(folder)
     except OSError:
@@ -299,7 +299,7 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 def _folder_name(name: str) -> str:
-    """Return a name that every file system accepts, the name itself if it is of that kind."""
+    """Return a folder name that every file system accepts; ``name`` itself if possible."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60].lstrip(".")
     if plain == name:
         return plain

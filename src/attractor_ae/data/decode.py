@@ -1,4 +1,4 @@
-"""From an image file to the uint8 array that a network reads: grey or colour, cropped, resized."""
+"""Decoding of image files to uint8 arrays: conversion to grey or colour, crop and resize."""
 
 import io
 import os
@@ -17,16 +17,16 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from attractor_ae._errors import AttractorError
 
-# What Pillow knows by its suffix and cannot turn into pixels by itself: stubs without a decoder,
-# and page descriptions, which it would hand to another program.
+# Formats that Pillow lists but cannot decode by itself: stubs without a decoder, and page
+# descriptions, for which it would run another program.
 _NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
 
-# Pillow does not convert from these modes to grey or colour, but from those next to them.
+# Pillow cannot convert these modes directly to grey or colour: intermediate mode of each.
 _ONE_STEP_BEFORE = {"LAB": "RGB", "La": "LA", "RGBa": "RGBA"}
 
 
 class UndecodableError(AttractorError):
-    """An image that cannot be read; ``reason`` is one line without the name of the file."""
+    """Error for an image that cannot be read; ``reason`` is one line without the file name."""
 
     def __init__(self, where: str, reason: str) -> None:
         self.reason = reason
@@ -39,7 +39,7 @@ class ImageFormat:
 
     ``size`` is a multiple of 16, at most 4096; ``channels`` 1 (grey) or 3 (colour). With ``crop``
     the centre is cropped to the shorter side before the resize, as for vehicle interiors; otherwise
-    each side is scaled by its own factor.
+    height and width are scaled independently.
     """
 
     size: int = 64
@@ -64,21 +64,21 @@ Source = Path | str | bytes | BinaryIO | Image.Image
 
 
 def decode(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
-    """Read one image: turned upright, made grey or colour, cropped, resized, in this order.
+    """Read one image, turn it upright, convert it to grey or colour, crop and resize it.
 
     The resize is that of ``torchvision.transforms.v2.functional.resize`` on a PIL image (bilinear,
     antialiased), the crop that of its ``center_crop``; grey is ``convert("L")``. The alpha channel
-    is dropped. 16-bit grey is scaled from 0..65535, floating-point grey from [0, 1]. Of an
-    animation the first frame is read.
+    is dropped. 16-bit grey is scaled from 0..65535, floating-point grey from [0, 1]. The
+    first frame of an animation is read.
 
     Returns:
         uint8 array of shape (channels, size, size), C-contiguous.
 
     Raises:
-        UndecodableError: If there is no such file, or it is not an image, is empty, truncated or
-            damaged, a folder or a device, would unpack to more pixels than
-            ``PIL.Image.MAX_IMAGE_PIXELS``, or has grey levels of an unknown range. No other error
-            is raised for the content, and no warning.
+        UndecodableError: If the file does not exist, is not an image, is empty, truncated or
+            damaged, is a folder or a device, would unpack to more pixels than
+            ``PIL.Image.MAX_IMAGE_PIXELS``, or has grey levels of an unknown range. The content of
+            a file causes no other errors and no warnings.
 
     Examples:
         >>> decode(Image.new("RGB", (30, 20), "red"), ImageFormat(size=32))[0, 0, 0]
@@ -90,7 +90,7 @@ def decode(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
 
 @contextmanager
 def without_warnings() -> Iterator[None]:
-    """Ignore warnings, except that of a decompression bomb, which is an error."""
+    """Ignore warnings, but raise Pillow's decompression bomb warning as an error."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -98,7 +98,7 @@ def without_warnings() -> Iterator[None]:
 
 
 def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
-    """Decode as `decode` does, within `without_warnings`."""
+    """Decode as `decode` does; must be called within `without_warnings`."""
     where = displayed(source) if isinstance(source, Path | str) else "image"
     try:
         return _decode(source, image_format)
@@ -107,17 +107,17 @@ def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         reason = f"unpacks to more than {Image.MAX_IMAGE_PIXELS} pixels"
     except MemoryError:
-        reason = "needs more memory than there is"
+        reason = "needs more memory than is available"
     except OSError as error:
         reason = error.strerror or str(error)
-    except Exception as error:  # a damaged file makes decoders fail in every way
+    except Exception as error:  # damaged files cause errors of any class
         reason = str(error) or type(error).__name__
     reason = displayed(" ".join(reason.split()))
     raise UndecodableError(where, reason[:200] or "is damaged")
 
 
 def displayed(path: Path | str) -> str:
-    r"""Return a path as one printable line; other characters and bytes are escaped.
+    r"""Return a path as one line; characters and bytes that are not printable are escaped.
 
     Examples:
         >>> displayed("caf\udce9\n.png")
@@ -174,7 +174,7 @@ def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
     if 0 in image.size:
         raise ValueError("has no pixels")
     image.load()
-    with suppress(Exception):  # damaged EXIF of an intact image: it has no orientation
+    with suppress(Exception):  # ignore damaged EXIF data of an intact image
         image = ImageOps.exif_transpose(image)
     wanted = "L" if form.channels == 1 else "RGB"
     if image.mode.startswith("I") or image.mode == "F":
@@ -190,14 +190,14 @@ def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
 
 
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
-    """Scale grey levels of more than 8 bits."""
+    """Scale grey levels of more than 8 bits to 8 bits."""
     levels = np.asarray(image)
     low, high = levels.min(), levels.max()
     if image.mode == "F":
-        if not 0 <= low <= high <= 1:  # NaN is refused here as well
+        if not 0 <= low <= high <= 1:  # also refuses NaN
             raise ValueError(f"has grey levels {low:g}..{high:g}, expected 0..1 in floating point")
         return np.round(levels * 255).astype(np.uint8)
-    # Pillow gives some 16-bit files in the 32-bit mode "I".
+    # Pillow opens some 16-bit files in the 32-bit mode "I".
     if not 0 <= low <= high <= 65535:
         raise ValueError(f"has grey levels {low}..{high}, expected 0..65535")
     return ((levels.astype(np.uint32) + 128) // 257).astype(np.uint8)  # rounded

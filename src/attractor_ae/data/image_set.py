@@ -1,4 +1,4 @@
-"""A set of images in memory, with labels: what the data room gives to every other."""
+"""Sets of labelled images in memory, and the choice of images from a split."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ class ImageSet:
         labels: int64 array of shape (n,), an index into ``classes``; -1 where there is no label.
         classes: Names of the classes; empty for a set without labels.
         left_out: Files of the split that cannot be used, each with the reason.
-        paths: The file of each image; empty if they are not made of one file each.
+        paths: File of each image; empty if the images are not read from one file each.
 
     Raises:
         AttractorError: If an array has another dtype or shape, or a label is not an index into
@@ -55,7 +55,7 @@ class ImageSet:
             problem = f"labels must be in -1..{len(self.classes) - 1}"
             problem += f", got {labels.min()}..{labels.max()}"
         elif self.paths and len(self.paths) != n:
-            problem = f"{len(self.paths)} paths for {n} images; give one each"
+            problem = f"{len(self.paths)} paths for {n} images; give one per image"
         if problem:
             raise AttractorError(f"image set {self.name!r} ({self.split}): {problem}")
 
@@ -81,10 +81,10 @@ class ImageSet:
         )
 
     def divided(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
-        """Return the set without ``fraction`` of each class, in [0, 1), and the images left out.
+        """Split off ``fraction``, in [0, 1), of each class; return the rest and this part.
 
-        Of a class with n images, ``round(fraction * n)`` are drawn from ``seed``; both parts keep
-        the set's own order.
+        From a class with n images, ``round(fraction * n)`` are drawn at random with ``seed``. Both
+        parts keep the order of the set.
         """
         left_out = _drawn(
             self.labels,
@@ -112,7 +112,7 @@ def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
 
 
 def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
-    """Return the indices of ``n`` images of each class that a seed draws, ascending.
+    """Return the indices of ``n`` random images of each class, ascending.
 
     Examples:
         >>> random_rows(np.array([7, 3, 7, 7, 3]), 2, seed=0).tolist()
@@ -128,7 +128,7 @@ def _drawn(
     number: Callable[[int], int],
     stream: Callable[[int], np.random.Generator],
 ) -> NDArray[np.int64]:
-    """Return the indices of a number of images of each class, drawn from its stream, ascending."""
+    """Draw images of each class with its random stream; return their indices, ascending."""
     chosen = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels).tolist():
         rows = stream(label).permutation(np.flatnonzero(labels == label))
@@ -138,11 +138,11 @@ def _drawn(
 
 @dataclass(frozen=True)
 class Wanted:
-    """The images of a split that are wanted.
+    """Choice of images from a split, and how they are prepared.
 
-    ``per_class``: number of images per class, -1: all; ``subset_seed``: None: the first of each
-    class in the set's own order, else the seed that draws them; ``factor``: the variation, empty:
-    the set's default; ``cache``: folder of prepared images, None: the user's; ``max_broken``:
+    ``per_class``: number of images per class, -1: all; ``subset_seed``: seed of their random
+    choice, None: the first of each class in the set's order; ``factor``: variant of the set,
+    empty: its default; ``cache``: folder of prepared images, None: the user's; ``max_broken``:
     fraction of broken files, in [0, 1], up to which they are left out.
     """
 
@@ -170,5 +170,5 @@ class Wanted:
 
     @property
     def selection(self) -> str:
-        """The choice of images, for the key of the cache."""
+        """Description of the choice of images, part of the cache key."""
         return f"{self.factor}, {self.per_class} per class, seed {self.subset_seed}"

@@ -6,10 +6,20 @@ from typing import Literal
 
 from attractor_ae.data.sources import Source
 
+AugmentationKind = Literal["grey", "natural", "cars"]
+"""Kind of images, which determines the steps of their augmentation."""
+
+STEPS: Mapping[AugmentationKind, tuple[str, ...]] = {
+    "grey": ("blur", "noise"),
+    "natural": ("brightness-contrast", "blur", "noise"),
+    "cars": ("blur", "brightness-contrast", "noise"),
+}
+"""Steps of the augmentation by kind of images, in order (PROTOCOL section 3)."""
+
 
 @dataclass(frozen=True)
 class SplitInfo:
-    """Number of images of a split as published (None: not stated), and number of classes."""
+    """Published number of images of a split (None: not stated), and number of classes."""
 
     images: int | None
     classes: int
@@ -21,22 +31,21 @@ class DatasetInfo:
 
     Attributes:
         kind: ``"built-in"``: ships inside a package; ``"files"``: read from the data root; or
-            ``"own"``.
-        natural: Whether it shows photographs, so that training on it also augments brightness and
-            contrast (PROTOCOL section 3).
-        obtain: How to get it, as the end of a sentence that says what is missing.
-        layout: Its files below the data root, as a tree; empty for a built-in set.
-        test_split, out_split: The split of held-out images, and the one that is used where the set
-            is a D_out (PROTOCOL sections 6 and 7); by default the same.
-        per_class: Number of images per class that is used by default (PROTOCOL section 6); -1: all.
-        factors: Its variations, e.g. cars; the first is the default.
+            ``"own"``: the user's images.
+        augmentation: Kind of the images, which determines their augmentation in training.
+        obtain: How to get the set; ends the error message about missing files.
+        layout: Tree of the files below the data root; empty for a built-in set.
+        test_split, out_split: Split of held-out images, and split that is used if the set is a
+            D_out (PROTOCOL sections 6 and 7); by default the same.
+        per_class: Default number of images per class (PROTOCOL section 6); -1: all.
+        factors: Variants of the set, e.g. cars; the first is the default.
     """
 
     name: str
     title: str
     kind: Literal["built-in", "files", "own"]
     splits: Mapping[str, SplitInfo]
-    natural: bool
+    augmentation: AugmentationKind
     source: Source
     obtain: str
     licence: str
@@ -50,5 +59,5 @@ class DatasetInfo:
 
     @property
     def split_as_out(self) -> str:
-        """The split that is used where the set is a D_out."""
+        """Split that is used if the set is a D_out."""
         return self.out_split or self.test_split

@@ -1,4 +1,4 @@
-"""From the name of a data set to its images."""
+"""Loading of data sets by name or path."""
 
 import os
 from collections.abc import Mapping
@@ -26,10 +26,10 @@ _LEFT_OUT_SHOWN = 10
 
 @dataclass(frozen=True)
 class DatasetStatus:
-    """Whether a data set can be loaded, known without reading its images.
+    """Availability of a data set, found without reading its images.
 
-    ``expected``: packages or files of all splits; ``missing``: what is not there, by split;
-    ``place``: the package or folder of all of it.
+    ``expected``: packages or files of all splits; ``missing``: those that are missing, by split;
+    ``place``: the package, or the common folder of the files.
     """
 
     info: DatasetInfo
@@ -45,7 +45,7 @@ class DatasetStatus:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set and the data root, the folder of its files."""
+    """A data set, and the data root that contains its files."""
 
     info: DatasetInfo
     root: Path
@@ -64,13 +64,13 @@ class Dataset:
             )
 
     def load(self, split: str, wanted: Wanted) -> ImageSet:
-        """Load the wanted images of a split; errors as of :func:`load`."""
+        """Load the wanted images of a split; errors as for :func:`load`."""
         self.check_present(split, wanted.factor)
         images = self.info.source.load(split, self.root, wanted)
         for path, reason in images.left_out[:_LEFT_OUT_SHOWN]:
             wanted.reporter.note(f"left out: {path}: {reason}")
         if len(images.left_out) > _LEFT_OUT_SHOWN:
-            wanted.reporter.note(f"left out: {len(images.left_out) - _LEFT_OUT_SHOWN} more")
+            wanted.reporter.note(f"left out: {len(images.left_out) - _LEFT_OUT_SHOWN} other files")
         return images
 
     def status(self, factor: str = "") -> DatasetStatus:
@@ -84,7 +84,7 @@ class Dataset:
         below = [place for place in expected if Path(place).is_relative_to(root)]
         place = os.path.commonpath(below) if len(below) > 1 else expected[0]
         if info.kind == "files" and not any(missing.values()) and not is_there(Path(place)):
-            # The package of a distribution keeps them elsewhere.
+            # A distribution's package installs the files elsewhere.
             folders = (Path(place).parent for place in expected)
             place = next((str(path) for path in folders if is_there(path)), place)
         return DatasetStatus(info, tuple(dict.fromkeys(expected)), missing, place)
@@ -95,7 +95,7 @@ class Dataset:
         if self.info.factors:
             raise unknown_name(f"factor of data set {self.info.name!r}:", factor, self.info.factors)
         raise AttractorError(
-            f"data set {self.info.name!r} has no variations, got the factor {factor!r}; "
+            f"data set {self.info.name!r} has no variants, got the factor {factor!r}; "
             'leave dataset.factor empty ("")'
         )
 
@@ -108,7 +108,7 @@ def data_root(root: Path | str | None = None) -> Path:
 
 
 def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0) -> Dataset:
-    """Find a data set by its name, or own images by their path; arguments as of :func:`load`.
+    """Find a data set by name, or your own images by path; arguments as for :func:`load`.
 
     Raises:
         AttractorError: If the name is unknown, or there are no images at the path.
@@ -116,7 +116,7 @@ def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0)
     folder = data_root(root)
     if name in CATALOGUE:
         return Dataset(CATALOGUE[name], folder)
-    # A name without a path is first looked for in the data root, as in a listing.
+    # A name without a folder is searched in the data root first, as `data list` shows it.
     bare = Path(name).name == name
     places = [folder / name, Path(name).expanduser()]
     for path in places if bare else reversed(places):
@@ -124,8 +124,8 @@ def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0)
             return Dataset(own_info(name, path, seed=split_seed), folder)
     if not bare or Path(name).suffix.lower() in SUFFIXES:
         raise AttractorError(
-            f"{displayed(name)}: no such file or folder; give a path of own images, or the name of "
-            "a data set (attractor-ae data list)"
+            f"{displayed(name)}: no such file or folder; give the path of your own images, or the "
+            "name of a data set (to list them, run: attractor-ae data list)"
         )
     raise unknown_name("data set", name, CATALOGUE)
 
@@ -144,21 +144,22 @@ def load(
     cache: Path | str | None = None,
     reporter: Reporter = SILENT,
 ) -> ImageSet:
-    """Load a data set by its name, or own images by their path.
+    """Load a data set by name, or your own images by path.
 
-    Images that have to be decoded are prepared once, in a cache that the next load opens.
+    Images that must be decoded are prepared once and cached for later loads.
 
     Args:
-        name: A name of :data:`CATALOGUE`; else a path of own images, as it stands or below the data
-            root: a folder, a table of paths, or an array (`attractor_ae.data.sources.own`).
+        name: A name in :data:`CATALOGUE`, or the path of your own images, which may be relative to
+            the data root: a folder, a table of paths, or an array
+            (`attractor_ae.data.sources.own`).
         split: One of the set's splits.
         per_class: Number of images per class (PROTOCOL section 6); -1: all.
-        subset_seed: None: the first of each class in the set's own order; else the seed that draws
-            them.
+        subset_seed: Seed of the random choice of these images; None: the first of each class in the
+            set's order.
         root: Folder of the data sets' files; see :func:`data_root`.
-        factor: One of the set's variations, e.g. SVIRO's cars; empty: the first.
-        split_seed: Divides own images into ``"train"`` and ``"test"`` where no folder or column
-            does.
+        factor: Variant of the set, e.g. one of SVIRO's cars; empty: the first.
+        split_seed: Seed that divides your own images into ``"train"`` and ``"test"`` if no folder
+            or column does.
         image_format: Size and channels of the images; by default 64 x 64 and grey.
         max_broken: Fraction of image files, in [0, 1], that may be broken; these are left out.
         cache: Folder of prepared images; by default the user's cache directory.
@@ -178,7 +179,7 @@ def load(
 
 
 def own_names(root: Path | str | None = None) -> tuple[str, ...]:
-    """Return the names of own images in the data root, next to the published sets."""
+    """Return the names of your own images in the data root, without the published sets."""
     folder = data_root(root)
     published = {
         Path(place).relative_to(folder).parts[0]
@@ -192,18 +193,18 @@ def own_names(root: Path | str | None = None) -> tuple[str, ...]:
         for path in sorted(folder.iterdir()):
             hidden = path.name.startswith(".") or path.name in {*published, *CATALOGUE}
             if not hidden and (path.is_dir() or path.suffix.lower() in SUFFIXES):
-                with suppress(AttractorError):  # a folder of something else
+                with suppress(AttractorError):  # a folder without images
                     find_dataset(path.name, folder)
                     names.append(path.name)
     return tuple(names)
 
 
 def download(name: str, root: Path | str | None = None) -> None:
-    """Fetch the official files of a set of :data:`CATALOGUE` and check their sums.
+    """Download the official files of a set of :data:`CATALOGUE` and verify their checksums.
 
     Raises:
         AttractorError: If the name is unknown, the set cannot be downloaded, there is no network,
-            or a sum is wrong; with what to place where.
+            or a checksum is wrong; the message says which files to put where.
     """
     if name not in CATALOGUE:
         raise unknown_name("data set", name, CATALOGUE)
@@ -218,10 +219,10 @@ def download(name: str, root: Path | str | None = None) -> None:
         state = dataset.status()
         lacking = tuple(dict.fromkeys(m for ms in state.missing.values() for m in ms))
         # How to get it without the command that has just failed.
-        by_hand = info.obtain.removeprefix(f"attractor-ae data download {name}; ")
+        by_hand = info.obtain.removeprefix(f"run: attractor-ae data download {name}; ")
         raise AttractorError(
-            f"data set {name!r} could not be downloaded ({reason}); place by hand "
-            f"{_listed(lacking or state.expected)}: {by_hand.removeprefix('or ')}"
+            f"data set {name!r} could not be downloaded ({reason}); to provide "
+            f"{_listed(lacking or state.expected)} yourself, {by_hand.removeprefix('or ')}"
         ) from None
 
 
@@ -236,7 +237,7 @@ def clear(
     store = None if cache is None else Path(cache)
     if name is None or name in CATALOGUE:
         return prepared.clear(name, store)
-    # By the name alone: own images may be gone, but what was prepared of them is still here.
+    # Only the name is used: the user's images may be gone, but the prepared ones still exist.
     path = Path(os.path.realpath(Path(name).expanduser()))
     stored = path.stem if path.suffix.lower() in SUFFIXES else path.name
     freed = prepared.clear(stored, store) if name and stored else 0
@@ -246,7 +247,7 @@ def clear(
 
 
 def _listed(places: tuple[str, ...]) -> str:
-    """Return places for one line: of many, the first and their number."""
+    """Return places as text; if there are many, the first one and the number of others."""
     if len(places) <= 3:
         return " and ".join(places)
-    return f"{places[0]} and {len(places) - 1} more like it"
+    return f"{places[0]} and {len(places) - 1} other files"

@@ -1,4 +1,4 @@
-"""The registry of data sets: a new set is an entry of catalogue.toml, and its source here."""
+"""Registry of data sets; a new set needs an entry in catalogue.toml and a source here."""
 
 import tomllib
 from collections.abc import Mapping
@@ -66,7 +66,7 @@ _SOURCES: dict[str, Source] = {
     "cifar10": TorchvisionSet(
         "cifar10",
         "",
-        # torchvision checks all of them, whatever the split.
+        # torchvision checks all files for every split.
         dict.fromkeys(("train", "test"), tuple(f"cifar-10-batches-py/{b}" for b in _BATCHES)),
         (("CIFAR10", {}),),
         read_cifar10,
@@ -124,4 +124,4 @@ _TEXT = files("attractor_ae.data").joinpath("catalogue.toml").read_text(encoding
 CATALOGUE: Mapping[str, DatasetInfo] = MappingProxyType(
     {name: _described(name, entry) for name, entry in tomllib.loads(_TEXT).items()}
 )
-"""Every data set that has a name, by that name."""
+"""All built-in and published data sets, by name."""

@@ -1,4 +1,4 @@
-"""TOML files in, validated values out; a mistake is one line."""
+"""Reading and validation of TOML files; an error is one line."""
 
 import tomllib
 from collections.abc import Mapping, Sequence
@@ -26,7 +26,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
 
 
 def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Model:
-    """Return values as a model of pydantic; errors name ``source``."""
+    """Return values as a pydantic model; error messages begin with ``source``."""
     try:
         return model.model_validate(dict(values))
     except ValidationError as error:
@@ -34,7 +34,7 @@ def validated(model: type[Model], values: Mapping[str, Any], source: str) -> Mod
 
 
 def _explained(model: type[BaseModel], error: ValidationError) -> str:
-    # A misspelled key first: it may be why another is missing.
+    # An unknown key comes first: its misspelling may be why another key is missing.
     first = min(error.errors(), key=lambda found: found["type"] != "extra_forbidden")
     key = ".".join(str(part) for part in first["loc"])
     match first["type"]:
@@ -44,7 +44,7 @@ def _explained(model: type[BaseModel], error: ValidationError) -> str:
             kind = f"key in [{table}]:" if table else "section"
             return str(unknown_name(kind, str(name), _known_keys(model, sections)))
         case "missing":
-            return f"{key} is missing; it must be given"
+            return f"{key} is missing; set it"
         case "value_error":
             reason = first["msg"].removeprefix("Value error, ")
             return f"{key}: {reason}" if key else reason
@@ -62,7 +62,7 @@ def _explained(model: type[BaseModel], error: ValidationError) -> str:
 
 def _known_keys(model: type[BaseModel], sections: Sequence[int | str]) -> list[str]:
     for section in sections:
-        if isinstance(section, int):  # the number of an entry, all of which are alike
+        if isinstance(section, int):  # a list index; all entries have the same type
             continue
         annotation = model.model_fields[section].annotation
         (model,) = [

@@ -1,4 +1,4 @@
-"""Tables and figures of runs that were measured (``attractor-ae table`` and ``figures``)."""
+"""Tables and figures of evaluated runs (``attractor-ae table`` and ``figures``)."""
 
 import glob
 import json
@@ -26,12 +26,11 @@ from attractor_ae.reporting import Comparison, compare, reconstruction_figure, s
 def compare_runs(places: Sequence[str | Path], **options: Any) -> Comparison:  # noqa: ANN401
     """Return the table of evaluated runs, sweeps and ensembles (``attractor-ae table``).
 
-    ``places`` are folders, or globs of them; see `measured_runs`. ``options`` are those of
+    ``places`` are folders or glob patterns; see `measured_runs`. ``options`` are passed to
     `attractor_ae.reporting.compare`.
 
     Raises:
-        AttractorError: If a place holds nothing that was evaluated, or the results do not belong
-            together.
+        AttractorError: If a place contains no evaluated run, or the results cannot be compared.
     """
     measured = measured_runs(places)
     return compare(
@@ -43,16 +42,18 @@ def draw_runs(
     places: Sequence[str | Path],
     folder: str | Path,
     *,
+    reference: str | None = None,
     data_root: str | Path | None = None,
     reporter: Reporter = SILENT,
 ) -> list[Path]:
     """Draw every figure of evaluated runs, sweeps and ensembles; return the PNG files.
 
-    Runs on several D_in have a folder each, and a figure of reconstructions side by side.
-    ``places`` are folders, or globs of them; see `measured_runs`.
+    With several D_in, the runs on each have their own folder, and one figure shows the
+    reconstructions side by side. ``places`` are folders or glob patterns; see `measured_runs`.
+    ``reference`` is that of `entropy_histogram`.
 
     Raises:
-        AttractorError: As `compare_runs`; if files of the data sets are missing.
+        AttractorError: As for `compare_runs`, or if files of the data sets are missing.
     """
     by_in_dataset: dict[str, dict[str, list[MeasuredRun]]] = {}
     for label, runs in measured_runs(places).items():
@@ -63,7 +64,9 @@ def draw_runs(
     for name, measured in by_in_dataset.items():
         alone = len(by_in_dataset) == 1
         place = Path(folder) if alone else Path(folder) / file_name(name)
-        drawn += suite_figures(place, measured, images, on_note=reporter.note, reporter=reporter)
+        drawn += suite_figures(
+            place, measured, images, reference=reference, on_note=reporter.note, reporter=reporter
+        )
         if not alone:
             side_by_side.append(reconstructions(measured, images))
     # A row shows the same kind of image under the networks of every D_in.
@@ -75,11 +78,11 @@ def draw_runs(
 
 
 def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
-    """Return results by method; runs that differ in the seed alone are the seeds of one method.
+    """Return results by method; runs that differ only in the seed belong to one method.
 
     ``places``: run folders, sweep folders, folders of ensembles or of saved results
-    (`EvaluationResult.save`), and globs of them. Of a sweep whose runs were evaluated as an
-    ensemble, the ensemble is taken. If a method has several experiments, the folder is added to
+    (`EvaluationResult.save`), and glob patterns. If the runs of a sweep were evaluated as an
+    ensemble, the ensemble is used. If a method has several experiments, the folder is added to
     its name.
     """
     found: dict[Path, MeasuredRun] = {}
@@ -100,8 +103,7 @@ def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
         home = together if member else run
         if not _is_complete(home.evaluation_folder):
             raise AttractorError(
-                f"{run.path}: was not evaluated; do so with: "
-                + quoted_command("evaluate", run.path)
+                f"{run.path}: was not evaluated; run: " + quoted_command("evaluate", run.path)
             )
         if home.path.resolve() not in found:
             found[home.path.resolve()] = _measured(home)
@@ -116,7 +118,7 @@ def _measured(run: Run) -> MeasuredRun:
 
 
 def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
-    """Return names of experiments: the method, and as much of the folder as is needed."""
+    """Return a unique name per experiment: the method, with part of the folder if needed."""
     methods = [runs[0].result.method for runs in experiments]
     folders = []
     for runs in experiments:
@@ -127,7 +129,7 @@ def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
         rivals = [f for m, f in zip(methods, folders, strict=True) if m == method]
         if rivals.count(folder) > 1:
             raise AttractorError(
-                f"{folder}: contains runs of several experiments; name those of each apart"
+                f"{folder}: contains runs of several experiments; compare each separately"
             )
         where = folder.relative_to(os.path.commonpath([rival.parent for rival in rivals]))
         labels.append(method if len(rivals) == 1 else f"{method} ({where.as_posix()})")

@@ -1,7 +1,7 @@
 """The keys of a TOML config: those of the original scripts, and new ones.
 
-Every new key has a default that reproduces the original. A mistake is reported in one line: file,
-key, value, what is allowed, and the nearest name. Nothing here imports torch.
+Every new key has a default that reproduces the original. An error is one line: file, key, value,
+allowed values, and the nearest name. This module does not import torch.
 """
 
 import re
@@ -21,10 +21,10 @@ ReconstructionLossName = Literal["ssim", "ms-ssim", "mse", "l1", "huber", "bce",
 MetricLossName = Literal["", "triplet", "angular", "npair", "ntxent", "contrastive"]
 OptimizerName = Literal["Adam", "AdamW", "SGD"]
 ModelType = Literal["dropout-cae", "conv"]
-HeadName = Literal["mlp", "knn"]
+HeadName = Literal["mlp", "paper-mlp", "knn"]
 MaskScope = Literal["trial", "sample"]
 HeadInput = Literal["code", "path"]
-# In [0, 1], as thresholds and histograms want them.
+# Scores in [0, 1], as required for thresholds and histograms.
 ReportedScore = Literal[
     "entropy", "member_entropy", "mutual_information", "vote_diversity", "ood_score"
 ]
@@ -33,7 +33,7 @@ LatentScore = Literal["feature_norm", "circular_variance", "mahalanobis", "knn_d
 ScoreName = Literal[ReportedScore, PointScore, LatentScore]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
-# The elementwise activations of torch.nn; a test compares them.
+# The elementwise activations of torch.nn; a test checks that the list is complete.
 ACTIVATIONS = tuple(
     re.findall(
         r"\w+",
@@ -49,7 +49,7 @@ _LOSS_SPELLINGS = {"msssim": "ms-ssim", "mssim": "ms-ssim"}
 
 
 def _known_spelling(value: object, allowed: Sequence[str]) -> object:
-    """Return ``value`` as ``allowed`` spells it; upper and lower case are the same."""
+    """Return ``value`` in the spelling of ``allowed``, ignoring case."""
     if not isinstance(value, str):
         return value
     return {name.lower(): name for name in allowed}.get(value.strip().lower(), value)
@@ -73,7 +73,7 @@ def _activation(name: str) -> str:
 
 
 class _Section(BaseModel):
-    # Strict: neither true nor "3" is an integer. Lists become tuples nevertheless.
+    # Strict: true and "3" are not accepted as integers. Lists still become tuples.
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
@@ -87,26 +87,26 @@ class DatasetConfig(_Section):
     """``[dataset]``: the training images."""
 
     name: str
-    """Name of a data set, or path of own images."""
+    """Name of a data set, or path of your own images."""
     factor: str = ""
-    """Variation of the set, e.g. the car of a SVIRO set."""
+    """Variant of the data set, e.g. the car of a SVIRO set."""
     split: str = "train"
     """Training split."""
     nbr_of_samples_per_class: PerClass = 250
     """Images per class; -1: all."""
     # New keys.
     subset_seed: int = Field(default=-1, ge=-1, lt=2**63)
-    """-1: the first of each class in the set's own order; else the seed that draws them."""
+    """-1: the first images of each class in the set's order; otherwise the seed to draw them."""
     split_seed: Seed = 0
-    """Seed that divides own images into train and test where no folder does."""
+    """Seed for dividing your own images into train and test if no folders do."""
     image_size: int = Field(default=64, ge=16, le=4096, multiple_of=16)
-    """Height and width of images and network."""
+    """Height and width of the images and of the network's input."""
     channels: Literal[1, 3] = 1
-    """1: grey, 3: colour; of images and network."""
+    """Channels of the images and of the network's input; 1: grey, 3: colour."""
     calibration_fraction: float = Field(default=0.0, ge=0, le=0.5)
-    """Fraction of each class kept for calibration."""
+    """Fraction of each class that is not trained on but used for calibration."""
     max_broken: float = Field(default=0.01, ge=0, le=1)
-    """Fraction of broken files up to which they are left out."""
+    """Largest fraction of broken files that are left out; more are an error."""
 
 
 class ModelConfig(_Section):
@@ -119,7 +119,7 @@ class ModelConfig(_Section):
     dimension: int = Field(default=64, ge=1, le=65_536)
     """Length of the latent code."""
     activation: Annotated[str, AfterValidator(_activation)] = "ReLU"
-    """Elementwise activation of torch.nn by name."""
+    """Name of an elementwise activation of torch.nn."""
     dropout: float = Field(default=0.33, ge=0, le=0.99, allow_inf_nan=False)
     """Dropout rate, in training and at inference."""
 
@@ -128,38 +128,38 @@ class TrainingConfig(_Section):
     """``[training]``: the optimisation."""
 
     gpu: str = Field(default="0", pattern=r"^\d+$")
-    """Number of the GPU that device "auto" takes where there is one."""
+    """Index of the GPU that device "auto" uses, if there is a GPU."""
     batch_size: Positive = 64
     """Images per step."""
     optimizer: Annotated[OptimizerName, _spelled(OptimizerName)] = "Adam"
-    """Optimiser of PyTorch."""
+    """PyTorch optimiser."""
     learning_rate: float = Field(default=1e-4, gt=0, allow_inf_nan=False)
-    """Learning rate; of "onecycle" its peak."""
+    """Learning rate; for the schedule "onecycle", its peak."""
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight decay of the optimiser."""
     epochs: Positive = 25_000
     """Passes over the training images."""
     frequency: Positive = 1
-    """Epochs between two lines of the log (original: between plots)."""
+    """Number of epochs between log lines (in the original: between plots)."""
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
     """Reconstruction loss."""
     make_scene_impossible: bool = False
-    """Reconstruct the same scene under another variation."""
+    """Reconstruct the same scene in another variant."""
     make_instance_impossible: bool = False
-    """Reconstruct a random other image of the class."""
+    """Reconstruct a random other image of the same class."""
     augment: bool = True
-    """Augment the input; the target stays as it is."""
+    """Augment the input but not the target."""
     # New keys.
     seed: Seed = 0
-    """Seed of the first weights, batches, augmentation and masks."""
+    """Seed of the initial weights, batches, augmentation and masks."""
     schedule: Literal["constant", "onecycle"] = "constant"
-    """Course of the learning rate: constant, or one cycle up and down."""
+    """Learning rate schedule: constant, or one cycle up and down."""
     device: str = "auto"
-    """Device of PyTorch by name; "auto": a GPU if there is one."""
+    """Name of a PyTorch device; "auto": a GPU if there is one."""
     precision: Precision = "auto"
-    """Mixed precision by default ("auto") where the device has the instructions."""
+    """Precision; "auto": mixed precision if the device has the instructions."""
     checkpoint_interval: Positive = 20
-    """Epochs between two checkpoints."""
+    """Number of epochs between checkpoints."""
 
     @model_validator(mode="before")
     @classmethod
@@ -180,36 +180,36 @@ class TrainingConfig(_Section):
 
 
 class EvaluationConfig(_Section):
-    """``[evaluation]``: the detector and its data sets; published values are the defaults."""
+    """``[evaluation]``: the detector and its data sets; the defaults are the published values."""
 
     recursions: Positive = 6
-    """Number of recursions that are evaluated, from 0."""
+    """Number of recursions to evaluate, starting with recursion 0."""
     recursion: int = Field(default=2, ge=0)
-    """The recursion that is reported."""
+    """Reported recursion."""
     trials: Positive = 20
     """Number of dropout masks."""
     nbr_of_samples_per_class: PerClass = 250
     """Test images per known class; -1: all."""
-    head: Annotated[HeadName, _spelled(HeadName)] = "mlp"
-    """Classifier of latent codes: multilayer perceptron, or nearest neighbours."""
+    head: Annotated[HeadName, _spelled(HeadName)] = "paper-mlp"
+    """Classifier of latent codes: perceptron ("paper-mlp": as published), or nearest neighbours."""
     head_masks: Positive = 1
-    """Masks per training image that heads are fitted on."""
+    """Number of masks per training image for fitting the heads."""
     head_input: HeadInput = "code"
     """Input of a head: the code z_r, or the path z_0 .. z_r."""
-    mask_scope: MaskScope = "trial"
-    """Trial: the images of a trial share its mask; sample: each has its own."""
+    mask_scope: MaskScope = "sample"
+    """"trial": one mask for all images of a trial; "sample": one mask per image."""
     precision: Precision = "auto"
     """As in [training]."""
     score: ReportedScore = "entropy"
-    """The score that is reported; "ood_score" needs a calibration_fraction."""
+    """Reported score; "ood_score" needs a calibration_fraction."""
     scores: tuple[ScoreName, ...] = Field(default=(), strict=False)
-    """Further scores."""
+    """Further scores to compute."""
     out_datasets: Names = ()
     """The D_outs, "NAME" or "NAME:FACTOR"; default: faces, textures, photos."""
     covariate_shift_datasets: Names = ()
-    """Sets that show the known classes under other conditions."""
+    """Data sets of the known classes under other conditions."""
     accuracy_splits: Names = ()
-    """Further splits of D_in for the accuracy."""
+    """Further splits of D_in on which the accuracy is computed."""
 
     @model_validator(mode="after")
     def _reported_recursion_is_evaluated(self) -> "EvaluationConfig":
@@ -222,7 +222,7 @@ class EvaluationConfig(_Section):
 
 
 class ExperimentConfig(_Section):
-    """One experiment: the whole of a TOML file.
+    """One experiment: the content of a TOML file.
 
     Examples:
         >>> config = ExperimentConfig.from_dict({"dataset": {"name": "mnist5k"}})
@@ -263,7 +263,7 @@ class ExperimentConfig(_Section):
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], source: str = "config") -> "ExperimentConfig":
-        """Validate tables of values, one per section; errors name ``source``.
+        """Validate tables of values, one per section; error messages begin with ``source``.
 
         Raises:
             AttractorError: On an unknown key, a wrong type or an impossible value.
@@ -272,11 +272,11 @@ class ExperimentConfig(_Section):
 
     @classmethod
     def from_toml(cls, path: str | Path, overrides: Sequence[str] = ()) -> "ExperimentConfig":
-        """Read a TOML file; ``overrides`` are ``"section.key=value"`` that win over it.
+        """Read a TOML file; ``overrides``, each ``"section.key=value"``, replace its values.
 
-        The value is written as in TOML; text needs no quotes. A file may begin with
-        ``base = "default"``, the preset whose values apply to the keys that it does not set;
-        without it, the values of the released code apply.
+        The value is written as in TOML; text needs no quotes. If the file begins with
+        ``base = "default"``, keys that it does not set have the values of that preset; otherwise
+        they have the values of the released code.
 
         Raises:
             AttractorError: If the file is missing or not TOML, or on an unknown key or an
@@ -323,7 +323,7 @@ def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, A
         section, dot, key = path.strip().partition(".")
         if not (equals and dot and section and key):
             raise AttractorError(
-                f"--set {text!r}: must read section.key=value, e.g. training.epochs=200"
+                f"--set {text!r}: must have the form section.key=value, e.g. training.epochs=200"
             )
         table = result.setdefault(section, {})
         if not isinstance(table, dict):

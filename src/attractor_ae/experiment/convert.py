@@ -1,8 +1,8 @@
 """Conversion of runs of the original scripts (docs/from-the-original.md).
 
 A results folder of the original has ``cfg.toml`` and ``checkpoints/last_model.pth``. The layers
-differ in their names alone: both flatten a code channels first, and both store the weights of a
-transposed convolution as (in, out, height, width).
+differ only in their names: the original and this package both flatten a code channels first, and
+store the weights of a transposed convolution as (in, out, height, width).
 """
 
 import hashlib
@@ -56,16 +56,16 @@ ORIGINAL_LAYERS: Mapping[str, Mapping[str, str]] = {
         "classifier.fc_2": "output",
     },
 }
-"""The original's name of each layer, and ours, by ``model.type``."""
+"""Name of each layer in the original -> name in this package, by ``model.type``."""
 
-# Has an element for each class.
+# One element per class.
 _LOGITS = "classifier.fc_2.bias"
 
-# Where an activation has weights (PReLU), one serves all layers, and the original's file has it
-# again with each of them.
+# An activation with weights (PReLU) is shared by all layers; the original's file repeats it for
+# each layer.
 _ACTIVATION_AGAIN = re.compile(r"(?:encoder_\w+|decoder_\w+|classifier)\.(activation)_\d(\.\w+)")
 
-# The perceptual loss is a network of its own, which the original stores with the trained one.
+# The perceptual loss is a separate network, which the original stores with the trained one.
 _LOSS = "criterion."
 
 _FROM_THE_ORIGINAL = f"give a results folder of the original, with {CONFIG_FILE} and {WEIGHTS_FILE}"
@@ -81,17 +81,17 @@ def import_run(
     """Convert a results folder of the original into a finished run (``attractor-ae import-run``).
 
     Unknown keys of ``cfg.toml`` are left out and named in the run's log. The history is empty.
-    ``seed`` is that of the original, which it does not store; 0 if unknown. It is the source of
-    trial masks and heads. Some data sets name their classes in their files, below ``data_root``.
+    ``seed`` is the seed of the original run, which does not store it; 0 if unknown. Trial masks and
+    heads depend on it. For some data sets, class names are read from the files in ``data_root``.
 
     Raises:
         AttractorError: If a file is missing or damaged, ``cfg.toml`` has an impossible value, the
-            weights are not those of the network that it describes, or ``target`` contains a run
+            weights do not fit the network that it describes, or ``target`` contains a run
             already.
     """
     folder, run = Path(folder), Run(Path(target))
     if run.finished or run.checkpoint_file.exists():
-        raise AttractorError(f"{run.path}: contains a run already; choose another folder")
+        raise AttractorError(f"{run.path}: already contains a run; choose another folder")
     config, notes = _read_config(folder / CONFIG_FILE, seed)
     path = folder / WEIGHTS_FILE
     content = _read(path)
@@ -111,20 +111,20 @@ def import_run(
             )
     metadata = {"dataset": name}  # as `training.trained_on` writes it
     if known is None:
-        notes.append(f"the classes of data set {name!r} are not known here by name")
+        notes.append(f"the class names of data set {name!r} are unknown")
     else:
         metadata["classes"] = json.dumps(known)
     weights = _renamed(state, names, config, classes, path)
 
-    # Everything that can be refused is read before anything is written.
+    # All input is read and checked before anything is written.
     write_text(run.config_file, config.to_toml())
     origin = {"imported_from": str(folder), "imported_sha256": hashlib.sha256(content).hexdigest()}
     write_json(run.environment_file, {**environment("cpu", "float32"), **origin})
     write_text(run.history_file, history_text([]))
-    run.log(f"imported from {folder}, a run of the original: it was not trained here")
+    run.log(f"imported from {folder}, a run of the original; not trained by this package")
     for note in notes:
         run.log(note)
-    # Last: a run that has its weights is finished.
+    # Written last: a run with weights counts as finished.
     write_tensors(run.weights_file, weights, metadata)
     return run
 
@@ -139,7 +139,7 @@ def _read(path: Path) -> bytes:
 
 
 def _read_config(path: Path, seed: int | None) -> tuple[ExperimentConfig, list[str]]:
-    """Return the experiment of a ``cfg.toml``, and in lines what was left out or added."""
+    """Return the experiment of a ``cfg.toml``, and a line per key that was left out or added."""
     try:
         values: dict[str, Any] = tomllib.loads(_read(path).decode())
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
@@ -159,19 +159,19 @@ def _read_config(path: Path, seed: int | None) -> tuple[ExperimentConfig, list[s
         if info is not None:
             dataset["name"] = info.name
             if not info.factors and dataset.get("factor"):
-                # The original looks at it only where there are variations.
+                # The original uses it only for data sets with variants.
                 left_out["dataset.factor"] = dataset.pop("factor")
     notes = [f"left out of {path.name}: {k} = {v!r}" for k, v in sorted(left_out.items())]
     if isinstance(training, dict):
         if seed is not None:
             training["seed"] = seed
         elif "seed" not in training:
-            notes.append("the original stores no seed: 0 is taken")
+            notes.append("the original stores no seed: 0 is used")
     return ExperimentConfig.from_dict(values, str(path)), notes
 
 
 def _expected_names(model_type: str, activation: str) -> dict[str, str]:
-    """Return the original's name of each tensor of a network, and ours."""
+    """Return the name of each tensor in the original -> name in this package."""
     names = {
         f"{theirs}.{part}": f"{ours}.{part}"
         for theirs, ours in ORIGINAL_LAYERS[model_type].items()
@@ -185,20 +185,20 @@ def _unpickled(content: bytes, path: Path) -> Any:  # noqa: ANN401
     """Return the data that ``torch.save`` wrote; code in the file is not run."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of tensors of a kind that is refused below
+            warnings.simplefilter("ignore")  # about tensor types that are rejected below
             return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
-    except Exception as error:  # damage makes the reader raise almost anything
-        # Its message is not passed on: it advises weights_only=False, which runs what is there.
+    except Exception as error:  # a damaged file can raise almost any exception
+        # Its message is omitted: it advises weights_only=False, which runs code in the file.
         asked = re.search(r"(?i:global) (?:GLOBAL )?([\w.]+)", str(error))
         reason = f"it asks for {asked[1]}" if asked else type(error).__name__
         raise AttractorError(
-            f"{path}: is damaged, or holds more than weights ({reason}) and was not read on; "
+            f"{path}: is damaged or contains more than weights ({reason}); "
             "get the file again, or save the model's state_dict() with torch.save"
         ) from None
 
 
 def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
-    """Return the state dict that a file holds, as its content or as one of its entries."""
+    """Return the state dict of a file: its whole content or one of its entries."""
     inner = loaded.values() if isinstance(loaded, Mapping) else ()
     for state in (loaded, *inner):
         if not isinstance(state, Mapping):
@@ -207,7 +207,7 @@ def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
             for name, value in state.items():
                 if not (isinstance(name, str) and _is_plain(value)):
                     raise AttractorError(
-                        f"{path}: {name!r} is not a plain tensor; save state_dict() alone"
+                        f"{path}: {name!r} is not a plain tensor; save only state_dict()"
                     )
             return dict(state)
     raise AttractorError(
@@ -217,7 +217,7 @@ def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether a value is a tensor with its numbers in memory, one after the other."""
+    """Return whether a value is a dense, unquantised tensor on the CPU."""
     return (
         isinstance(value, Tensor)
         and value.layout == torch.strided
@@ -233,12 +233,12 @@ def _all_layers() -> list[str]:
 def _network_part(
     state: dict[str, Tensor], names: Mapping[str, str], path: Path
 ) -> tuple[dict[str, Tensor], int]:
-    """Return the tensors of the original's names, and how many others belong to the loss."""
+    """Return the tensors named in ``names``, and the number of tensors of the loss."""
     if missing := [name for name in names if name not in state]:
         more = f" and {len(missing) - 1} others" if missing[1:] else ""
         raise AttractorError(
-            f"{path}: lacks {missing[0]}{more}; give the {CONFIG_FILE} that it was trained with "
-            f"(its model.type and model.activation), and the whole file"
+            f"{path}: lacks {missing[0]}{more}; check model.type and model.activation in "
+            f"{CONFIG_FILE}, and that the file is complete"
         )
     left_out = 0
     for name in state.keys() - names.keys():
@@ -250,8 +250,8 @@ def _network_part(
             raise AttractorError(f"{path}: {unknown_name('tensor', name, names)}")
         elif state[name].tolist() != shared.tolist():
             raise AttractorError(
-                f"{path}: {name} is not the activation of the other layers; "
-                "the original has one for all of them"
+                f"{path}: {name} differs from the activation of the other layers; "
+                "the original shares one activation among all layers"
             )
     return {name: state[name] for name in names}, left_out
 
@@ -263,8 +263,8 @@ def _renamed(
     classes: int,
     path: Path,
 ) -> dict[str, Tensor]:
-    """Return float32 weights by our names, as the network of the config wants them."""
-    with torch.device("meta"):  # for the shapes alone
+    """Return float32 weights by this package's names, for the network of the config."""
+    with torch.device("meta"):  # only the shapes are needed
         wanted = build_network(config, classes).state_dict()
     weights = {}
     for name, tensor in state.items():
@@ -273,12 +273,12 @@ def _renamed(
             model = config.model
             raise AttractorError(
                 f"{path}: {name} has shape {tuple(tensor.shape)}, but model.dropout = "
-                f"{model.dropout:g} and model.dimension = {model.dimension} make {tuple(shape)}; "
+                f"{model.dropout:g} and model.dimension = {model.dimension} need {tuple(shape)}; "
                 f"give the {CONFIG_FILE} that it was trained with"
             )
         if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
             raise AttractorError(f"{path}: {name} contains NaN or infinite weights; train it again")
-        # A copy: tensors of a file may share their memory, which safetensors refuses.
+        # A copy: tensors of a file may share memory, which safetensors does not allow.
         weights[names[name]] = tensor.detach().float().clone(memory_format=torch.contiguous_format)
     return weights
 
@@ -293,6 +293,6 @@ def _trained_set(
         return name, None, None
     classes = getattr(info.source, "classes", ())
     if isinstance(info.source, TorchvisionSet) and not classes:
-        with suppress(AttractorError):  # its files, which name the classes, are not there
+        with suppress(AttractorError):  # the files with the class names are missing
             classes = info.source.listing(split, data_root(root))[2]
     return name, info.splits[split].classes, classes or None

@@ -1,4 +1,4 @@
-"""Evaluate finished runs on known and unknown images (``attractor-ae evaluate``)."""
+"""Evaluation of finished runs on known and unknown images (``attractor-ae evaluate``)."""
 
 import hashlib
 import os
@@ -30,11 +30,11 @@ from attractor_ae.reporting import (
 )
 
 ENSEMBLE = "ensemble"
-"""Name of the folder, next to the runs of its members, for the evaluation of an ensemble."""
+"""Name of the folder of an evaluated ensemble, next to the runs of its members."""
 MEMBERS_FILE = "members.json"
-"""The runs of an ensemble."""
+"""Name of the file that lists the runs of an ensemble."""
 TRIALS_FILE = "trials.json"
-"""The curve over the number of trials, which figures store with the result."""
+"""Name of the file with the curve over the number of trials, written with the figures."""
 
 
 def run_evaluation(
@@ -47,13 +47,13 @@ def run_evaluation(
 ) -> EvaluationResult:
     """Evaluate a finished run, and write scores, metrics and figures to ``RUN/evaluation``.
 
-    The fitted detector is written to ``RUN/detector.safetensors``. A stored result of the same
-    settings, weights and images is read; one of another evaluation is replaced.
+    The fitted detector is written to ``RUN/detector.safetensors``. A stored result with the same
+    settings, weights and images is reused; any other result is replaced.
 
     Args:
         overrides: Any number of ``"evaluation.key=value"``.
         data_root: Folder of the data sets' files.
-        again: Evaluate again even if there is a result of the same settings.
+        again: Evaluate again even if there is a result with the same settings.
         reporter: Receives progress and notes.
 
     Raises:
@@ -73,7 +73,7 @@ def run_ensemble_evaluation(
     again: bool = False,
     reporter: Reporter = SILENT,
 ) -> EvaluationResult:
-    """Evaluate finished runs of classifiers as one deep ensemble, as `run_evaluation` does a run.
+    """Evaluate finished runs of classifiers as one deep ensemble; see `run_evaluation`.
 
     The result is written to ``target``, by default ``ensemble`` next to the first run.
 
@@ -93,15 +93,15 @@ def run_ensemble_evaluation(
 def run_demo(
     folder: str | Path, *, overrides: Sequence[str] = (), reporter: Reporter = SILENT
 ) -> EvaluationResult:
-    """Train on real digits and detect other images; an interrupted demo continues.
+    """Train on real digits and detect other images; continue a demo that was interrupted.
 
-    ``overrides`` are any number of ``"section.key=value"`` over the preset ``quick``.
+    ``overrides``, each ``"section.key=value"``, change the preset ``quick``.
 
     Raises:
         AttractorError: On everything that a user can repair.
     """
     run = run_training(preset("quick", overrides), folder, resume=True, reporter=reporter)
-    # A resumed run keeps the config of its start, so these are given again.
+    # A resumed run keeps its stored config, so these overrides are passed again.
     again = [text for text in overrides if text.startswith(AFTER_TRAINING)]
     return run_evaluation(run.path, overrides=again, reporter=reporter)
 
@@ -124,7 +124,7 @@ def _evaluated_into(
     unknown = [plan.load(planned, reporter) for planned in plan.out]
     trained = plan.load_training(reporter)
     sets = [known, *shifted, *unknown]
-    # What a result depends on; the rest of its provenance says how it was made.
+    # Everything that a result depends on; the rest of its provenance is only a record.
     basis = {
         "version": __version__,
         "experiment": config.model_dump(mode="json"),
@@ -135,13 +135,15 @@ def _evaluated_into(
     if not again and (stored := stored_result(home, basis)) is not None:
         return stored
     if home.detector_file.exists() and not again:
-        reporter.note(f"{home.path}: replacing the result and detector of other settings or images")
+        reporter.note(
+            f"{home.path}: replacing the result and detector made with other settings or images"
+        )
     home.path.mkdir(parents=True, exist_ok=True)
     for images in sets:
         if images.left_out:
             home.log(f"left out of {images.name} ({images.split}): {len(images.left_out)} files")
     if home in runs:
-        detector = detector_of(runs, configs, trained, plan.natural, reporter)
+        detector = detector_of(runs, configs, trained, plan.augmentation, reporter)
     else:
         detector = ensemble_of(runs, configs, trained, reporter)
     precision = mixed_precision(detector.device, detector.precision)
@@ -155,7 +157,7 @@ def _evaluated_into(
         provenance={**environment(str(detector.device), str(precision)), **basis},
         reporter=reporter,
     )
-    # The old result goes only now, beginning with the file that says that it is complete.
+    # The old result is removed only now, first the file that marks it as complete.
     for name in (METRICS_FILE, TRIALS_FILE):
         (home.evaluation_folder / name).unlink(missing_ok=True)
     if home not in runs:
@@ -163,7 +165,7 @@ def _evaluated_into(
         write_json(home.path / MEMBERS_FILE, {"members": members})
     detector.save(home.detector_file)
     _write_figures(home.evaluation_folder, result, detector, sets, reporter)
-    result.save(home.evaluation_folder)  # last: it says that everything is there
+    result.save(home.evaluation_folder)  # last: it marks the evaluation as complete
     home.log(f"evaluated on {', '.join(images.name for images in sets)}")
     return result
 
@@ -175,7 +177,7 @@ def stored_result(home: Run, basis: Mapping[str, Any]) -> EvaluationResult | Non
         return None
     try:
         result = EvaluationResult.load(home.evaluation_folder)
-    except AttractorError:  # damaged: it is made again
+    except AttractorError:  # damaged: evaluate again
         return None
     same = all(result.provenance.get(key) == value for key, value in basis.items())
     return result if same else None
@@ -195,7 +197,7 @@ def _write_figures(
     sets: Sequence[ImageSet],
     reporter: Reporter,
 ) -> None:
-    # Figures of an earlier evaluation's sets would be taken for results of this one.
+    # Figures of an earlier evaluation's sets would be mistaken for results of this one.
     for stale in (*folder.glob("reconstructions-*"), *folder.glob("recursions.*")):
         stale.unlink()
     save_figure(entropy_histogram(result), folder / "entropy")

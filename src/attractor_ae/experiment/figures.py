@@ -1,4 +1,4 @@
-"""The figures of a suite: every method, bands over the seeds."""
+"""The figures of a suite: all methods, with bands over the seeds."""
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -36,12 +36,12 @@ from attractor_ae.reporting import (
 )
 
 _MOST_SAMPLED = 200
-"""Images per set for the curve over the trials and the latent map."""
+"""Largest number of images per set for the trial curve and the latent map."""
 
 
 @dataclass(frozen=True, eq=False)
 class MeasuredRun:
-    """A run, an ensemble, or a saved result without a run, as a row of the table shows it."""
+    """The result of a run or an ensemble, or a saved result without a run."""
 
     path: Path
     result: EvaluationResult
@@ -54,17 +54,19 @@ class MeasuredRun:
 
 
 RunImages = Callable[[MeasuredRun], tuple[ImageSet, list[ImageSet]]]
-"""Returns D_in and the D_outs of a run's evaluation."""
+"""Function that returns D_in and the D_outs of a run's evaluation."""
 
 
 def images_of_runs(data_root: str | Path | None = None, reporter: Reporter = SILENT) -> RunImages:
-    """Return a function that loads the images of runs, the same images once."""
+    """Return a function that loads the images of runs and caches them."""
     loaded: dict[str, tuple[ImageSet, list[ImageSet]]] = {}
 
     def images(run: MeasuredRun) -> tuple[ImageSet, list[ImageSet]]:
         experiment = run.result.provenance.get("experiment")
         if experiment is None:
-            raise AttractorError(f"{run.path}: its result has no experiment; evaluate it again")
+            raise AttractorError(
+                f"{run.path}: the result lacks its experiment; evaluate the run again"
+            )
         config = ExperimentConfig.from_dict(experiment, str(run.path))
         key = config.dataset.model_dump_json() + config.evaluation.model_dump_json(
             include={"nbr_of_samples_per_class", "out_datasets"}
@@ -83,13 +85,14 @@ def suite_figures(
     measured: Mapping[str, Sequence[MeasuredRun]],
     images: RunImages,
     *,
+    reference: str | None = None,
     on_note: Callable[[str], None] = lambda _: None,
     reporter: Reporter = SILENT,
 ) -> list[Path]:
-    """Draw every figure of runs on one D_in, by label of their method; return the PNG files.
+    """Draw every figure of runs on one D_in; return the PNG files.
 
-    ``images`` returns the images of a run; ``on_note`` receives what is not drawn,
-    ``reporter`` the progress.
+    ``measured``: runs by label of their method. ``images`` returns the images of a run;
+    ``on_note`` receives a line per figure that is not drawn, ``reporter`` the progress.
     """
     results = {label: [run.result for run in runs] for label, runs in measured.items()}
     drawn: list[Path] = []
@@ -102,7 +105,7 @@ def suite_figures(
         reporter.progress("drawing", len(drawn), total, f"{len(drawn)}/{total} figures")
 
     for label, found in results.items():
-        save(f"entropy-{file_name(label)}", entropy_histogram(found))
+        save(f"entropy-{file_name(label)}", entropy_histogram(found, reference=reference))
     if recursive:
         save("recursions", auroc_by_recursion(results))
     save("roc", roc_figure(results))
@@ -129,7 +132,7 @@ def suite_figures(
 def _with_runs(
     measured: Mapping[str, Sequence[MeasuredRun]],
 ) -> Iterator[tuple[str, Sequence[MeasuredRun]]]:
-    """Yield the methods that have runs, once for each set of runs."""
+    """Yield the methods that have runs; of methods with the same runs, only the first."""
     seen = set()
     for label, runs in measured.items():
         places = tuple(run.path for run in runs)
@@ -149,13 +152,13 @@ def _attractors(
 
 
 def _few(images: ImageSet) -> ImageSet:
-    """Return images from all over a set, at most as many as are sampled."""
+    """Return at most ``_MOST_SAMPLED`` images, evenly spaced over a set."""
     count = min(len(images), _MOST_SAMPLED)
     return images.take(np.arange(count) * len(images) // count)
 
 
 def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[ImageSet]) -> TrialCurve:
-    """Return the curve over the trials, or read it: a new evaluation removes the old one."""
+    """Read the curve over the trials, or compute it; a new evaluation removes the file."""
     assert measured.run is not None
     path = measured.run.evaluation_folder / TRIALS_FILE
     if path.is_file():
@@ -168,9 +171,9 @@ def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[Image
 def reconstructions(
     measured: Mapping[str, Sequence[MeasuredRun]], images: RunImages
 ) -> list[ReconstructionBlock]:
-    """Return what the first method with attractors makes of D_in and of one D_out.
+    """Return the reconstructions of D_in and one D_out by the first method with attractors.
 
-    Their D_in distinguishes them in a figure of several.
+    The titles name D_in, to distinguish the blocks in a figure with several.
     """
     for _, run, detector in _attractors(measured):
         known, unknown = images(run)
@@ -185,7 +188,7 @@ def reconstructions(
 def _latent_map(
     detector: AttractorDetector, label: str, known: ImageSet, unknown: Sequence[ImageSet]
 ) -> object:
-    """Draw z_r under the first mask: a mean over masks is a code that no system ever has."""
+    """Draw z_r under the first mask; the mean over masks is not a code of any masked network."""
     shown = known if len(known) <= 1000 else _few(known)
     r = detector.recursion
 

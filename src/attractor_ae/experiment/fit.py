@@ -1,4 +1,4 @@
-"""From finished runs to a fitted detector."""
+"""Fitted detectors of finished runs."""
 
 import hashlib
 from collections.abc import Sequence
@@ -13,12 +13,13 @@ from attractor_ae.baselines import ConvClassifier, EnsembleDetector, MCDropoutDe
 from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
+from attractor_ae.data.info import AugmentationKind
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.run import Run
 from attractor_ae.training import build_network, trained_on, training_augmentation, training_part
 
 AFTER_TRAINING = ("evaluation.", "dataset.max_broken=", "training.device=", "training.gpu=")
-"""Keys that can be set after training: the evaluation, and the images and device that it needs."""
+"""Prefixes of the keys that can be set after training."""
 
 
 def fit_detector(
@@ -26,22 +27,22 @@ def fit_detector(
     images: ImageSet,
     *,
     overrides: Sequence[str] = (),
-    natural: bool = False,
+    augmentation: AugmentationKind | None = None,
     reporter: Reporter = SILENT,
 ) -> Detector:
     """Return the detector of a finished run, fitted on the images that the run was trained on.
 
-    The method is that of the run (PROTOCOL section 5): attractors of an autoencoder, MC dropout of
-    a classifier with dropout, or an ensemble of the one classifier without. It is calibrated on the
-    images that the run's config keeps for it, if any. ``overrides`` are any number of
-    ``"evaluation.key=value"``; ``natural`` is as for `attractor_ae.train`.
+    The run determines the method (PROTOCOL section 5): attractors for an autoencoder, MC dropout
+    for a classifier with dropout, or an ensemble of one for a classifier without. The detector is
+    calibrated on the run's calibration images, if any. ``overrides`` are any number of
+    ``"evaluation.key=value"``; ``augmentation`` is as for `attractor_ae.train`.
 
     Raises:
         AttractorError: If the weights are missing or damaged, the run was trained on another set,
-            or an override is impossible.
+            or an override is not allowed.
     """
     run = Run.open(folder)
-    return detector_of([run], [evaluation_config(run, overrides)], images, natural, reporter)
+    return detector_of([run], [evaluation_config(run, overrides)], images, augmentation, reporter)
 
 
 def fit_ensemble(
@@ -51,13 +52,13 @@ def fit_ensemble(
     overrides: Sequence[str] = (),
     reporter: Reporter = SILENT,
 ) -> EnsembleDetector:
-    """Return the deep ensemble of finished runs, as `fit_detector` does for one.
+    """Return the fitted deep ensemble of finished runs; see `fit_detector`.
 
-    The runs are of classifiers without dropout, trained from different seeds. Where they differ in
-    ``[evaluation]``, the first is followed.
+    The runs must be classifiers without dropout, trained with different seeds. If they differ in
+    ``[evaluation]``, the settings of the first run are used.
 
     Raises:
-        AttractorError: As `fit_detector`; if there is no run, or one is given twice, is not a
+        AttractorError: As for `fit_detector`; if there is no run, or one is given twice, is not a
             classifier without dropout, or was trained on other images.
     """
     runs = [Run.open(folder) for folder in folders]
@@ -66,10 +67,10 @@ def fit_ensemble(
 
 
 def evaluation_config(run: Run, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Return the config of a run with another evaluation."""
+    """Return the config of a run with overrides of its evaluation."""
     if foreign := [text for text in overrides if not text.startswith(AFTER_TRAINING)]:
         raise AttractorError(
-            f"--set {foreign[0]!r}: the run is trained; only keys of [evaluation], "
+            f"--set {foreign[0]!r}: the run is already trained; only keys of [evaluation], "
             "dataset.max_broken, training.device and training.gpu can be set"
         )
     return ExperimentConfig.from_toml(run.config_file, overrides)
@@ -79,7 +80,7 @@ def detector_of(
     runs: Sequence[Run],
     configs: Sequence[ExperimentConfig],
     images: ImageSet,
-    natural: bool,
+    augmentation: AugmentationKind | None,
     reporter: Reporter = SILENT,
 ) -> Detector:
     """Return the fitted detector of opened runs: one run, or several members of an ensemble."""
@@ -89,9 +90,9 @@ def detector_of(
     settings, seed = configs[0].evaluation, configs[0].training.seed
     if isinstance(network, Autoencoder):
         names = {*AttractorDetector.settings, "precision"}
-        augmentation = training_augmentation(configs[0].training, natural)
+        augment = training_augmentation(configs[0], augmentation)
         chosen = settings.model_dump(include=names)
-        detector = AttractorDetector(network, **chosen, augmentation=augmentation, seed=seed)
+        detector = AttractorDetector(network, **chosen, augmentation=augment, seed=seed)
     elif network.dropout > 0:
         chosen = settings.model_dump(include={*MCDropoutDetector.settings, "precision"})
         detector = MCDropoutDetector(network, **chosen, seed=seed)
@@ -120,14 +121,14 @@ def ensemble_of(
                 'model.type = "conv" and model.dropout = 0'
             )
         for key, value in first.dataset.model_dump(exclude={"max_broken"}).items():
-            # With another fraction or seed, a member is trained on another's calibration images.
+            # With another fraction or seed, it would be trained on calibration images of the first.
             if (other := getattr(config.dataset, key)) != value:
                 raise AttractorError(
                     f"{run.path}: was trained with dataset.{key} = {other!r}, but "
-                    f"{runs[0].path} with {value!r}; take members that were trained on the same"
+                    f"{runs[0].path} with {value!r}; choose members trained with the same value"
                 )
         network = _trained_network(run, config, images)
-        # By the weights: a copy, a link or a second run of a seed is the same member as well.
+        # Compare weights: a copy, a link or a second run with the same seed is the same member.
         content = b"".join(w.numpy().tobytes() for w in network.state_dict().values())
         if (weights := hashlib.sha256(content).hexdigest()) in places:
             raise AttractorError(
@@ -146,7 +147,7 @@ def ensemble_of(
 def _trained_network(
     run: Run, config: ExperimentConfig, images: ImageSet
 ) -> Autoencoder | ConvClassifier:
-    """Return the network of a run, after a check that it knows this set and its classes."""
+    """Return the network of a run; check that it was trained on this set and its classes."""
     tensors, metadata = read_tensors(run.weights_file)
     for key, value in trained_on(images).items():
         if metadata.get(key, value) != value:
@@ -162,7 +163,7 @@ def _trained_network(
 def _fit(
     detector: Detector, config: ExperimentConfig, images: ImageSet, reporter: Reporter
 ) -> None:
-    """Fit and calibrate as a config says, on the device that it names."""
+    """Fit and calibrate a detector with the settings and device of a config."""
     detector.to(resolve_device(config.training.device, config.training.gpu))
     trained, kept = training_part(config, images)
     reporter.progress("fitting the detector", 0, 1, "started")

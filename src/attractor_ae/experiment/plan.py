@@ -1,4 +1,4 @@
-"""The data sets of an experiment: found and checked once, then loaded as its network takes them."""
+"""The data sets of an experiment: found, checked, and loaded in the network's image format."""
 
 import dataclasses
 from dataclasses import dataclass
@@ -7,16 +7,17 @@ from pathlib import Path
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import CATALOGUE, Dataset, ImageFormat, ImageSet, Wanted, find_dataset
+from attractor_ae.data.info import AugmentationKind
 from attractor_ae.data.sources.own import ALL
 from attractor_ae.experiment.config import ExperimentConfig
 
 BUILT_IN_OUT = ("faces", "textures", "photos")
-"""The D_outs of an experiment that names none."""
+"""The default D_outs."""
 
 
 @dataclass(frozen=True)
 class PlannedSet:
-    """The images of one data set that are used, and their name in results."""
+    """The images to load from one data set, and their name in results."""
 
     label: str
     dataset: Dataset
@@ -33,7 +34,7 @@ class PlannedSet:
 class Plan:
     """The data sets of one experiment, by role.
 
-    ``training`` is trained on and calibrated with. ``covariate_shift`` shows the known classes
+    ``training`` is for training and calibration. ``covariate_shift`` shows the known classes
     under other conditions: further splits of D_in, and other sets.
     """
 
@@ -44,12 +45,12 @@ class Plan:
     out: tuple[PlannedSet, ...]
 
     @property
-    def natural(self) -> bool:
-        """Whether D_in consists of natural images, which are also augmented in brightness."""
-        return self.in_dataset.dataset.info.natural
+    def augmentation(self) -> AugmentationKind:
+        """Kind of the images of D_in, which determines their augmentation."""
+        return self.in_dataset.dataset.info.augmentation
 
     def check(self) -> None:
-        """Raise an AttractorError if a set other than D_in is not there: a run needs them all."""
+        """Raise an AttractorError if a set other than D_in is missing."""
         for planned in (*self.covariate_shift, *self.out):
             planned.check()
 
@@ -70,7 +71,7 @@ class Plan:
     def load_training(self, reporter: Reporter = SILENT) -> ImageSet:
         """Load the images that are trained on."""
         info, split = self.training.dataset.info, self.training.split
-        # "all" of own images contains the test images too.
+        # For a folder of images, the split "all" also contains the test images.
         if split == info.test_split or (split == ALL and len(info.splits) > 1):
             raise AttractorError(
                 f"dataset.split {split!r} contains the images of the evaluation; "
@@ -80,14 +81,14 @@ class Plan:
 
 
 def make_plan(config: ExperimentConfig, data_root: str | Path | None = None) -> Plan:
-    """Find the data sets of an experiment, each named once, without loading them."""
+    """Find the data sets of an experiment without loading them; check that names are unique."""
     dataset, settings = config.dataset, config.evaluation
     known = find_dataset(dataset.name, data_root, dataset.split_seed)
     name, test, n = known.info.name, known.info.test_split, settings.nbr_of_samples_per_class
     shifts = [
         PlannedSet(f"{name}:{split}", known, split, dataset.factor, n)
         for split in settings.accuracy_splits
-        if split != test  # which is D_in's own row
+        if split != test  # the test split is D_in itself
     ]
     for other in settings.covariate_shift_datasets:
         found = find_dataset(other, data_root, dataset.split_seed)

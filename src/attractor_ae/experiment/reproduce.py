@@ -1,4 +1,4 @@
-"""A whole suite: missing runs are trained and evaluated, table and figures are made.
+"""Reproduction of a suite: train and evaluate missing runs, make the table and figures.
 
 FOLDER/
   README.md    runs, data, versions, seeds
@@ -37,8 +37,8 @@ QUICK_SEEDS = (0, 1, 2)
 class Reproduction:
     """The outcome of a suite.
 
-    ``results``: by label of the method, one per seed or one of the ensemble; ``missing``: D_outs
-    that were left out, with the reason; ``notes``: a line per run or set that was left out or has
+    ``results``: by label of the method, one per seed or one for the ensemble; ``missing``: D_outs
+    that were left out -> the reason; ``notes``: a line per run or data set that was left out or
     failed.
     """
 
@@ -72,14 +72,14 @@ def run_reproduction(
 ) -> Reproduction:
     """Train, evaluate and report a whole suite (``attractor-ae reproduce``).
 
-    Existing runs and results are kept, so the same call continues after an interruption, and a
-    second one takes seconds. A D_out whose files are missing is left out and named, and so is a run
-    that fails.
+    Existing runs and results are reused, so the same call continues after an interruption, and
+    takes seconds when everything is finished. A D_out whose files are missing is left out and
+    reported, and so is a run that fails.
 
     Args:
         source: Name of a suite, or path of its TOML file; see `attractor_ae.experiment.suites`.
-        folder: Folder to write to; by default ``reproductions/SUITE``, with ``-quick``.
-        quick: The short form of every method, for a laptop.
+        folder: Folder to write to; by default ``reproductions/SUITE[-quick]``.
+        quick: Use the short form of every method, for a laptop.
         seeds: Seeds of the runs; by default 0 to 9, as published, or 0 to 2 for the quick form.
         overrides: Any number of ``"section.key=value"``, set in every method.
         workers: Number of runs trained at once; see `attractor_ae.experiment.sweep.sweep`.
@@ -105,11 +105,11 @@ def run_reproduction(
     outs = [name for name in suite.out_datasets if name not in missing]
     if not outs:
         raise AttractorError(
-            f"suite {suite.name!r}: none of its D_outs is there ({', '.join(missing)}); "
-            "see: attractor-ae data list"
+            f"suite {suite.name!r}: none of its D_outs is present ({', '.join(missing)}); "
+            "run: attractor-ae data list"
         )
     rows = _rows(suite, home, quick, outs, seeds, overrides)
-    for row in rows:  # what would fail after the training is reported before it
+    for row in rows:  # errors are reported before the training, not after it
         plan = make_plan(row.config, data_root)
         plan.check()
         if plan.training.split in plan.training.dataset.info.splits:
@@ -135,7 +135,7 @@ def run_reproduction(
     results = {label: [run.result for run in found] for label, found in measured.items()}
     table = compare(results)
     table.save(home)
-    # The page before the figures, which may fail, and after them with their notes.
+    # Written before the figures, which may fail, and again after them, with their notes.
     page = partial(
         suite_readme, str(source), results, table, seeds=seeds, quick=quick, overrides=overrides
     )
@@ -149,7 +149,7 @@ def run_reproduction(
 def _missing(
     suite: Suite, config: ExperimentConfig, data_root: str | Path | None
 ) -> dict[str, str]:
-    """Return the D_outs that are not there -> the reason."""
+    """Return the missing D_outs -> the reason."""
     missing = {}
     for name in suite.out_datasets:
         try:
@@ -167,7 +167,7 @@ def _rows(
     seeds: Sequence[int],
     overrides: Sequence[str],
 ) -> list[_Row]:
-    """Return the methods with their runs; methods that differ in the score alone share them."""
+    """Return the methods with their runs; methods that differ only in the score share them."""
     rows: list[_Row] = []
     shared: dict[str, tuple[ExperimentConfig, tuple[Job, ...]]] = {}
     for method in suite.methods:
@@ -185,7 +185,7 @@ def _measured(row: _Row, data_root: str | Path | None, reporter: Reporter) -> li
     finished = [job.folder for job in row.jobs if Run(job.folder).finished]
     if not finished:
         return []
-    # The stored configs may name other D_outs: some were missing when they were written.
+    # The stored configs may lack D_outs that were missing when they were written.
     overrides = [
         f"evaluation.{tomli_w.dumps({key: value}).strip()}"
         for key, value in row.config.evaluation.model_dump(mode="json").items()

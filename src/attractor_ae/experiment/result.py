@@ -1,4 +1,4 @@
-"""Scores of D_in and D_outs, and every rate that follows from them, computed once."""
+"""Scores of D_in and D_outs, and the metrics computed from them."""
 
 import json
 import math
@@ -18,7 +18,13 @@ from attractor_ae._files import read_tensors, write_json, write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.scores import normalised_entropy
 from attractor_ae.data import ImageSet
-from attractor_ae.metrics import DetectionMetrics, Thresholds, detection_metrics, wasserstein_sums
+from attractor_ae.metrics import (
+    DetectionMetrics,
+    Thresholds,
+    detection_metrics,
+    wasserstein_reference,
+    wasserstein_sums,
+)
 from attractor_ae.misclassification import MisclassificationMetrics, misclassification_metrics
 
 Role = Literal["in", "covariate_shift", "out"]
@@ -35,9 +41,9 @@ class DatasetScores:
         role: ``"in"``: D_in, ``"out"``: a D_out, or ``"covariate_shift"``: the known classes under
             other conditions.
         labels: Index of the true class; -1 for an unknown class.
-        probabilities: p_r of every recursion (PROTOCOL section 1), with no class if there are none.
+        probabilities: p_r of every recursion (PROTOCOL section 1); if unknown, with 0 classes.
         scores: Values at every recursion, float64, shape (recursions, n), by name. The entropy
-            follows from the probabilities.
+            is computed from the probabilities.
 
     Raises:
         AttractorError: If shapes differ, probabilities are not distributions, or a score is not
@@ -71,12 +77,12 @@ class DatasetScores:
                 )
 
     def score(self, recursion: int, name: str = "entropy") -> Float64[np.ndarray, " n"]:
-        """Return a score of each image; larger is more unknown.
+        """Return a score of each image; larger = more out of distribution.
 
         "entropy" is the uncertainty u_r, the normalised entropy of p_r, in [0, 1].
 
         Raises:
-            AttractorError: If the set was not scored so.
+            AttractorError: If the set does not have this score.
         """
         if name == "entropy" and self.probabilities.shape[-1]:
             return normalised_entropy(torch.from_numpy(self.probabilities[recursion])).numpy()
@@ -101,7 +107,7 @@ class EvaluationResult:
     """The scores of one detector on D_in, D_outs and sets under covariate shift.
 
     ``classes`` are the names of the known classes, ``recursion`` and ``score`` the reported ones;
-    ``provenance`` has versions, settings, ... as values of JSON.
+    ``provenance`` contains versions, settings, ... as JSON values.
     """
 
     method: str
@@ -125,17 +131,17 @@ class EvaluationResult:
         probabilities: ArrayLike | None = None,
         score: str = "ood_score",
     ) -> "EvaluationResult":
-        """Return the result of any detector, to be saved and put into a table (`compare_runs`).
+        """Return the result of any detector, for saving and for tables (`compare_runs`).
 
         Args:
             method, score: Names of the detector and of its score.
             in_dataset, in_scores: Test images of the known classes, and their scores, shape (n,);
-                larger is more unknown.
-            out_scores: The same for each D_out.
-            probabilities: Of D_in's images, shape (n, classes), for the accuracy.
+                larger = more out of distribution.
+            out_scores: Images and scores of each D_out.
+            probabilities: Class probabilities on D_in, shape (n, classes), for the accuracy.
 
         Raises:
-            AttractorError: As `DatasetScores`.
+            AttractorError: As for `DatasetScores`.
         """
 
         def scored(images: ImageSet, role: Role, values: ArrayLike, p: ArrayLike) -> DatasetScores:
@@ -180,9 +186,9 @@ class EvaluationResult:
         recursion: int | None = None,
         grid: Thresholds = "exact",
     ) -> DetectionMetrics:
-        """Return how well a score separates D_in from another set (PROTOCOL section 8).
+        """Return the detection metrics of D_in against another set (PROTOCOL section 8).
 
-        By default the reported score and recursion. Computed once.
+        The defaults are the reported score and recursion. The result is cached.
 
         Raises:
             AttractorError: If the set, the score or the grid is unknown, or the score does not fit
@@ -208,9 +214,9 @@ class EvaluationResult:
         recursion: int | None = None,
         grid: Thresholds = "exact",
     ) -> MisclassificationMetrics:
-        """Return how well a score in [0, 1] separates right from wrong predictions on a set.
+        """Return the metrics of a score in [0, 1] as a predictor of wrong predictions on a set.
 
-        The set is D_in by default, or one under covariate shift. Computed once.
+        The set is D_in by default, or one under covariate shift. The result is cached.
         """
         name, r = self._reported(score, recursion)
         scores = self.known_scores(dataset)
@@ -252,8 +258,9 @@ class EvaluationResult:
     ) -> dict[str, Any]:
         """Return every rate of PROTOCOL section 8 at one recursion, as nested dictionaries.
 
-        ``accuracy`` and ``misclassification`` (of scores in [0, 1]) on D_in; ``covariate_shift``
-        and ``out``, by data set; ``wasserstein``, the sums of distances. Rates are in [0, 1].
+        Keys: ``accuracy`` and ``misclassification`` (for scores in [0, 1]) on D_in;
+        ``covariate_shift`` and ``out``, by data set; ``wasserstein``, the sums of distances. Rates
+        are in [0, 1].
         """
         name, r = self._reported(score, recursion)
         u = self.in_scores.score(r, name)
@@ -278,7 +285,7 @@ class EvaluationResult:
                 for scores in self.covariate_shift_scores
             },
             "out": {scores.name: table(scores) for scores in self.out_scores},
-            "wasserstein": asdict(wasserstein_sums(u, outs)) if outs else {},
+            "wasserstein": _wasserstein(u, outs) if outs else {},
         }
 
     def save(self, folder: str | Path, *, grid: Thresholds = "exact") -> Path:
@@ -370,14 +377,14 @@ def evaluate(
     provenance: dict[str, Any] | None = None,
     reporter: Reporter = SILENT,
 ) -> EvaluationResult:
-    """Score each data set once.
+    """Return the scores of a detector on each data set.
 
-    D_outs show unknown kinds, and their labels are not used; the classes of sets under covariate
+    D_outs show unknown classes, and their labels are not used; the classes of sets under covariate
     shift must be those of ``in_dataset``. ``scores`` are computed in addition to the detector's
-    own; ``provenance`` (versions, settings, ...) is stored with the result.
+    score; ``provenance`` (versions, settings, ...) is stored with the result.
 
     Raises:
-        AttractorError: If a set is empty, a name comes twice, a set under covariate shift has an
+        AttractorError: If a set is empty, a name occurs twice, a set under covariate shift has an
             unknown class, D_in has fewer classes than were fitted, or a score is unknown.
     """
     largest = int(detector.classes_.max())
@@ -415,7 +422,7 @@ def evaluate(
 
 
 def check_sets(sets: Sequence[ImageSet]) -> None:
-    """Raise an AttractorError if a set is empty, or a name comes twice."""
+    """Raise an AttractorError if a set is empty, or a name occurs twice."""
     names = [images.name for images in sets]
     for images in sets:
         if not len(images):
@@ -435,14 +442,19 @@ def _known_labels(
     if role == "covariate_shift" and strange:
         raise AttractorError(
             f"data set {images.name!r} has the class {strange[0]!r}, which {in_dataset.name!r} "
-            "does not have; name it among out_datasets"
+            "does not have; list this data set under out_datasets instead"
         )
     index = np.array([*(known.index(c) if c in known else -1 for c in images.classes), -1])
     return index[images.labels].astype(np.int64)
 
 
+def _wasserstein(u: np.ndarray, outs: dict[str, np.ndarray]) -> dict[str, Any]:
+    reference = wasserstein_reference(list(outs))
+    return {"reference": reference, **asdict(wasserstein_sums(u, outs, reference=reference))}
+
+
 def _without_nan(values: Any) -> Any:  # noqa: ANN401
-    """Return nested values with null for NaN, which JSON does not have."""
+    """Return nested values with NaN replaced by None, because JSON has no NaN."""
     if isinstance(values, dict):
         return {key: _without_nan(value) for key, value in values.items()}
     if isinstance(values, float) and math.isnan(values):

@@ -7,7 +7,7 @@ RUN/
   log.txt                  events with times
   checkpoint.safetensors   the state to resume from; removed when training is finished
   weights.safetensors      the trained network; exists when training is finished
-  detector.safetensors     the fitted detector, from the first evaluation on
+  detector.safetensors     the fitted detector; exists after the first evaluation
   evaluation/              scores, metrics and figures
 """
 
@@ -60,13 +60,15 @@ class Run:
         """
         run = cls(path)
         if not run.path.is_dir():
-            raise AttractorError(f"{path}: no such run folder; make one with: attractor-ae train")
+            raise AttractorError(
+                f"{path}: no such run folder; to make one, run: attractor-ae train"
+            )
         if not run.config_file.is_file():
             raise AttractorError(f"{path}: is not a run folder (it has no {run.config_file.name})")
         if not run.finished:
             raise AttractorError(
                 f"{path}: its training is not finished; "
-                "finish it with: "
+                "to finish it, run: "
                 + quoted_command("train", run.config_file, "--out", path, "--resume")
             )
         return run
@@ -92,13 +94,13 @@ _FREE_ON_RESUME = {"training": {"gpu", "device", "frequency", "checkpoint_interv
 def check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
     """Return whether there is a training to continue; raise if the folder must not be written to.
 
-    A training that ended before its first checkpoint has nothing to lose: it starts over.
+    A training that ended before its first checkpoint starts again.
     """
     if not (run.finished or run.checkpoint_file.exists()):
         return False
     if not resume:
         raise AttractorError(
-            f"{run.path}: contains a run already; "
+            f"{run.path}: already contains a run; "
             "continue it with --resume, or choose another folder with --out"
         )
     old = run.config().model_dump(exclude={"evaluation"})
@@ -120,7 +122,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
     packages = ("attractor-ae", "torch", "torchvision", "numpy", "scikit-learn")
     packages = (*packages, "pytorch-metric-learning")
     versions = {name: metadata.version(name) for name in packages}
-    versions["torch"] = torch.__version__  # says the build as well, e.g. +cu130
+    versions["torch"] = torch.__version__  # includes the build, e.g. +cu130
     is_gpu = device.startswith("cuda")
     return {
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -136,7 +138,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
 
 
 def _git_revision() -> str | None:
-    """Return the revision of the checkout that this file is tracked in, if any."""
+    """Return the git revision of the repository that tracks this file, if any."""
     here = Path(__file__)
 
     def git(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""The page of a suite: data, versions, seeds and results."""
+"""The README of a reproduced suite: data, versions, seeds and results."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,7 +21,7 @@ def suite_readme(
     overrides: Sequence[str],
     notes: Sequence[str],
 ) -> str:
-    """Return the page as Markdown, ``notes`` among it: what was left out, one per line."""
+    """Return the README as Markdown; ``notes`` are the lines about what was left out."""
     first = next(iter(results.values()))[0]
     known, made = first.in_scores, first.provenance
     versions = made.get("packages", {})
@@ -34,7 +34,7 @@ def suite_readme(
     words += [word for text in overrides for word in ("--set", text)]
     revision = f"; revision {made['git_revision']}" if made.get("git_revision") else ""
     return f"""\
-# {Path(source).stem}{", in short" if quick else ""}
+# {Path(source).stem}{" (quick)" if quick else ""}
 
     {quoted_command(*words)}
 
@@ -49,14 +49,14 @@ their images: {outs}.
 {markdown(table.accuracy)}
 ## Files
 
-* `table.tex`, `table.md`, `table.csv`, and `accuracy_table` likewise: the tables above;
-* `figures/`: PNG and PDF of each;
+* `table.*`, `accuracy_table.*` and `wasserstein_table.*` (`.tex`, `.md`, `.csv`): the tables;
+* `figures/`: each figure as PNG and PDF;
 * `runs/`: a folder per method with a run folder per seed: config, weights, history, log, fitted
   detector, and `evaluation/` with every score.
 
-{f"## Left out{chr(10)}{chr(10)}{left_out}{chr(10)}" if left_out else ""}## Made with
+{f"## Left out{chr(10)}{chr(10)}{left_out}{chr(10)}" if left_out else ""}## Environment
 
-The first evaluation; `environment.json` in each run folder describes its training.
+That of the first evaluation; `environment.json` in each run folder describes its training.
 
 Python {made.get("python", "?")}, {packages}; {made.get("platform", "?")},
 {made.get("device_name", "?")}, {made.get("threads", "?")} threads, {made.get("precision", "?")}\

@@ -1,6 +1,6 @@
-"""Suites: D_in, D_outs and methods of one table; the published ones as data.
+"""Suites: D_in, D_outs and methods of one table; the published suites as data.
 
-An own suite is a TOML file of the same content; see docs/reproduce.md. The files of configs/ are
+Your own suite is a TOML file with the same keys; see docs/reproduce.md. The files of configs/ are
 generated from the published suites (`make configs`).
 """
 
@@ -24,12 +24,12 @@ class _Table(BaseModel):
 
 
 class Method(_Table):
-    """One row of a table. Methods whose experiments differ in the score alone share their runs.
+    """One row of a table. Methods whose experiments differ only in the score share their runs.
 
-    ``label`` names it in tables; ``experiment`` is a preset, published experiment or TOML config,
-    and ``quick_experiment`` that for a laptop. ``settings`` are ``"section.key=value"`` over
-    either, ``full`` and ``quick`` further ones over one of them. An ``ensemble`` has the runs of
-    all seeds as its members.
+    ``label`` is the name in tables; ``experiment`` is a preset, published experiment or TOML
+    config, and ``quick_experiment`` its short form for a laptop. ``settings``, each
+    ``"section.key=value"``, change both; ``full`` changes only ``experiment``, ``quick`` only
+    ``quick_experiment``. The members of an ``ensemble`` are the runs of all seeds.
     """
 
     label: str
@@ -68,14 +68,14 @@ METHODS = (
         ensemble=True,
     ),
 )
-"""The published three (PROTOCOL section 5), and the default of the package."""
+"""The three published methods (PROTOCOL section 5), and the package's default."""
 
 
 class Suite(_Table):
     """D_in, D_outs and methods of one table (PROTOCOL section 7).
 
-    ``in_dataset`` and ``split`` are D_in, by name or path, and its training split; ``out_datasets``
-    the D_outs: ``"NAME"``, ``"NAME:FACTOR"``, or a path. ``accuracy_splits`` and
+    ``in_dataset`` is the name or path of D_in, and ``split`` its training split; ``out_datasets``
+    are the D_outs: ``"NAME"``, ``"NAME:FACTOR"``, or a path. ``accuracy_splits`` and
     ``covariate_shift_datasets`` are further splits of D_in, and other sets of its classes.
     """
 
@@ -97,11 +97,11 @@ class Suite(_Table):
     ) -> ExperimentConfig:
         """Return the experiment of one of ``methods`` on this suite's data.
 
-        ``quick`` is the short form for a laptop; ``out_datasets`` are the D_outs that are there;
-        ``overrides`` are any number of ``"section.key=value"`` that win over all else.
+        ``quick`` selects the short form for a laptop; ``out_datasets`` are the D_outs that are
+        present; ``overrides``, each ``"section.key=value"``, are applied last.
 
         Raises:
-            AttractorError: If a config cannot be read, or a setting is impossible.
+            AttractorError: If a config cannot be read, or a setting is invalid.
         """
         outs = self.out_datasets if out_datasets is None else tuple(out_datasets)
         source = method.quick_experiment if quick else method.experiment
@@ -164,7 +164,7 @@ _SUITES = (
 )
 
 SUITES: Mapping[str, Suite] = MappingProxyType({suite.name: suite for suite in _SUITES})
-"""The published table (PROTOCOL section 7), and one of built-in sets that needs no download."""
+"""The suites of the published table (PROTOCOL section 7), and one that needs no download."""
 
 
 _ENDINGS = {"MC-AE": "", "MC dropout": "-mc-dropout", "deep ensemble": "-ensemble"}
@@ -181,13 +181,13 @@ def published() -> dict[str, ExperimentConfig]:
 
 
 def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> ExperimentConfig:
-    """Return the experiment of a TOML file, a preset, a published one, or a folder of images.
+    """Return a preset, a published experiment, or that of a TOML file or a folder of images.
 
-    A folder stands for the preset ``default`` with the folder as data set. One with the
-    name of a preset or published experiment is given by its absolute path.
+    A folder stands for the preset ``default`` with the folder as data set. If it has
+    the name of a preset or published experiment, give its absolute path.
 
     Raises:
-        AttractorError: If a name without an ending is none of these; else as
+        AttractorError: If a name without a file extension is none of these; otherwise as for
             `ExperimentConfig.from_toml`.
     """
     path, name = Path(source), str(source)
@@ -207,7 +207,7 @@ def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> Experi
 
 
 def _is_folder_of_images(source: str | Path) -> bool:
-    """Return whether the source of an experiment is a folder, and not the name of another one."""
+    """Return whether a source is a folder, and not the name of a preset or experiment."""
     name = str(source)
     return Path(source).is_dir() and name not in PRESETS and name not in published()
 
@@ -237,8 +237,8 @@ def read_suite(source: str | Path) -> Suite:
     """Return a suite by its name in ``SUITES``, or from a TOML file.
 
     Raises:
-        AttractorError: If there is no such suite and no such file, or the file says something
-            impossible.
+        AttractorError: If there is no such suite and no such file, or the file has an
+            invalid value.
     """
     path = Path(source)
     if str(source) in SUITES and not path.is_file():
@@ -255,7 +255,7 @@ def read_suite(source: str | Path) -> Suite:
         if places.count(place) > 1:
             raise AttractorError(
                 f"{path}: several methods would have the folder {place!r}, one of them "
-                f"{method.label!r}; give each a name that differs in letters or numbers"
+                f"{method.label!r}; choose labels that differ in letters or digits"
             )
     given = {"name": path.stem, "methods": methods or METHODS}
     return validated(Suite, {**values, **given}, str(path))

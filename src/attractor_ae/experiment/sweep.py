@@ -1,4 +1,4 @@
-"""Many runs at once, each a child process of ``attractor-ae train --resume``, here or on a cluster.
+"""Parallel runs, each a child process ``attractor-ae train --resume``, locally or on a cluster.
 
 PARENT/
   sweep.json   the runs and their states
@@ -35,7 +35,7 @@ BACKENDS = ("processes", "dask")
 """Processes of this machine, or a cluster of dask.distributed."""
 
 PARENT_VARIABLE = "ATTRACTOR_AE_PARENT"
-"""Environment variable of a child: it ends when its parent is no longer the process of this id."""
+"""Environment variable of a child: the id of its parent process, with which it ends."""
 
 SWEEP_FILE = "sweep.json"
 
@@ -65,7 +65,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """The end of a sweep: each job is trained now, was finished before, or has failed."""
+    """The outcome of a sweep: jobs that it finished, had finished before, or failed."""
 
     finished: tuple[Job, ...]
     skipped: tuple[Job, ...]
@@ -86,12 +86,12 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     for part in map(str.strip, text.split(",")):
         match = re.fullmatch(r"([0-9]{1,19})\s*(?:-\s*([0-9]{1,19}))?", part)
         if match is None:
-            raise AttractorError(f"seeds {text!r}: {part!r} must read like 3 or 0-9")
+            raise AttractorError(f"seeds {text!r}: {part!r} must have the form 3 or 0-9")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first:
             raise AttractorError(f"seeds {text!r}: {part!r} ends before it begins")
         if len(seeds) + last - first >= _MOST_SEEDS:
-            raise AttractorError(f"seeds {text!r}: are more than {_MOST_SEEDS}; name fewer")
+            raise AttractorError(f"seeds {text!r}: more than {_MOST_SEEDS} seeds; name fewer")
         seeds.extend(range(first, last + 1))
     if repeated := _repeated(seeds):
         raise AttractorError(f"seeds {text!r}: {repeated[0]} is named twice; name each once")
@@ -127,7 +127,7 @@ def sweep(
     resources: Mapping[str, float] | None = None,
     reporter: Reporter = SILENT,
 ) -> SweepReport:
-    """Train many runs (``attractor-ae sweep``); a run that fails ends no other.
+    """Train many runs (``attractor-ae sweep``); a failed run does not stop the others.
 
     Finished runs are skipped, unfinished ones continue from their checkpoint. ``sweep.json`` in the
     folder above the runs records their states (see `find_runs`).
@@ -135,11 +135,11 @@ def sweep(
     Args:
         jobs: Any experiments, each with its own folder.
         workers: Number of runs that this machine trains at once; each has cores // workers threads.
-            By default the number of cores, at most that of jobs, or 1 if a run is on a GPU.
+            The default is the number of cores, at most that of jobs, or 1 if a run is on a GPU.
         backend, scheduler: One of ``BACKENDS``; the address of a cluster's scheduler, whose
-            machines must share the folders. The run of a worker that dies continues on another.
-        resources: What a run takes of the resources that the cluster's workers were started with:
-            ``{"GPU": 0.25}`` lets four runs share a worker of ``GPU=1`` and four threads.
+            machines must share the folders. If a worker dies, its run continues on another.
+        resources: Amount per run of the resources that the cluster's workers were started with:
+            ``{"GPU": 0.25}`` lets four runs share a worker with ``GPU=1`` and four threads.
         data_root, reporter: As for `run_evaluation`.
 
     Raises:
@@ -152,7 +152,7 @@ def sweep(
         raise AttractorError("a sweep needs at least one job")
     folders = [job.folder.resolve() for job in jobs]
     if repeated := _repeated(folders):
-        raise AttractorError(f"{repeated[0]}: two jobs have this folder; give each its own")
+        raise AttractorError(f"{repeated[0]}: two jobs have this folder; give each a different one")
     for job, folder in zip(jobs, folders, strict=True):
         check_claim(Run(folder), job.config, resume=True)
     if backend not in BACKENDS:
@@ -160,9 +160,9 @@ def sweep(
     if workers is not None and workers < 1:
         raise AttractorError(f"workers = {workers}: must be at least 1")
     if backend == "dask" and workers is not None:
-        raise AttractorError('the cluster has its own workers with backend "dask"; omit workers')
+        raise AttractorError('backend "dask" uses the workers of the cluster; omit workers')
     if backend == "processes" and (scheduler is not None or resources):
-        raise AttractorError('scheduler and resources are for backend "dask"; name it, too')
+        raise AttractorError('scheduler and resources require backend "dask"; set it as well')
     waiting = [i for i, folder in enumerate(folders) if not Run(folder).finished]
     root = () if data_root is None else ("--data-root", str(Path(data_root).resolve()))
     tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), root) for i in waiting}
@@ -181,7 +181,7 @@ def sweep(
             running = _on_cluster(tasks, client, needs, reporter)
         else:
             running = _in_processes(tasks, number, threads, reporter)
-        connection.enter_context(closing(running))  # an error here stops the trainings, too
+        connection.enter_context(closing(running))  # an error below also stops the trainings
         _write_states(folders, {})
         start = time.perf_counter()
         for index, error in running:
@@ -213,7 +213,7 @@ class _Task:
 
 
 class _Child:
-    """``attractor-ae train --resume`` of a task, resumed once if its process is killed."""
+    """Child process ``attractor-ae train --resume`` of a task, restarted once if it is killed."""
 
     def __init__(self, task: _Task, threads: int) -> None:
         self._task, self._threads, self._deaths = task, threads, 0
@@ -228,7 +228,7 @@ class _Child:
         command += ["--out", self._task.folder, "--resume", *self._task.options]
         threads = {"OMP_NUM_THREADS": str(self._threads), PARENT_VARIABLE: str(os.getpid())}
         with self._output.open("wb") as stderr:
-            # A session of its own: Ctrl-C in the terminal reaches it through the parent alone.
+            # A new session: only the parent receives Ctrl-C from the terminal and stops the child.
             self.process = subprocess.Popen(
                 command,
                 stdin=subprocess.DEVNULL,
@@ -239,7 +239,7 @@ class _Child:
             )
 
     def ended(self) -> str | None:
-        """Return None while it runs, else the error in one line, empty if it was trained."""
+        """Return None while the process runs, then the error in one line, empty on success."""
         code = self.process.poll()
         if code is None:
             return None
@@ -254,13 +254,16 @@ class _Child:
         self.close()
         error = output.splitlines()[-1].removeprefix("error: ") if output else ""
         if code < 0:
-            error = f"its process was killed {self._deaths} times (signal {-code}); enough memory?"
+            error = (
+                f"its process was killed {self._deaths} times (signal {-code}), "
+                "perhaps for lack of memory; use fewer workers"
+            )
         where = f"failed on {platform.node()}, threads: {self._threads}"
         _log_failure(Run(self._task.folder), f"{where}\n{output or error}")
         return error or f"its process ended with exit code {code}"
 
     def close(self) -> None:
-        """Let it write its checkpoint and end."""
+        """Terminate the process, which writes its checkpoint first."""
         self.process.terminate()
         self.process.wait()
         self._files.cleanup()
@@ -313,8 +316,8 @@ def _local_workers(jobs: Sequence[Job], workers: int | None) -> tuple[int, int]:
         devices.add("cuda" if torch.cuda.is_available() else "cpu")
     on_gpu = any(not device.startswith("cpu") for device in devices - {"auto"})
     number = workers or (1 if on_gpu else cores)
-    # Of all jobs, not of the unfinished ones: weights are bitwise reproducible with the same number
-    # of threads, so it must not depend on how many runs were finished before.
+    # All jobs count, not only unfinished ones: weights are bitwise reproducible only with the same
+    # number of threads, so it must not change when a sweep is continued.
     number = min(number, len(jobs))
     return number, max(1, cores // number)
 
@@ -350,7 +353,7 @@ def _on_cluster(
             if future.status == "finished":
                 yield index, future.result()
                 continue
-            error = "the scheduler was lost; start it and sweep again"
+            error = "the connection to the scheduler was lost; start it and repeat the sweep"
             if future.status == "error":
                 reason = future.exception()
                 error = f"could not be run on the cluster: {_first_line(reason)}"
@@ -362,12 +365,12 @@ def _on_cluster(
     except BaseException:  # Ctrl-C, or the caller has failed
         reporter.note("stopping: each run writes its checkpoint ...")
         stop.set()
-        client.gather(list(futures), errors="skip")  # waits for their ends
+        client.gather(list(futures), errors="skip")  # waits until they have ended
         raise
 
 
 def _train_on_worker(task: _Task, needs: dict[str, float], stop: str) -> str:
-    """Train a task on a worker, and return the error, empty if it was trained."""
+    """Train a task on a worker, and return the error, empty on success."""
     from distributed import Event, get_client, get_worker
 
     worker = get_worker()
@@ -406,21 +409,21 @@ def _connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[An
         client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # a TimeoutError is an OSError
         reason = _first_line(error)
-        raise failure(f"cannot be reached ({reason}); start one with: dask scheduler") from None
+        raise failure(f"cannot be reached ({reason}); to start one, run: dask scheduler") from None
     with client:
         offer = " ".join(f"{name}={amount:g}" for name, amount in needs.items())
         start = f"dask worker {scheduler}" + (f' --resources "{offer}"' if offer else "")
         try:
             client.wait_for_workers(1, timeout=WORKER_SECONDS)
         except TimeoutError:
-            raise failure(f"has no workers; start some with: {start}") from None
+            raise failure(f"has no workers; to start one, run: {start}") from None
         try:
             slots = sum(client.run(slots_of_worker, needs).values())  # pyright: ignore
         except Exception as error:
             reason = f"its workers cannot use this package ({_first_line(error)})"
-            raise failure(f"{reason}; install the same version there") from None
+            raise failure(f"{reason}; install the same version on them") from None
         if not slots:
-            raise failure(f"none of its workers offers {offer}; start some with: {start}")
+            raise failure(f"no worker has enough of {offer}; to start one, run: {start}")
         yield client
 
 
@@ -440,7 +443,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def _write_states(folders: Sequence[Path], errors: Mapping[Path, str]) -> None:
-    """Write ``sweep.json`` above run folders, and keep its entries of other runs.
+    """Write ``sweep.json`` in the parents of run folders; keep its entries of other runs.
 
     A run is ``"finished"``, ``"failed"`` with an ``"error"``, or ``"unfinished"``.
     """
@@ -456,15 +459,15 @@ def _write_states(folders: Sequence[Path], errors: Mapping[Path, str]) -> None:
 
 
 def find_runs(*places: str | Path) -> list[Run]:
-    """Return the finished runs of places, each once, in natural order (seed2 before seed10).
+    """Return the finished runs, without duplicates, in natural order (seed2 before seed10).
 
-    ``places``: run folders, folders of sweeps, and globs of them such as ``"runs/*/seed[0-4]"``.
+    ``places``: run folders, folders of sweeps, and glob patterns such as ``"runs/*/seed[0-4]"``.
 
     Raises:
         AttractorError: If a place is not a run, or its training is not finished.
     """
     if not places:
-        raise AttractorError("name at least one run folder, sweep folder or glob")
+        raise AttractorError("give at least one run folder, sweep folder or glob")
     runs = {run.path.resolve(): run for run in chain.from_iterable(map(_runs_at, places))}
     return sorted(runs.values(), key=lambda run: _natural(str(run.path)))
 
@@ -475,12 +478,12 @@ def _runs_at(place: str | Path) -> list[Run]:
         if not _kind(path) and path.is_dir():
             raise AttractorError(
                 f"{path}: is neither a run nor a sweep (it has no config.toml and no "
-                f"{SWEEP_FILE}); to take the runs in it, name '{path}/*'"
+                f"{SWEEP_FILE}); to use the runs in it, give '{path}/*'"
             )
         return _runs_in(path)
     matches = [Path(name) for name in glob.glob(str(place), recursive=True)]  # noqa: PTH207
     if not any(map(_kind, matches)):
-        raise AttractorError(f"{place}: there is no run; make runs with: attractor-ae sweep")
+        raise AttractorError(f"{place}: there is no run; to make runs, run: attractor-ae sweep")
     return [run for match in matches if _kind(match) for run in _runs_in(match)]
 
 
@@ -500,11 +503,11 @@ def _runs_in(path: Path) -> list[Run]:
         if not run.finished:
             error = states[run.path.name].get("error", "")
             raise AttractorError(
-                f"{run.path}: its training is not finished{error and f' ({error})'}; call the "
-                "sweep again, or name the finished runs alone"
+                f"{run.path}: its training is not finished{error and f' ({error})'}; repeat "
+                "the sweep, or give only the folders of finished runs"
             )
     if not runs:
-        raise AttractorError(f"{path}: the sweep has no runs; call it again")
+        raise AttractorError(f"{path}: the sweep has no runs; repeat it")
     return runs
 
 

@@ -1,4 +1,4 @@
-"""Train the network of an experiment (``attractor-ae train``)."""
+"""Training of the network of an experiment (``attractor-ae train``)."""
 
 from pathlib import Path
 
@@ -25,4 +25,5 @@ def run_training(
     plan = make_plan(config, data_root)
     plan.check()  # a missing D_out is reported before the training, not after it
     images = plan.load_training(reporter)
-    return train(config, images, folder, natural=plan.natural, resume=resume, reporter=reporter)
+    kind = plan.augmentation
+    return train(config, images, folder, augmentation=kind, resume=resume, reporter=reporter)

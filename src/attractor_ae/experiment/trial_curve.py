@@ -1,4 +1,4 @@
-"""Scores of a detector against its number of trials, from one pass of sampling."""
+"""AUROC and accuracy of a detector by number of trials, from one pass of sampling."""
 
 import json
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ from attractor_ae.metrics import detection_metrics
 
 @dataclass(frozen=True, eq=False)
 class TrialCurve:
-    """Scores of the first 1, 2, 3, ... trials (members) of a detector, at its reported recursion.
+    """AUROC and accuracy of the first 1, 2, 3, ... trials (members), at the reported recursion.
 
-    At index t - 1: AUROC against each D_out of the entropy of the mean distribution of the first t
-    trials, in [0, 1], and the accuracy of that distribution on D_in.
+    At index t - 1, for the mean distribution of the first t trials: the AUROC of its entropy
+    against each D_out, in [0, 1], and its accuracy on D_in.
     """
 
     method: str
@@ -43,14 +43,14 @@ class TrialCurve:
         """Read a curve that `save` wrote.
 
         Raises:
-            AttractorError: If the file is missing, damaged or something else.
+            AttractorError: If the file is missing, damaged or not a trial curve.
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             values |= {name: np.array(values[name], float) for name in ("auroc", "accuracy")}
             return cls(**{**values, "out_datasets": tuple(values["out_datasets"])})
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise AttractorError(f"{path}: is not a trial curve ({error}); make it again") from None
+            raise AttractorError(f"{path}: is not a trial curve ({error}); remove it") from None
 
 
 def trial_curve(
@@ -61,8 +61,8 @@ def trial_curve(
     The score is the entropy of the mean (PROTOCOL section 1), whatever score the detector reports.
 
     Raises:
-        AttractorError: If a set is empty, a name comes twice, there is no D_out, or nothing was
-            fitted.
+        AttractorError: If a set is empty, a name occurs twice, there is no D_out, or the detector
+            is not fitted.
     """
     if not out_datasets:
         raise AttractorError("out_datasets is empty; give at least one D_out")

@@ -1,1 +1,1 @@
-"""Losses: reconstruction, metric, perceptual."""
+"""Reconstruction, metric and perceptual losses (PROTOCOL, which is docs/protocol.md, section 3)."""

@@ -1,4 +1,4 @@
-"""The perceptual loss: a distance of the features of a VGG16 network."""
+"""The perceptual loss: a distance between VGG16 features."""
 
 import copy
 from pathlib import Path
@@ -29,8 +29,8 @@ class PerceptualLoss(nn.Module):
     averaged over pixels, summed over layers, and averaged over the batch.
 
     Args:
-        features: ``vgg16().features`` of torchvision, copied; by default those trained on ImageNet
-            (``VGG16_Weights.IMAGENET1K_V1``), from torchvision's cache, or downloaded into it.
+        features: ``vgg16().features`` of torchvision, which is copied; by default with ImageNet
+            weights (``VGG16_Weights.IMAGENET1K_V1``), downloaded if not in torchvision's cache.
 
     Raises:
         AttractorError: If the default weights cannot be loaded, or ``features`` has fewer than 30
@@ -38,7 +38,7 @@ class PerceptualLoss(nn.Module):
 
     References:
         Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR
-        2018, the baseline without the learned linear weights.
+        2018; the variant without learned linear weights.
     """
 
     shift: Tensor
@@ -64,12 +64,13 @@ class PerceptualLoss(nn.Module):
     def forward(
         self, reconstruction: Float[Tensor, "n c h w"], target: Float[Tensor, "n c h w"]
     ) -> Float[Tensor, ""]:
-        """Return the mean distance of float32 images (n, 1 or 3, h, w), the target in [0, 1]."""
+        """Return the mean distance between images, float32 (n, 1 or 3, h, w); target in [0, 1]."""
         _, channels, height, width = target.shape
         if channels not in (1, 3) or min(height, width) < _SMALLEST_SIDE:
             raise AttractorError(
                 f"the perceptual loss needs 1 or 3 channels and at least {_SMALLEST_SIDE} x "
-                f"{_SMALLEST_SIDE} pixels, got {channels} channels of {height} x {width}"
+                f"{_SMALLEST_SIDE} pixels, got {channels} channels of {height} x {width}; choose "
+                "another reconstruction loss"
             )
         distance = target.new_zeros(len(target))
         x, y = self._normalise(reconstruction), self._normalise(target)  # (n, 3, h, w)
@@ -85,18 +86,18 @@ class PerceptualLoss(nn.Module):
 
 
 def _unit_length(features: Tensor) -> Tensor:
-    # Where no feature is active the result is zero.
+    # If no feature is active, the result is zero.
     return F.normalize(features, dim=1, eps=1e-10)
 
 
 def _imagenet_features() -> nn.Sequential:
-    """Return the feature layers of VGG16 trained on ImageNet, from torchvision's cache or site."""
+    """Return VGG16's feature layers with ImageNet weights, downloaded if not in the cache."""
     from torchvision.models import VGG16_Weights, vgg16  # slow to import
 
     weights = VGG16_Weights.IMAGENET1K_V1
     path = Path(torch.hub.get_dir(), "checkpoints", weights.url.rpartition("/")[2])
     try:
-        # On the meta device nothing is initialised, and no random number drawn.
+        # On the meta device no weights are initialised and no random numbers are drawn.
         with torch.device("meta"):
             features = vgg16().features
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
@@ -106,10 +107,10 @@ def _imagenet_features() -> nn.Sequential:
             if key.startswith("features.")
         }
         features.load_state_dict(of_features, assign=True)
-    except Exception as error:  # no network, a damaged file: it fails in many ways
+    except Exception as error:  # no network, a damaged file: many types of error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise AttractorError(
             f"{path}: the VGG16 weights of the perceptual loss cannot be loaded ({reason}); "
-            f"place the file {weights.url} there"
+            f"download {weights.url} to this path"
         ) from None
     return nn.Sequential(*features.children())

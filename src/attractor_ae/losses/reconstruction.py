@@ -18,22 +18,22 @@ from attractor_ae.losses.perceptual import PerceptualLoss
 ReconstructionLoss = Callable[
     [Float[Tensor, "n c h w"], Float[Tensor, "n c h w"]], Float[Tensor, ""]
 ]
-"""(reconstruction, target in [0, 1]) -> scalar to minimise"""
+"""Function (reconstruction, target in [0, 1]) -> scalar to minimise."""
 
 MS_SSIM_WINDOW = 7
-# Importance of the five scales, from the finest to the coarsest (Wang et al. 2003, section 3.2).
+# Exponents of the five scales, from the finest to the coarsest (Wang et al. 2003, section 3.2).
 MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 def reconstruction_loss(name: str) -> ReconstructionLoss:
     """Return a reconstruction loss by its name, one of ``RECONSTRUCTION_LOSSES``.
 
-    It is a function of a reconstruction and its target in [0, 1], float tensors of one shape
-    (n, channels, height, width), and returns a scalar to minimise, computed in float32 even under
-    autocast. For "bce" the reconstruction is logits. "ms-ssim" has the published five scales in
-    images of 97 pixels and more, in smaller ones as many as its window fits in (four for 64). The
-    function raises an `AttractorError` if the shapes differ, or the images are smaller than the
-    window of SSIM (11 pixels) or MS-SSIM (7).
+    The loss is a function of a reconstruction and its target in [0, 1], float tensors of the same
+    shape (n, channels, height, width). It returns a scalar to minimise, computed in float32 even
+    under autocast. For "bce" the reconstruction contains logits. "ms-ssim" uses the published five
+    scales for images of 97 pixels or more, and for smaller images as many as its window fits into
+    (four for 64). The function raises an `AttractorError` if the shapes differ, or the images are
+    smaller than the window of SSIM (11 pixels) or MS-SSIM (7).
 
     Raises:
         AttractorError: If the name is unknown, or the weights of the perceptual loss cannot be
@@ -52,10 +52,10 @@ def reconstruction_loss(name: str) -> ReconstructionLoss:
         # Without this check the pixelwise losses would broadcast.
         if reconstruction.shape != target.shape:
             raise AttractorError(
-                f"reconstruction and target must have one shape, got {tuple(reconstruction.shape)} "
-                f"and {tuple(target.shape)}"
+                "reconstruction and target must have the same shape, got "
+                f"{tuple(reconstruction.shape)} and {tuple(target.shape)}"
             )
-        # A variance, as a difference of means of squares, is noise in 16 bit.
+        # A variance, the difference of two means, would be dominated by rounding in 16 bits.
         with torch.autocast(reconstruction.device.type, enabled=False):
             return loss(reconstruction.float(), target.float())
 
@@ -69,14 +69,14 @@ def _one_minus_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
 
 
 def _one_minus_ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
-    """Return 1 - MS-SSIM over as many of the five scales as the window fits in.
+    """Return 1 - MS-SSIM over as many of the five scales as the window fits into.
 
-    With five scales it equals ``pytorch_msssim.ms_ssim``; the weights of fewer scales are scaled to
-    the sum of all five.
+    With five scales, MS-SSIM equals ``pytorch_msssim.ms_ssim``; the weights of fewer scales are
+    rescaled to the sum of all five.
     """
     _check_window_fits("ms-ssim", MS_SSIM_WINDOW, target)
     structure: list[Tensor] = []  # contrast times structure of each scale, (n, c)
-    similarity = target  # of the coarsest scale, luminance included, (n, c)
+    similarity = target  # SSIM of the coarsest scale so far, with luminance, (n, c)
     for _ in MS_SSIM_WEIGHTS:
         if min(target.shape[2:]) < MS_SSIM_WINDOW:
             break
@@ -87,7 +87,7 @@ def _one_minus_ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
         reconstruction, target = (_halve(images) for images in (reconstruction, target))
     weights = target.new_tensor(MS_SSIM_WEIGHTS[: len(structure)])
     weights = weights * (sum(MS_SSIM_WEIGHTS) / weights.sum())
-    # A negative similarity counts as none: it has no fractional power.
+    # Negative similarities count as 0, since they have no fractional powers.
     scales = torch.stack([*structure[:-1], similarity]).relu()  # (scales, n, c)
     return 1 - (scales ** weights[:, None, None]).prod(dim=0).mean()
 
@@ -107,7 +107,7 @@ def _check_window_fits(name: str, window: int, images: Tensor) -> None:
 
 
 def _per_image(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor]:
-    """Return the loss summed over pixels, and averaged over images."""
+    """Return the loss summed over pixels and averaged over images."""
     return lambda reconstruction, target: (
         loss(reconstruction, target, reduction="sum") / len(target)
     )
@@ -115,11 +115,11 @@ def _per_image(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor
 
 def _perceptual() -> Callable[[Tensor, Tensor], Tensor]:
     network = PerceptualLoss()
-    # The network follows the images to their device.
+    # The network is moved to the device of the images.
     return lambda reconstruction, target: network.to(target.device)(reconstruction, target)
 
 
-# A loss is built when it is asked for: the perceptual one has weights to load.
+# Losses are created on demand, since the perceptual loss has to load weights.
 _LOSSES: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
     "ssim": lambda: _one_minus_ssim,
     "ms-ssim": lambda: _one_minus_ms_ssim,

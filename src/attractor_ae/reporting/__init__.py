@@ -1,4 +1,4 @@
-"""Figures and tables of results."""
+"""Figures and tables of results; docstrings cite docs/protocol.md as PROTOCOL."""
 
 from attractor_ae.reporting.calibration import reliability_diagram as reliability_diagram
 from attractor_ae.reporting.comparison import Comparison as Comparison

@@ -1,4 +1,4 @@
-"""The reliability diagram: whether predictions are right as often as they claim."""
+"""The reliability diagram: accuracy against confidence."""
 
 from collections.abc import Sequence
 
@@ -26,13 +26,13 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
     """Draw accuracy against confidence, in bins of equal width, with the calibration error.
 
     The confidence is the probability of the predicted class at the reported recursion. The lower
-    panel shows the share of images in each bin. Several results of a method are seeds: a line is
-    their mean in each bin, its band one standard deviation, of those seeds that have images in it
+    panel shows the share of images in each bin. Several results of a method are its seeds: the line
+    is their mean in each bin, and the band one standard deviation, over seeds with images in it
     (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
     Raises:
-        AttractorError: If the results do not belong together, or there is no such set of known
-            classes.
+        AttractorError: If the results of a method differ in their experiment, or ``dataset`` is not
+            a data set of known classes.
     """
     methods = by_method(results)
     shown = next(iter(methods.values()))[0].known_scores(dataset).name
@@ -68,7 +68,7 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
 
 
 def _predictions(result: EvaluationResult, dataset: str | None) -> tuple[np.ndarray, np.ndarray]:
-    """Return how sure each prediction is, and whether it is right."""
+    """Return the confidence of each prediction, and whether it is correct."""
     scores = result.known_scores(dataset)
     p = scores.probabilities[result.recursion].astype(np.float64)
     # A float32 softmax can exceed 1 by its rounding.
@@ -78,7 +78,7 @@ def _predictions(result: EvaluationResult, dataset: str | None) -> tuple[np.ndar
 def _binned(
     predictions: Sequence[tuple[np.ndarray, np.ndarray]], edges: np.ndarray, label: str
 ) -> Curve:
-    """Return the accuracy over the mean confidence of each bin that has images of any seed."""
+    """Return accuracy against mean confidence, for bins that contain images of any seed."""
     table = np.full((2, len(predictions), len(edges) - 1), np.nan)
     for seed, (confidence, correct) in enumerate(predictions):
         filled = np.unique(np.searchsorted(edges[1:-1], confidence))

@@ -1,4 +1,4 @@
-"""Methods side by side: detection and accuracy, as mean and deviation over seeds."""
+"""Comparison of methods: detection and accuracy, as mean and deviation over seeds."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -12,7 +12,13 @@ from rich.console import Group, RenderableType
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import write_text
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import DetectionMetrics, Thresholds, check_grid
+from attractor_ae.metrics import (
+    DetectionMetrics,
+    Thresholds,
+    check_grid,
+    wasserstein_reference,
+    wasserstein_sums,
+)
 from attractor_ae.reporting import renderers
 from attractor_ae.reporting.grid import Column, ComparedMethod, Grid, Metric, make_grid
 
@@ -33,35 +39,44 @@ _AREAS = (
     ("pavpu", "PAvPU", True),
     ("remaining_error_rate", "rem. err.", False),
     ("remaining_accuracy_rate", "rem. acc.", True),
+    ("error_over_accuracy", "err./acc.", False),
 )
 ACCURACY_METRICS = (
     Metric("accuracy", "accuracy", marked=False),
     *(Metric(f"misclassification_{k}", t, "misclassification", larger) for k, t, larger in RATES),
-    # Not marked: a method at chance has the best u-sen.
+    # Not marked, because a method that rejects at random can have the best u-sen.
     *(Metric(f"area_{k}", t, "area over the thresholds", s, marked=False) for k, t, s in _AREAS),
 )
 """Metrics of D_in's test split and of the sets under covariate shift."""
 
+_DISTANCES = "Sums of Wasserstein distances between scores"
+
 Key = tuple[str, str]
 """Name and split of a data set."""
 Rates = dict[tuple[Key, str], float]
-"""(Data set, key of a metric) -> value."""
+"""Mapping (data set, metric key) -> value."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Methods side by side on one D_in: ``DETECTION_METRICS`` and ``ACCURACY_METRICS``."""
+    """Comparison of methods on one D_in: ``DETECTION_METRICS`` and ``ACCURACY_METRICS``.
+
+    ``wasserstein`` has the two sums of `wasserstein_sums`.
+    """
 
     in_dataset: str
     detection: Grid
     accuracy: Grid
+    wasserstein: Grid
 
     def terminal(self) -> RenderableType:
-        """Return both tables for a terminal of 100 columns."""
-        return Group(renderers.terminal(self.detection), renderers.terminal(self.accuracy))
+        """Return the tables for a terminal of 100 columns."""
+        return Group(*map(renderers.terminal, (self.detection, self.accuracy, self.wasserstein)))
 
     def save(self, folder: str | Path) -> list[Path]:
-        """Write ``table.tex``, ``.md``, ``.csv`` and ``accuracy_table.*``; return the six files.
+        """Write ``table.tex``, ``.md``, ``.csv``, ``accuracy_table.*`` and ``wasserstein_table.*``.
+
+        Returns the nine files.
 
         Raises:
             AttractorError: If the folder cannot be written to.
@@ -74,6 +89,11 @@ class Comparison:
                 "accuracy_table",
                 self.accuracy,
                 renderers.latex(self.accuracy, f"{label}-accuracy", by_dataset=True),
+            ),
+            (
+                "wasserstein_table",
+                self.wasserstein,
+                renderers.latex(self.wasserstein, f"{label}-wasserstein"),
             ),
         ):
             texts = {"tex": latex, "md": renderers.markdown(grid), "csv": renderers.csv_text(grid)}
@@ -91,26 +111,32 @@ def compare(
     recursion: int | None = None,
     score: str | None = None,
     significance: bool = False,
+    reference: str | None = None,
 ) -> Comparison:
-    """Put methods side by side: mean and population standard deviation over their seeds.
+    """Compare methods by mean and population standard deviation over their seeds.
 
-    Methods may differ in their number of seeds and their D_outs; what a method was not measured on
-    is empty. AUROC, AUPR and FPR95 are marked: the best mean of each column, and methods whose
-    interval mean ± deviation overlaps that of the best. The rates are those of PROTOCOL section 8.
+    Methods may differ in their number of seeds and their D_outs; cells of data sets that a method
+    was not evaluated on are empty. In columns of AUROC, AUPR and FPR95 the best mean is marked, and
+    methods whose interval mean ± deviation overlaps that of the best. PROTOCOL section 8 defines
+    the rates.
 
     Args:
-        results: Name of a method, in the order of rows -> the results of its seeds.
+        results: Method name -> results of its seeds, in the order of the rows.
         grid: ``"exact"``, or ``"paper"``: the thresholds of the released code.
         orientation: The positive class of AUPR and FPR95: D_in and correct predictions, or D_out
             and wrong ones.
-        recursion, score: The reported ones by default, and of a method with fewer recursions.
-        significance: Whether to test the best method of each column against each other (Wilcoxon,
-            "Individual comparisons by ranking methods", 1945), paired by seed, or by position.
+        recursion, score: By default the reported ones. A method without this recursion has its
+            reported one.
+        significance: Whether to test the best method of each column against each other method
+            (Wilcoxon, "Individual comparisons by ranking methods", 1945), paired by seed, or by
+            position if seeds are unknown.
+        reference: The D_out whose Wasserstein distances to the others are summed; by default
+            cifar10, photos, or the first.
 
     Raises:
-        AttractorError: If a method has no result or a seed twice, its results differ in what they
-            report, methods were not measured on the same images, no method has the recursion, a
-            method lacks the score, or the score does not fit the grid.
+        AttractorError: If a method has no results or the same seed twice, its results report
+            different recursions or scores, methods were not evaluated on the same images, no method
+            has the recursion, a method lacks the score, or the score does not fit the grid.
     """
     check_reported(grid, orientation)
     if not results:
@@ -153,6 +179,22 @@ def compare(
             rates |= {(_key(scores), key): rate for key, rate in oriented.items()}
         return rates
 
+    every = (result for found in results.values() for result in found)
+    outs = list(dict.fromkeys(scores.name for result in every for scores in result.out_scores))
+    compared_with = wasserstein_reference(outs, reference) if outs else ""
+    sums_of_distances = (
+        Metric("in_to_out", "D_in to D_outs", _DISTANCES, True, False, 1, 3),
+        Metric("reference_to_out", f"{compared_with} to others", _DISTANCES, False, False, 1, 3),
+    )
+
+    def distances(result: EvaluationResult, method: ComparedMethod) -> Rates:
+        at = method.recursion, method.score
+        outs = {scores.name: scores.score(*at) for scores in result.out_scores}
+        if not outs:
+            return {}
+        sums = wasserstein_sums(result.in_scores.score(*at), outs, reference=compared_with)
+        return {(_key(result.in_scores), key): value for key, value in asdict(sums).items()}
+
     def table(
         title: str,
         columns: Sequence[Column],
@@ -164,10 +206,11 @@ def compare(
         for method, found in zip(methods, results.values(), strict=True):
             rates = [measure(result, method) for result in found]
             values.append([_values(rates, column) for column in columns])
-        how = (
-            f"Percent, mean ± population standard deviation over seeds; {grid} grid; "
-            f"{positive} positive."
-        )
+        how = "mean ± population standard deviation over seeds"
+        if positive:
+            how = f"Percent, {how}; {grid} grid; {positive} positive."
+        else:
+            how = f"{how.capitalize()}; unit: the score's."
         rows = (
             f"{m.name}: n = {len(m.seeds)}, recursion {m.recursion}, {m.score}" for m in methods
         )
@@ -176,7 +219,7 @@ def compare(
             every.append("Columns are explained in docs/glossary.md.")
             every += [
                 f"{name} has no class probabilities, or a score outside [0, 1]: no "
-                "misclassification."
+                "misclassification columns."
                 for name in unbounded
             ]
         return make_grid(title, methods, columns, values, notes=every, significance=significance)
@@ -197,13 +240,20 @@ def compare(
             accuracy_rates,
             f"{'correct' if inside else 'wrong'} predictions are",
             "p(a|c) is p(accurate|certain), p(u|i) is p(uncertain|inaccurate), rem. err. and "
-            "rem. acc. are the remaining error and accuracy rate.",
+            "rem. acc. are the remaining error and accuracy rate, err./acc. is the area of the "
+            "first over the second.",
+        ),
+        table(
+            f"{_DISTANCES}; D_in is {first.name}",
+            _columns(results, ("in",), sums_of_distances if outs else ()),
+            distances,
+            "",
         ),
     )
 
 
 def check_reported(grid: str, orientation: str) -> None:
-    """Raise an AttractorError unless both are names that `compare` accepts."""
+    """Raise an AttractorError unless `compare` accepts both names."""
     check_grid(grid)
     if orientation not in get_args(Orientation):
         raise unknown_name("orientation", orientation, get_args(Orientation))
@@ -230,7 +280,7 @@ def _columns(
     roles: Sequence[str],
     metrics: Sequence[Metric],
 ) -> list[Column]:
-    """Return every metric of every data set of some roles, in order of appearance."""
+    """Return the columns of all data sets with these roles, in order of appearance."""
     every = [scores for found in results.values() for result in found for scores in result.sets]
     keys = list(dict.fromkeys(_key(scores) for scores in every if scores.role in roles))
     names = [name for name, _ in keys]
@@ -239,7 +289,7 @@ def _columns(
     def label(name: str, split: str) -> str:
         if names.count(name) == 1:
             return name
-        # D_in is named in the title.
+        # The title names D_in.
         return split if name == known and "in" in roles else f"{name} {split}"
 
     return [Column(*key, label(*key), metric) for key in keys for metric in metrics]
@@ -248,7 +298,7 @@ def _columns(
 def _compared(
     name: str, results: Sequence[EvaluationResult], recursion: int | None, score: str | None
 ) -> ComparedMethod:
-    """Return the row of a method, after a check that its results agree."""
+    """Return the row of a method after checking that its results are consistent."""
     reported = set()
     for result in results:
         keep = recursion is None or recursion >= result.recursions
@@ -263,8 +313,8 @@ def _compared(
     for seed in seeds:
         if seed is not None and seeds.count(seed) > 1:
             raise AttractorError(
-                f"results of {name!r} have the seed {seed} twice; give each run once, and another "
-                "name to another method"
+                f"results of {name!r} contain seed {seed} twice; give each run once, and each "
+                "method a different name"
             )
     ((r, shown),) = reported
     for result in results:
@@ -274,7 +324,7 @@ def _compared(
 
 
 def _seed(result: EvaluationResult) -> int | None:
-    """Return the seed of the training, if the provenance has it."""
+    """Return the training seed, if the provenance contains it."""
     value = result.provenance
     for key in ("experiment", "training", "seed"):
         value = value.get(key) if isinstance(value, Mapping) else None
@@ -282,7 +332,7 @@ def _seed(result: EvaluationResult) -> int | None:
 
 
 def _check_same_images(results: Mapping[str, Sequence[EvaluationResult]]) -> None:
-    """Check that equal names are equal images, and that there is one D_in."""
+    """Check that D_in is the same for all, and that data sets of one name have equal images."""
     seen: dict[tuple[str, Key], tuple[str, DatasetScores]] = {}
     first: tuple[str, EvaluationResult] | None = None
     for name, found in results.items():
@@ -306,5 +356,5 @@ def _check_same_images(results: Mapping[str, Sequence[EvaluationResult]]) -> Non
                 if not np.array_equal(scores.labels, other.labels):
                     raise AttractorError(
                         f"{name!r} and {where!r} were measured on other images of {scores.name} "
-                        f"({len(scores.labels)} and {len(other.labels)}); evaluate both on the same"
+                        f"({len(scores.labels)} and {len(other.labels)}); use the same images"
                     )

@@ -1,4 +1,4 @@
-"""A look at a data set: a row a class."""
+"""Contact sheet of a data set, with one row per class."""
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -15,13 +15,13 @@ _GAP = 4  # pixels between images, in images of 64
 
 
 def contact_sheet(images: ImageSet, *, columns: int = 12, rows: int = 40) -> Figure:
-    """Draw the first images of each class of a set, a row per class, with its number of images.
+    """Draw the first images of each class, one row per class, with the class's number of images.
 
-    Images without a label have a row of their own, the last. At most the first ``rows`` classes.
+    Images without a label are in the last row. At most ``rows`` rows are drawn.
     """
     found, numbers = np.unique(images.labels, return_counts=True)
     counts = dict(zip(found.tolist(), numbers.tolist(), strict=True))
-    # A class without images is shown too: that there are none is worth seeing.
+    # Classes without images are shown as well, so that they are noticed.
     labels = [*range(len(images.classes)), *([-1] if -1 in counts or not images.classes else [])]
     shown = labels[:rows]
     columns = min(columns, max(counts.values(), default=1))
@@ -70,8 +70,8 @@ def _row(chosen: NDArray[np.uint8], columns: int, like: NDArray[np.uint8]) -> ND
 def _caption(images: ImageSet, label: int, count: int) -> str:
     name = images.classes[label] if label >= 0 else "no label"
     if len(name) > _LONGEST:
-        name = f"{name[: _LONGEST // 2 - 1]}…{name[-_LONGEST // 2 :]}"  # often the end differs
-    # A name is text, not mathematics.
+        name = f"{name[: _LONGEST // 2 - 1]}…{name[-_LONGEST // 2 :]}"  # ends often differ
+    # Prevent matplotlib from parsing the name as mathematics.
     return f"{name}\n{_counted(count, 'image')}".replace("$", r"\$")
 
 

@@ -16,12 +16,12 @@ from attractor_ae.reporting.seeds import Results, by_method
 def auroc_by_recursion(results: Results) -> Figure:
     """Draw AUROC against each D_out, and the accuracy on D_in, over the recursions.
 
-    One method is drawn in one panel, several in a panel for each set. Several results of a
-    method are seeds: a line is their mean, its band one standard deviation. A method without
-    recursions is a horizontal line.
+    The curves of one method share a panel; with several methods there is a panel per data set.
+    Several results of a method are its seeds: the line is their mean, and the band one standard
+    deviation. A method that only has recursion 0 is a horizontal line.
 
     Raises:
-        AttractorError: If there is no result, or those of a method do not belong together.
+        AttractorError: If there are no results, or those of a method differ in their experiment.
     """
     methods = by_method(results)
     most = max(seeds[0].recursions for seeds in methods.values())
@@ -35,10 +35,10 @@ def auroc_by_trials(
 ) -> Figure:
     """Draw AUROC against each D_out, and the accuracy on D_in, over the number of trials.
 
-    Methods, seeds and bands as in `auroc_by_recursion`.
+    Methods, seeds and bands are drawn as in `auroc_by_recursion`.
 
     Raises:
-        AttractorError: If there is no curve, or those of a method do not belong together.
+        AttractorError: If there are no curves, or those of a method differ in their experiment.
     """
     if isinstance(curves, TrialCurve):
         curves = [curves]
@@ -77,8 +77,8 @@ def _trial_curves(method: str, seeds: Sequence[TrialCurve]) -> dict[str, Curve]:
     for other in seeds[1:]:
         if (other.in_dataset, other.out_datasets, len(other.accuracy)) != shape:
             raise AttractorError(
-                f"curves of {method} are of other data sets or numbers of trials, so they are not "
-                "seeds of one experiment; give each experiment a name of its own"
+                f"curves of {method} differ in data sets or numbers of trials, so they are not "
+                "seeds of one experiment; give each experiment a different name"
             )
     auroc = np.stack([curve.auroc for curve in seeds])  # (seeds, outs, trials)
     return _curves(
@@ -92,7 +92,7 @@ def _trial_curves(method: str, seeds: Sequence[TrialCurve]) -> dict[str, Curve]:
 def _curves(
     x: np.ndarray, auroc: Mapping[str, np.ndarray], right: np.ndarray, known: str, *, level: int = 1
 ) -> dict[str, Curve]:
-    """Return the curves of a method; ``level`` points of those that have a single one."""
+    """Return the curves of a method; ``level`` > 1 repeats a single point that often."""
     if level > 1:
         x = np.arange(level, dtype=np.float64)
         auroc = {name: rows.repeat(level, axis=1) for name, rows in auroc.items()}

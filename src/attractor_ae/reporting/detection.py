@@ -15,7 +15,7 @@ from attractor_ae.reporting.seeds import Results, by_method, stated
 from attractor_ae.reporting.style import REFERENCE_COLOUR
 
 Positive = Literal["in", "out"]
-"""Which side is the positive class: D_in, which is accepted, or D_out, which is flagged."""
+"""Positive class: D_in, to be accepted, or D_out, to be flagged."""
 
 _GRID = np.linspace(0, 1, 201)
 _WHAT = {"in": "known accepted", "out": "unknown flagged"}
@@ -25,14 +25,14 @@ _WRONG = {"in": "unknown accepted", "out": "known flagged"}
 def roc_figure(results: Results, *, positive: Positive = "in") -> Figure:
     """Draw the ROC curve of D_in against each D_out, at the reported recursion and score.
 
-    The curve of one seed is exact. Of several, the mean true positive rate at each false positive
-    rate is drawn (vertical averaging; Fawcett, "An introduction to ROC analysis", 2006, section 8)
-    with a band of one standard deviation. One method is drawn in one panel, several in a panel for
-    each D_out. The legend gives the AUROC.
+    The curve of one seed is exact. For several seeds, the mean true positive rate at each false
+    positive rate is drawn (vertical averaging; Fawcett, "An introduction to ROC analysis", 2006,
+    section 8) with a band of one standard deviation. The curves of one method share a panel; with
+    several methods there is a panel per D_out. The legend states the AUROC.
 
     Raises:
-        AttractorError: If the results do not belong together or have no D_out, or ``positive`` is
-            unknown.
+        AttractorError: If the results of a method differ in their experiment, there is no D_out, or
+            ``positive`` is unknown.
     """
     labels = "false positive rate ({wrong})", "true positive rate ({what})"
     figure = _figure(results, positive, _roc, "auroc", "AUROC", labels)
@@ -43,12 +43,12 @@ def roc_figure(results: Results, *, positive: Positive = "in") -> Figure:
 
 
 def precision_recall_figure(results: Results, *, positive: Positive = "in") -> Figure:
-    """Draw the precision-recall curve of D_in against each D_out; arguments as of `roc_figure`.
+    """Draw the precision-recall curve of D_in against each D_out; arguments as for `roc_figure`.
 
-    Without interpolation, like average precision: the precision at a recall is that of the
-    strictest threshold which reaches it. The legend gives the average precision (AUPR). The
-    vertical axis begins below the lowest precision: that of a random score is the share of
-    positives, not 0.
+    There is no interpolation, as in average precision: the precision at a recall is that of the
+    strictest threshold that reaches this recall. The legend states the average precision (AUPR).
+    The vertical axis begins just below the lowest precision, since a random score has the share
+    of positives as its precision, not 0.
     """
     labels = "recall ({what})", "precision"
     figure = _figure(
@@ -68,7 +68,7 @@ def precision_recall_figure(results: Results, *, positive: Positive = "in") -> F
 
 
 Ranked = tuple[np.ndarray, np.ndarray]
-"""Whether images are positive, and a score that is larger for positive ones."""
+"""Whether each image is positive, and a score that is larger for positives."""
 
 
 def _figure(
@@ -122,7 +122,7 @@ def _roc(ranked: list[Ranked]) -> tuple[np.ndarray, np.ndarray]:
     points = [roc_curve(*one)[:2] for one in ranked]
     if len(points) == 1:
         return points[0][0], points[0][1][None]
-    # Where a curve rises straight up, `interp` gives its top; its foot, (0, 0), is put before.
+    # On vertical segments `interp` returns the upper end; prepend the start (0, 0).
     return np.r_[0, _GRID], np.stack([np.r_[0, np.interp(_GRID, *rates)] for rates in points])
 
 

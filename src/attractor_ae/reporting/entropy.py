@@ -1,4 +1,4 @@
-"""The entropy plot: how uncertainty is distributed on known and unknown images."""
+"""The entropy plot: histograms of uncertainty on known and unknown images."""
 
 from collections.abc import Sequence
 
@@ -8,9 +8,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
-from attractor_ae._errors import unknown_name
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import checked_scores, wasserstein_sums
+from attractor_ae.metrics import checked_scores, wasserstein_reference, wasserstein_sums
 from attractor_ae.reporting.seeds import one_method, stated
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
@@ -28,7 +27,6 @@ _AXIS_LABELS = {
     "entropy": "uncertainty (normalised entropy)",
     "ood_score": "OOD score (fraction of known images below)",
 }
-_REFERENCES = ("cifar10", "photos")
 
 
 def entropy_histogram(
@@ -38,17 +36,17 @@ def entropy_histogram(
     score: str | None = None,
     reference: str | None = None,
 ) -> Figure:
-    """Draw how the reported score is distributed on D_in (filled) and each D_out (outlines).
+    """Draw histograms of the reported score on D_in (filled) and each D_out (outlines).
 
-    PROTOCOL section 8, "Entropy plot", for any score in [0, 1]: 50 bins. Bars show shares of a
-    set's images, since sets differ in size. Sets under covariate shift are dotted in grey. The
-    title has the two sums of Wasserstein distances; ``reference`` is the D_out that the others are
-    compared with, by default cifar10, photos, or the first. Several results are the seeds of one
-    method: their images are pooled, and of the sums mean and standard deviation are given.
+    The entropy plot of the paper, for any score in [0, 1], with 50 bins. Bars show shares of the
+    images of a data set, since data sets differ in size. Data sets under covariate shift are dotted
+    grey. The title states the two sums of Wasserstein distances; ``reference`` is the D_out with
+    which the others are compared, by default cifar10, photos, or the first. Several results are the
+    seeds of one method: their images are pooled, and the sums have mean and standard deviation.
 
     Raises:
-        AttractorError: If the results do not belong together, the reference is not a D_out, or the
-            score is unknown or leaves [0, 1].
+        AttractorError: If the results are not seeds of one method, the reference is not a D_out, or
+            the score is unknown or outside [0, 1].
     """
     seeds = one_method(results)
     first = seeds[0]
@@ -83,12 +81,12 @@ def entropy_histogram(
         title = plain(wrapped(f"{first.method}, recursion {r}", COLUMN_WIDTH - 0.6, 8))
         if len(seeds) > 1:
             title += f", {len(seeds)} seeds"
-        # The sums belong to the picture: they say how far apart the histograms are.
+        # The sums measure the distances between the histograms.
         axes.set_title(
             "\n".join([title, *_sums(seeds, r, name, reference)]), loc="left", fontsize=7
         )
         axes.set(
-            xlim=(0, 1.005),  # an outline at 1 is drawn whole
+            xlim=(0, 1.005),  # so that an outline at 1 is not cut
             xlabel=_AXIS_LABELS.get(name, name),
             ylabel="share of images",
         )
@@ -101,11 +99,9 @@ def _sums(
 ) -> list[str]:
     """Return the lines that state the sums of Wasserstein distances."""
     names = [scores.name for scores in seeds[0].out_scores]
-    if reference is not None and reference not in names:
-        raise unknown_name("D_out", reference, names)
     if not names:
         return []
-    chosen = reference or next((name for name in _REFERENCES if name in names), names[0])
+    chosen = wasserstein_reference(names, reference)
     sums = [
         wasserstein_sums(
             result.in_scores.score(recursion, score),

@@ -1,4 +1,4 @@
-"""Methods against data sets and metrics: cells with means, deviations, marks and tests."""
+"""Table of methods against data sets and metrics, with deviations, marks and tests."""
 
 import math
 from collections.abc import Sequence
@@ -10,14 +10,15 @@ from scipy.stats import wilcoxon
 from attractor_ae._errors import unknown_name
 
 FEWEST_PAIRS = 6
-"""Of five pairs the smallest two-sided p-value is 2 / 2^5 = 0.0625."""
+"""Smallest number of pairs that are tested: with 5, p is at least 2 / 2^5 = 0.0625."""
 
 
 @dataclass(frozen=True)
 class Metric:
     """A metric: its name in CSV files, its title, and the title of its group of columns.
 
-    ``marked``: whether the best methods are marked in tables.
+    ``marked``: whether the best methods are marked in tables. Tables show values times ``factor``
+    with ``digits`` decimals.
     """
 
     key: str
@@ -25,6 +26,8 @@ class Metric:
     group: str = ""
     larger_is_better: bool = True
     marked: bool = True
+    factor: int = 100
+    digits: int = 1
 
     @property
     def head(self) -> str:
@@ -34,7 +37,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class Column:
-    """A metric on a data set, which has a label in the table."""
+    """A metric on a data set, and the label of the data set in the table."""
 
     dataset: str
     split: str
@@ -56,11 +59,10 @@ class ComparedMethod:
 class Cell:
     """A metric of a method on a data set.
 
-    ``values``, one per seed, are in [0, 1], NaN where undefined; empty if nothing was measured.
-    ``mean`` and population standard ``deviation`` are those of the ``n`` defined values, NaN if
-    there are fewer than one and two of them. ``best``: the mean is the best of the column;
-    ``tied``: its interval mean ± deviation overlaps that of the best. A single method is not
-    marked.
+    ``values``, one per seed, are finite, or NaN if undefined; empty if nothing was measured.
+    ``mean`` and population standard ``deviation`` are over the ``n`` defined values; the mean is
+    NaN if n = 0, the deviation if n < 2. ``best``: the mean is the best of the column; ``tied``:
+    the interval mean ± deviation overlaps that of the best. A single method is not marked.
     """
 
     values: tuple[float, ...]
@@ -72,24 +74,24 @@ class Cell:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> "Cell":
-        """Return the cell of one value per seed."""
+        """Return the cell for these values, one per seed."""
         defined = [value for value in values if not math.isnan(value)]
         mean = float(np.mean(defined)) if defined else math.nan
-        # Of one value the deviation is 0, which would look like certainty.
+        # With one value the deviation would be 0, which is misleading.
         deviation = float(np.std(defined)) if len(defined) > 1 else math.nan
         return cls(tuple(map(float, values)), mean, deviation, len(defined))
 
-    def percent(self, plus_minus: str = "±") -> str:
-        """Return mean and deviation in percent with one decimal; empty without a mean."""
-        if not self.n:
-            return ""
-        mean = f"{100 * self.mean:.1f}"
-        return mean if self.n == 1 else f"{mean} {plus_minus} {100 * self.deviation:.1f}"
+    def text(self, metric: Metric, plus_minus: str = "±") -> str:
+        """Return mean and deviation as tables show them; empty if there is no mean."""
+        # Multiplied before the mean, as in the released code, which decides some roundings.
+        defined = [metric.factor * value for value in self.values if not math.isnan(value)]
+        numbers = [f(defined) for f in (np.mean, np.std)[: self.n]]
+        return f" {plus_minus} ".join(f"{number:.{metric.digits}f}" for number in numbers)
 
 
 @dataclass(frozen=True)
 class PairedTest:
-    """A two-sided Wilcoxon signed-rank test, over seeds, of the best method against another.
+    """A two-sided Wilcoxon signed-rank test over seeds between the best method and another.
 
     ``p_value`` is not corrected for the number of tests; NaN for fewer than ``FEWEST_PAIRS`` pairs.
     """
@@ -103,10 +105,10 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Grid:
-    """Methods against columns; ``cells[i][k]``: method i, column k.
+    """Table of methods and columns; ``cells[i][k]`` is method i, column k.
 
-    The columns of a data set follow each other. ``notes`` are sentences that a reader of the
-    numbers needs, ``tests`` those of every marked column with at least two methods, if wanted.
+    The columns of a data set are adjacent. ``notes`` are sentences that explain the numbers;
+    ``tests`` are the tests of all marked columns with at least two methods, if requested.
     """
 
     title: str
@@ -145,7 +147,7 @@ class Grid:
         return self.cells[names.index(method)][wanted.index((label, metric))]
 
     def significance_lines(self) -> list[str]:
-        """Return the outcome of the tests: a line of p-values per data set and pair of methods."""
+        """Return a line of p-values per data set and pair of methods."""
         found: dict[tuple[str, str, str, int], list[str]] = {}
         for test in self.tests:
             if not math.isnan(test.p_value):
@@ -181,9 +183,9 @@ def make_grid(
     notes: Sequence[str] = (),
     significance: bool = False,
 ) -> Grid:
-    """Return the grid of ``values[i][k]``, one number per seed of method i in column k.
+    """Return the grid of ``values[i][k]``, numbers of method i in column k, one per seed.
 
-    A number is NaN where undefined; the sequence is empty if nothing was measured.
+    Undefined numbers are NaN; the sequence is empty if nothing was measured.
     """
     by_column = [_marked([Cell.of(row[k]) for row in values], c) for k, c in enumerate(columns)]
     pairs = zip(columns, by_column, strict=True)
@@ -193,14 +195,14 @@ def make_grid(
 
 
 def _marked(cells: list[Cell], column: Column) -> list[Cell]:
-    """Return the cells of one column with the best and its ties marked."""
+    """Return the cells of one column, with the best and ties with it marked."""
     means = [cell.mean for cell in cells if cell.n]
     if len(means) < 2 or not column.metric.marked:
         return cells
     top = max(means) if column.metric.larger_is_better else min(means)
-    rounding = 1e-12  # equal means of different numbers of seeds may differ by rounding
+    rounding = 1e-12  # equal means over different numbers of seeds may differ by rounding
     best = [cell.n > 0 and abs(cell.mean - top) <= rounding for cell in cells]
-    # Of several best ones the widest.
+    # If several are best, the widest interval counts.
     reach = max(_width(cell) for cell, first in zip(cells, best, strict=True) if first)
     tied = [c.n > 0 and abs(c.mean - top) <= reach + _width(c) + rounding for c in cells]
     return [
@@ -216,7 +218,7 @@ def _width(cell: Cell) -> float:
 def _tests(
     column: Column, methods: Sequence[ComparedMethod], cells: Sequence[Cell]
 ) -> list[PairedTest]:
-    """Test the first of the best methods against each other method that has values."""
+    """Test the first of the best methods against every other method with values."""
     if not any(cell.best for cell in cells):
         return []
     best = next(i for i, cell in enumerate(cells) if cell.best)
@@ -235,7 +237,7 @@ def _pairs(
     other_seeds: Sequence[int | None],
     other: Sequence[float],
 ) -> list[tuple[float, float]]:
-    """Pair defined values by seed, or by position where a seed is unknown."""
+    """Pair defined values by seed, or by position if a seed is unknown."""
     if None in one_seeds or None in other_seeds:
         pairs = list(zip(one, other, strict=False))
     else:
@@ -249,5 +251,5 @@ def _p_value(pairs: Sequence[tuple[float, float]]) -> float:
     if len(pairs) < FEWEST_PAIRS:
         return math.nan
     one, other = zip(*pairs, strict=True)
-    # Without any difference the statistic is 0 / 0; nothing contradicts equality.
+    # If all differences are 0 the statistic is 0 / 0, and nothing contradicts equality.
     return 1.0 if one == other else float(wilcoxon(one, other)[1])  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""The latent space in two dimensions: classes in colour, unknown images in grey on top."""
+"""Map of the latent space in two dimensions: classes in colour, unknown images in grey."""
 
 import importlib
 from collections.abc import Mapping, Sequence
@@ -20,7 +20,7 @@ from attractor_ae.reporting.style import (
     styled,
 )
 
-_COLOURS = (*OUT_COLOURS[:-1], IN_COLOUR, "#F0E442")  # black is for the unknown
+_COLOURS = (*OUT_COLOURS[:-1], IN_COLOUR, "#F0E442")  # black is for unknown images
 _CLASS_MARKERS = ("o", "s", "^", "D", "v")
 _OUT_MARKERS = ("x", "+", "1", "2", "3", "4")
 _OUT_GREYS = ("0.0", "0.4")
@@ -38,17 +38,18 @@ def latent_map(
     title: str = "",
     seed: int = 0,
 ) -> Figure:
-    """Draw latent codes in two dimensions by t-SNE, those of D_outs on top of the known ones.
+    """Draw latent codes in two dimensions by t-SNE, with those of D_outs on top.
 
-    All codes, (n, latent) of one recursion, are embedded together: an embedding of the known alone
-    could place unknown codes only among them. Neighbours in the picture are neighbours in the
-    latent space; distances between groups say little (van der Maaten and Hinton, "Visualizing data
-    using t-SNE", 2008). The same codes and seed give the same picture. Codes with a NaN, which have
-    diverged, are left out and counted. ``labels`` are indices into ``classes``.
+    All codes, (n, latent) of one recursion, are embedded together, because an embedding of only the
+    known codes could place unknown codes nowhere else. Neighbours in the figure are neighbours in
+    the latent space; distances between groups have little meaning (van der Maaten and
+    Hinton, "Visualizing data using t-SNE", 2008). The same codes and seed give the same figure.
+    Codes with NaN, which have diverged, are omitted, and their number is stated. ``labels`` are
+    indices into ``classes``.
 
     Raises:
-        AttractorError: If openTSNE is not installed, shapes differ, a label is not a class, or
-            there are fewer than five codes.
+        AttractorError: If openTSNE is not installed, shapes differ, a label is not an index of a
+            class, or there are fewer than five codes.
     """
     known = _codes("codes", codes)
     index = np.asarray(labels)
@@ -59,15 +60,15 @@ def latent_map(
         )
     if len(index) and not 0 <= index.min() <= index.max() < len(classes):
         raise AttractorError(
-            f"labels must lie in 0..{len(classes) - 1}, got {index.min()}..{index.max()}; "
+            f"labels must be in 0..{len(classes) - 1}, got {index.min()}..{index.max()}; "
             "name every class"
         )
     outs = {name: _codes(f"codes of {name}", found) for name, found in (out_codes or {}).items()}
     for name, found in outs.items():
         if found.shape[1] != known.shape[1]:
             raise AttractorError(
-                f"codes of {name} have {found.shape[1]} dimensions, those of the known "
-                f"{known.shape[1]}; give codes of one model"
+                f"codes of {name} have {found.shape[1]} dimensions, known codes "
+                f"have {known.shape[1]}; give codes of one network"
             )
     stays = [~np.isnan(found).any(1) for found in (known, *outs.values())]
     kept = [found[rows] for found, rows in zip((known, *outs.values()), stays, strict=True)]
@@ -104,7 +105,7 @@ def _codes(name: str, values: ArrayLike) -> NDArray[np.float64]:
     if codes.ndim != 2 or codes.dtype.kind not in "fiu":
         raise AttractorError(
             f"{name} are {codes.dtype} of shape {codes.shape}; give real codes of shape "
-            "(n, latent), those of one recursion"
+            "(n, latent), of one recursion"
         )
     return codes.astype(np.float64)
 
@@ -126,7 +127,7 @@ def _embedded(codes: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
         # At most a third of the codes can be neighbours.
         perplexity=min(_NEIGHBOURS, (len(codes) - 1) / 3),
         initialization="pca",
-        neighbors="exact",  # the approximate ones depend on more than the seed
+        neighbors="exact",  # approximate neighbours do not depend on the seed alone
         negative_gradient_method="bh",
         n_jobs=1,
         random_state=seed,

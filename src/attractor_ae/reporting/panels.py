@@ -1,4 +1,4 @@
-"""Curves with a band over the seeds: one method in one picture, several in a panel a data set."""
+"""Curves with a band over seeds; several methods are drawn in one panel per data set."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -29,9 +29,9 @@ _KNOWN = {"color": IN_COLOUR, "linestyle": "-", "marker": "s"}
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """A curve of every seed, and its label in the legend of a single method.
+    """The curves of all seeds, and their label in the legend of a figure of one method.
 
-    ``known``: whether it is of known images, which have a colour of their own.
+    ``known``: whether the images are known, which have a separate colour.
     """
 
     x: Float[np.ndarray, " points"]
@@ -41,11 +41,11 @@ class Curve:
 
 
 Curves = Mapping[str, Mapping[str, Curve]]
-"""Method -> what a panel shows, by its title -> the curve."""
+"""Method -> panel title -> curve."""
 
 
 def draw_curve(axes: Axes, curve: Curve, **looks: Any) -> Line2D:  # noqa: ANN401
-    """Draw the mean over the seeds and, where there are several, a band of one deviation."""
+    """Draw the mean over seeds and, if there are several, a band of one standard deviation."""
     mean, deviation = mean_and_deviation(curve.y)
     (line,) = axes.plot(curve.x, mean, label=curve.label, **{"markersize": 3, **looks})
     if len(curve.y) > 1:
@@ -72,10 +72,10 @@ def curve_figure(
     reported: int | None = None,
     looks: Mapping[str, Any] | None = None,
 ) -> Figure:
-    """Draw curves of one method together, or those of several in a panel for each data set.
+    """Draw the curves of one method in one panel, or of several in one panel per data set.
 
-    Heights are in inches, without the legend. ``title`` is that of the legend, ``reported`` a place
-    on the horizontal axis, and ``looks`` adds to colour, dashes and marker.
+    Heights are in inches, without the legend. ``title`` is the title of the legend, ``reported`` a
+    marked position on the horizontal axis; ``looks`` has further properties of the lines.
     """
     more = looks or {}
     names = list(dict.fromkeys(name for panels in curves.values() for name in panels))
@@ -101,7 +101,7 @@ def curve_figure(
                     if name in panels:
                         draw_curve(axes, panels[name], **{**look(place), **more})
                 axes.set_title(plain(wrapped(name, 1.4, 7)), fontsize=7, loc="left")
-                # Also those above an empty place have numbers below them.
+                # Panels above an empty position need tick labels as well.
                 axes.tick_params(labelbottom=i + _PER_ROW >= len(names))
             figure.supxlabel(xlabel, fontsize=8)
             figure.supylabel(ylabel, fontsize=8)
@@ -123,7 +123,7 @@ def curve_figure(
 
 
 def _numbered(panels: Mapping[str, Curve]) -> list[tuple[int, Curve]]:
-    """Return curves with their place among those of unknown sets, which have a look each."""
+    """Number the curves; each curve of an unknown data set has a different style."""
     numbered, place = [], 0
     for curve in panels.values():
         numbered.append((place, curve))

@@ -1,4 +1,4 @@
-"""Figures of reconstructions, recursion by recursion."""
+"""Figures of reconstructions at each recursion."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +23,7 @@ _TITLE_LINE = 0.13  # inches
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionBlock:
-    """One image (c, h, w) in [0, 1], its trajectories, one per trial (n = 1), and a title."""
+    """An image (c, h, w) in [0, 1], its trajectories (n = 1), one per trial, and a title."""
 
     image: Float[Tensor, "c h w"]
     trajectories: Sequence[Trajectory]
@@ -33,7 +33,7 @@ class ReconstructionBlock:
 def middle_blocks(
     detector: AttractorDetector, sets: Sequence[ImageSet], trials: int = 4
 ) -> list[ReconstructionBlock]:
-    """Return the middle image of each set, chosen neither by its looks nor by its score."""
+    """Return a block for the middle image of each data set: a choice without inspection."""
     middle = np.stack([images.images[len(images) // 2] for images in sets])
     trajectories = detector.trajectory(middle, trials=trials)
     inputs = torch.from_numpy(middle).float() / 255
@@ -44,16 +44,16 @@ def middle_blocks(
 
 
 def reconstruction_figure(blocks: Sequence[ReconstructionBlock], *, per_row: int = 1) -> Figure:
-    """Draw the reconstructions of images, one block per image (PROTOCOL section 8).
+    """Draw the reconstructions of images, one block per image.
 
-    In a block, rows are trials (masks), and columns the input and x_1, x_2, x_3, ... A figure is at
-    most as wide as a page; cells shrink to that.
+    In a block, rows are trials (masks), and columns are the input and x_1, x_2, x_3, ... Cells
+    shrink so that a figure is at most as wide as a page.
 
     Raises:
-        AttractorError: If there is no block, or one has no trajectory.
+        AttractorError: If there are no blocks, or one has no trajectory.
     """
     if not blocks or not all(block.trajectories for block in blocks):
-        raise AttractorError("there is nothing to draw; give blocks of at least one trajectory")
+        raise AttractorError("there is nothing to draw; give blocks with at least one trajectory")
     columns = 1 + max(len(block.trajectories[0].reconstructions) for block in blocks)
     trials = max(len(block.trajectories) for block in blocks)
     per_row = max(1, min(per_row, len(blocks)))
@@ -62,13 +62,13 @@ def reconstruction_figure(blocks: Sequence[ReconstructionBlock], *, per_row: int
     width = cell * columns + _MARGIN
     titles = [plain(wrapped(block.title, width - 0.1, 8)) for block in blocks]
     lines = 1 + max(title.count("\n") for title in titles)
-    # Titles of as many lines each, so that the images of a row of blocks are level.
+    # All titles have the same number of lines, so that the images of adjacent blocks align.
     titles = ["\n" * (lines - 1 - title.count("\n")) + title for title in titles]
     height = cell * trials + 0.3 + _TITLE_LINE * lines
     with styled():
         figure = Figure(figsize=(width * per_row, height * rows))
         layout = figure.get_layout_engine()
-        assert isinstance(layout, ConstrainedLayoutEngine)  # what the style asks for
+        assert isinstance(layout, ConstrainedLayoutEngine)  # set by the style
         layout.set(w_pad=0.015, h_pad=0.015, wspace=0, hspace=0)
         parts = figure.subfigures(rows, per_row, squeeze=False, hspace=0.03).flat
         for part, block, title in zip(parts, blocks, titles, strict=False):
@@ -90,7 +90,7 @@ def _draw_block(
                 cell.set_axis_off()
                 continue
             shown = image if column == 0 else grid[trial][column - 1]
-            # (c, h, w) -> (h, w, c); what is outside [0, 1] is shown at the bound.
+            # (c, h, w) -> (h, w, c); values are clipped to [0, 1].
             cell.imshow(
                 np.clip(shown, 0, 1).transpose(1, 2, 0),
                 cmap="gray",

@@ -1,4 +1,4 @@
-"""The accuracy-rejection curve: how right the rest is when the most uncertain are set aside."""
+"""The accuracy-rejection curve: accuracy after rejecting the most uncertain predictions."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,16 +22,16 @@ _GRID = np.linspace(0, 1, 201)
 def rejection_curve(
     uncertainty: ArrayLike, correct: ArrayLike
 ) -> tuple[Float64[np.ndarray, " n"], Float64[np.ndarray, " n"]]:
-    """Return the accuracy of what is kept when the 0, 1, ..., n - 1 most uncertain are rejected.
+    """Return the accuracy after rejecting the 0, 1, ..., n - 1 most uncertain predictions.
 
-    Of equally uncertain images, any may be the next: the accuracy is the mean over their orders
-    (Nadeem, Zucker, Hanczar, "Accuracy-Rejection Curves (ARCs) for Comparing Classification
-    Methods with a Reject Option", 2009). Arguments: finite uncertainties, and whether predictions
-    are right. Results: the share that is rejected, ascending from 0, and the share of correct
-    predictions among those that are kept.
+    For equally uncertain images, the accuracy is the mean over the orders of rejection (Nadeem,
+    Zucker, Hanczar, "Accuracy-Rejection Curves (ARCs) for Comparing Classification Methods with a
+    Reject Option", 2009). Arguments: finite uncertainties, and whether predictions
+    are correct. Results: the rejected share, ascending from 0, and the accuracy of the remaining
+    predictions.
 
     Raises:
-        AttractorError: If shapes differ, or a value is not finite.
+        AttractorError: If shapes differ, or an uncertainty is not finite.
 
     Examples:
         >>> rejected, kept = rejection_curve([0.1, 0.2, 0.3, 0.4], [True, True, False, False])
@@ -41,7 +41,7 @@ def rejection_curve(
     u = checked_scores("uncertainty", uncertainty)
     right = checked_correct(correct, "uncertainty", u)
     _, group, sizes = np.unique(u, return_inverse=True, return_counts=True)
-    # In a group of equals each is right with the group's share of right ones.
+    # Each member of a group of ties counts as correct with the accuracy of the group.
     share = np.bincount(group, weights=right) / sizes
     kept = np.arange(1, len(u) + 1)
     accuracy = np.cumsum(np.repeat(share, sizes)) / kept
@@ -49,16 +49,17 @@ def rejection_curve(
 
 
 def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -> Figure:
-    """Draw the accuracy of what is kept against the share that the uncertainty rejects.
+    """Draw the accuracy of the remaining predictions against the rejected share.
 
-    At the reported recursion and score, on D_in or the named set under covariate shift. Thin lines
-    in the colour of each method are its references: an oracle, which rejects all wrong predictions
-    first, and chance, which rejects any. Several results of a method are seeds: a line is their
-    mean, its band one standard deviation. The legend gives the area under each curve.
+    The recursion and score are the reported ones; ``dataset`` is D_in or a data set under covariate
+    shift. Thin lines in the colour of each method are its references: an oracle, which rejects all
+    wrong predictions first, and random rejection. Several results of a method are its seeds: the
+    line is their mean, and the band one standard deviation. The legend states the area under each
+    curve.
 
     Raises:
-        AttractorError: If the results do not belong together, or there is no such set of known
-            classes.
+        AttractorError: If the results of a method differ in their experiment, or ``dataset`` is not
+            a data set of known classes.
     """
     methods = by_method(results)
     shown = next(iter(methods.values()))[0].known_scores(dataset).name
@@ -108,7 +109,7 @@ def _method_curve(name: str, seeds: Sequence[EvaluationResult], dataset: str | N
 
 
 def _references(seeds: Sequence[EvaluationResult], dataset: str | None) -> tuple[Curve, Curve]:
-    """Return the curves of an oracle and of chance, for the predictions that there are."""
+    """Return the curves of an oracle and of random rejection for the same predictions."""
     oracle, chance = [], []
     for result in seeds:
         scores = result.known_scores(dataset)
@@ -119,7 +120,7 @@ def _references(seeds: Sequence[EvaluationResult], dataset: str | None) -> tuple
 
 
 def _curve(label: str, points: list[tuple[np.ndarray, np.ndarray]]) -> Curve:
-    """Return the curves of several seeds at the same shares."""
+    """Return the curves of several seeds at common rejected shares."""
     if all(np.array_equal(x, points[0][0]) for x, _ in points):
         return Curve(points[0][0], np.stack([y for _, y in points]), label)
     return Curve(_GRID, np.stack([np.interp(_GRID, x, y) for x, y in points]), label)

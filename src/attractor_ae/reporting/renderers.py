@@ -1,4 +1,4 @@
-"""Renderers of a grid: terminal, Markdown, LaTeX, CSV."""
+"""Renderers of a grid for the terminal, Markdown, LaTeX and CSV."""
 
 import csv
 import io
@@ -26,22 +26,22 @@ _NOTHING = "Nothing was measured."
 
 
 def _notes(grid: Grid, marks: str) -> list[str]:
-    """Return the notes of a grid, and what its marks mean if it has any."""
+    """Return the notes of a grid, and the explanation of its marks if there are any."""
     cells = [cell for row in grid.cells for cell in row]
     found = [*grid.notes]
     if any(cell.best for cell in cells):
         found.append(marks)
     if not all(cell.n for cell in cells):
-        found.append("Empty: not measured, or not defined, as where no prediction is wrong.")
+        found.append("Empty: not measured, or undefined, e.g. because no prediction is wrong.")
     return found
 
 
 def _chunks(metrics: Sequence[Metric], most: int) -> list[list[Metric]]:
-    """Divide metrics into rows of at most ``most``; only a longer group is divided itself."""
+    """Divide metrics into rows of at most ``most``; split only groups longer than that."""
     rows: list[list[Metric]] = []
     for _, members in groupby(metrics, lambda metric: metric.group):
         group = list(members)
-        # Equally long parts: three, three, three rather than four, four, one.
+        # Parts of about equal length: 3 + 3 + 3 rather than 4 + 4 + 1.
         size = math.ceil(len(group) / math.ceil(len(group) / most))
         for piece in (group[i : i + size] for i in range(0, len(group), size)):
             if not rows or len(rows[-1]) + len(piece) > most:
@@ -56,9 +56,9 @@ def _common_group(metrics: Sequence[Metric]) -> str:
 
 
 def terminal(grid: Grid) -> RenderableType:
-    """Render tables for a terminal of 100 columns, with a row per data set and method.
+    """Render tables for a terminal of 100 columns, with one row per data set and method.
 
-    Marks are visible without bold and italic: ``*`` and ``=``.
+    The marks ``*`` and ``=`` are visible without bold and italic as well.
     """
     blocks: list[RenderableType] = [Text(grid.title, style="italic")]
     if not grid.columns:
@@ -74,7 +74,11 @@ def terminal(grid: Grid) -> RenderableType:
             for i, method in enumerate(grid.methods):
                 cells = [grid.cell(method.name, name, metric.key) for metric in shown]
                 last = i == len(grid.methods) - 1
-                row = [Text(name if i == 0 else ""), Text(method.name), *map(_terminal_cell, cells)]
+                row = [
+                    Text(name if i == 0 else ""),
+                    Text(method.name),
+                    *map(_terminal_cell, cells, shown),
+                ]
                 table.add_row(*row, end_section=last)
         blocks.append(table)
     marks = "*: best; =: mean ± deviation overlaps that of the best."
@@ -82,14 +86,14 @@ def terminal(grid: Grid) -> RenderableType:
     return Group(*blocks)
 
 
-def _terminal_cell(cell: Cell) -> Text:
-    # In front: trailing blanks would be cut, and numbers would not be aligned.
+def _terminal_cell(cell: Cell, metric: Metric) -> Text:
+    # In front, since trailing blanks would be removed and numbers not aligned.
     mark, style = ("* ", "bold") if cell.best else ("= ", "italic") if cell.tied else ("", "")
-    return Text(f"{mark}{cell.percent()}", style=style)
+    return Text(f"{mark}{cell.text(metric)}", style=style)
 
 
 def markdown_escaped(name: str) -> str:
-    r"""Return text as Markdown shows it, inside a table or not.
+    r"""Escape text for Markdown, inside and outside tables.
 
     Examples:
         >>> print(markdown_escaped("sviro_uncertainty|1"))
@@ -99,7 +103,7 @@ def markdown_escaped(name: str) -> str:
 
 
 def markdown(grid: Grid) -> str:
-    """Render tables of GitHub's Markdown, with a row per data set and method."""
+    """Render tables in GitHub's Markdown, with one row per data set and method."""
     blocks = [f"**{markdown_escaped(grid.title)}**"]
     if not grid.columns:
         blocks.append(_NOTHING)
@@ -112,7 +116,8 @@ def markdown(grid: Grid) -> str:
             for method in grid.methods:
                 cells = [grid.cell(method.name, name, metric.key) for metric in shown]
                 stars = ["**" if cell.best else "*" if cell.tied else "" for cell in cells]
-                texts = [f"{s}{c.percent()}{s}" for s, c in zip(stars, cells, strict=True)]
+                shows = zip(stars, cells, shown, strict=True)
+                texts = [f"{star}{cell.text(metric)}{star}" for star, cell, metric in shows]
                 rows.append([markdown_escaped(name), markdown_escaped(method.name), *texts])
         blocks.append("\n".join(f"| {' | '.join(row)} |" for row in rows))
     marks = "Bold: best; italic: mean ± deviation overlaps that of the best."
@@ -124,9 +129,9 @@ def markdown(grid: Grid) -> str:
 
 
 def csv_text(grid: Grid) -> str:
-    """Render one line per cell, in full precision; empty where undefined.
+    """Render one line per cell in full precision; undefined numbers are empty.
 
-    The values are in the order of ``seeds``, which are separated by blanks ("?": unknown).
+    Values are in the order of the column ``seeds``, which is separated by blanks ("?": unknown).
     """
     most = max((len(cell.values) for row in grid.cells for cell in row), default=0)
     text = io.StringIO()
@@ -147,7 +152,7 @@ def csv_text(grid: Grid) -> str:
     return text.getvalue()
 
 
-# A plain quotation mark needs another font encoding to look like one; it is accepted as it is.
+# Quotation marks are not escaped: straight ones would need another font encoding.
 _LATEX = {
     "\\": r"\textbackslash{}",
     "~": r"\textasciitilde{}",
@@ -156,7 +161,7 @@ _LATEX = {
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
     **{character: f"\\{character}" for character in "&%$#_{}"},
-    # At the start of a row they would be read as part of the end of the row before.
+    # At the start of a row they would be parsed as arguments of the preceding row end.
     "[": "{[}",
     "*": "{*}",
     "±": r"$\pm$",
@@ -166,7 +171,7 @@ _LATEX = {
 
 
 def latex_escaped(name: str) -> str:
-    r"""Return text as LaTeX shows it.
+    r"""Escape text for LaTeX.
 
     Examples:
         >>> print(latex_escaped("sviro_uncertainty & 5 %"))
@@ -181,8 +186,8 @@ def latex_escaped(name: str) -> str:
 def latex(grid: Grid, label: str, *, by_dataset: bool = False) -> str:
     """Render a ``table*`` for a document that loads booktabs.
 
-    With a row per method and the data sets side by side, or with a row per data set and method and
-    the metrics side by side. ``label`` is that of the document.
+    By default there is one row per method, with data sets side by side; with ``by_dataset`` there
+    is one row per data set and method. ``label`` is the LaTeX label.
     """
     parts: list[tuple[list[tuple[str, int]], list[tuple[str, Metric]]]] = []
     if by_dataset:
@@ -220,7 +225,10 @@ def latex(grid: Grid, label: str, *, by_dataset: bool = False) -> str:
             for method in grid.methods:
                 cells = [grid.cell(method.name, of or name, metric.key) for of, metric in columns]
                 first = rf"{chr(92)}quad {latex_escaped(method.name)}" if by_dataset else ""
-                row = [first or latex_escaped(method.name), *map(_latex_cell, cells)]
+                row = [
+                    first or latex_escaped(method.name),
+                    *map(_latex_cell, cells, (metric for _, metric in columns)),
+                ]
                 body.append(_latex_row(row, width - len(columns)))
     marks = "Bold: best; underlined: mean ± deviation overlaps that of the best."
     caption = " ".join([f"{grid.title}.", *_notes(grid, marks)])
@@ -233,7 +241,7 @@ def latex(grid: Grid, label: str, *, by_dataset: bool = False) -> str:
         r"  \smallskip",
         r"  \footnotesize",
         r"  \setlength{\tabcolsep}{2.5pt}",
-        # So that a line below one number does not touch the number below.
+        # So that an underline does not touch the number below it.
         r"  \renewcommand{\arraystretch}{1.15}",
     ]
     if body:
@@ -252,12 +260,12 @@ def latex(grid: Grid, label: str, *, by_dataset: bool = False) -> str:
 
 
 def _latex_row(cells: Sequence[str], spare: int) -> str:
-    """Return one line of a tabular, with ``spare`` empty cells at its end."""
+    """Return one line of a tabular, with ``spare`` empty cells at the end."""
     return " & ".join([*cells, *[""] * spare]).rstrip() + r" \\"
 
 
-def _latex_cell(cell: Cell) -> str:
-    shown = cell.percent(r"\pm")
+def _latex_cell(cell: Cell, metric: Metric) -> str:
+    shown = cell.text(metric, r"\pm")
     if not shown:
         return ""
     if cell.best:

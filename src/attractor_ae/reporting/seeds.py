@@ -9,12 +9,12 @@ from attractor_ae._errors import AttractorError
 from attractor_ae.experiment.result import EvaluationResult
 
 Results = EvaluationResult | Sequence[EvaluationResult] | Mapping[str, Sequence[EvaluationResult]]
-"""One result; several, grouped by their method; or the results of each method by its name in the
-figure. Results of one method are those of its seeds."""
+"""One result, several results (grouped by method), or method name -> results. Results of one method
+are those of its seeds."""
 
 
 def by_method(results: Results) -> dict[str, tuple[EvaluationResult, ...]]:
-    """Return the results of every method, one per seed, in their order."""
+    """Return the results of each method, one per seed, in the given order."""
     if isinstance(results, EvaluationResult):
         results = [results]
     if isinstance(results, Mapping):
@@ -24,7 +24,7 @@ def by_method(results: Results) -> dict[str, tuple[EvaluationResult, ...]]:
         for result in results:
             methods[result.method] = (*methods.get(result.method, ()), result)
     if not methods or not all(methods.values()):
-        raise AttractorError("there are no results to draw; give at least one of each method")
+        raise AttractorError("there are no results to draw; give at least one per method")
     for name, seeds in methods.items():
         first = _drawn(seeds[0])
         for other in seeds[1:]:
@@ -32,37 +32,37 @@ def by_method(results: Results) -> dict[str, tuple[EvaluationResult, ...]]:
                 if value != first[what]:
                     raise AttractorError(
                         f"results of {name} have {what} {first[what]} and {value}, so they are not "
-                        "seeds of one experiment; give each experiment a name of its own"
+                        "seeds of one experiment; give each experiment a different name"
                     )
     return methods
 
 
 def one_method(results: EvaluationResult | Sequence[EvaluationResult]) -> list[EvaluationResult]:
-    """Return results of one method, or raise an AttractorError if they are of several."""
+    """Return the results, or raise an AttractorError if they are of several methods."""
     methods = by_method(results)
     if len(methods) > 1:
         raise AttractorError(
             f"this figure shows one method, but the results are of {', '.join(methods)}; "
-            "draw a figure of each"
+            "draw one figure per method"
         )
     return list(next(iter(methods.values())))
 
 
 def mean_and_deviation(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Return mean and population standard deviation of what is defined, over the first axis."""
+    """Return mean and population standard deviation over the first axis, ignoring NaN."""
     array = np.asarray(values, dtype=np.float64)
     return np.asarray(np.nanmean(array, axis=0)), np.asarray(np.nanstd(array, axis=0))
 
 
 def stated(values: Sequence[float], digits: int = 3) -> str:
-    """Return the mean over seeds as text, with its deviation if there are several."""
+    """Return the mean over seeds as text, with the deviation if there are several seeds."""
     mean, deviation = mean_and_deviation(values)
     spread = f" ± {deviation:.{digits}f}" if len(values) > 1 else ""
     return f"{mean:.{digits}f}{spread}"
 
 
 def _drawn(result: EvaluationResult) -> dict[str, object]:
-    """Return what the seeds of one method have in common."""
+    """Return the properties that must be equal for all seeds of a method."""
     return {
         "D_in": result.in_scores.name,
         "D_outs": [scores.name for scores in result.out_scores],

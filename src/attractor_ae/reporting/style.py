@@ -1,4 +1,4 @@
-"""One look for all figures: readable in a paper's column and with any colour vision."""
+"""Style of all figures: readable in one column of a paper and with colour blindness."""
 
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -23,10 +23,10 @@ REFERENCE_COLOUR = "#7F7F7F"
 COLUMN_WIDTH = 3.5
 """Width of one column of a paper, in inches."""
 PAGE_WIDTH = 7.16
-"""Width of both columns of a paper with the gap between them, in inches."""
+"""Width of a page, that is two columns and the gap, in inches."""
 
-_LETTER = 0.62  # font sizes, of a letter on average
-_LONGEST_LINE = 50  # letters that fit into a legend of one column
+_LETTER = 0.62  # average width of a letter, in font sizes
+_LONGEST_LINE = 50  # number of letters that fit into a one-column legend
 _MOST_COLUMNS = 4
 
 STYLE: dict[str, Any] = {
@@ -43,33 +43,32 @@ STYLE: dict[str, Any] = {
     "lines.linewidth": 1.2,
     "figure.constrained_layout.use": True,
     "savefig.dpi": 250,
-    # Text stays text in a PDF, and is found by a search.
+    # Embed fonts so that text in a PDF can be searched.
     "pdf.fonttype": 42,
 }
 
 
 def styled() -> Any:  # noqa: ANN401
-    """Return the context in which figures are made and written."""
+    """Return the context in which figures are created and saved."""
     return rc_context(STYLE)  # type: ignore[arg-type]
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:
-    """Write a figure as PNG and PDF, atomically; ``path`` has no ending. Return both files."""
+    """Save a figure as PNG and PDF, atomically, and return both files; ``path`` has no suffix."""
     png, pdf = (Path(path).with_name(Path(path).name + ending) for ending in (".png", ".pdf"))
     with styled():
         with atomic_path(png) as temporary:
             figure.savefig(temporary, format="png")
         with atomic_path(pdf) as temporary:
-            # Without its date the same figure is the same file.
+            # Without a date, equal figures give identical files.
             figure.savefig(temporary, format="pdf", metadata={"CreationDate": None})
     return [png, pdf]
 
 
 def look(index: int) -> dict[str, Any]:
-    """Return colour, dashes and marker of the ``index``-th curve; no two of 36 are alike.
+    """Return colour, dashes and marker of the ``index``-th curve; 36 combinations are distinct.
 
-    Every second curve more than there are colours shifts the dashes, so that neither alone has to
-    tell curves apart.
+    Dashes and markers differ along with colours, and shift by one each time the colours repeat.
     """
     turn, place = divmod(index, len(OUT_COLOURS))
     return {
@@ -80,12 +79,12 @@ def look(index: int) -> dict[str, Any]:
 
 
 def plain(name: str) -> str:
-    """Return a name as matplotlib shows it letter by letter: as text, not as mathematics."""
+    """Escape a name so that matplotlib does not parse it as mathematics."""
     return name.replace("$", r"\$")
 
 
 def wrapped(text: str, width: float | int, size: float | int) -> str:
-    """Return text in lines of about ``width`` inches, in a font of ``size`` points."""
+    """Wrap text to lines of about ``width`` inches in a font of ``size`` points."""
     letters = max(1, int(72 * width / (_LETTER * size)))
     return "\n".join(textwrap.wrap(" ".join(text.split()), letters)) or text
 
@@ -98,10 +97,10 @@ def legend_above(
     title: str = "",
     seeds: Iterable[int] = (),
 ) -> None:
-    """Put a legend above everything that is drawn, and make the figure as much higher.
+    """Place a legend above the panels and increase the height of the figure accordingly.
 
-    In as many columns as fit side by side; long labels are broken. ``seeds``: the numbers of seeds
-    of the curves, for an entry that explains their bands.
+    The legend has as many columns as fit; long labels are wrapped. ``seeds`` are the numbers of
+    seeds of the curves, for an entry that explains the bands.
     """
     if (numbers := set(seeds)) - {1}:
         one = f"± deviation, {max(numbers)} seeds"
@@ -113,7 +112,7 @@ def legend_above(
         lines = ["\n".join(textwrap.wrap(label, letters)) for label in labels]
         legend = figure.legend(
             handles,
-            # Matplotlib leaves out what begins with an underscore.
+            # Matplotlib omits labels that begin with an underscore.
             [plain(f" {line}" if line.startswith("_") else line) for line in lines],
             title=plain(textwrap.fill(title, letters)) or None,
             title_fontsize=STYLE["legend.fontsize"],

@@ -1,4 +1,4 @@
-"""Tables of one evaluation for the terminal."""
+"""Terminal tables of one evaluation."""
 
 from collections.abc import Sequence
 
@@ -38,7 +38,8 @@ def detection_table(
         )
     heads = ["data set", "role", "images", "AUROC", "AUPR", "FPR95", "mean score", "accuracy"]
     title = f"{result.method} on {known.name}, recursion {r}, score {result.score} "
-    table = _table(f"{title}(percent; {positive} is the positive class)", heads, rows, left=2)
+    how = "percent; " if grid == "exact" else "percent; paper grid; "
+    table = _table(f"{title}({how}{positive} is the positive class)", heads, rows, left=2)
     table.caption_justify = "left"
     table.caption = (
         f"accuracy on {known.name} ({known.split}, {len(known.labels)} images): {accuracy}"
@@ -58,14 +59,14 @@ def recursion_table(result: EvaluationResult, *, grid: Thresholds = "exact") -> 
         for r in range(result.recursions)
     ]
     heads = ["recursion", f"accuracy on {result.in_scores.name}", *outs]
-    title = "every recursion (AUROC; percent)"
+    title = f"every recursion (AUROC; percent{'' if grid == 'exact' else '; paper grid'})"
     return _table(title, heads, rows, left=0, bold=result.recursion)
 
 
 def score_table(result: EvaluationResult) -> Table:
     """Return AUROC / FPR95 of each D_out for every score, at the reported recursion, in percent.
 
-    FPR95 is the fraction of D_out that is accepted where 95 % of D_in is.
+    FPR95 is the fraction of D_out that is accepted if 95 % of D_in is accepted.
     """
     outs = [scores.name for scores in result.out_scores]
     rows = []
@@ -86,7 +87,7 @@ def _mean(result: EvaluationResult, scores: DatasetScores) -> str:
 def _table(
     title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, bold: int = -1
 ) -> Table:
-    # Without a frame three D_outs fit side by side into the 80 columns of a terminal.
+    # Without a frame, three D_outs fit into a terminal of 80 columns.
     table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
     for i, head in enumerate(heads):
         justify = "left" if i < left else "right"

@@ -15,7 +15,7 @@ _STATE = {
     torch.optim.AdamW: frozenset({"step", "exp_avg", "exp_avg_sq"}),
     torch.optim.SGD: frozenset({"momentum_buffer"}),
 }
-"""State of each optimiser per parameter."""
+"""Names of the state tensors per parameter, by optimiser."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -59,7 +59,7 @@ class Checkpoint:
         scaler: torch.amp.GradScaler,
         path: Path,
     ) -> None:
-        """Put the state back; ``path`` is named in the error if it does not fit."""
+        """Restore the state; ``path`` is for the error message if it does not fit."""
         damaged = AttractorError(
             f"{path}: does not fit this network; remove the run folder and train again"
         )
@@ -75,8 +75,8 @@ class Checkpoint:
                 raise damaged
             parameter = parameters[int(index)]
             if tensor.shape == parameter.shape:
-                # Fused optimisers read state and parameter in memory order, so both must be laid
-                # out alike; in the file everything is row by row.
+                # Fused optimisers read state and parameter in memory order, so both need the same
+                # layout; the file is in row-major order.
                 tensor = torch.empty_like(parameter).copy_(tensor)
             states.setdefault(int(index), {})[key] = tensor
         # An optimiser keeps the same tensors for each parameter.

@@ -13,7 +13,7 @@ from attractor_ae._errors import AttractorError
 class Epoch:
     """One row of the history: means over the epoch's images, NaN for parts that do not exist.
 
-    The accuracy is that of a classifier on augmented images under dropout, the learning rate that
+    The accuracy is that of a classifier on augmented images with dropout; the learning rate is that
     of the last step.
     """
 
@@ -49,7 +49,7 @@ def history_text(history: list[Epoch]) -> str:
 
 
 def read_history(path: Path, epochs: int) -> list[Epoch]:
-    """Read the rows of the first epochs, those before the checkpoint."""
+    """Read the rows of the first ``epochs`` epochs, up to the checkpoint."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = [

@@ -18,6 +18,7 @@ from attractor_ae._reporter import SILENT, Reporter, duration
 from attractor_ae.core.masks import draw_masks
 from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
+from attractor_ae.data.info import AugmentationKind
 from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 from attractor_ae.experiment.run import Run, check_claim, environment
 from attractor_ae.training.checkpoint import Checkpoint
@@ -40,7 +41,7 @@ def train(
     images: ImageSet,
     folder: str | Path,
     *,
-    natural: bool = False,
+    augmentation: AugmentationKind | None = None,
     resume: bool = False,
     reporter: Reporter = SILENT,
 ) -> Run:
@@ -49,18 +50,19 @@ def train(
     Args:
         images: The training images. Images without a label (-1) are left out, and so is the
             fraction that the config keeps for calibration.
-        natural: Whether they are natural images or vehicle interiors, which are also augmented in
-            brightness and contrast (if the config sets ``augment``).
+        augmentation: Kind of the images, "grey", "natural" or "cars" (PROTOCOL section 3), which
+            determines their augmentation if the config sets ``augment``. By default, colour images
+            count as natural, and others as grey.
         resume: Continue an interrupted run from its last checkpoint, to the same weights as without
             the interruption: bitwise on a CPU with the same number of threads. A run without a
-            checkpoint starts, and a finished one is returned as it is.
+            checkpoint starts again, and a finished run is returned unchanged.
         reporter: Receives the progress after every step.
 
     Raises:
-        AttractorError: If the folder contains a run and ``resume`` is false, or one of another
-            experiment; if there is nothing to train on, or images of another shape than the
-            network's; if the loss becomes infinite or NaN.
-        KeyboardInterrupt: As it comes, after the last finished epoch has been written as a
+        AttractorError: If the folder contains a run and ``resume`` is false, or a run of another
+            experiment; if there are no training images, or their shape does not fit the network;
+            if the loss becomes infinite or NaN.
+        KeyboardInterrupt: On Ctrl-C, after the last finished epoch has been written as a
             checkpoint.
     """
     run = Run(Path(folder))
@@ -70,10 +72,11 @@ def train(
     if run.finished:
         return run
 
-    # Everything that can be refused is built before anything is written.
+    # Everything that can fail is built before anything is written.
     device = resolve_device(config.training.device, config.training.gpu)
     precision = mixed_precision(device, config.training.precision)
-    loop = _Loop(config, images, training_augmentation(config.training, natural), device, precision)
+    augment = training_augmentation(config, augmentation)
+    loop = _Loop(config, images, augment, device, precision)
     history: list[Epoch] = []
     if started:
         checkpoint = Checkpoint.read(run.checkpoint_file)
@@ -96,7 +99,7 @@ def train(
                 history.append(epoch)
                 checkpoint = loop.checkpoint(len(history))
                 _log_epoch(run, config.training, epoch)
-                # At the end too: nothing is lost if the disk has no space for the weights.
+                # Also at the end, in case the disk has no space for the weights.
                 last = len(history) == config.training.epochs
                 if last or len(history) % config.training.checkpoint_interval == 0:
                     save()
@@ -143,13 +146,13 @@ class _Loop:
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
         if checkpoint.images != self._digest:
             raise AttractorError(
-                f"{path}: is of a training on other images of data set {self._name!r}; resume on "
-                "the same images, or choose another --out"
+                f"{path}: belongs to a training on other images of data set {self._name!r}; "
+                "resume on the same images, or choose another --out"
             )
         checkpoint.restore(self.network, self._optimizer, self._scaler, path)
 
     def epochs(self, first: int, reporter: Reporter) -> Iterator[Epoch]:
-        """Train epoch after epoch, and yield the row of the history of each."""
+        """Train the remaining epochs, and yield the history row of each."""
         settings, count = self._settings, len(self._labels)
         steps_per_epoch = math.ceil(count / settings.batch_size)
         steps = settings.epochs * steps_per_epoch
@@ -186,13 +189,13 @@ class _Loop:
                 )
                 progress = (step + 1, steps, detail, left / speed)
                 if epoch == first and i == min(_STEPS_TO_ESTIMATE, len(batches) - 1):
-                    # Without the first step, which is slower than those that follow.
+                    # Without the first step, which is slower than the others.
                     pace = (
                         (trained - len(batches[0])) / (time.perf_counter() - warm) if i else speed
                     )
                     reporter.note(
                         f"training on {count} images: {settings.epochs} epochs of "
-                        f"{steps_per_epoch} steps, about {duration(left / pace)} from now"
+                        f"{steps_per_epoch} steps, about {duration(left / pace)} left"
                     )
                 if seen < count:
                     reporter.progress("training", *progress)

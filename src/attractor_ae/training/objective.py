@@ -25,7 +25,7 @@ Objective = Callable[[Tensor, Tensor, Tensor, DropoutMasks | None], Losses]
 
 
 def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvClassifier:
-    """Return the untrained network of a config, its weights drawn from the seed."""
+    """Return the untrained network of a config, with weights drawn from its seed."""
     model, dataset = config.model, config.dataset
     shared = (model.dropout, model.activation, dataset.image_size, dataset.channels)
     generator = torch.Generator().manual_seed(config.training.seed)
@@ -64,10 +64,10 @@ def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
 
 
 class Targets:
-    """Draws the image that each input is reconstructed as.
+    """Sampler of the target image of each input.
 
-    With ``instance`` it is a random other image of the same class (partially impossible
-    reconstruction), else the image itself.
+    With ``instance``, the target is a random other image of the same class (partially impossible
+    reconstruction), otherwise the image itself.
     """
 
     def __init__(self, images: ImageSet, instance: bool) -> None:
@@ -83,8 +83,8 @@ class Targets:
         if instance and len(labels) and self._count.min() < 2:
             alone = images.classes[labels[self._count.argmin()]]
             raise AttractorError(
-                f"class {alone!r} of {images.name!r} has a single image, so there is no other to "
-                "reconstruct; set training.make_instance_impossible to false"
+                f"class {alone!r} of {images.name!r} has a single image, so there is no other "
+                "image to reconstruct; set training.make_instance_impossible to false"
             )
 
     def draw(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:

@@ -22,10 +22,10 @@ def build_optimizer(network: nn.Module, settings: TrainingConfig) -> torch.optim
 
 
 def learning_rate(settings: TrainingConfig, step: int, steps: int) -> float:
-    """Return the learning rate of a step, a function of the step alone: it has no state.
+    """Return the learning rate of a step, a function of only the step: there is no state.
 
-    "constant" is the original. "onecycle" rises linearly to ``learning_rate`` over the first tenth
-    of the steps, then falls to a thousandth of it along half a cosine (after Smith and Topin,
+    "constant" is as in the original. "onecycle" rises linearly to ``learning_rate`` over the first
+    tenth of the steps, then falls to a thousandth of it along half a cosine (after Smith and Topin,
     "Super-convergence", 2018). ``step`` counts from 0.
     """
     peak = settings.learning_rate

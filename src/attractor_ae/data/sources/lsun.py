@@ -1,7 +1,7 @@
 """LSUN's scene categories, each a database of encoded images.
 
 torchvision's class pickles a list of keys into the current folder and reads it back; here the
-databases are read as they are, with the package ``lmdb``.
+databases are read directly, with the package ``lmdb``.
 """
 
 import importlib
@@ -30,7 +30,7 @@ CATEGORIES = (
     "restaurant",
     "tower",
 )
-"""The ten categories, in torchvision's order: the labels."""
+"""The ten categories in torchvision's order, which is that of the labels."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,7 @@ class LsunFiles:
         return tuple(str(path) for path in self._databases(split, root))
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return the databases that are not there."""
+        """Return the missing databases."""
         return tuple(
             str(path) for path in self._databases(split, root) if not is_there(path / "data.mdb")
         )
@@ -70,7 +70,7 @@ class LsunFiles:
 
 
 def _rows(databases: list[Path], wanted: Wanted) -> list[NDArray[np.int64]]:
-    """Return which images of each database are wanted, without reading them."""
+    """Return the indices of the wanted images of each database, without reading images."""
     rows = []
     for label, path in enumerate(databases):
         with _open(path) as environment:
@@ -104,4 +104,6 @@ def _open(path: Path) -> Any:  # noqa: ANN401
     try:
         return lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
-        raise AttractorError(f"{path}: is not an LMDB database ({error}); get it again") from None
+        raise AttractorError(
+            f"{path}: is not an LMDB database ({error}); download it again"
+        ) from None

@@ -1,10 +1,10 @@
-"""Own images: a folder, a table of paths and labels, or an array.
+"""Your own images: a folder, a table of paths and labels, or an array.
 
-A folder has one sub-folder per class, or such folders as splits (``train/``, ``test/``, and others
-next to them), or images without labels; a table or an array is `own_files`. Images are in the order
-of their names, or of the table or array. Where no splits are given, images with labels are divided
-into "train" and "test" at random, class by class, always the same way for one seed. The split "all"
-is everything; without labels and splits it is the only one.
+A folder contains one sub-folder per class, or folders of splits (``train/``, ``test/`` and others)
+that do, or images without labels; `own_files` reads tables and arrays. Images are in the order of
+their names, or of the table or array. If no splits are given, labelled images are divided into
+"train" and "test" at random, class by class and reproducibly for a seed. The split "all" contains
+all images; without labels and splits it is the only one.
 """
 
 import os
@@ -31,10 +31,10 @@ from attractor_ae.data.sources.own_files import (
 )
 
 ALL = "all"
-"""The split of every image."""
+"""Name of the split of all images."""
 
 SUFFIXES = (*TABLES, *ARRAYS)
-"""Suffixes of files that contain own images, or list them."""
+"""Suffixes of files that contain or list images."""
 
 _SPLITS = ("train", "test")
 _TEST_FRACTION = 0.2
@@ -42,10 +42,11 @@ _TEST_FRACTION = 0.2
 
 @dataclass(frozen=True, eq=False)
 class OwnImages:
-    """Source of own images.
+    """Source of your own images.
 
-    ``splits``: indices of the images of a split; ``labels``: of all images, -1 without a label;
-    ``classes``: of all images, those of "train" first; ``seed``: of the random splits, if any.
+    ``splits``: indices of the images of each split; ``labels``: labels of all images, -1 if there
+    is none; ``classes``: names of all classes, those of "train" first; ``seed``: seed of random
+    splits, None if the splits were given.
     """
 
     found: Found
@@ -56,14 +57,14 @@ class OwnImages:
 
     @property
     def name(self) -> str:
-        """Name of the set: of the folder, or of the file without its suffix."""
+        """Name of the set: name of the folder, or of the file without its suffix."""
         path = self.found.path
         return displayed(path.name if path.is_dir() else path.stem) or "images"
 
     def split_classes(self, split: str) -> tuple[str, ...]:
-        """Return the classes up to the last one of the split or "train", or all if they were given.
+        """Return the classes up to the last one of the split or "train"; all if they were given.
 
-        So a split does not seem to have classes that only another has, e.g. one of unknown objects.
+        Classes that only another split has, e.g. unknown objects, are thus not listed.
         """
         if self.found.classes is not None:
             return self.classes
@@ -84,11 +85,11 @@ class OwnImages:
         found, of_split = self.found, self.splits[split]
         rows = of_split[wanted.rows(self.labels[of_split])]
         if len(rows) < len(of_split):
-            how = "first" if wanted.subset_seed is None else "random"
+            how = "the first" if wanted.subset_seed is None else "a random"
             wanted.reporter.note(
                 f"{displayed(found.path)}, {split}: {len(rows)} of {len(of_split)} images "
-                f"are used, the {how} {wanted.per_class} per class "
-                "(dataset.nbr_of_samples_per_class = -1: all)"
+                f"are used, {how} {wanted.per_class} per class "
+                "(to use all, set dataset.nbr_of_samples_per_class=-1)"
             )
         labels = self.labels[rows]
         files = [found.paths[row] for row in rows.tolist()] if found.paths else [found.path]
@@ -108,23 +109,23 @@ class OwnImages:
 
 
 def own_info(name: str, path: Path, *, seed: int = 0) -> DatasetInfo:
-    """Return the description of own images under a name; arguments and errors: `find_images`."""
+    """Describe your own images under a name; arguments and errors as for `find_images`."""
     source = find_images(path, seed=seed)
     splits = {
         split: SplitInfo(len(rows), len(source.split_classes(split)))
         for split, rows in source.splits.items()
     }
-    # A split that a network is not trained on; of images without labels, the only split.
+    # The test split is one that is not trained on, or the only one of unlabelled images.
     others = [split for split in splits if split not in {"train", ALL}]
     test = "test" if "test" in splits else next(iter(others or splits))
     return DatasetInfo(
         name=name,
-        title="own images",
+        title="your own images",
         kind="own",
         splits=splits,
-        natural=True,  # assumed to be photographs
+        augmentation="natural",  # assumed to be photographs
         source=source,
-        obtain="they are your own",
+        obtain="provide the files yourself",
         licence="your own",
         citation="",
         homepage="",
@@ -137,10 +138,10 @@ def own_info(name: str, path: Path, *, seed: int = 0) -> DatasetInfo:
 def find_images(path: Path, *, seed: int = 0) -> OwnImages:
     """Find the images, splits and classes at a path, without decoding an image.
 
-    Folders are searched in depth. Names that begin with a dot, and files without the suffix of an
-    image format, are skipped. A folder is divided into splits if it has ``train/`` and ``test/``,
-    or one of them with folders inside; in it, each folder with images is a class. ``seed`` decides
-    the random split, which puts a fifth of each class into "test".
+    Folders are searched recursively. Names that start with a dot, and files without the suffix of
+    an image format, are skipped. A folder is divided into splits if it has ``train/`` and
+    ``test/``, or one of them with folders inside; in a split, each folder with images is a class.
+    ``seed`` determines the random split, which puts a fifth of each class into "test".
     """
     if seed < 0:
         raise AttractorError(f"seed must be at least 0, got {seed}")
@@ -153,20 +154,20 @@ def find_images(path: Path, *, seed: int = 0) -> OwnImages:
     if folder:
         found = _in_folder(path)
     elif not there:
-        raise AttractorError(f"{displayed(path)}: no such file or folder; give one of images")
+        raise AttractorError(f"{displayed(path)}: no such file or folder; give the path of images")
     elif suffix in TABLES:
         found = in_table(path)
     elif suffix in ARRAYS:
         found = in_array(path)
     else:
         raise AttractorError(
-            f"{displayed(path)}: is not a folder, and not a file of {', '.join(SUFFIXES)}"
+            f"{displayed(path)}: is neither a folder nor a file ending in {', '.join(SUFFIXES)}"
         )
     return _arranged(found, seed)
 
 
 def _arranged(found: Found, seed: int) -> OwnImages:
-    """Give classes their numbers, and find the splits or draw them."""
+    """Number the classes, and use the given splits or draw random ones."""
     classes = found.classes
     if classes is None:
         pairs = zip(found.labels, found.splits, strict=True)
@@ -178,10 +179,10 @@ def _arranged(found: Found, seed: int) -> OwnImages:
     given = dict.fromkeys(split for split in found.splits if split)
     if ALL in given:
         raise AttractorError(
-            f"{displayed(found.path)}: a split has the name {ALL!r}, which is that of all images; "
+            f"{displayed(found.path)}: a split is named {ALL!r}, which is reserved for all images; "
             "rename it"
         )
-    # With "train" alone there would be nothing to test on.
+    # With only "train" there would be no test images.
     seeded = bool(classes) and set(given) <= {"train"}
     if seeded:
         test = _drawn(labels, seed)
@@ -195,7 +196,7 @@ def _arranged(found: Found, seed: int) -> OwnImages:
 
 
 def _drawn(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Return which images are for testing: the same fraction of each class, at random."""
+    """Return a mask of the test images: the same fraction of each class, drawn at random."""
     test = np.zeros(len(labels), dtype=bool)
     for label in np.unique(labels):
         rows = np.flatnonzero(labels == label)
@@ -206,7 +207,7 @@ def _drawn(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
 
 
 def _in_order(names: set[str]) -> list[str]:
-    """Sort names of classes: by number if all are numbers, else as text, as torchvision does."""
+    """Sort class names as numbers if all are integers, else as text, as torchvision does."""
     if all(name.isascii() and name.removeprefix("-").isdecimal() for name in names):
         return sorted(names, key=lambda name: (int(name), name))
     return sorted(names)
@@ -256,18 +257,18 @@ def _walked(top: str, unusable: list[Broken]) -> tuple[list[Folders], list[tuple
     suffixes = tuple(image_suffixes())
     nested: list[Folders] = []
     images: list[tuple[Folders, str]] = []
-    above: dict[str, Folders] = {}  # the real paths of the folders that a folder is in
+    above: dict[str, Folders] = {}  # real paths of the parents of each folder
     for folder, inner, files in os.walk(top, onerror=report, followlinks=True):
         here = (*above.get(folder, ()), os.path.realpath(folder))
         folders = Path(folder).relative_to(top).parts
         visible = [name for name in (*inner, *files) if not name.startswith(".")]
-        # A folder that has the suffix of an image is a broken image.
+        # A folder with the suffix of an image is reported as a broken image.
         named = sorted(name for name in visible if name.lower().endswith(suffixes))
         images += [(folders, os.path.join(folder, name)) for name in named]  # noqa: PTH118
         inner[:] = sorted({*inner} & {*visible} - {*named})
         nested += [(*folders, name) for name in inner]
         paths = {name: os.path.join(folder, name) for name in inner}  # noqa: PTH118
-        # A symbolic link that leads back is not followed.
+        # A symbolic link to a parent folder is not followed.
         inner[:] = [name for name, path in paths.items() if os.path.realpath(path) not in here]
         above |= dict.fromkeys(paths.values(), here)
     return nested, images

@@ -1,9 +1,10 @@
-"""Own images listed in a table, or stored in an array.
+"""Your own images, listed in a table or stored in an array.
 
 A table is a ``.csv``, ``.tsv`` or ``.parquet`` file with the columns ``path``, ``label`` and
-``split``, of which the last two are optional. Paths start from the folder of the table. An array is
-a ``.npz`` file with ``images`` and optionally ``labels``, ``classes`` (names that the labels are
-indices into) and ``split``, or a ``.npy`` file of images. Python objects are not read.
+``split``, of which the last two are optional. Paths are relative to the folder of the table. An
+array is a ``.npz`` file with ``images`` and optionally ``labels``, ``classes`` (names that the
+labels are indices into) and ``split``, or a ``.npy`` file of images. Arrays of Python objects
+are refused.
 """
 
 import csv
@@ -32,9 +33,9 @@ _DELIMITERS = ",;\t|"
 class Found:
     """Images of a folder, a table or an array, in their order.
 
-    ``labels`` and ``splits`` are names, "" for none. ``paths`` are text, as there may be very many;
-    empty for an array, whose ``images`` are here. ``unusable``: files that cannot be used, and
-    ``ignored``: images where none belong, each with the reason.
+    ``labels`` and ``splits`` are names, "" for none. ``paths`` are text, to save memory; empty for
+    an array, which is ``images``. ``unusable``: files that cannot be used, and ``ignored``: images
+    outside the folders of classes or splits, each with the reason.
     """
 
     path: Path
@@ -68,9 +69,9 @@ def in_table(table: Path) -> Found:
 
 
 def _csv_rows(table: Path) -> Iterator[tuple[str, Row]]:
-    """Yield the place of each row, and the row."""
+    """Yield the line number of each row, and the row."""
     try:
-        # Names of files need not be UTF-8: they come through as the system's own do.
+        # File names need not be UTF-8; they are decoded as Python decodes the system's.
         text = table.read_bytes().decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise AttractorError(f"{displayed(table)}: cannot be read ({error.strerror})") from None
@@ -106,7 +107,7 @@ def _parquet_rows(table: Path) -> Iterator[tuple[str, Row]]:
         parquet = importlib.import_module("pyarrow.parquet")
     except ImportError:
         raise AttractorError(
-            f"{displayed(table)}: to read Parquet, install: pip install pyarrow"
+            f"{displayed(table)}: to read Parquet files, run: pip install pyarrow"
         ) from None
     try:
         read = parquet.read_table(table, partitioning=None)
@@ -114,14 +115,16 @@ def _parquet_rows(table: Path) -> Iterator[tuple[str, Row]]:
         columns = [None if i is None else read.column(i).to_pylist() for i in wanted]
     except (OSError, arrow.ArrowException, ValueError) as error:
         reason = displayed(" ".join(str(error).split()))[:200]
-        raise AttractorError(f"{displayed(table)}: is not a Parquet table ({reason})") from None
+        raise AttractorError(
+            f"{displayed(table)}: is not a Parquet table ({reason}); repair it"
+        ) from None
     for row in range(read.num_rows):
         path, label, split = ("" if c is None else _as_text(c[row]) for c in columns)
         yield f"row {row}", (path, label, split)
 
 
 def _as_text(value: object) -> str:
-    """Return a cell as text: "" for none, and 3 for the 3.0 that a gap makes of integers."""
+    """Return a cell as text: "" if empty, and "3" for 3.0, as gaps turn integers into floats."""
     if value is None or value != value:  # NaN
         return ""
     if isinstance(value, bytes):
@@ -188,7 +191,7 @@ def in_array(file: Path) -> Found:
 def _labels_of(
     where: str, labels: NDArray[Any] | None, classes: NDArray[Any] | None, count: int
 ) -> tuple[list[str], tuple[str, ...] | None]:
-    """Return the class of each image by name, and the names if they are given."""
+    """Return the class name of each image, and all class names if they are given."""
     if labels is None:
         return [""] * count, None
     if labels.dtype.kind == "U":
@@ -208,16 +211,16 @@ def _labels_of(
 
 
 def array_images(found: Found, rows: NDArray[np.int64]) -> Iterator[NDArray[np.uint8]]:
-    """Yield the images of an array at some rows, uint8, (height, width) or (height, width, 3)."""
+    """Yield the images at ``rows`` of an array, uint8, (height, width) or (height, width, 3)."""
     assert found.images is not None
     axis = _channel_axis(found.images.shape)
     for row in rows:
         values = np.asarray(found.images[row])
         if values.dtype.kind == "f":
-            if not ((values >= 0) & (values <= 1)).all():  # NaN is not within either
+            if not ((values >= 0) & (values <= 1)).all():  # also refuses NaN
                 raise AttractorError(
                     f"{displayed(found.path)}: image {row} has values {values.min():g}.."
-                    f"{values.max():g}, floating point must be in [0, 1]; divide it, or save uint8"
+                    f"{values.max():g}, floats must be in [0, 1]; rescale them, or save uint8"
                 )
             values = np.round(values * np.asarray(255, dtype=values.dtype))
         elif values.dtype.itemsize == 2:
@@ -230,9 +233,9 @@ def array_images(found: Found, rows: NDArray[np.int64]) -> Iterator[NDArray[np.u
 
 
 def _channel_axis(shape: tuple[int, ...]) -> int | None:
-    """Return the axis of channels, 0 for images without one, None if it is not images.
+    """Return the channel axis: 0 for images without one, None if the shape is not of images.
 
-    Where both ends could be channels, e.g. (n, 3, 64, 3), it is the last one.
+    If two axes could be channels, e.g. in (n, 3, 64, 3), the last one is returned.
     """
     if len(shape) == 3:
         return 0

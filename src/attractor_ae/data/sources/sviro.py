@@ -16,14 +16,14 @@ from attractor_ae.data.image_set import ImageSet, Wanted
 from attractor_ae.data.sources import is_there, load_files
 
 CARS = ("tesla", "aclass", "escape", "hilux", "i3", "lexus", "tiguan", "tucson", "x5", "zoe")
-"""SVIRO's ten cars; the first is the one of the published table."""
+"""SVIRO's ten cars; the published table uses the first."""
 
 SEATINGS = ("0_0_0", "0_0_3", "0_3_0", "3_0_0", "0_3_3", "3_0_3", "3_3_0", "3_3_3")
 """Occupants of the left, middle and right seat in the order of the labels; 0: empty, 3: adult."""
 
 EMPTY, ADULT = 0, 3
-"""Two of the classes of a seat. 1 infant seat, 2 child seat, 4 everyday object, and 5 and 6 the
-empty infant and child seats."""
+"""Two of the classes of a seat; the others are 1 (infant seat), 2 (child seat), 4 (everyday
+object), 5 (empty infant seat) and 6 (empty child seat)."""
 
 _SEATS = re.compile(r"GT_([0-6])_([0-6])_([0-6])$")
 
@@ -33,9 +33,9 @@ class SeatFolders:
     """Source of a set whose labels are in the names of its files or folders.
 
     ``pattern``: the images of a split, below the data root, with ``{car}``, ``{split}`` and, for a
-    set that has two pictures of a scene, ``{picture}``; ``factor``: the variation by default, a car
-    or ``car/picture``; ``named``: whether a file or its folder is named after its label;
-    ``others``: what becomes of a seat that is neither empty nor has an adult.
+    set that has two pictures of a scene, ``{picture}``; ``factor``: the default variant, a car or
+    ``car/picture``; ``named``: whether a file or its folder is named after its label;
+    ``others``: treatment of a seat that is neither empty nor occupied by an adult.
     """
 
     name: str
@@ -50,7 +50,7 @@ class SeatFolders:
         return (str(root / self._pattern(split, factor)),)
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return the pattern if its folder is not there."""
+        """Return the pattern if its folder is missing."""
         folder = root / self._pattern(split, factor).split("/*")[0]  # before the first wildcard
         return () if is_there(folder) else self.expected(split, root, factor)
 
@@ -61,14 +61,14 @@ class SeatFolders:
             factor=wanted.factor or self.factor,
             image_format=replace(wanted.image_format, crop=True),
         )
-        # As the released code: sorted by path.
+        # Sorted by path, as in the released code.
         found = sorted(root.glob(self._pattern(split, wanted.factor)))
         seatings = {path: self._seating(path) for path in found}
         paths = [path for path, seating in seatings.items() if seating in SEATINGS]
         if not paths:
             raise AttractorError(
                 f"data set {self.name!r}: no image of empty seats and adults matches "
-                f"{self.expected(split, root, wanted.factor)[0]}"
+                f"{self.expected(split, root, wanted.factor)[0]}; check the files"
             )
         labels = np.array([SEATINGS.index(seatings[path]) for path in paths], dtype=np.int64)
         return load_files(self.name, split, paths, labels, SEATINGS, wanted)
@@ -78,13 +78,13 @@ class SeatFolders:
         return self.pattern.format(car=car, split=split, picture=picture or "ir")
 
     def _seating(self, path: Path) -> str:
-        """Return a seating; one that has other seats is none of `SEATINGS`, or counts as empty."""
+        """Return the seating; seats of other classes become empty or keep their class."""
         name = path.stem if self.named == "file" else path.parent.name
         match = _SEATS.search(name)
         if not match:
             raise AttractorError(
                 f"{path}: the name of the {self.named} should end in GT_a_b_c, the classes 0..6 of "
-                "the left, middle and right seat; give it that name or move it elsewhere"
+                "the left, middle and right seat; rename it or move it elsewhere"
             )
         seats = [int(seat) for seat in match.groups()]
         if self.others == "empty":

@@ -1,7 +1,7 @@
-"""Sets that torchvision fetches, checks and reads, from their official files in its layout.
+"""Sets that torchvision downloads, verifies and reads, in torchvision's folder layout.
 
-torchvision takes seconds to import, so it is imported when a split is read. CIFAR-10's batches are
-pickled; torchvision reads them after comparing each file with its published checksum.
+torchvision takes seconds to import, so it is imported only when a split is read. CIFAR-10's batches
+are pickled; torchvision reads them after comparing each file with its published checksum.
 """
 
 import gzip
@@ -37,9 +37,9 @@ class TorchvisionSet:
     """Source of a set that torchvision reads or lists.
 
     ``folder``: torchvision's root of the set, below the data root; ``parts``: files and folders of
-    each split, below it; ``fetch``: constructions of torchvision's class that fetch every split;
-    ``read``: function of folder and split that returns images and labels, or paths, labels and
-    classes; ``classes``: their names, where ``read`` does not return them.
+    each split, below ``folder``; ``fetch``: torchvision's classes, with arguments, that download
+    all splits; ``read``: function of folder and split that returns images and labels, or paths,
+    labels and class names; ``classes``: class names, if ``read`` does not return them.
     """
 
     name: str
@@ -54,11 +54,11 @@ class TorchvisionSet:
         return tuple(str(root / self.folder / part) for part in self.parts[split])
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return the files and folders of a split that are not there."""
+        """Return the missing files and folders of a split."""
         return tuple(place for place in self.expected(split, root) if not is_there(Path(place)))
 
     def download(self, root: Path) -> None:
-        """Fetch the files of every split below the data root, and check their sums."""
+        """Download the files of all splits to the data root, and verify their checksums."""
         fetch(self.fetch, root / self.folder)
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
@@ -71,7 +71,7 @@ class TorchvisionSet:
         return load_files(self.name, split, paths, labels, classes, wanted)
 
     def listing(self, split: str, root: Path) -> Any:  # noqa: ANN401
-        """Return what ``read`` does, or raise an AttractorError if the files are not official."""
+        """Return the result of ``read``; raise an AttractorError if the files are not official."""
         with _checked(self.name, self.expected(split, root)):
             return self.read(root / self.folder, split)
 
@@ -80,9 +80,9 @@ class TorchvisionSet:
 class IdxFiles:
     """Source of a set in MNIST's four IDX files, each plain or gzipped.
 
-    ``folder``: torchvision's folder of the files, below the data root; ``elsewhere``: further
-    folders that may have them, e.g. of a distribution's package; ``fetched_by``: the class of
-    ``torchvision.datasets`` that fetches them.
+    ``folder``: torchvision's folder of the files, below the data root; ``elsewhere``: other
+    folders that may contain them, e.g. that of a distribution's package; ``fetched_by``: the class
+    of ``torchvision.datasets`` that downloads them.
     """
 
     name: str
@@ -92,12 +92,12 @@ class IdxFiles:
     fetched_by: str = "MNIST"
 
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return where the files of a split are expected, the data root first."""
+        """Return the expected paths of a split's files, those in the data root first."""
         folders = (root / self.folder, *self.elsewhere)
         return tuple(f"{folder / file}[.gz]" for folder in folders for file in _idx_files(split))
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return the files that the data root lacks, or nothing if a folder has them all."""
+        """Return the files missing in the data root, or nothing if any folder has all files."""
         if self._find(split, root):
             return ()
         folder = root / self.folder
@@ -133,11 +133,11 @@ class IdxFiles:
         return images, labels.astype(np.int64)
 
     def download(self, root: Path) -> None:
-        """Fetch the four files below the data root with torchvision, and check their sums."""
+        """Download the four files to the data root with torchvision, and verify their checksums."""
         fetch(((self.fetched_by, {}),), root)
 
     def _find(self, split: str, root: Path) -> tuple[Path, Path] | None:
-        """Return the images' and the labels' file from the first folder that has both."""
+        """Return the image file and the label file from the first folder that has both."""
         for folder in (root / self.folder, *self.elsewhere):
             images, labels = (_either(folder, file) for file in _idx_files(split))
             if images and labels:
@@ -151,7 +151,7 @@ def _idx_files(split: str) -> tuple[str, str]:
 
 
 def _either(folder: Path, file: str) -> Path | None:
-    """Return the plain or the gzipped file, whichever is there and can be reached."""
+    """Return the plain or the gzipped file, whichever exists and is accessible."""
     for path in (folder / file, folder / f"{file}.gz"):
         if is_there(path):
             return path
@@ -171,16 +171,16 @@ def read_idx(path: Path) -> NDArray[Any]:
             with plain.open("wb") as target:
                 shutil.copyfileobj(file, target)
             return mnist.read_sn3_pascalvincent_tensor(str(plain)).numpy()
-    # torchvision asserts what it expects, and fails on short files in many ways.
+    # torchvision uses assertions, and short files cause errors of many classes.
     except Exception as error:
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise AttractorError(
-            f"{path}: is truncated, damaged or not an IDX file ({reason}); get it again"
+            f"{path}: is truncated, damaged or not an IDX file ({reason}); download it again"
         ) from None
 
 
 def fetch(constructions: tuple[tuple[str, Mapping[str, Any]], ...], folder: Path) -> None:
-    """Let torchvision fetch sets into its root folder, and check their sums."""
+    """Download sets with torchvision to its root folder, and verify their checksums."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, arguments in constructions:
         _construct(name, folder, **arguments, download=True)
@@ -193,7 +193,7 @@ def read_svhn(folder: Path, split: str) -> Arrays:
 
 
 def read_cifar10(folder: Path, split: str) -> Arrays:
-    """Read CIFAR-10's pickled batches, once torchvision has checked their sums."""
+    """Read CIFAR-10's pickled batches, after torchvision has verified their checksums."""
     found = _construct("CIFAR10", folder, train=split == "train")
     return found.data, np.asarray(found.targets, dtype=np.int64)
 
@@ -201,7 +201,7 @@ def read_cifar10(folder: Path, split: str) -> Arrays:
 def list_gtsrb(folder: Path, split: str) -> Files:
     """List traffic signs: the classes 10..19, relabelled 0..9, or, as ``"ood"``, the others.
 
-    "ood" is the other 33 classes of the official test images, in their order, relabelled 0..32.
+    "ood" contains the other 33 classes of the official test images, in order, relabelled 0..32.
     """
     training = split == "train"
     found = _construct("GTSRB", folder, split="train" if training else "test")
@@ -210,7 +210,7 @@ def list_gtsrb(folder: Path, split: str) -> Files:
     paths, labels = [], []
     for place, sign in found._samples:
         path = Path(place)
-        # torchvision counts the folders of the training images; their names are the classes.
+        # torchvision numbers the training folders in order; their names are the class numbers.
         label = new.get(int(path.parent.name) if training else sign)
         if label is not None:
             paths.append(path)
@@ -221,10 +221,10 @@ def list_gtsrb(folder: Path, split: str) -> Files:
 def list_omniglot(folder: Path, split: str) -> Files:
     """List characters: the background alphabets as ``"train"``, the evaluation ones as ``"test"``.
 
-    torchvision lists folders in the order of the disk; here they are sorted, so that the first n
-    of a class are the same ones everywhere.
+    torchvision lists folders in the order of the file system; here they are sorted, so that the
+    first n images of a class are the same on every machine.
     """
-    # A "loader" that returns the path that it is given: torchvision's list without its pictures.
+    # With Path as the loader, torchvision returns paths instead of decoded images.
     found = _construct("Omniglot", folder, background=split == "train", loader=Path)
     paths = sorted(found[i][0] for i in range(len(found)))
     names = [f"{path.parent.parent.name}/{path.parent.name}" for path in paths]
@@ -233,7 +233,7 @@ def list_omniglot(folder: Path, split: str) -> Files:
 
 
 def list_places365(folder: Path, split: str) -> Files:
-    """List the validation images of 256 x 256 pixels, which are the set's ``"test"``."""
+    """List the validation images of 256 x 256 pixels, which are used as ``"test"``."""
     found = _construct("Places365", folder, split="val", small=True)
     paths = [Path(path) for path, _ in found.imgs]
     by_label = sorted(found.class_to_idx, key=found.class_to_idx.__getitem__)
@@ -248,13 +248,13 @@ def _construct(name: str, folder: Path, **arguments: Any) -> Any:  # noqa: ANN40
 
 @contextmanager
 def _checked(name: str, places: tuple[str, ...]) -> Iterator[None]:
-    """Turn an error of torchvision into one line."""
+    """Turn an error of torchvision into a one-line AttractorError."""
     try:
         yield
     except (RuntimeError, OSError, ValueError, KeyError) as error:
         reason = " ".join(str(error).split())
         raise AttractorError(
-            f"data set {name!r}: incomplete or not the official files ({reason}); remove "
-            f"{' and '.join(places[:3])}{' and the others' if places[3:] else ''}, "
-            f"then: attractor-ae data download {name}"
+            f"data set {name!r}: files are incomplete or not official ({reason}); remove "
+            f"{' and '.join(places[:3])}{' and the other files' if places[3:] else ''}, "
+            f"then run: attractor-ae data download {name}"
         ) from error

@@ -11,11 +11,12 @@ __all__ = ["PRESETS", "preset"]
 def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Return an experiment that ships with the package.
 
-    ``"default"`` is the recommended recipe, ``"paper"`` the published one, ``"quick"`` that of the
-    demo; ``overrides`` are as for `ExperimentConfig.from_toml`.
+    ``"default"`` is the recommended recipe, ``"paper"`` the published one, ``"quick"`` the recipe
+    of the demo; ``overrides`` are as for `ExperimentConfig.from_toml`.
 
     Raises:
-        AttractorError: If there is no preset of that name; else as `ExperimentConfig.from_toml`.
+        AttractorError: If there is no preset of that name; otherwise as for
+            `ExperimentConfig.from_toml`.
     """
     if name not in PRESETS:
         raise unknown_name("preset", name, PRESETS)
