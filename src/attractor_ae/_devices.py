@@ -10,10 +10,13 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 def resolve_device(name: str = "auto", gpu: str = "0") -> torch.device:
     """Return the device with this name, after checking that PyTorch can compute on it.
 
-    ``"auto"``: the GPU numbered ``gpu`` if PyTorch sees one, else the CPU.
+    ``"auto"``: the GPU numbered ``gpu`` if PyTorch sees one, else the CPU. As in
+    ``CUDA_VISIBLE_DEVICES``, of several numbers the first is used, and "" and "-1" mean no GPU.
     """
     if name == "auto":
-        name = f"cuda:{gpu}" if torch.cuda.is_available() else "cpu"
+        number = gpu.split(",")[0]
+        some = number not in ("", "-1") and torch.cuda.is_available()
+        name = f"cuda:{number}" if some else "cpu"
     try:
         device = torch.device(name)
         torch.zeros(1, device=device).add_(1).item()

@@ -113,6 +113,12 @@ def test_a_gpu_number_means_the_same_as_its_text(original):
     assert ExperimentConfig.from_toml(original, ["training.gpu=1"]).training.gpu == "1"
 
 
+@pytest.mark.parametrize("gpu", ["", "-1", "0,1"])
+def test_values_of_cuda_visible_devices_are_gpus(gpu):
+    values = {"dataset": {"name": "mnist"}, "training": {"gpu": gpu}}
+    assert ExperimentConfig.from_dict(values).training.gpu == gpu
+
+
 def test_overrides_win_over_the_file(original):
     config = ExperimentConfig.from_toml(
         original, ["training.epochs=200", "model.activation=silu", "evaluation.trials=3"]

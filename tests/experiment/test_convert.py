@@ -372,7 +372,7 @@ def test_missing_files_are_refused(original, tmp_path):
         ('name = "mnist"', "", "cfg.toml: dataset.name is missing"),
         ("ReLU", "ReLUU", "cfg.toml: model.activation: unknown activation 'ReLUU'; did you mean"),
         ("dropout-cae", "vae", "cfg.toml: model.type: unknown value 'vae'"),
-        ("epochs = 25000", 'epochs = "many"', "cfg.toml: training.epochs = 'many'"),
+        ("augment = true", 'augment = "often"', "cfg.toml: training.augment = 'often'"),
         ("[training]", "[[training]]", "cfg.toml: training = "),
     ],
 )
@@ -381,6 +381,25 @@ def test_an_impossible_config_is_refused(old, new, match, original, tmp_path):
     cfg = folder / "cfg.toml"
     cfg.write_text(cfg.read_text().replace(old, new))
     refused(folder, tmp_path / "ours", match)
+
+
+@pytest.mark.parametrize(
+    ("changes", "noted"),
+    [
+        ({'"Adam"': '"RMSprop"'}, ["training.optimizer = 'RMSprop'"]),
+        ({"epochs = 25000": "epochs = 0", 'gpu = "0"': 'gpu = "none"'}, ["epochs = 0", "'none'"]),
+        ({"impossible = false": "impossible = true"}, ["training.make_scene_impossible = True"]),
+        ({'loss = "SSIM"': 'loss = "VAE"'}, ["training.loss = 'VAE'"]),
+    ],
+)
+def test_what_only_training_needs_is_left_out(changes, noted, original, tmp_path):
+    folder = written(tmp_path / "theirs", original.state_dict())
+    cfg = folder / "cfg.toml"
+    for old, new in changes.items():
+        assert old in cfg.read_text()
+        cfg.write_text(cfg.read_text().replace(old, new))
+    log = import_run(folder, tmp_path / "ours").log_file.read_text()
+    assert all(line in log for line in noted)
 
 
 def without(state, *names):

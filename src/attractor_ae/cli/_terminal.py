@@ -60,6 +60,7 @@ class TerminalReporter(Reporter):
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
         self._last_line = time.monotonic()
+        self._noted: set[str] = set()
 
     def progress(
         self, task: str, done: int, total: int, detail: str = "", seconds_left: float | None = None
@@ -76,8 +77,10 @@ class TerminalReporter(Reporter):
             say(f"{task}: {shown}{left}")
 
     def note(self, line: str) -> None:
-        """Print a note to standard error."""
-        complain(line)
+        """Print a note to standard error, once."""
+        if line not in self._noted:
+            self._noted.add(line)
+            complain(line)
 
 
 @contextmanager

@@ -38,6 +38,7 @@ class DatasetInfo:
         test_split, out_split: Split of held-out images, and split that is used if the set is a
             D_out (PROTOCOL sections 6 and 7); by default the same.
         per_class: Default number of images per class (PROTOCOL section 6); -1: all.
+        optional_splits: Splits without which the set counts as present.
         factors: Variants of the set, e.g. cars; the first is the default.
     """
 
@@ -56,6 +57,7 @@ class DatasetInfo:
     out_split: str = ""
     per_class: int = 250
     factors: tuple[str, ...] = ()
+    optional_splits: tuple[str, ...] = ()
 
     @property
     def split_as_out(self) -> str:

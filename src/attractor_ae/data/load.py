@@ -39,16 +39,18 @@ class DatasetStatus:
 
     @property
     def present(self) -> bool:
-        """Whether every split can be loaded."""
-        return not any(self.missing.values())
+        """Whether every split can be loaded that is not optional."""
+        optional = self.info.optional_splits
+        return not any(places for split, places in self.missing.items() if split not in optional)
 
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set, and the data root that contains its files."""
+    """A data set, the data root that contains its files, and a note about an ambiguous name."""
 
     info: DatasetInfo
     root: Path
+    note: str = ""
 
     def check_present(self, split: str, factor: str = "") -> None:
         """Raise an AttractorError if a split or factor does not exist, or its files are missing."""
@@ -66,6 +68,8 @@ class Dataset:
     def load(self, split: str, wanted: Wanted) -> ImageSet:
         """Load the wanted images of a split; errors as for :func:`load`."""
         self.check_present(split, wanted.factor)
+        if self.note:
+            wanted.reporter.note(self.note)
         images = self.info.source.load(split, self.root, wanted)
         for path, reason in images.left_out[:_LEFT_OUT_SHOWN]:
             wanted.reporter.note(f"left out: {path}: {reason}")
@@ -110,24 +114,44 @@ def data_root(root: Path | str | None = None) -> Path:
 def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0) -> Dataset:
     """Find a data set by name, or your own images by path; arguments as for :func:`load`.
 
+    The exact name of a built-in set means this set, even if there is a folder of that name; in
+    another case, a folder comes first, unless it is that of the set itself in the data root. A path
+    with a separator, e.g. ``./mnist``, is always a path.
+
     Raises:
         AttractorError: If the name is unknown, or there are no images at the path.
     """
     folder = data_root(root)
-    if name in CATALOGUE:
-        return Dataset(CATALOGUE[name], folder)
     # A name without a folder is searched in the data root first, as `data list` shows it.
     bare = Path(name).name == name
     places = [folder / name, Path(name).expanduser()]
-    for path in places if bare else reversed(places):
-        if name and is_there(path):
-            return Dataset(own_info(name, path, seed=split_seed), folder)
+    found = [path for path in (places if bare else places[::-1]) if name and is_there(path)]
+    info = CATALOGUE.get(name.lower()) if bare else None
+    if info is not None:
+        others = [path for path in found if not _is_part_of(info, path, folder)]
+        if name == info.name or not others:
+            note = f"{name!r} is the built-in data set; for the folder, write ./{name}"
+            return Dataset(info, folder, note if others and is_there(Path(name)) else "")
+    if found:
+        note = f"{name!r} is the folder {found[0]}; for the built-in data set, write {name.lower()}"
+        own = own_info(name, found[0], seed=split_seed)
+        return Dataset(own, folder, note if info is not None else "")
     if not bare or Path(name).suffix.lower() in SUFFIXES:
         raise AttractorError(
             f"{displayed(name)}: no such file or folder; give the path of your own images, or the "
             "name of a data set (to list them, run: attractor-ae data list)"
         )
     raise unknown_name("data set", name, CATALOGUE)
+
+
+def _is_part_of(info: DatasetInfo, path: Path, root: Path) -> bool:
+    """Return whether a folder contains files of a built-in set in the data root."""
+    return any(
+        path.resolve() in Path(place).resolve().parents
+        for split in info.splits
+        if not info.source.missing(split, root)
+        for place in info.source.expected(split, root)
+    )
 
 
 def load(
@@ -194,8 +218,8 @@ def own_names(root: Path | str | None = None) -> tuple[str, ...]:
             hidden = path.name.startswith(".") or path.name in {*published, *CATALOGUE}
             if not hidden and (path.is_dir() or path.suffix.lower() in SUFFIXES):
                 with suppress(AttractorError):  # a folder without images
-                    find_dataset(path.name, folder)
-                    names.append(path.name)
+                    if find_dataset(path.name, folder).info.kind == "own":
+                        names.append(path.name)
     return tuple(names)
 
 

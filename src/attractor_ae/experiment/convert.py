@@ -17,14 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._fast_layers import activation_function
 from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae.data import CATALOGUE, data_root
-from attractor_ae.data.sources.torchvision import TorchvisionSet
-from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.data.sources.layouts import Layouts
+from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.training import build_network
 from attractor_ae.training.history import history_text
@@ -68,6 +69,9 @@ _ACTIVATION_AGAIN = re.compile(r"(?:encoder_\w+|decoder_\w+|classifier)\.(activa
 # The perceptual loss is a separate network, which the original stores with the trained one.
 _LOSS = "criterion."
 
+# Keys of [training] that matter after the training.
+_STILL_USED = ("augment", "seed")
+
 _FROM_THE_ORIGINAL = f"give a results folder of the original, with {CONFIG_FILE} and {WEIGHTS_FILE}"
 
 
@@ -80,9 +84,10 @@ def import_run(
 ) -> Run:
     """Convert a results folder of the original into a finished run (``attractor-ae import-run``).
 
-    Unknown keys of ``cfg.toml`` are left out and named in the run's log. The history is empty.
-    ``seed`` is the seed of the original run, which does not store it; 0 if unknown. Trial masks and
-    heads depend on it. For some data sets, class names are read from the files in ``data_root``.
+    Unknown keys of ``cfg.toml``, and impossible values of keys that only matter in training, are
+    left out and named in the run's log. The history is empty. ``seed`` is the seed of the original
+    run, which does not store it; 0 if unknown. Trial masks and heads depend on it. For some data
+    sets, class names are read from the files in ``data_root``.
 
     Raises:
         AttractorError: If a file is missing or damaged, ``cfg.toml`` has an impossible value, the
@@ -152,6 +157,9 @@ def _read_config(path: Path, seed: int | None) -> tuple[ExperimentConfig, list[s
         elif isinstance(table, dict) and isinstance(field.annotation, type):
             for key in table.keys() - field.annotation.model_fields:
                 left_out[f"{section}.{key}"] = table.pop(key)
+    if isinstance(training := values.get("training"), dict):
+        model = values.get("model")
+        _leave_out_of_training(training, model if isinstance(model, dict) else {}, left_out)
     # The validation below reports a wrong type.
     dataset, training = values.get("dataset"), values.setdefault("training", {})
     if isinstance(dataset, dict) and isinstance(name := dataset.get("name"), str):
@@ -168,6 +176,27 @@ def _read_config(path: Path, seed: int | None) -> tuple[ExperimentConfig, list[s
         elif "seed" not in training:
             notes.append("the original stores no seed: 0 is used")
     return ExperimentConfig.from_dict(values, str(path)), notes
+
+
+def _leave_out_of_training(
+    training: dict[str, Any], model: dict[str, Any], left_out: dict[str, Any]
+) -> None:
+    """Move keys that are impossible here to ``left_out``, since the run is trained already."""
+    impossible = set()
+    for key in training.keys() - set(_STILL_USED):
+        try:
+            TrainingConfig.model_validate({key: training[key]})
+        except ValidationError:
+            impossible.add(key)
+    targets = ("make_scene_impossible", "make_instance_impossible")
+    if model.get("type") == "conv":
+        # The original's classifier ignores these keys.
+        impossible.update(key for key in targets if training.get(key))
+        if model.get("metric"):
+            left_out["model.metric"] = model.pop("metric")
+    elif all(training.get(key) is True for key in targets):
+        impossible.add(targets[0])  # in the original, the second wins
+    left_out |= {f"training.{key}": training.pop(key) for key in impossible}
 
 
 def _expected_names(model_type: str, activation: str) -> dict[str, str]:
@@ -292,7 +321,7 @@ def _trained_set(
     if info is None or split not in info.splits:
         return name, None, None
     classes = getattr(info.source, "classes", ())
-    if isinstance(info.source, TorchvisionSet) and not classes:
+    if isinstance(info.source, Layouts) and not classes:
         with suppress(AttractorError):  # the files with the class names are missing
             classes = info.source.listing(split, data_root(root))[2]
     return name, info.splits[split].classes, classes or None

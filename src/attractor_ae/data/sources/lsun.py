@@ -35,7 +35,10 @@ CATEGORIES = (
 
 @dataclass(frozen=True)
 class LsunFiles:
-    """Source of the ten scene categories, in ``lsun/<category>_<split>_lmdb`` below the root."""
+    """Source of the ten scene categories, in ``lsun/<category>_train_lmdb`` below the root.
+
+    The test images have no category: all have label 0.
+    """
 
     name: str = "lsun"
     folder: str = "lsun"
@@ -66,7 +69,8 @@ class LsunFiles:
         )
 
     def _databases(self, split: str, root: Path) -> list[Path]:
-        return [root / self.folder / f"{category}_{split}_lmdb" for category in CATEGORIES]
+        categories = ("test",) if split == "test" else (f"{c}_{split}" for c in CATEGORIES)
+        return [root / self.folder / f"{category}_lmdb" for category in categories]
 
 
 def _rows(databases: list[Path], wanted: Wanted) -> list[NDArray[np.int64]]:

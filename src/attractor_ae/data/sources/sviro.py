@@ -75,6 +75,7 @@ class SeatFolders:
 
     def _pattern(self, split: str, factor: str) -> str:
         car, _, picture = (factor or self.factor).partition("/")
+        car = "*" if car == "all" else car
         return self.pattern.format(car=car, split=split, picture=picture or "ir")
 
     def _seating(self, path: Path) -> str:

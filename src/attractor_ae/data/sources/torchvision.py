@@ -218,6 +218,16 @@ def list_gtsrb(folder: Path, split: str) -> Files:
     return paths, np.array(labels, dtype=np.int64), tuple(f"sign {sign}" for sign in kept)
 
 
+def list_gtsrb_png(folder: Path, split: str) -> Files:
+    """List traffic signs as `list_gtsrb`, from a folder of PNG files per sign."""
+    kept = [sign for sign in range(_SIGNS) if (sign in _KEPT_SIGNS) == (split != "ood")]
+    found = sorted((folder / f"{split}_png").glob("*/*.png"))
+    signs = [int(p.parent.name) if p.parent.name.isdecimal() else -1 for p in found]
+    pairs = [(p, kept.index(s)) for p, s in zip(found, signs, strict=True) if s in kept]
+    labels = np.array([label for _, label in pairs], dtype=np.int64)
+    return [path for path, _ in pairs], labels, tuple(f"sign {sign}" for sign in kept)
+
+
 def list_omniglot(folder: Path, split: str) -> Files:
     """List characters: the background alphabets as ``"train"``, the evaluation ones as ``"test"``.
 
@@ -233,8 +243,9 @@ def list_omniglot(folder: Path, split: str) -> Files:
 
 
 def list_places365(folder: Path, split: str) -> Files:
-    """List the validation images of 256 x 256 pixels, which are used as ``"test"``."""
-    found = _construct("Places365", folder, split="val", small=True)
+    """List images of 256 x 256 pixels; the validation images are used as ``"test"``."""
+    part = "train-standard" if split == "train" else "val"
+    found = _construct("Places365", folder, split=part, small=True)
     paths = [Path(path) for path, _ in found.imgs]
     by_label = sorted(found.class_to_idx, key=found.class_to_idx.__getitem__)
     # "/a/airfield" and "/a/apartment_building/outdoor" -> "airfield", "apartment_building/outdoor"
