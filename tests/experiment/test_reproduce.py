@@ -228,3 +228,38 @@ def test_runs_on_several_known_sets_are_drawn_side_by_side(reproduced, digits, t
     drawn = draw_runs([runs / "seed0", other.path], tmp_path / "drawn")
     assert tmp_path / "drawn" / "reconstructions.png" in drawn
     assert {path.parent.name for path in drawn} == {"drawn", "mnist5k", "photos"}
+
+
+CONFIG = """
+[dataset]
+name = "mnist5k"
+nbr_of_samples_per_class = 8
+[training]
+epochs = 1
+[evaluation]
+head = "knn"
+recursions = 2
+recursion = 1
+trials = 2
+nbr_of_samples_per_class = 2
+out_samples_per_class = 5
+out_datasets = ["faces"]
+"""
+
+
+def test_a_config_is_trained_and_evaluated_and_its_run_can_be_given(tmp_path):
+    path = tmp_path / "cae.toml"
+    path.write_text(CONFIG)
+    first = run_reproduction(path, tmp_path / "first", seeds=[0, 1])
+    assert list(first.results) == ["MC-AE"]
+    assert len(first.results["MC-AE"]) == 2
+    assert (tmp_path / "first/wasserstein_table.csv").is_file()
+    (faces,) = first.results["MC-AE"][0].out_scores
+    assert len(faces.labels) == 10  # two classes
+    runs = [tmp_path / "first/runs/MC-AE/seed1"]
+    again = run_reproduction(path, tmp_path / "again", runs=runs)
+    assert not (tmp_path / "again/runs").exists()
+    (result,) = again.results["MC-AE"]
+    assert result.metrics() == first.results["MC-AE"][1].metrics()
+    with pytest.raises(AttractorError, match="has 4 methods, but runs are of one"):
+        run_reproduction("builtin", tmp_path / "other", runs=runs)

@@ -105,9 +105,30 @@ def test_an_own_suite_is_a_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("model", "label"),
+    [
+        ("type = 'dropout-cae'", "MC-AE"),
+        ("type = 'conv'", "MC dropout"),
+        ("type = 'conv'\ndropout = 0.0", "deep ensemble"),
+    ],
+)
+def test_a_config_of_the_released_code_is_a_suite_of_one_method(tmp_path, model, label):
+    path = tmp_path / "dropout_cae.toml"
+    path.write_text(f"[dataset]\nname = 'MNIST'\n[model]\n{model}\n[training]\nepochs = 7\n")
+    suite = read_suite(path)
+    assert (suite.name, suite.in_dataset) == ("dropout_cae", "MNIST")
+    assert suite.out_datasets == SUITES["mnist"].out_datasets
+    assert [method.label for method in suite.methods] == [label]
+    config = suite.experiment(suite.methods[0])
+    assert config.training.epochs == 7
+    assert suite.methods[0].ensemble == (label == "deep ensemble")
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("out_datasets = ['faces']", "in_dataset is missing"),
+        ("out_datasets = ['faces']", r"either the section \[dataset\]"),
+        ("in_dataset = 'mnist5k'\n[dataset]\nname = 'mnist5k'", r"either the section \[dataset\]"),
         ("in_dataset = 'mnist5k'\nout_datasets = []", "out_datasets"),
         ("in_dataset = 'mnist5k'\nout_dataset = ['faces']", "did you mean 'out_datasets'"),
         (

@@ -104,8 +104,8 @@ def reproduce(
     suite: Annotated[
         str,
         typer.Argument(
-            help="Name of a suite (builtin, mnist, fashion, svhn, gtsrb, sviro_uncertainty) or "
-            "path of a suite's TOML file."
+            help="Name of a suite (builtin, mnist, fashion, svhn, gtsrb, sviro_uncertainty), or "
+            "TOML file of a suite or of a config."
         ),
     ] = "builtin",
     folder: Annotated[
@@ -126,6 +126,14 @@ def reproduce(
         typer.Option(
             "--workers",
             help="Number of runs trained at the same time. Default: one per core; one on a GPU.",
+        ),
+    ] = None,
+    runs: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--runs",
+            help="Finished runs to evaluate instead of training, e.g. imported ones; only with "
+            "a config. May be repeated.",
         ),
     ] = None,
     settings: SetOption = None,
@@ -149,6 +157,7 @@ def reproduce(
                 overrides=settings or (),
                 data_root=data_root,
                 workers=workers,
+                runs=runs or (),
                 reporter=reporter,
             )
         found = compare(done.results)

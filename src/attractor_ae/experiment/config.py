@@ -198,7 +198,7 @@ class EvaluationConfig(_Section):
     """Input of a head: the code z_r, or the path z_0 .. z_r."""
     mask_scope: MaskScope = "sample"
     """"trial": one mask for all images of a trial; "sample": one mask per image."""
-    precision: Precision = "auto"
+    precision: Precision = "float32"
     """As in [training]."""
     score: ReportedScore = "entropy"
     """Reported score; "ood_score" needs a calibration_fraction."""
@@ -206,6 +206,8 @@ class EvaluationConfig(_Section):
     """Further scores to compute."""
     out_datasets: Names = ()
     """The D_outs, "NAME" or "NAME:FACTOR"; default: faces, textures, photos."""
+    out_samples_per_class: PerClass = 0
+    """Images per class of each D_out; 0: the published number of each data set; -1: all."""
     covariate_shift_datasets: Names = ()
     """Data sets of the known classes under other conditions."""
     accuracy_splits: Names = ()

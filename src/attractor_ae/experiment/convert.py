@@ -27,6 +27,7 @@ from attractor_ae.data import CATALOGUE, data_root
 from attractor_ae.data.sources.layouts import Layouts
 from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 from attractor_ae.experiment.run import Run, environment
+from attractor_ae.experiment.suites import published
 from attractor_ae.training import build_network
 from attractor_ae.training.history import history_text
 
@@ -170,6 +171,12 @@ def _read_config(path: Path, seed: int | None) -> tuple[ExperimentConfig, list[s
                 # The original uses it only for data sets with variants.
                 left_out["dataset.factor"] = dataset.pop("factor")
     notes = [f"left out of {path.name}: {k} = {v!r}" for k, v in sorted(left_out.items())]
+    if "evaluation" not in values and isinstance(dataset, dict):
+        # What the script of the original has for this D_in.
+        known = published().get(str(dataset.get("name")))
+        if known is not None:
+            keys = {"out_datasets", "accuracy_splits"}
+            values["evaluation"] = known.evaluation.model_dump(include=keys)
     if isinstance(training, dict):
         if seed is not None:
             training["seed"] = seed

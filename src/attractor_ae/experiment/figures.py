@@ -69,7 +69,7 @@ def images_of_runs(data_root: str | Path | None = None, reporter: Reporter = SIL
             )
         config = ExperimentConfig.from_dict(experiment, str(run.path))
         key = config.dataset.model_dump_json() + config.evaluation.model_dump_json(
-            include={"nbr_of_samples_per_class", "out_datasets"}
+            include={"nbr_of_samples_per_class", "out_samples_per_class", "out_datasets"}
         )
         if key not in loaded:
             plan = make_plan(config, data_root)

@@ -26,7 +26,7 @@ from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.suite_readme import suite_readme
 from attractor_ae.experiment.suites import Method, Suite, read_suite
-from attractor_ae.experiment.sweep import Job, SweepReport, seed_jobs, sweep
+from attractor_ae.experiment.sweep import Job, SweepReport, find_runs, seed_jobs, sweep
 from attractor_ae.reporting import compare
 
 PUBLISHED_SEEDS = tuple(range(10))
@@ -68,6 +68,7 @@ def run_reproduction(
     overrides: Sequence[str] = (),
     data_root: str | Path | None = None,
     workers: int | None = None,
+    runs: Sequence[str | Path] = (),
     reporter: Reporter = SILENT,
 ) -> Reproduction:
     """Train, evaluate and report a whole suite (``attractor-ae reproduce``).
@@ -77,12 +78,14 @@ def run_reproduction(
     reported, and so is a run that fails.
 
     Args:
-        source: Name of a suite, or path of its TOML file; see `attractor_ae.experiment.suites`.
+        source: Name of a suite, or path of a TOML file: a suite or a config; see `read_suite`.
         folder: Folder to write to; by default ``reproductions/SUITE[-quick]``.
         quick: Use the short form of every method, for a laptop.
         seeds: Seeds of the runs; by default 0 to 9, as published, or 0 to 2 for the quick form.
         overrides: Any number of ``"section.key=value"``, set in every method.
         workers: Number of runs trained at once; see `attractor_ae.experiment.sweep.sweep`.
+        runs: Folders of finished runs, e.g. imported ones, that are evaluated instead of training;
+            only for a suite of one method.
         data_root, reporter: As for `run_evaluation`.
 
     Raises:
@@ -109,6 +112,14 @@ def run_reproduction(
             "run: attractor-ae data list"
         )
     rows = _rows(suite, home, quick, outs, seeds, overrides)
+    if runs:
+        if len(rows) > 1:
+            raise AttractorError(
+                f"suite {suite.name!r} has {len(rows)} methods, but runs are of one; give the TOML "
+                "file of their config instead of a suite"
+            )
+        jobs = tuple(Job(run.config(), run.path) for run in find_runs(*runs))
+        rows = [dataclasses.replace(rows[0], jobs=jobs)]
     for row in rows:  # errors are reported before the training, not after it
         plan = make_plan(row.config, data_root)
         plan.check()

@@ -236,6 +236,10 @@ def write_configs(folder: Path) -> None:
 def read_suite(source: str | Path) -> Suite:
     """Return a suite by its name in ``SUITES``, or from a TOML file.
 
+    The file describes a suite, with the key ``in_dataset``, or a single experiment, with the
+    section ``[dataset]``: then the suite has this one method, and the published D_outs of its D_in
+    unless the file names others.
+
     Raises:
         AttractorError: If there is no such suite and no such file, or the file has an
             invalid value.
@@ -246,6 +250,13 @@ def read_suite(source: str | Path) -> Suite:
     if path.suffix != ".toml":
         raise unknown_name("suite", str(source), SUITES)
     values = read_toml(path)
+    if ("dataset" in values) == ("in_dataset" in values):
+        raise AttractorError(
+            f"{path}: must have either the section [dataset], as a config, or the key in_dataset, "
+            "as a suite"
+        )
+    if "dataset" in values:
+        return _suite_of(ExperimentConfig.from_toml(path), path)
     methods = tuple(
         validated(Method, {"label": label, **table}, f'{path}: [methods."{label}"]')
         for label, table in _tables(values.pop("methods", {}), path)
@@ -259,6 +270,33 @@ def read_suite(source: str | Path) -> Suite:
             )
     given = {"name": path.stem, "methods": methods or METHODS}
     return validated(Suite, {**values, **given}, str(path))
+
+
+def _suite_of(config: ExperimentConfig, path: Path) -> Suite:
+    """Return the suite of a single experiment."""
+    dataset, evaluation, model = config.dataset, config.evaluation, config.model
+    names = {suite.in_dataset: suite for suite in SUITES.values()}
+    known = names.get(dataset.name.lower(), SUITES["builtin"])
+    ensemble = model.type == "conv" and not model.dropout
+    label = "deep ensemble" if ensemble else "MC dropout" if model.type == "conv" else "MC-AE"
+    source = str(path)
+    method = Method(
+        label=label,
+        experiment=source,
+        quick_experiment=source,
+        score=evaluation.score,
+        ensemble=ensemble,
+    )
+    outs = tuple(name for name in known.out_datasets if name != dataset.name)
+    return Suite(
+        name=path.stem,
+        in_dataset=dataset.name,
+        split=dataset.split,
+        out_datasets=evaluation.out_datasets or outs,
+        accuracy_splits=evaluation.accuracy_splits or known.accuracy_splits,
+        covariate_shift_datasets=evaluation.covariate_shift_datasets,
+        methods=(method,),
+    )
 
 
 def _tables(methods: object, path: Path) -> list[tuple[str, Mapping[str, Any]]]:

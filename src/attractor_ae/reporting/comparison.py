@@ -49,8 +49,6 @@ ACCURACY_METRICS = (
 )
 """Metrics of D_in's test split and of the sets under covariate shift."""
 
-_DISTANCES = "Sums of Wasserstein distances between scores"
-
 Key = tuple[str, str]
 """Name and split of a data set."""
 Rates = dict[tuple[Key, str], float]
@@ -182,10 +180,11 @@ def compare(
     every = (result for found in results.values() for result in found)
     outs = list(dict.fromkeys(scores.name for result in every for scores in result.out_scores))
     compared_with = wasserstein_reference(outs, reference) if outs else ""
+    # Not marked, since the sums depend on the number of D_outs.
     sums_of_distances = (
-        Metric("in_to_out", "D_in to D_outs", _DISTANCES, True, False, 1, 3),
-        Metric("reference_to_out", f"{compared_with} to others", _DISTANCES, False, False, 1, 3),
-    )
+        Metric("in_to_out", "D_in to D_outs", "", True, False, 1, 3),
+        Metric("reference_to_out", f"{compared_with} to others", "", False, False, 1, 3),
+    )[: len(outs)]
 
     def distances(result: EvaluationResult, method: ComparedMethod) -> Rates:
         at = method.recursion, method.score
@@ -244,8 +243,8 @@ def compare(
             "first over the second.",
         ),
         table(
-            f"{_DISTANCES}; D_in is {first.name}",
-            _columns(results, ("in",), sums_of_distances if outs else ()),
+            f"Sums of Wasserstein distances between scores; D_in is {first.name}",
+            _columns(results, ("in",), sums_of_distances),
             distances,
             "",
         ),
