@@ -1,6 +1,6 @@
 """Measure how much AUROC varies with the seed of the masks, for several ways of drawing them.
 
-    python benchmarks/mask_scatter.py RUN...
+    python benchmarks/mask_scatter.py RUN...    # about ten minutes per run on two cores
 
 The heads of each run are fitted once. Then the AUROC of the entropy against the built-in D_outs is
 computed for each of several seeds. Ways of drawing: one mask per trial, shared by all images, and
