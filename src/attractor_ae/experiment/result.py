@@ -21,6 +21,7 @@ from attractor_ae.data import ImageSet
 from attractor_ae.metrics import (
     DetectionMetrics,
     Thresholds,
+    WassersteinSums,
     detection_metrics,
     wasserstein_reference,
     wasserstein_sums,
@@ -228,6 +229,17 @@ class EvaluationResult:
             )
         return self._computed[key]
 
+    def wasserstein(
+        self, reference: str, score: str | None = None, recursion: int | None = None
+    ) -> WassersteinSums:
+        """Return the sums of Wasserstein distances between the scores of D_in and the D_outs.
+
+        ``reference`` and errors as for `wasserstein_sums`.
+        """
+        name, r = self._reported(score, recursion)
+        outs = {scores.name: scores.score(r, name) for scores in self.out_scores}
+        return wasserstein_sums(self.in_scores.score(r, name), outs, reference=reference)
+
     def accuracy(self, dataset: str | None = None, recursion: int | None = None) -> float:
         """Return the accuracy on D_in, or a set under covariate shift; NaN without classes."""
         scores = self.known_scores(dataset)
@@ -273,7 +285,11 @@ class EvaluationResult:
             rates = asdict(self.rates(scores.name, name, r, grid))
             return {"mean_score": float(scores.score(r, name).mean()), **rates}
 
-        outs = {scores.name: scores.score(r, name) for scores in self.out_scores}
+        wasserstein = {}
+        if self.out_scores:
+            reference = wasserstein_reference([scores.name for scores in self.out_scores])
+            sums = self.wasserstein(reference, name, r)
+            wasserstein = {"reference": reference, **asdict(sums)}
         return {
             "recursion": r,
             "score": name,
@@ -285,7 +301,7 @@ class EvaluationResult:
                 for scores in self.covariate_shift_scores
             },
             "out": {scores.name: table(scores) for scores in self.out_scores},
-            "wasserstein": _wasserstein(u, outs) if outs else {},
+            "wasserstein": wasserstein,
         }
 
     def save(self, folder: str | Path, *, grid: Thresholds = "exact") -> Path:
@@ -446,11 +462,6 @@ def _known_labels(
         )
     index = np.array([*(known.index(c) if c in known else -1 for c in images.classes), -1])
     return index[images.labels].astype(np.int64)
-
-
-def _wasserstein(u: np.ndarray, outs: dict[str, np.ndarray]) -> dict[str, Any]:
-    reference = wasserstein_reference(list(outs))
-    return {"reference": reference, **asdict(wasserstein_sums(u, outs, reference=reference))}
 
 
 def _without_nan(values: Any) -> Any:  # noqa: ANN401

@@ -12,13 +12,7 @@ from rich.console import Group, RenderableType
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import write_text
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import (
-    DetectionMetrics,
-    Thresholds,
-    check_grid,
-    wasserstein_reference,
-    wasserstein_sums,
-)
+from attractor_ae.metrics import DetectionMetrics, Thresholds, check_grid, wasserstein_reference
 from attractor_ae.reporting import renderers
 from attractor_ae.reporting.grid import Column, ComparedMethod, Grid, Metric, make_grid
 
@@ -59,7 +53,7 @@ Rates = dict[tuple[Key, str], float]
 class Comparison:
     """Comparison of methods on one D_in: ``DETECTION_METRICS`` and ``ACCURACY_METRICS``.
 
-    ``wasserstein`` has the two sums of `wasserstein_sums`.
+    ``wasserstein`` has the sums of `EvaluationResult.wasserstein`.
     """
 
     in_dataset: str
@@ -187,11 +181,9 @@ def compare(
     )[: len(outs)]
 
     def distances(result: EvaluationResult, method: ComparedMethod) -> Rates:
-        at = method.recursion, method.score
-        outs = {scores.name: scores.score(*at) for scores in result.out_scores}
-        if not outs:
+        if not result.out_scores:
             return {}
-        sums = wasserstein_sums(result.in_scores.score(*at), outs, reference=compared_with)
+        sums = result.wasserstein(compared_with, method.score, method.recursion)
         return {(_key(result.in_scores), key): value for key, value in asdict(sums).items()}
 
     def table(

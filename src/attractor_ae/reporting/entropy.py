@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import checked_scores, wasserstein_reference, wasserstein_sums
+from attractor_ae.metrics import checked_scores, wasserstein_reference
 from attractor_ae.reporting.seeds import one_method, stated
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
@@ -102,14 +102,7 @@ def _sums(
     if not names:
         return []
     chosen = wasserstein_reference(names, reference)
-    sums = [
-        wasserstein_sums(
-            result.in_scores.score(recursion, score),
-            {out.name: out.score(recursion, score) for out in result.out_scores},
-            reference=chosen,
-        )
-        for result in seeds
-    ]
+    sums = [result.wasserstein(chosen, score, recursion) for result in seeds]
     lines = [r"$\Sigma$ Wasserstein, known to unknown: " + stated([s.in_to_out for s in sums], 2)]
     if len(names) > 1:
         said = plain(wrapped(f"{chosen} to other unknown: ", COLUMN_WIDTH - 1.5, 7))

@@ -5,14 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from attractor_ae.data.image_set import ImageSet, Wanted
-from attractor_ae.data.sources import Source
 
 
 @dataclass(frozen=True)
 class Layouts:
-    """Source that reads the first of ``sources`` whose files are present."""
+    """Source that reads the first of ``sources``, of one class, whose files are present."""
 
-    sources: tuple[Source, ...]
+    sources: tuple[Any, ...]
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -33,9 +32,9 @@ class Layouts:
 
     def listing(self, split: str, root: Path) -> Any:  # noqa: ANN401
         """Return the listing of a `TorchvisionSet`."""
-        return getattr(self.used(split, root), "listing")(split, root)  # noqa: B009
+        return self.used(split, root).listing(split, root)
 
-    def used(self, split: str, root: Path, factor: str = "") -> Source:
+    def used(self, split: str, root: Path, factor: str = "") -> Any:  # noqa: ANN401
         """Return the first source without missing files, or the first of all."""
         complete = (s for s in self.sources if not s.missing(split, root, factor))
         return next(complete, self.sources[0])
@@ -46,4 +45,4 @@ class DownloadableLayouts(Layouts):
 
     def download(self, root: Path) -> None:
         """Download the files of all splits to the data root, and verify their checksums."""
-        getattr(self.sources[0], "download")(root)  # noqa: B009
+        self.sources[0].download(root)

@@ -198,6 +198,11 @@ def read_cifar10(folder: Path, split: str) -> Arrays:
     return found.data, np.asarray(found.targets, dtype=np.int64)
 
 
+def _signs(split: str) -> list[int]:
+    """Return the official numbers of a split's classes of traffic signs."""
+    return [sign for sign in range(_SIGNS) if (sign in _KEPT_SIGNS) == (split != "ood")]
+
+
 def list_gtsrb(folder: Path, split: str) -> Files:
     """List traffic signs: the classes 10..19, relabelled 0..9, or, as ``"ood"``, the others.
 
@@ -205,7 +210,7 @@ def list_gtsrb(folder: Path, split: str) -> Files:
     """
     training = split == "train"
     found = _construct("GTSRB", folder, split="train" if training else "test")
-    kept = [sign for sign in range(_SIGNS) if (sign in _KEPT_SIGNS) == (split != "ood")]
+    kept = _signs(split)
     new = {sign: label for label, sign in enumerate(kept)}
     paths, labels = [], []
     for place, sign in found._samples:
@@ -220,7 +225,7 @@ def list_gtsrb(folder: Path, split: str) -> Files:
 
 def list_gtsrb_png(folder: Path, split: str) -> Files:
     """List traffic signs as `list_gtsrb`, from a folder of PNG files per sign."""
-    kept = [sign for sign in range(_SIGNS) if (sign in _KEPT_SIGNS) == (split != "ood")]
+    kept = _signs(split)
     found = sorted((folder / f"{split}_png").glob("*/*.png"))
     signs = [int(p.parent.name) if p.parent.name.isdecimal() else -1 for p in found]
     pairs = [(p, kept.index(s)) for p, s in zip(found, signs, strict=True) if s in kept]
