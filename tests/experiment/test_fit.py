@@ -153,7 +153,8 @@ def test_an_ensemble_is_calibrated_on_what_no_member_was_trained_on(members, ima
     ensemble = fit_ensemble(members, images)
     trained, kept = images.divided(0.2, 0)
     assert len(kept) == 60
-    by_hand = EnsembleDetector(ensemble.networks, seed=3).fit(trained.images, trained.labels)
+    by_hand = EnsembleDetector(ensemble.networks, seed=3, precision="float32")
+    by_hand.fit(trained.images, trained.labels)
     by_hand.calibrate(kept.images, kept.labels)
     assert by_hand._softmax.temperature == ensemble._softmax.temperature
     assert torch.equal(by_hand.predict(images.images), ensemble.predict(images.images))

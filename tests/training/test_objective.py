@@ -63,6 +63,33 @@ def test_the_metric_loss_is_added_with_weight_one():
     torch.testing.assert_close(losses["loss"], expected + losses["metric"])
 
 
+def test_the_losses_are_weighted():
+    network = Autoencoder(generator=torch.Generator().manual_seed(0))
+    x, y = torch.rand(6, 1, 64, 64), torch.tensor([0, 0, 1, 1, 2, 2])
+
+    def losses(**training):
+        settings = config(model={"metric": "npair"}, training=training)
+        return build_objective(settings, network)(x, x, y, None)
+
+    plain = losses()
+    weighted = losses(mse_weight=5.0, metric_weight=0.1)
+    error = ((network(x).reconstruction - x) ** 2).mean()
+    torch.testing.assert_close(weighted["reconstruction"], plain["reconstruction"] + 5 * error)
+    expected = plain["reconstruction"] + 5 * error + plain["metric"] / 10
+    torch.testing.assert_close(weighted["loss"], expected)
+
+
+def test_a_squared_error_of_logits_is_refused():
+    with pytest.raises(AttractorError, match="mse_weight must be 0"):
+        config(training={"loss": "bce", "mse_weight": 1.0})
+
+
+def test_the_gain_multiplies_the_first_weights_but_no_bias():
+    plain, larger = (build_network(config(model={"weight_gain": g}), 2) for g in (1.0, 1.7))
+    for a, b in zip(plain.parameters(), larger.parameters(), strict=True):
+        torch.testing.assert_close(b, a * 1.7 if a.ndim > 1 else a)
+
+
 def test_the_network_is_the_configs():
     model = {"dimension": 16, "dropout": 0.5, "activation": "SiLU"}
     network = build_network(config(model=model), classes=10)

@@ -4,7 +4,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from attractor_ae.experiment.config import TrainingConfig
-from attractor_ae.training.optimization import build_optimizer, learning_rate
+from attractor_ae.training.optimization import build_optimizer, dropout_rate, learning_rate
 
 
 def test_the_constant_schedule_is_constant():
@@ -24,6 +24,14 @@ def test_one_cycle_rises_in_a_line_and_falls_as_pytorchs_cosine():
         optimizer.step()
         cosine.step()
     np.testing.assert_allclose(rates[10:], expected, rtol=1e-9)
+
+
+def test_the_dropout_rate_is_zero_then_rises_in_a_line():
+    settings = TrainingConfig(dropout_warmup=400)
+    rates = [dropout_rate(settings, 0.33, step) for step in (0, 200, 250, 300, 399, 400, 9999)]
+    expected = [0, 0, 0.0825, 0.165, 0.33 * 199 / 200, 0.33, 0.33]
+    np.testing.assert_allclose(rates, expected, rtol=1e-12)
+    assert dropout_rate(TrainingConfig(), 0.33, 0) == 0.33
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])

@@ -122,6 +122,9 @@ class ModelConfig(_Section):
     """Name of an elementwise activation of torch.nn."""
     dropout: float = Field(default=0.33, ge=0, le=0.99, allow_inf_nan=False)
     """Dropout rate, in training and at inference."""
+    # New key.
+    weight_gain: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    """Factor of the first weights; those of PyTorch shrink a signal by about 1.7 per layer."""
 
 
 class TrainingConfig(_Section):
@@ -152,6 +155,12 @@ class TrainingConfig(_Section):
     # New keys.
     seed: Seed = 0
     """Seed of the initial weights, batches, augmentation and masks."""
+    metric_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
+    """Factor of the metric loss; a large one leaves nothing but the class in a code."""
+    mse_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of the mean squared error (mean over pixels), added to the reconstruction loss."""
+    dropout_warmup: int = Field(default=0, ge=0)
+    """Steps until the full dropout rate: 0 in the first half, then rising linearly."""
     schedule: Literal["constant", "onecycle"] = "constant"
     """Learning rate schedule: constant, or one cycle up and down."""
     device: str = "auto"
@@ -176,6 +185,8 @@ class TrainingConfig(_Section):
                 "make_scene_impossible and make_instance_impossible exclude each other; "
                 "set one of them to false"
             )
+        if self.loss == "bce" and self.mse_weight:
+            raise ValueError('mse_weight must be 0 with loss "bce", whose outputs are logits')
         return self
 
 

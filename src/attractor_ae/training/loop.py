@@ -24,7 +24,7 @@ from attractor_ae.experiment.run import Run, check_claim, environment
 from attractor_ae.training.checkpoint import Checkpoint
 from attractor_ae.training.history import Epoch, history_text, read_history
 from attractor_ae.training.objective import Targets, build_network, build_objective
-from attractor_ae.training.optimization import build_optimizer, learning_rate
+from attractor_ae.training.optimization import build_optimizer, dropout_rate, learning_rate
 from attractor_ae.training.preparation import (
     check_trainable,
     trained_on,
@@ -169,7 +169,9 @@ class _Loop:
             for i, rows in enumerate(batches):
                 step = (epoch - 1) * steps_per_epoch + i
                 rate = learning_rate(settings, step, steps)
-                losses = self._step(rows, rate, rng)
+                losses = self._step(
+                    rows, rate, dropout_rate(settings, self.network.dropout, step), rng
+                )
                 if not math.isfinite(losses["loss"]):
                     raise AttractorError(
                         f"the loss is {losses['loss']} in epoch {epoch}; lower "
@@ -202,15 +204,17 @@ class _Loop:
             yield Epoch.of(epoch, sums, count, rate, time.perf_counter() - epoch_start)
             reporter.progress("training", *progress)  # after the epoch has been recorded
 
-    def _step(self, rows: np.ndarray, rate: float, rng: np.random.Generator) -> dict[str, float]:
+    def _step(
+        self, rows: np.ndarray, rate: float, dropout: float, rng: np.random.Generator
+    ) -> dict[str, float]:
         """Take one optimiser step on the images at ``rows``, and return the losses."""
         network, optimizer = self.network, self._optimizer
         clean = self._batch(rows)
         target = self._batch(self._targets.draw(rows, rng))
         x = clean if self._augmentation is None else self._augmentation(clean, rng)
         masks = None
-        if network.dropout > 0:
-            shapes = (network.site_shapes, network.dropout)
+        if dropout > 0:
+            shapes = (network.site_shapes, dropout)
             masks = draw_masks(*shapes, len(rows), rng, self._precision).to(self._device)
         for group in optimizer.param_groups:
             group["lr"] = rate

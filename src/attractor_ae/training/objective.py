@@ -30,15 +30,21 @@ def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvC
     shared = (model.dropout, model.activation, dataset.image_size, dataset.channels)
     generator = torch.Generator().manual_seed(config.training.seed)
     if model.type == "conv":
-        return ConvClassifier(classes, *shared, generator=generator)
-    return Autoencoder(model.dimension, *shared, generator=generator)
+        network = ConvClassifier(classes, *shared, generator=generator)
+    else:
+        network = Autoencoder(model.dimension, *shared, generator=generator)
+    with torch.no_grad():
+        for weights in network.parameters():
+            if weights.ndim > 1:  # not biases
+                weights.mul_(model.weight_gain)
+    return network
 
 
 def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
     """Return the objective of a network.
 
-    For an autoencoder, the reconstruction loss plus a metric loss on the latent codes, if the
-    config names one; for a classifier, the cross entropy.
+    For an autoencoder, the reconstruction loss plus the weighted squared error and metric loss on
+    the latent codes, if the config names them; for a classifier, the cross entropy.
     """
     if isinstance(network, ConvClassifier):
 
@@ -50,14 +56,18 @@ def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
 
         return classification
 
-    reconstruct = reconstruction_loss(config.training.loss)
+    training = config.training
+    reconstruct = reconstruction_loss(training.loss)
     metric = metric_loss(config.model.metric) if config.model.metric else None
 
     def reconstruction(x: Tensor, target: Tensor, y: Tensor, masks: DropoutMasks | None) -> Losses:
         output, latent = network(x, masks)
         parts = {"reconstruction": reconstruct(output.float(), target)}
+        if training.mse_weight:
+            error = F.mse_loss(output.float(), target)
+            parts["reconstruction"] = parts["reconstruction"] + training.mse_weight * error
         if metric is not None:
-            parts["metric"] = metric(latent.float(), y)
+            parts["metric"] = training.metric_weight * metric(latent.float(), y)
         return {"loss": sum(parts.values(), start=output.new_zeros((), dtype=torch.float)), **parts}
 
     return reconstruction

@@ -21,6 +21,13 @@ def build_optimizer(network: nn.Module, settings: TrainingConfig) -> torch.optim
     )
 
 
+def dropout_rate(settings: TrainingConfig, rate: float, step: int) -> float:
+    """Return the dropout rate: 0 in the first half of the warm-up, then rising to ``rate``."""
+    if step >= settings.dropout_warmup:
+        return rate
+    return rate * max(0.0, 2 * step / settings.dropout_warmup - 1)
+
+
 def learning_rate(settings: TrainingConfig, step: int, steps: int) -> float:
     """Return the learning rate of a step, a function of only the step: there is no state.
 
