@@ -21,7 +21,7 @@ from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import OODScore, halves, parse_component
 from attractor_ae.core.masks import DropoutMasks, sample_masks, trial_masks
 from attractor_ae.core.scores import DISTRIBUTION_SCORES, OOD_SCORE, mean_distribution, prediction
-from attractor_ae.core.spaces import Pixels
+from attractor_ae.core.spaces import pixels
 
 MASK_SCOPES = ("trial", "sample")
 """Scope of a dropout mask: shared by all images of a trial, or drawn per image."""
@@ -121,7 +121,6 @@ class Detector(ABC):
             .to(memory_format=torch.channels_last)  # type: ignore[call-overload]
             for network in networks
         )
-        self.space = Pixels()
         self.seed, self.batch_size, self.precision = seed, batch_size, precision
         self.trials, self.recursions, self.recursion = trials, recursions, recursion
         self.mask_scope = mask_scope
@@ -139,7 +138,7 @@ class Detector(ABC):
 
     @abstractmethod
     def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
-        """Return the scores of points; ``first`` is the index of the first image."""
+        """Return the scores of images; ``first`` is the index of the first image."""
 
     @abstractmethod
     def _state(self) -> dict[str, Tensor]:
@@ -320,9 +319,6 @@ class Detector(ABC):
             {name: torch.stack([score(name, r) for r in recursions]) for name in names},
         )
 
-    def _points(self, x: Images) -> Tensor:
-        return self.space.points(check_images(x, self.image_shape), self.device)
-
     def _masks(
         self, first: int, count: int, dtype: torch.dtype | None = None
     ) -> Iterator[DropoutMasks]:
@@ -342,10 +338,10 @@ class Detector(ABC):
     def _batches(
         self, x: Images, reporter: Reporter = SILENT, task: str = "scoring"
     ) -> Iterator[tuple[Tensor, int]]:
-        """Yield batches of points on the detector's device, each with its first index."""
+        """Yield batches of images in [0, 1] on the device, each with its first index."""
         images = check_images(x, self.image_shape)
         for start in range(0, len(images), self.batch_size):
-            batch = self.space.points(images[start : start + self.batch_size], self.device)
+            batch = pixels(images[start : start + self.batch_size], self.device)
             yield batch, start
             reporter.progress(task, start + len(batch), len(images))
 

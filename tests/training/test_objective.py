@@ -99,3 +99,14 @@ def test_the_network_is_the_configs():
     classifier = build_network(config(model={"type": "conv", "dropout": 0.0}), classes=7)
     assert isinstance(classifier, ConvClassifier)
     assert F.relu(classifier(torch.zeros(1, 1, 64, 64))).shape == (1, 7)
+
+
+def test_in_the_standardised_space_targets_are_points():
+    x, y = torch.rand(6, 1, 64, 64), torch.tensor([0, 0, 1, 1, 2, 2])
+    settings = config(model={"space": "standardised"}, training={"loss": "mse"})
+    network = build_network(settings, 3)
+    deviation = x.std((1, 2, 3), correction=0, keepdim=True)
+    target = 0.5 + 0.25 * (x - x.mean((1, 2, 3), keepdim=True)) / deviation
+    expected = ((network(x).reconstruction - target) ** 2).sum() / 6
+    losses = build_objective(settings, network)(x, x, y, None)
+    torch.testing.assert_close(losses["loss"], expected)

@@ -22,6 +22,7 @@ from attractor_ae._fast_layers import (
     masked_activation,
 )
 from attractor_ae.core.masks import DropoutMasks, SiteShape, check_rate, sites_of
+from attractor_ae.core.spaces import make_space
 
 
 class AutoencoderOutput(NamedTuple):
@@ -40,10 +41,11 @@ class Autoencoder(nn.Module):
         activation: Name of an elementwise activation of torch.nn.
         image_size: Height and width of the images, a multiple of 16.
         channels: 1 (grey) or 3 (colour).
+        space: Name of the space of the points, see `attractor_ae.core.spaces`.
         generator: Random generator of the initial weights; by default PyTorch's global generator.
 
     Raises:
-        AttractorError: If the activation is unknown or a number is out of range.
+        AttractorError: If activation or space is unknown or a number is out of range.
 
     Examples:
         >>> Autoencoder()(torch.zeros(2, 1, 64, 64)).latent.shape
@@ -57,6 +59,7 @@ class Autoencoder(nn.Module):
         activation: str = "ReLU",
         image_size: int = 64,
         channels: int = 1,
+        space: str = "pixels",
         *,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -64,7 +67,8 @@ class Autoencoder(nn.Module):
         if latent_dim < 1:
             raise AttractorError(f"latent dimension must be at least 1, got {latent_dim}")
         w, f, side = layer_sizes(dropout, image_size)
-        self.arguments = (latent_dim, dropout, activation, image_size, channels)
+        self.arguments = (latent_dim, dropout, activation, image_size, channels, space)
+        self.space = make_space(space)
         self.latent_dim, self.dropout = latent_dim, dropout
         self.image_shape = (channels, image_size, image_size)
         self._map_shape = (2 * w, side, side)  # after encoder 4 and decoder 2
@@ -88,6 +92,7 @@ class Autoencoder(nn.Module):
     ) -> Float[Tensor, "n latent"]:
         """Return the latent codes of images or reconstructions; no dropout if ``masks`` is None."""
         sites = sites_of(masks, self.site_shapes)
+        x = self.space.points(x)
         for convolution, mask in zip(self.encoder, sites[:4], strict=True):
             x = masked_activation(convolution(x), self.activation, mask)
         x = x.flatten(1)  # (n, 2w * side * side)

@@ -8,7 +8,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attractor_ae._detector import Detector, Images, Requests, Scored, check_at_least, part_of
+from attractor_ae._detector import (
+    Detector,
+    Images,
+    Requests,
+    Scored,
+    check_at_least,
+    check_images,
+    part_of,
+)
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
 from attractor_ae.conformal import DEFAULT_COMPONENTS
@@ -18,7 +26,7 @@ from attractor_ae.core.dynamics import Trajectory, iterate
 from attractor_ae.core.heads import make_head
 from attractor_ae.core.masks import DropoutMasks, sample_masks
 from attractor_ae.core.scores import KnownLatents
-from attractor_ae.core.spaces import Pixels
+from attractor_ae.core.spaces import Pixels, pixels
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
@@ -126,7 +134,8 @@ class AttractorDetector(Detector):
             self.head_.calibrate(z[:, :, finite], targets[finite].to(self.device))
 
     def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
-        of_points = {n: rs for n, rs in wanted.scores.items() if n in self.space.scores}
+        x = self.network.space.points(x)
+        of_points = {n: rs for n, rs in wanted.scores.items() if n in Pixels.scores}
         last = wanted.recursions - 1 in {r for rs in of_points.values() for r in rs}
         codes, values = [], {name: [] for name in of_points}
         for path in self._paths(x, self._masks(first, len(x)), wanted.recursions, last):
@@ -166,7 +175,8 @@ class AttractorDetector(Detector):
 
         Defaults: ``recursions`` and ``trials`` of the detector.
         """
-        points, count = self._points(x), self.recursions if recursions is None else recursions
+        points = self.network.space.points(pixels(check_images(x, self.image_shape), self.device))
+        count = self.recursions if recursions is None else recursions
         masks = itertools.islice(self._masks(0, len(points), torch.float32), trials)
         with torch.no_grad():
             return [iterate(self.network, points, m, count) for m in masks]

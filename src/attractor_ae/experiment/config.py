@@ -20,6 +20,7 @@ from attractor_ae.experiment._validation import read_toml, validated
 ReconstructionLossName = Literal["ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
 MetricLossName = Literal["", "triplet", "angular", "npair", "ntxent", "contrastive"]
 OptimizerName = Literal["Adam", "AdamW", "SGD"]
+SpaceName = Literal["pixels", "standardised"]
 ModelType = Literal["dropout-cae", "conv"]
 HeadName = Literal["mlp", "paper-mlp", "knn"]
 MaskScope = Literal["trial", "sample"]
@@ -122,7 +123,9 @@ class ModelConfig(_Section):
     """Name of an elementwise activation of torch.nn."""
     dropout: float = Field(default=0.33, ge=0, le=0.99, allow_inf_nan=False)
     """Dropout rate, in training and at inference."""
-    # New key.
+    # New keys.
+    space: Annotated[SpaceName, _spelled(SpaceName)] = "pixels"
+    """What the autoencoder works on: pixels, or pixels with mean and contrast removed."""
     weight_gain: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Factor of the first weights; those of PyTorch shrink a signal by about 1.7 per layer."""
 
@@ -267,6 +270,8 @@ class ExperimentConfig(_Section):
                 'model.type "conv" has no latent code and no reconstruction; set model.metric to '
                 '"", and make_scene_impossible and make_instance_impossible to false'
             )
+        if self.model.type == "conv" and self.model.space != "pixels":
+            raise ValueError('model.type "conv" classifies pixels; set model.space to "pixels"')
         if self.model.type == "conv" and self.evaluation.score == "vote_diversity":
             raise ValueError(
                 'model.type "conv" has no latent code, so there is no score "vote_diversity"; '

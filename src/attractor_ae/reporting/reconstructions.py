@@ -13,6 +13,7 @@ from torch import Tensor
 from attractor_ae._errors import AttractorError
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.dynamics import Trajectory
+from attractor_ae.core.spaces import pixels
 from attractor_ae.data import ImageSet
 from attractor_ae.reporting.style import PAGE_WIDTH, plain, styled, wrapped
 
@@ -23,7 +24,7 @@ _TITLE_LINE = 0.13  # inches
 
 @dataclass(frozen=True, eq=False)
 class ReconstructionBlock:
-    """An image (c, h, w) in [0, 1], its trajectories (n = 1), one per trial, and a title."""
+    """An image (c, h, w) as a point, its trajectories (n = 1), one per trial, and a title."""
 
     image: Float[Tensor, "c h w"]
     trajectories: Sequence[Trajectory]
@@ -36,7 +37,7 @@ def middle_blocks(
     """Return a block for the middle image of each data set: a choice without inspection."""
     middle = np.stack([images.images[len(images) // 2] for images in sets])
     trajectories = detector.trajectory(middle, trials=trials)
-    inputs = torch.from_numpy(middle).float() / 255
+    inputs = detector.network.space.points(pixels(torch.from_numpy(middle), torch.device("cpu")))
     return [
         ReconstructionBlock(inputs[i], [t.image(i) for t in trajectories], images.name)
         for i, images in enumerate(sets)

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import Tensor
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.baselines import ConvClassifier
@@ -32,7 +32,7 @@ def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvC
     if model.type == "conv":
         network = ConvClassifier(classes, *shared, generator=generator)
     else:
-        network = Autoencoder(model.dimension, *shared, generator=generator)
+        network = Autoencoder(model.dimension, *shared, model.space, generator=generator)
     with torch.no_grad():
         for weights in network.parameters():
             if weights.ndim > 1:  # not biases
@@ -40,7 +40,7 @@ def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvC
     return network
 
 
-def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
+def build_objective(config: ExperimentConfig, network: Autoencoder | ConvClassifier) -> Objective:
     """Return the objective of a network.
 
     For an autoencoder, the reconstruction loss plus the weighted squared error and metric loss on
@@ -57,11 +57,12 @@ def build_objective(config: ExperimentConfig, network: nn.Module) -> Objective:
         return classification
 
     training = config.training
-    reconstruct = reconstruction_loss(training.loss)
+    reconstruct, space = reconstruction_loss(training.loss), network.space
     metric = metric_loss(config.model.metric) if config.model.metric else None
 
     def reconstruction(x: Tensor, target: Tensor, y: Tensor, masks: DropoutMasks | None) -> Losses:
         output, latent = network(x, masks)
+        target = space.points(target)
         parts = {"reconstruction": reconstruct(output.float(), target)}
         if training.mse_weight:
             error = F.mse_loss(output.float(), target)
