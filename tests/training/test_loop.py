@@ -256,6 +256,7 @@ def test_the_run_folder_tells_how_it_was_made(digits, tmp_path):
         "environment.json",
         "history.csv",
         "log.txt",
+        "self_check.json",
         "weights.safetensors",
     ]
 

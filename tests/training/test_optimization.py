@@ -27,11 +27,10 @@ def test_one_cycle_rises_in_a_line_and_falls_as_pytorchs_cosine():
 
 
 def test_the_dropout_rate_is_zero_then_rises_in_a_line():
-    settings = TrainingConfig(dropout_warmup=400)
-    rates = [dropout_rate(settings, 0.33, step) for step in (0, 200, 250, 300, 399, 400, 9999)]
+    rates = [dropout_rate(0.33, step, 400) for step in (0, 200, 250, 300, 399, 400, 9999)]
     expected = [0, 0, 0.0825, 0.165, 0.33 * 199 / 200, 0.33, 0.33]
     np.testing.assert_allclose(rates, expected, rtol=1e-12)
-    assert dropout_rate(TrainingConfig(), 0.33, 0) == 0.33
+    assert dropout_rate(0.33, 0, 0) == 0.33
 
 
 @pytest.mark.parametrize("name", ["Adam", "AdamW", "SGD"])

@@ -163,7 +163,9 @@ class TrainingConfig(_Section):
     mse_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the mean squared error (mean over pixels), added to the reconstruction loss."""
     dropout_warmup: int = Field(default=0, ge=0)
-    """Steps until the full dropout rate: 0 in the first half, then rising linearly."""
+    """Steps until the full dropout rate: 0 in the first half, then rising linearly; at most a third
+    of the training. If nothing is learned by then, the training starts again with three times as
+    many."""
     schedule: Literal["constant", "onecycle"] = "constant"
     """Learning rate schedule: constant, or one cycle up and down."""
     device: str = "auto"
@@ -272,6 +274,8 @@ class ExperimentConfig(_Section):
             )
         if self.model.type == "conv" and self.model.space != "pixels":
             raise ValueError('model.type "conv" classifies pixels; set model.space to "pixels"')
+        if self.model.space != "pixels" and self.training.loss == "bce":
+            raise ValueError('loss "bce" needs pixels in [0, 1]; set model.space to "pixels"')
         if self.model.type == "conv" and self.evaluation.score == "vote_diversity":
             raise ValueError(
                 'model.type "conv" has no latent code, so there is no score "vote_diversity"; '

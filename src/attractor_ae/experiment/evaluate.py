@@ -15,7 +15,13 @@ from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
-from attractor_ae.experiment.fit import AFTER_TRAINING, detector_of, ensemble_of, evaluation_config
+from attractor_ae.experiment.fit import (
+    AFTER_TRAINING,
+    detector_of,
+    ensemble_of,
+    evaluation_config,
+    note_failures,
+)
 from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.presets import preset
 from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult, evaluate
@@ -133,6 +139,7 @@ def _evaluated_into(
         "training_images": trained.digest,
     }
     if not again and (stored := stored_result(home, basis)) is not None:
+        note_failures(runs, reporter)
         return stored
     if home.detector_file.exists() and not again:
         reporter.note(
@@ -154,7 +161,11 @@ def _evaluated_into(
         shifted,
         # A classifier has fewer scores: no reconstructions and no latent codes.
         scores=[name for name in config.evaluation.scores if name in detector.score_names],
-        provenance={**environment(str(detector.device), str(precision)), **basis},
+        provenance={
+            **environment(str(detector.device), str(precision)),
+            **basis,
+            "self_checks": [run.self_check() for run in runs],
+        },
         reporter=reporter,
     )
     # The old result is removed only now, first the file that marks it as complete.
@@ -167,6 +178,7 @@ def _evaluated_into(
     _write_figures(home.evaluation_folder, result, detector, sets, reporter)
     result.save(home.evaluation_folder)  # last: it marks the evaluation as complete
     home.log(f"evaluated on {', '.join(images.name for images in sets)}")
+    note_failures(runs, reporter)
     return result
 
 

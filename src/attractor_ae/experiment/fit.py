@@ -42,7 +42,10 @@ def fit_detector(
             or an override is not allowed.
     """
     run = Run.open(folder)
-    return detector_of([run], [evaluation_config(run, overrides)], images, augmentation, reporter)
+    config = evaluation_config(run, overrides)
+    detector = detector_of([run], [config], images, augmentation, reporter)
+    note_failures([run], reporter)
+    return detector
 
 
 def fit_ensemble(
@@ -63,7 +66,9 @@ def fit_ensemble(
     """
     runs = [Run.open(folder) for folder in folders]
     configs = [evaluation_config(run, overrides) for run in runs]
-    return ensemble_of(runs, configs, images, reporter)
+    detector = ensemble_of(runs, configs, images, reporter)
+    note_failures(runs, reporter)
+    return detector
 
 
 def evaluation_config(run: Run, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -74,6 +79,12 @@ def evaluation_config(run: Run, overrides: Sequence[str] = ()) -> ExperimentConf
             "dataset.max_broken, training.device and training.gpu can be set"
         )
     return ExperimentConfig.from_toml(run.config_file, overrides)
+
+
+def note_failures(runs: Sequence[Run], reporter: Reporter) -> None:
+    """Report each run that failed its self-check."""
+    for line in filter(None, (run.self_check_failure() for run in runs)):
+        reporter.note(line)
 
 
 def detector_of(

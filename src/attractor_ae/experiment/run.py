@@ -7,10 +7,12 @@ RUN/
   log.txt                  events with times
   checkpoint.safetensors   the state to resume from; removed when training is finished
   weights.safetensors      the trained network; exists when training is finished
+  self_check.json          what the trained network has learned, and whether that is enough
   detector.safetensors     the fitted detector; exists after the first evaluation
   evaluation/              scores, metrics and figures
 """
 
+import json
 import platform
 import subprocess
 from datetime import UTC, datetime
@@ -34,6 +36,7 @@ class Run:
         self.log_file = self.path / "log.txt"
         self.checkpoint_file = self.path / "checkpoint.safetensors"
         self.weights_file = self.path / "weights.safetensors"
+        self.self_check_file = self.path / "self_check.json"
         self.detector_file = self.path / "detector.safetensors"
         self.evaluation_folder = self.path / "evaluation"
 
@@ -76,6 +79,26 @@ class Run:
     def config(self) -> ExperimentConfig:
         """Return the experiment that the run was made with."""
         return ExperimentConfig.from_toml(self.config_file)
+
+    def self_check(self) -> dict[str, Any]:
+        """Return the stored self-check of the network; empty for an imported run."""
+        try:
+            found = json.loads(self.self_check_file.read_text(encoding="utf-8"))
+            return {**found, "self_check": str(found["self_check"])}
+        except FileNotFoundError:
+            return {}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise AttractorError(
+                f"{self.self_check_file}: cannot be read ({error}); remove it, or train again"
+            ) from None
+
+    def self_check_failure(self) -> str | None:
+        """Return one line of warning if the network failed its self-check."""
+        found = self.self_check()
+        if found.get("self_check") != "failed":
+            return None
+        reasons = "; ".join(found.get("failures", ()))
+        return f"warning: {self.path}: self-check failed, the network may know nothing: {reasons}"
 
     def log(self, line: str) -> None:
         """Append a line with the time to the log."""

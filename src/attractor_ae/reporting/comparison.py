@@ -171,6 +171,12 @@ def compare(
             rates |= {(_key(scores), key): rate for key, rate in oriented.items()}
         return rates
 
+    failed = {name: sum(map(_failed, found)) for name, found in results.items()}
+    untrained = [
+        f"Warning: {name}: {count} of {len(results[name])} failed the self-check of training."
+        for name, count in failed.items()
+        if count
+    ]
     every = (result for found in results.values() for result in found)
     outs = list(dict.fromkeys(scores.name for result in every for scores in result.out_scores))
     compared_with = wasserstein_reference(outs, reference) if outs else ""
@@ -205,7 +211,7 @@ def compare(
         rows = (
             f"{m.name}: n = {len(m.seeds)}, recursion {m.recursion}, {m.score}" for m in methods
         )
-        every = [how, *notes, f"{'; '.join(rows)}."]
+        every = [how, *notes, f"{'; '.join(rows)}.", *untrained]
         if measure is accuracy_rates:
             every.append("Columns are explained in docs/glossary.md.")
             every += [
@@ -320,6 +326,12 @@ def _seed(result: EvaluationResult) -> int | None:
     for key in ("experiment", "training", "seed"):
         value = value.get(key) if isinstance(value, Mapping) else None
     return value if isinstance(value, int) else None
+
+
+def _failed(result: EvaluationResult) -> bool:
+    """Return whether a network of a result failed its self-check."""
+    checks = result.provenance.get("self_checks", ())
+    return any(check.get("self_check") == "failed" for check in checks)
 
 
 def _check_same_images(results: Mapping[str, Sequence[EvaluationResult]]) -> None:

@@ -23,12 +23,14 @@ class Checkpoint:
     """Weights and optimiser after a number of finished epochs.
 
     Random numbers have no state: they are derived from the seed and the epoch. ``images`` is the
-    `ImageSet.digest` of the training images. Tensors are ``weights.NAME`` and
+    `ImageSet.digest` of the training images. ``restarted``: whether the training has started again.
+    Tensors are ``weights.NAME`` and
     ``optimizer.PARAMETER.NAME``; ``scaler`` is the state of the gradient scaler, if there is one.
     """
 
     epoch: int
     images: str
+    restarted: bool
     tensors: dict[str, Tensor]
     scaler: dict[str, float]
 
@@ -37,6 +39,7 @@ class Checkpoint:
         cls,
         epoch: int,
         images: str,
+        restarted: bool,
         network: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
@@ -50,7 +53,7 @@ class Checkpoint:
                 if isinstance(value, Tensor)
             }
         copies = {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
-        return cls(epoch, images, copies, scaler.state_dict())
+        return cls(epoch, images, restarted, copies, scaler.state_dict())
 
     def restore(
         self,
@@ -93,6 +96,7 @@ class Checkpoint:
         metadata = {
             "epoch": str(self.epoch),
             "images": self.images,
+            "restarted": json.dumps(self.restarted),
             "scaler": json.dumps(self.scaler),
         }
         write_tensors(path, self.tensors, metadata)
@@ -103,7 +107,8 @@ class Checkpoint:
         tensors, metadata = read_tensors(path)
         try:
             scaler = json.loads(metadata["scaler"])
-            return cls(int(metadata["epoch"]), metadata["images"], tensors, scaler)
+            restarted = json.loads(metadata["restarted"])
+            return cls(int(metadata["epoch"]), metadata["images"], restarted, tensors, scaler)
         except (KeyError, ValueError):
             raise AttractorError(
                 f"{path}: is not a checkpoint; remove it and train without --resume"

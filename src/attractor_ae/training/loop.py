@@ -15,6 +15,7 @@ from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae._memory import keep_freed_memory
 from attractor_ae._random import Stream, generator
 from attractor_ae._reporter import SILENT, Reporter, duration
+from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.masks import draw_masks
 from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation
@@ -31,9 +32,12 @@ from attractor_ae.training.preparation import (
     training_augmentation,
     training_part,
 )
+from attractor_ae.training.self_check import check_network, plateau
 
 # Steps after which the length of the training can be estimated.
 _STEPS_TO_ESTIMATE = 10
+# Factor of the dropout warm-up of a training that starts again.
+_LONGER_WARMUP = 3
 
 
 def train(
@@ -46,6 +50,9 @@ def train(
     reporter: Reporter = SILENT,
 ) -> Run:
     """Train the network of an experiment and make a run folder.
+
+    If an autoencoder has learned nothing by the end of its dropout warm-up, the training starts
+    again once, with a longer warm-up. The self-check of the trained network is noted and stored.
 
     Args:
         images: The training images. Images without a label (-1) are left out, and so is the
@@ -66,7 +73,7 @@ def train(
             checkpoint.
     """
     run = Run(Path(folder))
-    images, _ = training_part(config, images)
+    images, kept = training_part(config, images)
     check_trainable(config, images)
     started = check_claim(run, config, resume)
     if run.finished:
@@ -95,14 +102,25 @@ def train(
     checkpoint = loop.checkpoint(len(history))
     try:
         with keep_freed_memory():
-            for epoch in loop.epochs(len(history) + 1, reporter):
-                history.append(epoch)
-                checkpoint = loop.checkpoint(len(history))
-                _log_epoch(run, config.training, epoch)
-                # Also at the end, in case the disk has no space for the weights.
-                last = len(history) == config.training.epochs
-                if last or len(history) % config.training.checkpoint_interval == 0:
-                    save()
+            while len(history) < config.training.epochs:
+                for epoch in loop.epochs(len(history) + 1, reporter):
+                    history.append(epoch)
+                    _log_epoch(run, config.training, epoch)
+                    if reason := loop.plateau(epoch.epoch):
+                        loop.restart()
+                        history.clear()
+                        line = f"after {epoch.epoch} epochs {reason}; training starts again with a "
+                        line += f"dropout warm-up of {loop.warmup} steps"
+                        run.log(line)
+                        reporter.note(line)
+                        break
+                    checkpoint = loop.checkpoint(len(history))
+                    # Also at the end, in case the disk has no space for the weights.
+                    last = len(history) == config.training.epochs
+                    if last or len(history) % config.training.checkpoint_interval == 0:
+                        save()
+        check = check_network(config, loop.network, images, kept, restarted=loop.restarted)
+        write_json(run.self_check_file, check.values())
         write_tensors(run.weights_file, loop.network.state_dict(), trained_on(images))
     except KeyboardInterrupt:
         if history:
@@ -111,6 +129,9 @@ def train(
         raise
     run.checkpoint_file.unlink(missing_ok=True)
     run.log("training is finished")
+    for line in filter(None, (check.summary(), run.self_check_failure())):
+        run.log(line)
+        reporter.note(line)
     return run
 
 
@@ -125,37 +146,64 @@ class _Loop:
         device: torch.device,
         precision: torch.dtype,
     ) -> None:
-        self._settings = config.training
+        self._config, self._settings, self._set = config, config.training, images
         self._augmentation, self._device, self._precision = augmentation, device, precision
-        self.network = build_network(config, len(images.classes))
-        # Convolutions are fastest with the channels last, on every device.
-        self.network.to(device).to(memory_format=torch.channels_last)
-        self._objective = build_objective(config, self.network)
-        self._optimizer = build_optimizer(self.network, self._settings)
-        self._scaler = torch.amp.GradScaler(device.type, enabled=precision == torch.float16)
-        self._name, self._digest = images.name, images.digest
+        self._steps_per_epoch = math.ceil(len(images) / self._settings.batch_size)
+        self._steps = self._settings.epochs * self._steps_per_epoch
+        self.restarted = False
+        self._build()
         # A copy: prepared images are a read-only map of a file, and torch needs writable memory.
         self._images = torch.tensor(images.images, device=device)  # uint8 (n, c, h, w)
         self._labels = torch.from_numpy(images.labels).to(device)  # int64 (n,)
         self._targets = Targets(images, self._settings.make_instance_impossible)
 
+    def _build(self) -> None:
+        """Build the untrained network and its optimiser."""
+        self.network = build_network(self._config, len(self._set.classes))
+        # Convolutions are fastest with the channels last, on every device.
+        self.network.to(self._device).to(memory_format=torch.channels_last)
+        self._objective = build_objective(self._config, self.network)
+        self._optimizer = build_optimizer(self.network, self._settings)
+        enabled = self._precision == torch.float16
+        self._scaler = torch.amp.GradScaler(self._device.type, enabled=enabled)
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the dropout warm-up: at most a third of the training, or two thirds."""
+        times = _LONGER_WARMUP if self.restarted else 1
+        most = self._steps * (2 if self.restarted else 1) // 3
+        return min(times * self._settings.dropout_warmup, most)
+
+    def plateau(self, epoch: int) -> str:
+        """Return why to start again after an epoch: nothing learned in the warm-up, or ""."""
+        warm = self.warmup
+        due = warm and epoch == math.ceil(warm / self._steps_per_epoch)
+        if self.restarted or not due or isinstance(self.network, ConvClassifier):
+            return ""
+        return " and ".join(plateau(self._config, self.network, self._set))
+
+    def restart(self) -> None:
+        """Return to the first weights, with a longer warm-up."""
+        self.restarted = True
+        self._build()
+
     def checkpoint(self, epoch: int) -> Checkpoint:
         state = (self.network, self._optimizer, self._scaler)
-        return Checkpoint.take(epoch, self._digest, *state)
+        return Checkpoint.take(epoch, self._set.digest, self.restarted, *state)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
-        if checkpoint.images != self._digest:
+        if checkpoint.images != self._set.digest:
             raise AttractorError(
-                f"{path}: belongs to a training on other images of data set {self._name!r}; "
+                f"{path}: belongs to a training on other images of data set {self._set.name!r}; "
                 "resume on the same images, or choose another --out"
             )
+        self.restarted = checkpoint.restarted
         checkpoint.restore(self.network, self._optimizer, self._scaler, path)
 
     def epochs(self, first: int, reporter: Reporter) -> Iterator[Epoch]:
         """Train the remaining epochs, and yield the history row of each."""
         settings, count = self._settings, len(self._labels)
-        steps_per_epoch = math.ceil(count / settings.batch_size)
-        steps = settings.epochs * steps_per_epoch
+        steps_per_epoch, steps, warmup = self._steps_per_epoch, self._steps, self.warmup
         start, trained = time.perf_counter(), 0
         warm = start
         for epoch in range(first, settings.epochs + 1):
@@ -169,9 +217,8 @@ class _Loop:
             for i, rows in enumerate(batches):
                 step = (epoch - 1) * steps_per_epoch + i
                 rate = learning_rate(settings, step, steps)
-                losses = self._step(
-                    rows, rate, dropout_rate(settings, self.network.dropout, step), rng
-                )
+                dropout = dropout_rate(self.network.dropout, step, warmup)
+                losses = self._step(rows, rate, dropout, rng)
                 if not math.isfinite(losses["loss"]):
                     raise AttractorError(
                         f"the loss is {losses['loss']} in epoch {epoch}; lower "

@@ -21,11 +21,9 @@ def build_optimizer(network: nn.Module, settings: TrainingConfig) -> torch.optim
     )
 
 
-def dropout_rate(settings: TrainingConfig, rate: float, step: int) -> float:
+def dropout_rate(rate: float, step: int, warmup: int) -> float:
     """Return the dropout rate: 0 in the first half of the warm-up, then rising to ``rate``."""
-    if step >= settings.dropout_warmup:
-        return rate
-    return rate * max(0.0, 2 * step / settings.dropout_warmup - 1)
+    return rate if step >= warmup else rate * max(0.0, 2 * step / warmup - 1)
 
 
 def learning_rate(settings: TrainingConfig, step: int, steps: int) -> float:

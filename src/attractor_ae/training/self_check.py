@@ -1,0 +1,180 @@
+"""Self-check: whether a network has learned anything, during and after its training.
+
+A network on a plateau gives the same code, or the same reconstruction, to all images. Whatever the
+reconstruction loss, it is then not below that of a constant output.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from attractor_ae.baselines import ConvClassifier
+from attractor_ae.core.autoencoder import Autoencoder
+from attractor_ae.core.heads import make_head
+from attractor_ae.core.spaces import pixels
+from attractor_ae.data import ImageSet
+from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.losses.reconstruction import reconstruction_loss
+
+_BATCH = 128
+_MOST = 5_000  # training images that the accuracy rests on
+_PLATEAU_IMAGES = 256
+_LEAST_SPREAD = 5e-3  # fraction of the squared length of codes that differs between images
+_LEAST_GAIN = 0.01  # fraction by which the loss must be below that of a constant
+_QUANTILE = 2.326  # of the normal distribution, for a one-sided test at 1 %
+
+
+@dataclass(frozen=True)
+class SelfCheck:
+    """Accuracy and reconstruction of a network, compared with guessing and with the mean image.
+
+    Attributes:
+        part: "calibration" or "training": the images, which are not augmented.
+        images: Number of images.
+        accuracy: Accuracy of a head on the latent codes, or of the classifier, without dropout, in
+            [0, 1]; None if there is no measure of it.
+        chance: Fraction of the most frequent class.
+        r2: R² of reconstruction, 1 for the image itself and 0 for the mean training image, in units
+            of the space; None for a classifier.
+        restarted: Whether the training started again with a longer warm-up.
+        failures: One clause for each reason to think that nothing was learned; empty if passed.
+    """
+
+    part: str
+    images: int
+    accuracy: float | None
+    chance: float
+    r2: float | None
+    restarted: bool
+    failures: tuple[str, ...]
+
+    @property
+    def self_check(self) -> str:
+        """Verdict, "passed" or "failed"."""
+        return "failed" if self.failures else "passed"
+
+    def summary(self) -> str:
+        """Return one line with the measured numbers."""
+        found = []
+        if self.accuracy is not None:
+            found.append(f"accuracy {self.accuracy:.1%} (guessing: {self.chance:.1%})")
+        if self.r2 is not None:
+            found.append(f"R² of reconstruction {self.r2:.2f} (mean image: 0)")
+        return f"self-check on {self.images} {self.part} images: {', '.join(found)}"
+
+    def values(self) -> dict[str, Any]:
+        """Return the JSON values that are stored with the run."""
+        return {"self_check": self.self_check, **asdict(self)}
+
+
+def check_network(
+    config: ExperimentConfig,
+    network: Autoencoder | ConvClassifier,
+    trained: ImageSet,
+    kept: ImageSet,
+    restarted: bool = False,
+) -> SelfCheck:
+    """Return the self-check of a trained network, on the calibration images ``kept`` if any."""
+    checked, part = (kept, "calibration") if len(kept) else (_some(trained, _MOST), "training")
+    chance = float(np.bincount(checked.labels).max() / len(checked))
+    accuracy = r2 = None
+    failures: list[str] = []
+    if isinstance(network, ConvClassifier):
+        accuracy = _matches(_logits(network, checked), checked.labels)
+    else:
+        found = _Outputs.of(network, checked)
+        fitted = _Outputs.of(network, _some(trained, _MOST))
+        r2 = found.r2(fitted.points.mean(0))
+        failures += _collapse(config, found)
+        if len(kept) and chance < 1:
+            head = make_head("mlp", "code")
+            labels = torch.from_numpy(_some(trained, _MOST).labels)
+            head.fit(fitted.codes[None], labels, len(trained.classes), config.training.seed)
+            accuracy = _matches(head.predict_proba(found.codes[None], [0])[0], checked.labels)
+    if accuracy is not None:
+        deviation = math.sqrt(chance * (1 - chance) / len(checked))
+        if accuracy <= chance + _QUANTILE * deviation:
+            failures.append(
+                f"accuracy {accuracy:.1%} on {len(checked)} {part} images is not clearly above "
+                f"guessing ({chance:.1%})"
+            )
+    return SelfCheck(part, len(checked), accuracy, chance, r2, restarted, tuple(failures))
+
+
+def plateau(config: ExperimentConfig, network: Autoencoder, trained: ImageSet) -> Sequence[str]:
+    """Return the reasons to think that an autoencoder has learned nothing so far."""
+    return _collapse(config, _Outputs.of(network, _some(trained, _PLATEAU_IMAGES)))
+
+
+def _collapse(config: ExperimentConfig, found: "_Outputs") -> list[str]:
+    reasons = []
+    if found.spread() < _LEAST_SPREAD:
+        reasons.append("the codes of different images are alike")
+    loss = reconstruction_loss(config.training.loss)
+    target = found.points
+
+    def of(outputs: Tensor) -> float:
+        parts = [
+            loss(a, b).item() * len(a)
+            for a, b in zip(outputs.split(_BATCH), target.split(_BATCH), strict=True)
+        ]
+        return sum(parts) / len(target)
+
+    constant = of(found.outputs.mean(0).expand_as(target))
+    if of(found.outputs) > (1 - _LEAST_GAIN) * constant:
+        reasons.append("reconstructions are no better than one picture for all images")
+    return reasons
+
+
+@dataclass(frozen=True, eq=False)
+class _Outputs:
+    """Points, latent codes and reconstructions of images, without dropout, on the CPU."""
+
+    points: Tensor
+    codes: Tensor
+    outputs: Tensor
+
+    @classmethod
+    def of(cls, network: Autoencoder, images: ImageSet) -> "_Outputs":
+        parts = []
+        with torch.no_grad():
+            for x in _batches(network, images):
+                output, code = network(x)
+                parts.append([t.float().cpu() for t in (network.space.points(x), code, output)])
+        return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+    def r2(self, mean: Tensor) -> float:
+        """Return R² against a constant picture."""
+        error = (self.outputs - self.points).square().sum()
+        return 1 - (error / (self.points - mean).square().sum().clamp_min(1e-12)).item()
+
+    def spread(self) -> float:
+        """Return 1 - the squared length of the mean direction of the codes, in [0, 1]."""
+        directions = F.normalize(self.codes, dim=-1)
+        return 1 - directions.mean(0).square().sum().item()
+
+
+def _batches(network: torch.nn.Module, images: ImageSet) -> list[Tensor]:
+    device = next(network.parameters()).device
+    rows = range(0, len(images), _BATCH)
+    return [pixels(torch.tensor(images.images[i : i + _BATCH]), device) for i in rows]
+
+
+def _logits(network: ConvClassifier, images: ImageSet) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([network(x).float().cpu() for x in _batches(network, images)])
+
+
+def _matches(scores: Tensor, labels: np.ndarray) -> float:
+    return float((scores.argmax(-1).numpy() == labels).mean())
+
+
+def _some(images: ImageSet, most: int) -> ImageSet:
+    """Return at most ``most`` images, evenly spaced over the set."""
+    return images.take(np.arange(most) * len(images) // most) if len(images) > most else images
