@@ -5,15 +5,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
+from attractor_ae import conformal
 from attractor_ae._errors import AttractorError
-from attractor_ae.conformal import SMALLEST_CALIBRATION, OODScore, halves, p_values
+from attractor_ae.conformal import SMALLEST_CALIBRATION, OODScore, check_enough, halves
 
 NAMES = ("a", "b", "c")
 
 
-def calibrate(scores, names, seed):
-    n = next(iter(scores.values())).shape[-1]
-    return OODScore.calibrate(scores, names, *halves(n, seed))
+def definition(known, values):
+    """The OOD score of each image, from the docstring of `attractor_ae.conformal`, in loops."""
+    found = []
+    for value in np.asarray(values, float).T:
+        every = np.column_stack([known, value])  # (components, n + 1), the image last
+        n = every.shape[1] - 1
+        p = [
+            [
+                (0.5 + sum(row[j] >= row[i] for j in range(n + 1) if j != i)) / (n + 1)
+                for row in every
+            ]
+            for i in range(n + 1)
+        ]
+        t = norm.isf(p).mean(1)
+        count = 1 + (t[:n] >= t[n] - 1e-9).sum() + norm.sf(t[n]) / 1000
+        found.append(1 - min(1, count / (n + 1)))
+    return found
 
 
 def applied(ood, scores, recursion=0):
@@ -29,14 +44,23 @@ def scores_of(values):
 
 
 @given(
-    st.lists(st.integers(-5, 5), min_size=1, max_size=30),
-    st.lists(st.integers(-7, 7), min_size=1, max_size=30),
+    st.lists(st.tuples(*[st.integers(-5, 5)] * 3), min_size=1, max_size=12),
+    st.lists(st.tuples(*[st.integers(-7, 7)] * 3), min_size=1, max_size=6),
 )
-def test_p_values_count_the_known_that_are_at_least_as_strange(known, values):
-    ordered = torch.tensor(sorted(known), dtype=torch.float64)
-    found = p_values(torch.tensor(values, dtype=torch.float64), ordered)
-    expected = [(1 + sum(k >= v for k in known)) / (1 + len(known)) for v in values]
-    np.testing.assert_allclose(found, expected)
+def test_the_score_is_that_of_the_definition(known, values):
+    """With many ties; integers, so that scores are equal or clearly different."""
+    known, values = np.array(known, float).T, np.array(values, float).T
+    ood = OODScore.calibrate(scores_of(known), NAMES)
+    np.testing.assert_allclose(applied(ood, scores_of(values)), definition(known, values))
+
+
+def test_many_images_are_compared_in_parts(monkeypatch):
+    rng = np.random.default_rng(0)
+    ood = OODScore.calibrate(scores_of(rng.standard_normal((3, 50))), NAMES)
+    values = scores_of(rng.standard_normal((3, 40)))
+    whole = applied(ood, values)
+    monkeypatch.setattr(conformal, "_ENTRIES", 170)  # 4 images at once
+    assert torch.equal(applied(ood, values), whole)
 
 
 def test_halves_are_a_division():
@@ -48,33 +72,20 @@ def test_halves_are_a_division():
 
 
 def test_the_fused_score_worked_by_hand():
-    """Ten known images a half; their scores are 1 .. 10, so p-values can be read off."""
-    first, second = halves(20, seed=0)
-    values = torch.zeros(3, 20, dtype=torch.float64)
-    values[:, first] = torch.arange(1.0, 11.0, dtype=torch.float64)
-    values[:, second] = torch.arange(1.0, 11.0, dtype=torch.float64)
-    fused = calibrate(scores_of(values), NAMES, 0)
-    # An image of the second half with all scores k has p_k = (1/2 + 11 - k) / 11.
-    expected = norm.isf((11.5 - np.arange(1, 11)) / 11)
-    np.testing.assert_allclose(fused.statistics[0], expected, atol=1e-12)
-    new = torch.tensor([[0.5, 10.0, 99.0, 99.0], [0.5, 10.0, 99.0, 0.0], [0.5, 10.0, 99.0, 0.0]])
-    found = applied(fused, scores_of(new.double()))
-    # Of the known ten are at least as strange as (0.5, 0.5, 0.5), one as (10, 10, 10), none as
-    # (99, 99, 99). (99, 0, 0) has one extreme p-value of the strange kind and two of the usual.
-    third = -norm.isf(0.5 / 11) / 3
-    above = int((expected >= third).sum())
-    # A thousandth of a count, and less the larger T, tells apart what the count does not.
-    extreme = norm.sf(norm.isf(0.5 / 11)) / 1000
-    finer = norm.sf([norm.isf(1.5 / 11), norm.isf(0.5 / 11), third]) / 1000
-    counts = np.array([2, 1, 1 + above]) + finer
-    np.testing.assert_allclose(found, [0, *(1 - counts / 11)], rtol=0, atol=1e-12)
-    assert found[2] == pytest.approx(1 - (1 + extreme) / 11)
+    """Ten calibration images with all scores k = 1 .. 10, so that ranks can be read off."""
+    values = np.tile(np.arange(1.0, 11.0), (3, 1))
+    ood = OODScore.calibrate(scores_of(values), NAMES)
+    found = applied(ood, scores_of([[0.5, 10.0, 99.0], [0.5, 10.0, 99.0], [0.5, 10.0, 99.0]]))
+    # Of eleven, all ten are stranger than 0.5 and none is stranger than 99. Equal to 10 is one.
+    beyond = norm.sf(norm.isf(0.5 / 11)) / 1000
+    equal = norm.sf(norm.isf(1.5 / 11)) / 1000
+    np.testing.assert_allclose(found, [0, 1 - (2 + equal) / 11, 1 - (1 + beyond) / 11])
 
 
 def test_what_is_stranger_than_all_known_is_still_ranked():
     """Beyond the known the count is the same: the larger statistic has the larger score."""
     rng = np.random.default_rng(0)
-    fused = calibrate(scores_of(rng.standard_normal((3, 200))), NAMES, 0)
+    fused = OODScore.calibrate(scores_of(rng.standard_normal((3, 100))), NAMES)
     strange = np.full((3, 4), 9.0)
     strange[1:, 0], strange[2, 1] = 1.5, 1.5
     strange[2, 2] = 2.0
@@ -87,7 +98,7 @@ def test_a_component_can_be_held_at_one_recursion():
     rng = np.random.default_rng(0)
     scores = {"a": torch.from_numpy(rng.standard_normal((3, 50)))}
     held, free = (
-        [applied(calibrate(scores, [name], 0), scores, r) for r in range(3)]
+        [applied(OODScore.calibrate(scores, [name]), scores, r) for r in range(3)]
         for name in ("a@0", "a")
     )
     assert torch.equal(held[0], free[0])
@@ -111,22 +122,24 @@ def test_known_images_are_flagged_as_rarely_as_promised(dependence):
         return rng.standard_cauchy(n) * rng.standard_normal((3, n))
 
     flagged = {0.05: 0, 0.2: 0}
-    rounds, images = 300, 20
-    for seed in range(rounds):
-        fused = calibrate(scores_of(draw(60)), NAMES, seed)
+    rounds, images = 1000, 20
+    for _ in range(rounds):
+        fused = OODScore.calibrate(scores_of(draw(39)), NAMES)
         found = applied(fused, scores_of(draw(images)))
         assert ((found >= 0) & (found < 1)).all()
         for a in flagged:
             # One image a round: those of a round share their calibration.
-            flagged[a] += int(found[0] > 1 - a + 1e-9)
+            flagged[a] += int(found[0] >= 1 - a - 1e-3 / 40)
     for a, count in flagged.items():
         assert count <= binom.ppf(0.9999, rounds, a)
-        assert count >= binom.ppf(0.0001, rounds, a / 4)  # nor does it flag nothing
+        # 2 and 8 of 40 ranks: exactly this often, but for ties.
+        if dependence != "opposed":
+            assert count >= binom.ppf(0.0001, rounds, a)
 
 
 def test_what_only_one_score_sees_is_flagged():
     rng = np.random.default_rng(1)
-    fused = calibrate(scores_of(rng.standard_normal((3, 400))), NAMES, 0)
+    fused = OODScore.calibrate(scores_of(rng.standard_normal((3, 200))), NAMES)
     strange = rng.standard_normal((3, 50))
     strange[1] += 9
     usual = rng.standard_normal((3, 50))
@@ -135,6 +148,6 @@ def test_what_only_one_score_sees_is_flagged():
 
 
 def test_too_few_known_images_are_refused():
-    values = np.zeros((3, SMALLEST_CALIBRATION - 1))
+    check_enough(SMALLEST_CALIBRATION)
     with pytest.raises(AttractorError, match="at least 20 .* got 19"):
-        calibrate(scores_of(values), NAMES, 0)
+        check_enough(SMALLEST_CALIBRATION - 1)

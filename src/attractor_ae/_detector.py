@@ -18,7 +18,7 @@ from attractor_ae._devices import mixed_precision
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import write_tensors
 from attractor_ae._reporter import SILENT, Reporter
-from attractor_ae.conformal import OODScore, halves, parse_component
+from attractor_ae.conformal import OODScore, check_enough, halves, parse_component
 from attractor_ae.core.masks import DropoutMasks, sample_masks, trial_masks
 from attractor_ae.core.scores import DISTRIBUTION_SCORES, OOD_SCORE, mean_distribution, prediction
 from attractor_ae.core.spaces import pixels
@@ -197,13 +197,17 @@ class Detector(ABC):
             raise AttractorError(
                 f"label {int(strange[0])} is not among the labels that were fitted; use only those"
             )
-        first, second = halves(len(known), self.seed)
-        with torch.no_grad():
-            # Only on the first half: nothing may be fitted on the second.
-            self._calibrate_heads(known[first], torch.searchsorted(self.classes_, targets[first]))
+        check_enough(len(known))
         names = list(dict.fromkeys(parse_component(c, 0)[0] for c in self.components))
+        first = second = torch.arange(len(known))
+        if any(name in DISTRIBUTION_SCORES for name in names):
+            # Ranks need images that the temperature of these scores was not fitted on.
+            first, second = halves(len(known), self.seed)
+        with torch.no_grad():
+            self._calibrate_heads(known[first], torch.searchsorted(self.classes_, targets[first]))
+        known = known[second]
         found = self.predict_scores(known, names, reporter=reporter, task="calibrating").scores
-        self.ood_ = OODScore.calibrate(found, self.components, first, second)
+        self.ood_ = OODScore.calibrate(found, self.components)
         self.score = OOD_SCORE
         return self
 
@@ -392,7 +396,7 @@ class Detector(ABC):
         parts["fitted"] = {**self._state(), "classes": self.classes_}
         if hasattr(self, "ood_"):
             metadata["components"] = json.dumps(self.ood_.components)
-            parts["ood"] = {"known": self.ood_.known, "statistics": self.ood_.statistics}
+            parts["ood"] = {"known": self.ood_.known}
         tensors = {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
         write_tensors(Path(path), tensors, metadata)
 

@@ -268,7 +268,7 @@ def load_detector(path: str | Path) -> Detector:
         if "components" in metadata:
             ood = part_of(tensors, "ood")
             components = tuple(json.loads(metadata["components"]))
-            detector.ood_ = OODScore(components, ood["known"], ood["statistics"])
+            detector.ood_ = OODScore(components, ood["known"])
         detector.score = metadata["score"]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise AttractorError(
