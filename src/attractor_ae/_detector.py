@@ -26,6 +26,8 @@ from attractor_ae.core.spaces import pixels
 MASK_SCOPES = ("trial", "sample")
 """Scope of a dropout mask: shared by all images of a trial, or drawn per image."""
 
+_STANDARDISING = 256  # training images that the components of the OOD score are standardised on
+
 Images = Tensor | NDArray[Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
 D = TypeVar("D", bound="Detector")
@@ -74,7 +76,7 @@ class Detector(ABC):
 
     Attributes:
         classes_: The distinct fitted labels, ascending, int64, shape (classes,).
-        ood_: The calibrated combination of scores, after `calibrate`.
+        ood_: The combination of scores; calibrated after `calibrate`.
         score: Name of the score that `predict` returns.
     """
 
@@ -171,10 +173,11 @@ class Detector(ABC):
         with torch.no_grad():
             self._fit(images, targets, len(classes))
         self.classes_ = classes
-        if hasattr(self, "ood_"):
-            del self.ood_
         if self.score == OOD_SCORE:
             self.score = "entropy"
+        rows = torch.arange(min(len(images), _STANDARDISING)) * len(images)
+        some = images[rows // len(rows)]
+        self.ood_ = OODScore.fit(self.predict_scores(some, self._parts).scores, self.components)
         return self
 
     def calibrate(
@@ -198,16 +201,15 @@ class Detector(ABC):
                 f"label {int(strange[0])} is not among the labels that were fitted; use only those"
             )
         check_enough(len(known))
-        names = list(dict.fromkeys(parse_component(c, 0)[0] for c in self.components))
         first = second = torch.arange(len(known))
-        if any(name in DISTRIBUTION_SCORES for name in names):
+        if any(name in DISTRIBUTION_SCORES for name in self._parts):
             # Ranks need images that the temperature of these scores was not fitted on.
             first, second = halves(len(known), self.seed)
         with torch.no_grad():
             self._calibrate_heads(known[first], torch.searchsorted(self.classes_, targets[first]))
         known = known[second]
-        found = self.predict_scores(known, names, reporter=reporter, task="calibrating").scores
-        self.ood_ = OODScore.calibrate(found, self.components)
+        found = self.predict_scores(known, self._parts, reporter=reporter, task="calibrating")
+        self.ood_ = self.ood_.calibrated(found.scores)
         self.score = OOD_SCORE
         return self
 
@@ -262,7 +264,13 @@ class Detector(ABC):
     @property
     def score_names(self) -> tuple[str, ...]:
         """The scores of this detector; the OOD score only after `calibrate`."""
-        return (*self.member_scores, *((OOD_SCORE,) if hasattr(self, "ood_") else ()))
+        calibrated = hasattr(self, "ood_") and self.ood_.statistics is not None
+        return (*self.member_scores, *((OOD_SCORE,) if calibrated else ()))
+
+    @property
+    def _parts(self) -> list[str]:
+        """The scores that the OOD score combines."""
+        return list(dict.fromkeys(parse_component(c, 0)[0] for c in self.components))
 
     @torch.no_grad()
     def _scores(
@@ -322,6 +330,9 @@ class Detector(ABC):
             torch.stack(probabilities) if probabilities else nothing,
             {name: torch.stack([score(name, r) for r in recursions]) for name in names},
         )
+
+    def _pixels(self, x: Images) -> Tensor:
+        return pixels(check_images(x, self.image_shape), self.device)
 
     def _masks(
         self, first: int, count: int, dtype: torch.dtype | None = None
@@ -394,9 +405,10 @@ class Detector(ABC):
         }
         parts = {f"network.{i}": n.state_dict() for i, n in enumerate(self.networks)}
         parts["fitted"] = {**self._state(), "classes": self.classes_}
-        if hasattr(self, "ood_"):
-            metadata["components"] = json.dumps(self.ood_.components)
-            parts["ood"] = {"known": self.ood_.known}
+        metadata["components"] = json.dumps(self.ood_.components)
+        parts["ood"] = {"mean": self.ood_.mean, "deviation": self.ood_.deviation}
+        if self.ood_.statistics is not None:
+            parts["ood"]["statistics"] = self.ood_.statistics
         tensors = {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
         write_tensors(Path(path), tensors, metadata)
 

@@ -265,10 +265,8 @@ def load_detector(path: str | Path) -> Detector:
         state = part_of(tensors, "fitted")
         detector.classes_ = state.pop("classes")
         detector._restore(state)
-        if "components" in metadata:
-            ood = part_of(tensors, "ood")
-            components = tuple(json.loads(metadata["components"]))
-            detector.ood_ = OODScore(components, ood["known"])
+        ood = part_of(tensors, "ood")
+        detector.ood_ = OODScore(tuple(json.loads(metadata["components"])), **ood)
         detector.score = metadata["score"]
     except (KeyError, TypeError, ValueError, IndexError) as error:
         raise AttractorError(

@@ -1,20 +1,18 @@
-"""One calibrated OOD score from several scores, by full conformal prediction.
+"""One calibrated OOD score from several scores, by split conformal prediction.
 
 A combination of scores only has to *rank* images; n known images that were not used for training or
 fitting turn the ranks into p-values (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random
-World", 2005, section 2.2). For each image in question, these calibration images and the image
-itself are n + 1 images, all treated alike:
+World", 2005, section 2.2).
 
-1. Each score s_k of each of the n + 1 becomes a p-value among the others,
-   p_k = (1/2 + #{others >= s_k}) / (n + 1).
-2. The p-values are combined into T = mean_k Phi^-1(1 - p_k) (Stouffer's statistic, scaled).
-3. The p-value of the image in question is p = (1 + #{calibration images with T >= its T} + e)
-   / (n + 1), at most 1, with e = (1 - Phi(T)) / 1000.
+1. The scores s_k are standardised by their mean and standard deviation on training images, and
+   averaged: T = mean_k (s_k - mean_k) / deviation_k.
+2. On the n calibration images T becomes the p-value p = (1 + #{known T >= T} + e) / (1 + n), at
+   most 1, with e = (1 - T / (1 + |T|)) / 2000.
 
-The n + 1 values of T are a symmetric function of the n + 1 images: to exchange two images exchanges
-their T. So if a new known image is exchangeable with the calibration images, the rank of its T is
-uniform but for ties, and P(p <= a) <= a for every a in [0, 1], whatever the scores and their
-dependence, as long as nothing but ranks depends on the calibration images. e is not part of the
+T is a fixed function of an image, on which no calibration image has an influence. So for a new
+known image, exchangeable with the calibration images, P(p <= a) <= a for every a in [0, 1],
+whatever the scores and their dependence. Given the calibration images, the fraction of known images
+with p <= a is at most Beta(k, n + 1 - k) distributed, k = floor(a (n + 1)). e is not part of the
 theory; it makes p larger and ranks images whose T is between the same two known values. The OOD
 score is 1 - p, in [0, 1): flagging images above 1 - a flags at most the fraction a of known images,
 on average over calibrations.
@@ -30,14 +28,30 @@ from torch import Tensor
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
 
-DEFAULT_COMPONENTS = ("ssim_distance", "reconstruction_error@0", "knn_distance@0", "feature_norm@0")
+DEFAULT_COMPONENTS = (
+    "knn_distance@0",
+    "reconstruction_error",
+    "layer_mahalanobis@0",
+    "contrast@0",
+    "high_frequency@0",
+)
 """Components of MC-AE's OOD score; ``name@r``: always at recursion r, else at the reported one."""
 
 SMALLEST_CALIBRATION = 20
 """Smallest number of calibration images."""
 
-_FINER = 1e-3  # weight of e, as a fraction of one count
-_ENTRIES = 1_000_000  # largest number of comparisons at once, per component
+_FINER = 1e-3  # largest e, as a fraction of one count
+
+
+def p_values(values: Float[Tensor, " n"], known: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """Return (1 + #{known >= value}) / (1 + m), in (0, 1]; ``known`` ascends.
+
+    Examples:
+        >>> p_values(torch.tensor([0.0, 2.0, 9.0]), torch.tensor([1.0, 2.0, 3.0]))
+        tensor([1.0000, 0.7500, 0.2500])
+    """
+    below = torch.searchsorted(known, values)  # number of smaller values
+    return (1 + len(known) - below).to(values.dtype) / (1 + len(known))
 
 
 def check_enough(n: int) -> None:
@@ -63,49 +77,54 @@ def parse_component(component: str, recursion: int) -> tuple[str, int]:
     return name, int(at) if at else recursion
 
 
+def component_values(
+    scores: Mapping[str, Tensor], components: Sequence[str]
+) -> Float[Tensor, "components recursions n"]:
+    """Return the values of components, float64, from scores (recursions, n)."""
+    recursions = range(len(next(iter(scores.values()))))
+    at = [[parse_component(c, r) for r in recursions] for c in components]
+    return torch.stack([torch.stack([scores[n][r].double() for n, r in c]) for c in at])
+
+
 @dataclass(frozen=True, eq=False)
 class OODScore:
-    """A calibrated combination of scores.
+    """A combination of scores.
 
     Attributes:
         components: The combined scores, ``name`` or ``name@r``.
-        known: Their values on the calibration images, one column per image, float64.
+        mean: Their means on training images, float64.
+        deviation: Their standard deviations on training images, float64.
+        statistics: T of the calibration images, ascending, float64; None before the calibration.
     """
 
     components: tuple[str, ...]
-    known: Float[Tensor, "components recursions n"]
+    mean: Float[Tensor, "components recursions"]
+    deviation: Float[Tensor, "components recursions"]
+    statistics: Float[Tensor, "recursions n"] | None = None
 
     @classmethod
-    def calibrate(cls, scores: Mapping[str, Tensor], components: Sequence[str]) -> "OODScore":
-        """Calibrate on scores (recursions, n) of known images."""
-        count = len(next(iter(scores.values())))
-        at = [[parse_component(c, r) for r in range(count)] for c in components]
-        values = torch.stack([torch.stack([scores[n][r].double() for n, r in c]) for c in at])
-        return cls(tuple(components), values)
+    def fit(cls, scores: Mapping[str, Tensor], components: Sequence[str]) -> "OODScore":
+        """Return the combination for the scores (recursions, n) of training images."""
+        values = component_values(scores, components)
+        deviation = values.std(-1, correction=0).clamp_min(1e-6)
+        return cls(tuple(components), values.mean(-1), deviation)
+
+    def calibrated(self, scores: Mapping[str, Tensor]) -> "OODScore":
+        """Return the combination, calibrated on scores (recursions, n) of known images."""
+        values = component_values(scores, self.components).unbind(1)
+        statistics = [self._statistic(of_r, r) for r, of_r in enumerate(values)]
+        ascending = torch.stack(statistics).sort(-1).values
+        return OODScore(self.components, self.mean, self.deviation, ascending)
 
     def __call__(
-        self, values: Float[Tensor, "components m"], recursion: int
-    ) -> Float[Tensor, " m"]:
+        self, values: Float[Tensor, "components n"], recursion: int
+    ) -> Float[Tensor, " n"]:
         """Return the OOD score, in [0, 1), of the components' values at a recursion."""
-        values, known = values.double(), self.known[:, recursion]
-        n = known.shape[-1]
-        ascending = known.sort(-1).values
-        t = _quantiles(n - torch.searchsorted(ascending, values.contiguous()), n).mean(0)
-        others = n - 1 - torch.searchsorted(ascending, known.contiguous())
-        # Of a calibration image: without and with the image in question among those above it.
-        without, within = _quantiles(others, n), _quantiles(others + 1, n)
-        counts = []
-        for some, t_some in zip(
-            values.split(_ENTRIES // n + 1, -1), t.split(_ENTRIES // n + 1), strict=True
-        ):
-            above = some[..., None] >= known[:, None]  # (components, m, n)
-            t_known = torch.where(above, within[:, None], without[:, None]).mean(0)
-            # Equal statistics may differ by rounding.
-            counts.append((t_known >= t_some[:, None] - 1e-9).sum(-1))
-        finer = _FINER * torch.special.ndtr(-t)
-        return 1 - ((1 + torch.cat(counts) + finer) / (n + 1)).clamp_max(1)
+        assert self.statistics is not None  # the caller has calibrated
+        t, known = self._statistic(values.double(), recursion), self.statistics[recursion]
+        finer = _FINER / 2 * (1 - t / (1 + t.abs())) / (1 + len(known))
+        return 1 - (p_values(t, known) + finer).clamp_max(1)
 
-
-def _quantiles(above: Tensor, n: int) -> Tensor:
-    """Return Phi^-1(1 - p) of the number of others at or above a score."""
-    return torch.special.ndtri(1 - (above.double() + 0.5) / (n + 1))
+    def _statistic(self, values: Tensor, r: int) -> Tensor:
+        """Return T, (n,)."""
+        return ((values - self.mean[:, r, None]) / self.deviation[:, r, None]).mean(0)

@@ -13,7 +13,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import load_weights, read_tensors
 from attractor_ae.core.dynamics import iterate
 from attractor_ae.core.masks import sample_masks, trial_masks
-from attractor_ae.core.scores import LATENT_SCORES, SCORES
+from attractor_ae.core.scores import IMAGE_SCORES, LATENT_SCORES, SCORES
 from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.experiment.presets import preset
 from attractor_ae.training import build_network
@@ -189,8 +189,13 @@ def test_scores_are_those_of_the_trajectories(calibrated, digits):
         for r in range(3):
             expected = score(codes[r], calibrated.known_[r])
             np.testing.assert_allclose(found[name][r], expected, rtol=1e-3, atol=1e-4)
-    components = [("ssim_distance", 2), ("reconstruction_error", 0)]
-    components += [("knn_distance", 0), ("feature_norm", 0)]
+    features = calibrated.network.pooled_features(x)
+    for name, score in IMAGE_SCORES.items():
+        expected = score(x, features, calibrated.known_images_)
+        for r in range(3):
+            np.testing.assert_allclose(found[name][r], expected, rtol=1e-3, atol=1e-4)
+    components = [("knn_distance", 0), ("reconstruction_error", 2), ("layer_mahalanobis", 0)]
+    components += [("contrast", 0), ("high_frequency", 0)]
     values = torch.stack([found[name][r] for name, r in components])
     np.testing.assert_allclose(found["ood_score"][2], calibrated.ood_(values, 2))
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import laplace
 from scipy.spatial.distance import cdist
 from scipy.stats import entropy as scipy_entropy
 from skimage.metrics import structural_similarity
@@ -16,9 +17,11 @@ from sklearn.preprocessing import normalize
 from attractor_ae import load
 from attractor_ae.core.scores import (
     DISTRIBUTION_SCORES,
+    IMAGE_SCORES,
     LATENT_SCORES,
     POINT_SCORES,
     SCORES,
+    KnownImages,
     KnownLatents,
     circular_variance,
     entropy,
@@ -44,7 +47,7 @@ def codes():
 
 def test_a_config_can_name_every_score():
     assert EvaluationConfig(scores=SCORES).scores == SCORES
-    assert len(SCORES) == 12
+    assert len(SCORES) == 15
 
 
 @given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 2**32 - 1))
@@ -177,3 +180,45 @@ def test_there_are_never_more_neighbours_than_codes(codes):
     known, labels, new = codes
     statistics = KnownLatents.of(known[0, :4], labels[:4], 3)
     assert torch.equal(knn_distance(new[0], statistics, 50), knn_distance(new[0], statistics, 4))
+
+
+def test_image_scores_are_those_of_scipy_and_scikit_learn():
+    photos = torch.from_numpy(load("photos", "test").images[:120]).float() / 255
+    known, new = photos[:60], photos[60:]
+    rng = np.random.default_rng(0)
+    labels, features = np.arange(60) % 3, rng.gamma(2.0, size=(60, 8)) * np.arange(1, 9)
+    features[:, 0] += labels
+    at = rng.gamma(2.0, size=(60, 8)) * 5
+    statistics = KnownImages.of(
+        known, torch.from_numpy(features), torch.from_numpy(labels), classes=3
+    )
+    found = {
+        name: score(new, torch.from_numpy(at), statistics) for name, score in IMAGE_SCORES.items()
+    }
+
+    def detail(images):
+        # Without the border, where SciPy reflects the image.
+        squares = [laplace(image[0].double().numpy())[1:-1, 1:-1] ** 2 for image in images]
+        return np.log(np.mean(squares, axis=(1, 2)) + 1e-8)
+
+    np.testing.assert_allclose(found["contrast"], new.flatten(1).double().std(1), rtol=1e-6)
+    expected = np.abs(detail(new) - detail(known).mean())
+    np.testing.assert_allclose(found["high_frequency"], expected, rtol=1e-6)
+
+    mean, deviation = features.mean(0), features.std(0, ddof=1)
+    scaled, scaled_at = (features - mean) / deviation, (at - mean) / deviation
+    centres = np.stack([scaled[labels == c].mean(0) for c in range(3)])
+    model = EmpiricalCovariance(assume_centered=True).fit(scaled - centres[labels])
+    size = model.covariance_.diagonal().mean()
+    inverse = np.linalg.inv(model.covariance_ + 0.05 * size * np.eye(8))
+    distances = cdist(scaled_at, centres, "mahalanobis", VI=inverse)
+    np.testing.assert_allclose(found["layer_mahalanobis"], distances.min(1), rtol=1e-6)
+
+
+def test_features_of_the_first_layer_are_pooled_over_positions(autoencoder, digits):
+    x = torch.from_numpy(digits.images[:4]).float() / 255
+    with torch.no_grad():
+        maps = torch.relu(autoencoder.encoder[0](x)).double().numpy()  # (4, 43, 32, 32)
+        found = autoencoder.pooled_features(x)
+    expected = [maps.mean((2, 3)), np.sqrt((maps**2).mean((2, 3)))]
+    np.testing.assert_allclose(found, np.concatenate(expected, axis=1), rtol=1e-5)

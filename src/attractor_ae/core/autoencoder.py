@@ -99,6 +99,12 @@ class Autoencoder(nn.Module):
         x = masked_activation(self.encoder_linear(x), self.activation, sites[4])
         return self.latent(x)
 
+    def pooled_features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n features"]:
+        """Return mean and root mean square over positions of stage 1's maps, without dropout."""
+        maps = masked_activation(self.encoder[0](self.space.points(x)), self.activation, None)
+        maps = maps.double().flatten(2)  # (n, w, positions)
+        return torch.cat([maps.mean(2), maps.square().mean(2).sqrt()], dim=1)
+
     def decode(
         self, z: Float[Tensor, "n latent"], masks: DropoutMasks | None = None
     ) -> Float[Tensor, "n c h w"]:

@@ -8,15 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attractor_ae._detector import (
-    Detector,
-    Images,
-    Requests,
-    Scored,
-    check_at_least,
-    check_images,
-    part_of,
-)
+from attractor_ae._detector import Detector, Images, Requests, Scored, check_at_least, part_of
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
 from attractor_ae.conformal import DEFAULT_COMPONENTS
@@ -25,7 +17,7 @@ from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.core.dynamics import Trajectory, iterate
 from attractor_ae.core.heads import make_head
 from attractor_ae.core.masks import DropoutMasks, sample_masks
-from attractor_ae.core.scores import KnownLatents
+from attractor_ae.core.scores import KnownImages, KnownLatents
 from attractor_ae.core.spaces import Pixels, pixels
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
@@ -75,6 +67,7 @@ class AttractorDetector(Detector):
     settings = ("recursions", "recursion", "trials", "head", "head_masks", "head_input")
     settings = (*settings, "mask_scope")
     member_scores = (*scores.DISTRIBUTION_SCORES, *Pixels.scores, *scores.LATENT_SCORES)
+    member_scores = (*member_scores, *scores.IMAGE_SCORES)
 
     def __init__(
         self,
@@ -122,6 +115,9 @@ class AttractorDetector(Detector):
         self.head_ = make_head(self.head, self.head_input).fit(z, labels, classes, self.seed)
         n = len(images)  # scores of codes use only the first mask
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
+        features = torch.cat([self.network.pooled_features(x) for x, _ in self._batches(images)])
+        x = pixels(images, self.device)
+        self.known_images_ = KnownImages.of(x, features, labels[:n], classes)
 
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
         codes = []
@@ -134,6 +130,12 @@ class AttractorDetector(Detector):
             self.head_.calibrate(z[:, :, finite], targets[finite].to(self.device))
 
     def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
+        found = {}
+        if of_images := [name for name in wanted.scores if name in scores.IMAGE_SCORES]:
+            features = self.network.pooled_features(x)
+            for name in of_images:
+                value = scores.IMAGE_SCORES[name](x, features, self.known_images_)
+                found[name] = value.expand(len(wanted.scores[name]), -1)
         x = self.network.space.points(x)
         of_points = {n: rs for n, rs in wanted.scores.items() if n in Pixels.scores}
         last = wanted.recursions - 1 in {r for rs in of_points.values() for r in rs}
@@ -144,7 +146,7 @@ class AttractorDetector(Detector):
             for name, rs in of_points.items():
                 score = scores.POINT_SCORES[name]
                 values[name].append(torch.stack([score(x, *points[r : r + 2]) for r in rs]))
-        found = {name: torch.stack(of_trials).mean(0) for name, of_trials in values.items()}
+        found |= {name: torch.stack(of_trials).mean(0) for name, of_trials in values.items()}
         z = torch.stack(codes, dim=1)  # (recursions, trials, n, latent)
         diverged = _diverged(z)
         z = z.masked_fill(diverged[..., None], 0)
@@ -175,7 +177,7 @@ class AttractorDetector(Detector):
 
         Defaults: ``recursions`` and ``trials`` of the detector.
         """
-        points = self.network.space.points(pixels(check_images(x, self.image_shape), self.device))
+        points = self.network.space.points(self._pixels(x))
         count = self.recursions if recursions is None else recursions
         masks = itertools.islice(self._masks(0, len(points), torch.float32), trials)
         with torch.no_grad():
@@ -195,12 +197,13 @@ class AttractorDetector(Detector):
         state = {f"head.{name}": tensor for name, tensor in self.head_.state.items()}
         for r, known in enumerate(self.known_):
             state |= {f"known.{r}.{name}": tensor for name, tensor in vars(known).items()}
-        return state
+        return state | {f"images.{name}": t for name, t in vars(self.known_images_).items()}
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         self.head_ = make_head(self.head, self.head_input, part_of(state, "head"))
         known = [part_of(state, f"known.{r}") for r in range(self.recursions)]
         self.known_ = [KnownLatents(**of_r) for of_r in known]
+        self.known_images_ = KnownImages(**part_of(state, "images"))
 
 
 def _diverged(z: Float[Tensor, "*shape latent"]) -> Bool[Tensor, "*shape"]:

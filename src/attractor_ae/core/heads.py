@@ -10,6 +10,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from attractor_ae._errors import unknown_name
+from attractor_ae._perceptrons import fit_perceptrons
 from attractor_ae._random import Stream, generator
 from attractor_ae._temperature import best_temperature
 
@@ -130,80 +131,17 @@ class PaperMLPHead(Head):
     """The perceptron of the released code, one per recursion: scikit-learn's `MLPClassifier`.
 
     The algorithm of ``MLPClassifier(hidden_layer_sizes=L, max_iter=2000)``: Adam, batches of 200,
-    an L2 penalty, and a stop once the loss has not decreased by 1e-4 for more than ten epochs. All
-    recursions are trained at once as batched matrix products, with gradients worked out by hand,
-    which is faster. (For two classes, scikit-learn has one logistic output instead of two softmax
-    outputs.)
+    an L2 penalty, and a stop once the loss has not decreased by 1e-4 for more than ten epochs. For
+    two classes, scikit-learn has one logistic output instead of two softmax outputs.
     """
-
-    EPOCHS, BATCH, LEARNING_RATE, PENALTY, TOLERANCE, PATIENCE = 2000, 200, 1e-3, 1e-4, 1e-4, 10
 
     def fit(self, latents: Tensor, labels: Tensor, classes: int, seed: int) -> "PaperMLPHead":
         """Fit all perceptrons at once; a perceptron that has stopped leaves the batch."""
-        recursions, count, hidden = latents.shape
+        x = self._inputs(latents, range(len(latents)), len(latents))
         rng = generator(seed, Stream.HEAD_TRAINING)
-        x = self._inputs(latents, range(recursions), recursions)
-        width = x.shape[-1]
-        shapes = [(width, hidden), (1, hidden), (hidden, classes), (1, classes)]
-        sizes = [a * b for a, b in shapes]
-        fans = [width + hidden, width + hidden, hidden + classes, hidden + classes]
-        draws = [
-            rng.uniform(-((6 / fan) ** 0.5), (6 / fan) ** 0.5, (recursions, size))
-            for fan, size in zip(fans, sizes, strict=True)
-        ]  # Glorot's uniform distribution, for the biases too
-        parameters = torch.cat([torch.from_numpy(draw) for draw in draws], dim=1).to(x)
-
-        def views(flat: Tensor) -> list[Tensor]:
-            parts = flat.split(sizes, dim=1)
-            return [part.view(-1, *shape) for part, shape in zip(parts, shapes, strict=True)]
-
-        targets = F.one_hot(labels, classes).to(x)
-        active = torch.arange(recursions, device=x.device)
-        state = torch.stack([parameters.clone(), *torch.zeros(2, *parameters.shape).to(x)])
-        best, stale = torch.full((recursions,), torch.inf).to(x), torch.zeros(recursions).to(x)
-        step = 0
-        for epoch in range(1, self.EPOCHS + 1):
-            losses = torch.zeros_like(best)
-            flat, m, v = state
-            weights, gradient = views(flat), torch.empty_like(flat)
-            gradients = views(gradient)
-            order = torch.from_numpy(rng.permutation(count)).to(x.device)
-            for rows in order.split(self.BATCH):
-                losses += self._gradients(x[:, rows], targets[rows], weights, gradients)
-                step += 1
-                m.lerp_(gradient, 0.1)
-                v.lerp_(gradient * gradient, 0.001)
-                rate = self.LEARNING_RATE * (1 - 0.999**step) ** 0.5 / (1 - 0.9**step)
-                flat.addcdiv_(m, v.sqrt().add_(1e-8), value=-rate)
-            losses /= count
-            stale = torch.where(losses > best - self.TOLERANCE, stale + 1, 0)
-            best = torch.minimum(best, losses)
-            going = (stale <= self.PATIENCE) & (epoch < self.EPOCHS)
-            if not bool(going.all()):
-                parameters[active[~going]] = flat[~going]
-                active, x, state = active[going], x[going], state[:, going]
-                best, stale = best[going], stale[going]
-                if not len(active):
-                    break
-        self.state = {f"weights.{i}": w.contiguous() for i, w in enumerate(views(parameters))}
+        weights = fit_perceptrons(x, latents.shape[-1], labels, classes, rng)
+        self.state = {f"weights.{i}": w for i, w in enumerate(weights)}
         return self
-
-    def _gradients(
-        self, x: Tensor, targets: Tensor, weights: list[Tensor], gradients: list[Tensor]
-    ) -> Tensor:
-        """Write the gradients of a batch; return the batch's summed loss, (recursions,)."""
-        w1, b1, w2, b2 = weights
-        n, decay = x.shape[1], self.PENALTY / x.shape[1]
-        h = torch.baddbmm(b1, x, w1).relu_()  # (recursions, n, hidden)
-        log_p = torch.baddbmm(b2, h, w2).log_softmax(-1)  # (recursions, n, classes)
-        penalty = (w1.square().sum((1, 2)) + w2.square().sum((1, 2))) * (decay / 2)
-        loss = penalty * n - (log_p * targets).sum((1, 2))
-        to_logits = (log_p.exp_() - targets) / n
-        to_hidden = (to_logits @ w2.mT).mul_(h > 0)
-        for left, right, w, b, i in ((x, to_hidden, w1, 1, 0), (h, to_logits, w2, 3, 2)):
-            gradients[i].copy_(torch.baddbmm(w, left.mT, right, beta=decay))
-            gradients[b].copy_(right.sum(1, keepdim=True))
-        return loss
 
     def predict_proba(self, latents: Tensor, at: Sequence[int]) -> Tensor:
         """Return the softmax of the logits."""

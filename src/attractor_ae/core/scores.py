@@ -91,14 +91,21 @@ class KnownLatents:
     ) -> "KnownLatents":
         """Return the statistics of training codes."""
         z = F.normalize(z, dim=-1)
-        centres = torch.stack([z[labels == c].mean(0) for c in range(classes)])
-        around = z - centres[labels]
-        covariance = around.mT @ around / len(around)
-        # With few images the covariance is singular without this term.
-        size = covariance.diagonal().mean().clamp_min(1e-12)
-        covariance += 0.01 * size * torch.eye(z.shape[-1]).to(z)
-        whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
-        return cls(z, labels.clone(), centres @ whitening, whitening)
+        return cls(z, labels.clone(), *_within_classes(z, labels, classes, 0.01))
+
+
+def _within_classes(
+    f: Tensor, labels: Tensor, classes: int, shrinkage: float
+) -> tuple[Tensor, Tensor]:
+    """Return class means times W, and W, for W W^T the inverse of the covariance within classes."""
+    centres = torch.stack([f[labels == c].mean(0) for c in range(classes)])
+    around = f - centres[labels]
+    covariance = around.mT @ around / len(around)
+    # With few images the covariance is singular without this term.
+    size = covariance.diagonal().mean().clamp_min(1e-12)
+    covariance += shrinkage * size * torch.eye(f.shape[-1]).to(f)
+    whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
+    return centres @ whitening, whitening
 
 
 Latents = Float[Tensor, "trials n latent"]
@@ -136,6 +143,55 @@ def _nearest(z: Tensor, known: KnownLatents, k: int) -> torch.return_types.topk:
     return distances.topk(min(k, len(known.directions)), largest=False)
 
 
+@dataclass(frozen=True, eq=False)
+class KnownImages:
+    """Statistics of training images: pooled features of the first layer, and fine detail.
+
+    Features are standardised by ``mean`` and ``deviation``; ``centres`` and ``whitening`` are as in
+    `KnownLatents`, and ``detail`` is the mean of `log_detail`.
+    """
+
+    mean: Float[Tensor, " features"]
+    deviation: Float[Tensor, " features"]
+    centres: Float[Tensor, "classes features"]
+    whitening: Float[Tensor, "features features"]
+    detail: Float[Tensor, ""]
+
+    @classmethod
+    def of(cls, x: Tensor, features: Tensor, labels: Tensor, classes: int) -> "KnownImages":
+        """Return the statistics of training images and their pooled features (m, features)."""
+        f = features.double()
+        mean, deviation = f.mean(0), f.std(0).clamp_min(1e-6)
+        centres, whitening = _within_classes((f - mean) / deviation, labels, classes, 0.05)
+        return cls(mean, deviation, centres, whitening, log_detail(x).mean())
+
+
+def layer_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
+    """Mahalanobis distance of the first layer's pooled features to the nearest class mean.
+
+    Lee et al., NeurIPS 2018, combine layers; the first one keeps what a code forgets.
+    """
+    white = ((features.double() - known.mean) / known.deviation) @ known.whitening
+    return torch.cdist(white, known.centres).amin(-1)
+
+
+def contrast(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
+    """Standard deviation of the pixels: a statistic of the image, no matter what is known."""
+    return x.double().flatten(1).std(1)
+
+
+def high_frequency(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
+    """Distance of `log_detail` from its mean over training images."""
+    return (log_detail(x) - known.detail).abs()
+
+
+def log_detail(x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
+    """Return the logarithm of the mean squared Laplacian, the energy of high frequencies."""
+    x = x.double()
+    around = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
+    return (x[..., 1:-1, 1:-1] * 4 - around).square().flatten(1).mean(1).add(1e-8).log()
+
+
 DISTRIBUTION_SCORES = {f.__name__: f for f in (entropy, member_entropy, mutual_information)}
 """Scores of class distributions, available for every method."""
 POINT_SCORES = {f.__name__: f for f in (reconstruction_error, ssim_distance, step)}
@@ -145,6 +201,8 @@ LATENT_SCORES = {
     for f in (feature_norm, circular_variance, mahalanobis, knn_distance, vote_diversity)
 }
 """Scores of latent codes."""
+IMAGE_SCORES = {f.__name__: f for f in (layer_mahalanobis, contrast, high_frequency)}
+"""Scores of an image before the first recursion, the same at all recursions."""
 OOD_SCORE = "ood_score"
 """The calibrated combination of other scores (`attractor_ae.conformal`)."""
-SCORES = (*DISTRIBUTION_SCORES, *POINT_SCORES, *LATENT_SCORES, OOD_SCORE)
+SCORES = (*DISTRIBUTION_SCORES, *POINT_SCORES, *LATENT_SCORES, *IMAGE_SCORES, OOD_SCORE)

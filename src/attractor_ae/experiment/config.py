@@ -31,7 +31,8 @@ ReportedScore = Literal[
 ]
 PointScore = Literal["reconstruction_error", "ssim_distance", "step"]
 LatentScore = Literal["feature_norm", "circular_variance", "mahalanobis", "knn_distance"]
-ScoreName = Literal[ReportedScore, PointScore, LatentScore]
+ImageScore = Literal["layer_mahalanobis", "contrast", "high_frequency"]
+ScoreName = Literal[ReportedScore, PointScore, LatentScore, ImageScore]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 # The elementwise activations of torch.nn; a test checks that the list is complete.
