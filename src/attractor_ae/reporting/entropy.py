@@ -1,6 +1,7 @@
 """The entropy plot: histograms of uncertainty on known and unknown images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -64,20 +65,17 @@ def entropy_histogram(
         def draw(values: np.ndarray, **looks: object) -> None:
             axes.hist(values, bins=_BINS, weights=np.full(len(values), 1 / len(values)), **looks)  # type: ignore[arg-type]
 
-        handles: list[Artist] = [Patch(color=IN_COLOUR)]
-        labels = [f"{first.in_scores.name} (known)"]
+        def outline(sets: Sequence[DatasetScores], note: str, **looks: Any) -> None:  # noqa: ANN401
+            draw(pooled(sets), histtype="step", linewidth=1.2, **looks)
+            label = f"{sets[0].name}{note}"
+            handles.append(Line2D([], [], linewidth=1.2, label=label, **looks))
+
+        handles: list[Artist] = [Patch(color=IN_COLOUR, label=f"{first.in_scores.name} (known)")]
         draw(pooled([result.in_scores for result in seeds]), color=IN_COLOUR)
-        outlined = []
         for i, sets in enumerate(zip(*(result.out_scores for result in seeds), strict=True)):
-            looks = {key: value for key, value in look(i).items() if key != "marker"}
-            outlined.append((sets[0].name, pooled(sets), looks))
+            outline(sets, "", color=look(i)["color"], linestyle=look(i)["linestyle"])
         for sets in zip(*(result.covariate_shift_scores for result in seeds), strict=True):
-            looks = {"color": SHIFT_COLOUR, "linestyle": ":"}
-            outlined.append((f"{sets[0].name} (shift)", pooled(sets), looks))
-        for label, values, looks in outlined:
-            draw(values, histtype="step", linewidth=1.2, **looks)
-            handles.append(Line2D([], [], linewidth=1.2, **looks))
-            labels.append(label)
+            outline(sets, " (shift)", color=SHIFT_COLOUR, linestyle=":")
         title = plain(wrapped(f"{first.method}, recursion {r}", COLUMN_WIDTH - 0.6, 8))
         if len(seeds) > 1:
             title += f", {len(seeds)} seeds"
@@ -90,7 +88,7 @@ def entropy_histogram(
             xlabel=_AXIS_LABELS.get(name, name),
             ylabel="share of images",
         )
-        legend_above(figure, handles, labels)
+        legend_above(figure, handles)
     return figure
 
 

@@ -79,24 +79,21 @@ def latent_map(
         figure = Figure(figsize=(COLUMN_WIDTH, 3.1))
         axes = figure.add_subplot()
         handles: list[Artist] = []
-        names = []
         for label, name in enumerate(classes):
             points = parts[0][index[stays[0]] == label]
             if len(points):
                 handles += axes.plot(*points.T, label=name, **_class_look(label))
-                names.append(name)
-        if len(names) > _MOST_NAMED:
-            further = f"… and {len(names) - _MOST_NAMED} further classes"
-            handles = [*handles[:_MOST_NAMED], Line2D([], [], linestyle="")]
-            names = [*names[:_MOST_NAMED], further]
+        if len(handles) > _MOST_NAMED:
+            further = f"… and {len(handles) - _MOST_NAMED} further classes"
+            handles = [*handles[:_MOST_NAMED], Line2D([], [], linestyle="", label=further)]
         for i, (name, points) in enumerate(zip(outs, parts[1:], strict=True)):
-            handles += axes.plot(*points.T, label=name, **_out_look(i))
-            names.append(f"{name} (unknown)")
+            axes.plot(*points.T, label=name, **_out_look(i))
+            handles.append(Line2D([], [], label=f"{name} (unknown)", **_out_look(i)))
         axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
         axes.spines[:].set_visible(False)
         if heading:
             axes.set_title(plain(heading), loc="left")
-        legend_above(figure, handles, names)
+        legend_above(figure, handles)
     return figure
 
 
