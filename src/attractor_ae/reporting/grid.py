@@ -219,31 +219,27 @@ def _tests(
     column: Column, methods: Sequence[ComparedMethod], cells: Sequence[Cell]
 ) -> list[PairedTest]:
     """Test the first of the best methods against every other method with values."""
-    if not any(cell.best for cell in cells):
-        return []
-    best = next(i for i, cell in enumerate(cells) if cell.best)
+    rows = list(zip(methods, cells, strict=True))
+    best = next((row for row in rows if row[1].best), None)
     tests = []
-    for i, cell in enumerate(cells):
-        if i != best and cell.n:
-            pairs = _pairs(methods[best].seeds, cells[best].values, methods[i].seeds, cell.values)
-            names = methods[best].name, methods[i].name
-            tests.append(PairedTest(column, *names, len(pairs), _p_value(pairs)))
+    for other in rows if best else ():
+        if other is not best and other[1].n:
+            pairs = _pairs(*best, *other)
+            p_value = _p_value(pairs)
+            tests.append(PairedTest(column, best[0].name, other[0].name, len(pairs), p_value))
     return tests
 
 
 def _pairs(
-    one_seeds: Sequence[int | None],
-    one: Sequence[float],
-    other_seeds: Sequence[int | None],
-    other: Sequence[float],
+    one: ComparedMethod, of_one: Cell, other: ComparedMethod, of_other: Cell
 ) -> list[tuple[float, float]]:
     """Pair defined values by seed, or by position if a seed is unknown."""
-    if None in one_seeds or None in other_seeds:
-        pairs = list(zip(one, other, strict=False))
+    if None in (*one.seeds, *other.seeds):
+        pairs = list(zip(of_one.values, of_other.values, strict=False))
     else:
-        of_other = dict(zip(other_seeds, other, strict=True))
-        of_one = zip(one_seeds, one, strict=True)
-        pairs = [(value, of_other[seed]) for seed, value in of_one if seed in of_other]
+        by_seed = dict(zip(other.seeds, of_other.values, strict=True))
+        seeded = zip(one.seeds, of_one.values, strict=True)
+        pairs = [(value, by_seed[seed]) for seed, value in seeded if seed in by_seed]
     return [pair for pair in pairs if not any(map(math.isnan, pair))]
 
 
