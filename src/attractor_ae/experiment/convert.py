@@ -60,18 +60,11 @@ ORIGINAL_LAYERS: Mapping[str, Mapping[str, str]] = {
 }
 """Name of each layer in the original -> name in this package, by ``model.type``."""
 
-# One element per class.
-_LOGITS = "classifier.fc_2.bias"
+_WEIGHTS = [f"{layer}.weight" for layers in ORIGINAL_LAYERS.values() for layer in layers]
 
 # An activation with weights (PReLU) is shared by all layers; the original's file repeats it for
 # each layer.
 _ACTIVATION_AGAIN = re.compile(r"(?:encoder_\w+|decoder_\w+|classifier)\.(activation)_\d(\.\w+)")
-
-# The perceptual loss is a separate network, which the original stores with the trained one.
-_LOSS = "criterion."
-
-# Keys of [training] that matter after the training.
-_STILL_USED = ("augment", "seed")
 
 _FROM_THE_ORIGINAL = f"give a results folder of the original, with {CONFIG_FILE} and {WEIGHTS_FILE}"
 
@@ -109,7 +102,7 @@ def import_run(
     name, count, known = _trained_set(config, data_root)
     classes = 0
     if config.model.type == "conv":
-        classes = state[_LOGITS].numel()
+        classes = state["classifier.fc_2.bias"].numel()
         if count not in (None, classes):
             raise AttractorError(
                 f"{path}: contains a classifier of {classes} classes, but data set {name!r} has "
@@ -190,7 +183,7 @@ def _leave_out_of_training(
 ) -> None:
     """Move keys that are impossible here to ``left_out``, since the run is trained already."""
     impossible = set()
-    for key in training.keys() - set(_STILL_USED):
+    for key in training.keys() - {"augment", "seed"}:  # which matter after the training
         try:
             TrainingConfig.model_validate({key: training[key]})
         except ValidationError:
@@ -237,33 +230,19 @@ def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
     """Return the state dict of a file: its whole content or one of its entries."""
     inner = loaded.values() if isinstance(loaded, Mapping) else ()
     for state in (loaded, *inner):
-        if not isinstance(state, Mapping):
-            continue
-        if any(name in state for name in (f"{layer}.weight" for layer in _all_layers())):
+        if isinstance(state, Mapping) and any(name in state for name in _WEIGHTS):
             for name, value in state.items():
-                if not (isinstance(name, str) and _is_plain(value)):
+                dense = isinstance(value, Tensor) and value.layout == torch.strided
+                plain = dense and value.device.type == "cpu" and not value.is_quantized
+                if not (isinstance(name, str) and plain):
                     raise AttractorError(
                         f"{path}: {name!r} is not a plain tensor; save only state_dict()"
                     )
             return dict(state)
     raise AttractorError(
         f"{path}: does not contain a network of the original, which has e.g. a tensor "
-        f"{next(iter(_all_layers()))}.weight; {_FROM_THE_ORIGINAL}"
+        f"{_WEIGHTS[0]}; {_FROM_THE_ORIGINAL}"
     )
-
-
-def _is_plain(value: object) -> bool:
-    """Return whether a value is a dense, unquantised tensor on the CPU."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-    )
-
-
-def _all_layers() -> list[str]:
-    return [layer for layers in ORIGINAL_LAYERS.values() for layer in layers]
 
 
 def _network_part(
@@ -280,7 +259,7 @@ def _network_part(
     for name in state.keys() - names.keys():
         again = _ACTIVATION_AGAIN.fullmatch(name)
         shared = state.get("".join(again.groups())) if again else None
-        if name.startswith(_LOSS):
+        if name.startswith("criterion."):  # the perceptual loss, a separate network
             left_out += 1
         elif shared is None:
             raise AttractorError(f"{path}: {unknown_name('tensor', name, names)}")
