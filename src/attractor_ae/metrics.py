@@ -243,7 +243,13 @@ def check_grid(grid: str) -> None:
         raise unknown_name("grid", grid, get_args(Thresholds))
 
 
-def _floats(name: str, values: object) -> Float64[np.ndarray, "..."]:
+def checked_scores(
+    name: str, values: object, *, bounded: bool = False
+) -> Float64[np.ndarray, " n"]:
+    """Return scores as float64, shape (n,), or raise an AttractorError that names them ``name``.
+
+    They must be finite, at least one and, if ``bounded``, in [0, 1].
+    """
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged, or not on the CPU
@@ -252,17 +258,7 @@ def _floats(name: str, values: object) -> Float64[np.ndarray, "..."]:
         ) from error
     if array.dtype.kind not in "biuf":
         raise AttractorError(f"{name} are {array.dtype}; give an array of real numbers")
-    return array.astype(np.float64)
-
-
-def checked_scores(
-    name: str, values: object, *, bounded: bool = False
-) -> Float64[np.ndarray, " n"]:
-    """Return scores as float64, shape (n,), or raise an AttractorError that names them ``name``.
-
-    They must be finite, at least one and, if ``bounded``, in [0, 1].
-    """
-    scores = _floats(name, values)
+    scores = array.astype(np.float64)
     if scores.ndim != 1 or not scores.size:
         raise AttractorError(
             f"{name} has shape {scores.shape}; give one value per image, for at least one image"
@@ -291,8 +287,7 @@ def checked_correct(correct: object, like: str, scores: np.ndarray) -> Bool[np.n
     return right
 
 
-def _check_all(name: str, values: np.ndarray, good: np.ndarray | np.bool_, remedy: str) -> None:
+def _check_all(name: str, values: np.ndarray, good: np.ndarray, remedy: str) -> None:
     if not good.all():
-        index = tuple(int(i) for i in np.argwhere(~good)[0])
-        where = f" at index {index[0] if len(index) == 1 else index}" if index else ""
-        raise AttractorError(f"{name}{where} is {values[index]}, but {remedy}")
+        index = np.argmin(good)
+        raise AttractorError(f"{name} at index {index} is {values[index]}, but {remedy}")

@@ -49,3 +49,10 @@ OrientationOption = Annotated[
         help="Which images are the positive class of AUPR and FPR95: known (in) or unknown (out).",
     ),
 ]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        "--workers",
+        help="Number of runs trained at the same time. Default: one per core; one on a GPU.",
+    ),
+]

@@ -220,13 +220,14 @@ def _tests(
 ) -> list[PairedTest]:
     """Test the first of the best methods against every other method with values."""
     rows = list(zip(methods, cells, strict=True))
-    best = next((row for row in rows if row[1].best), None)
+    best = [row for row in rows if row[1].best]
     tests = []
-    for other in rows if best else ():
-        if other is not best and other[1].n:
-            pairs = _pairs(*best, *other)
-            p_value = _p_value(pairs)
-            tests.append(PairedTest(column, best[0].name, other[0].name, len(pairs), p_value))
+    for other, cell in rows if best else ():
+        first, top = best[0]
+        if other is not first and cell.n:
+            pairs = _pairs(first, top, other, cell)
+            names = first.name, other.name
+            tests.append(PairedTest(column, *names, len(pairs), _p_value(pairs)))
     return tests
 
 

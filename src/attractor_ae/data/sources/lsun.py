@@ -59,7 +59,11 @@ class LsunFiles:
         databases = self._databases(split, root)
 
         def read() -> tuple[Iterator[Encoded], NDArray[np.int64]]:
-            rows = _rows(databases, wanted)
+            rows = []
+            for label, path in enumerate(databases):
+                with _open(path) as environment:
+                    entries = environment.stat()["entries"]
+                rows.append(wanted.rows(np.full(entries, label)))
             labels = np.repeat(np.arange(len(rows)), [len(chosen) for chosen in rows])
             return _pictures(databases, rows), labels
 
@@ -71,16 +75,6 @@ class LsunFiles:
     def _databases(self, split: str, root: Path) -> list[Path]:
         categories = ("test",) if split == "test" else (f"{c}_{split}" for c in CATEGORIES)
         return [root / self.folder / f"{category}_lmdb" for category in categories]
-
-
-def _rows(databases: list[Path], wanted: Wanted) -> list[NDArray[np.int64]]:
-    """Return the indices of the wanted images of each database, without reading images."""
-    rows = []
-    for label, path in enumerate(databases):
-        with _open(path) as environment:
-            entries = environment.stat()["entries"]
-        rows.append(wanted.rows(np.full(entries, label)))
-    return rows
 
 
 def _pictures(databases: list[Path], rows: list[NDArray[np.int64]]) -> Iterator[Encoded]:

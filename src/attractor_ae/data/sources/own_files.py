@@ -76,15 +76,14 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, Row]]:
     except OSError as error:
         raise AttractorError(f"{displayed(table)}: cannot be read ({error.strerror})") from None
     header = text.splitlines()[0] if text.strip() else ""
+
+    def names_in(delimiter: str) -> list[str]:
+        (fields,) = csv.reader([header], delimiter=delimiter)
+        return [name.strip().lower() for name in fields]
+
     try:
-        for delimiter in _DELIMITERS:
-            (fields,) = csv.reader([header], delimiter=delimiter)
-            names = [name.strip().lower() for name in fields]
-            if "path" in names:
-                break
-        else:
-            delimiter, names = ",", []
-        wanted = _columns(table, names)
+        delimiter = next((d for d in _DELIMITERS if "path" in names_in(d)), ",")
+        wanted = _columns(table, names := names_in(delimiter))
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         next(rows)
         for row in rows:

@@ -8,8 +8,7 @@ import gzip
 import importlib
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,8 +71,15 @@ class TorchvisionSet:
 
     def listing(self, split: str, root: Path) -> Any:  # noqa: ANN401
         """Return the result of ``read``; raise an AttractorError if the files are not official."""
-        with _checked(self.name, self.expected(split, root)):
+        try:
             return self.read(root / self.folder, split)
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            reason, places = " ".join(str(error).split()), self.expected(split, root)
+            raise AttractorError(
+                f"data set {self.name!r}: files are incomplete or not official ({reason}); remove "
+                f"{' and '.join(places[:3])}{' and the other files' if places[3:] else ''}, "
+                f"then run: attractor-ae data download {self.name}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -198,9 +204,12 @@ def read_cifar10(folder: Path, split: str) -> Arrays:
     return found.data, np.asarray(found.targets, dtype=np.int64)
 
 
-def _signs(split: str) -> list[int]:
-    """Return the official numbers of a split's classes of traffic signs."""
-    return [sign for sign in range(_SIGNS) if (sign in _KEPT_SIGNS) == (split != "ood")]
+def _labelled(samples: list[tuple[Path, int]], split: str) -> Files:
+    """Relabel images of traffic signs with official numbers; leave out signs of other splits."""
+    signs = [sign for sign in range(_SIGNS) if (sign in _KEPT_SIGNS) == (split != "ood")]
+    kept = [(path, signs.index(sign)) for path, sign in samples if sign in signs]
+    labels = np.array([label for _, label in kept], dtype=np.int64)
+    return [path for path, _ in kept], labels, tuple(f"sign {sign}" for sign in signs)
 
 
 def list_gtsrb(folder: Path, split: str) -> Files:
@@ -210,27 +219,17 @@ def list_gtsrb(folder: Path, split: str) -> Files:
     """
     training = split == "train"
     found = _construct("GTSRB", folder, split="train" if training else "test")
-    kept = _signs(split)
-    new = {sign: label for label, sign in enumerate(kept)}
-    paths, labels = [], []
-    for place, sign in found._samples:
-        path = Path(place)
-        # torchvision numbers the training folders in order; their names are the class numbers.
-        label = new.get(int(path.parent.name) if training else sign)
-        if label is not None:
-            paths.append(path)
-            labels.append(label)
-    return paths, np.array(labels, dtype=np.int64), tuple(f"sign {sign}" for sign in kept)
+    samples = [(Path(place), sign) for place, sign in found._samples]
+    if training:  # torchvision numbers the folders in order; their names are the class numbers
+        samples = [(path, int(path.parent.name)) for path, _ in samples]
+    return _labelled(samples, split)
 
 
 def list_gtsrb_png(folder: Path, split: str) -> Files:
     """List traffic signs as `list_gtsrb`, from a folder of PNG files per sign."""
-    kept = _signs(split)
     found = sorted((folder / f"{split}_png").glob("*/*.png"))
-    signs = [int(p.parent.name) if p.parent.name.isdecimal() else -1 for p in found]
-    pairs = [(p, kept.index(s)) for p, s in zip(found, signs, strict=True) if s in kept]
-    labels = np.array([label for _, label in pairs], dtype=np.int64)
-    return [path for path, _ in pairs], labels, tuple(f"sign {sign}" for sign in kept)
+    numbers = [(path, path.parent.name) for path in found]
+    return _labelled([(path, int(name)) for path, name in numbers if name.isdecimal()], split)
 
 
 def list_omniglot(folder: Path, split: str) -> Files:
@@ -260,17 +259,3 @@ def list_places365(folder: Path, split: str) -> Files:
 
 def _construct(name: str, folder: Path, **arguments: Any) -> Any:  # noqa: ANN401
     return getattr(importlib.import_module("torchvision.datasets"), name)(folder, **arguments)
-
-
-@contextmanager
-def _checked(name: str, places: tuple[str, ...]) -> Iterator[None]:
-    """Turn an error of torchvision into a one-line AttractorError."""
-    try:
-        yield
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise AttractorError(
-            f"data set {name!r}: files are incomplete or not official ({reason}); remove "
-            f"{' and '.join(places[:3])}{' and the other files' if places[3:] else ''}, "
-            f"then run: attractor-ae data download {name}"
-        ) from error
