@@ -19,9 +19,8 @@ from attractor_ae.cli.options import (
 ReferenceOption = Annotated[
     str | None,
     typer.Option(
-        "--reference",
         help="D_out whose Wasserstein distances to the others are summed. Default: cifar10, "
-        "photos, or the first.",
+        "photos, or the first."
     ),
 ]
 

@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from attractor_ae.data.info import DatasetInfo, SplitInfo
-from attractor_ae.data.sources import Downloadable, Source
+from attractor_ae.data.sources import Downloadable, DownloadableLayouts, Layouts, Source
 from attractor_ae.data.sources.builtin import (
     DIGITS,
     Packaged,
@@ -20,7 +20,6 @@ from attractor_ae.data.sources.builtin import (
     photos,
     textures,
 )
-from attractor_ae.data.sources.layouts import DownloadableLayouts, Layouts
 from attractor_ae.data.sources.lsun import LsunFiles
 from attractor_ae.data.sources.sviro import CARS, SeatFolders
 from attractor_ae.data.sources.torchvision import (

@@ -24,7 +24,7 @@ from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._fast_layers import activation_function
 from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae.data import CATALOGUE, data_root
-from attractor_ae.data.sources.layouts import Layouts
+from attractor_ae.data.sources import Layouts
 from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.experiment.suites import published

@@ -258,9 +258,12 @@ def read_suite(source: str | Path) -> Suite:
         )
     if "dataset" in values:
         return _suite_of(ExperimentConfig.from_toml(path), path)
+    tables = values.pop("methods", {})
+    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+        raise AttractorError(f'{path}: methods must be tables, e.g. [methods."MC-AE"]')
     methods = tuple(
         validated(Method, {"label": label, **table}, f'{path}: [methods."{label}"]')
-        for label, table in _tables(values.pop("methods", {}), path)
+        for label, table in tables.items()
     )
     places = [file_name(method.label).lower() for method in methods]
     for method, place in zip(methods, places, strict=True):
@@ -280,14 +283,8 @@ def _suite_of(config: ExperimentConfig, path: Path) -> Suite:
     known = names.get(dataset.name.lower(), SUITES["builtin"])
     ensemble = model.type == "conv" and not model.dropout
     label = "deep ensemble" if ensemble else "MC dropout" if model.type == "conv" else "MC-AE"
-    source = str(path)
-    method = Method(
-        label=label,
-        experiment=source,
-        quick_experiment=source,
-        score=evaluation.score,
-        ensemble=ensemble,
-    )
+    experiments = dict.fromkeys(("experiment", "quick_experiment"), str(path))
+    method = Method(label=label, score=evaluation.score, ensemble=ensemble, **experiments)
     outs = tuple(name for name in known.out_datasets if name != dataset.name)
     return Suite(
         name=path.stem,
@@ -298,10 +295,3 @@ def _suite_of(config: ExperimentConfig, path: Path) -> Suite:
         covariate_shift_datasets=evaluation.covariate_shift_datasets,
         methods=(method,),
     )
-
-
-def _tables(methods: object, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the tables [methods."LABEL"] of a file, in its order."""
-    if not isinstance(methods, dict) or not all(isinstance(t, dict) for t in methods.values()):
-        raise AttractorError(f'{path}: methods must be tables, e.g. [methods."MC-AE"]')
-    return list(methods.items())

@@ -100,14 +100,14 @@ class IdxFiles:
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the expected paths of a split's files, those in the data root first."""
         folders = (root / self.folder, *self.elsewhere)
-        return tuple(f"{folder / file}[.gz]" for folder in folders for file in _idx_files(split))
+        return tuple(place for folder in folders for place in _idx_files(folder, split))
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the files missing in the data root, or nothing if any folder has all files."""
         if self._find(split, root):
             return ()
-        folder = root / self.folder
-        return tuple(f"{folder / f}[.gz]" for f in _idx_files(split) if not _either(folder, f))
+        files = _idx_files(root / self.folder, split)
+        return tuple(place for place, file in files.items() if not file)
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images of a split."""
@@ -145,23 +145,18 @@ class IdxFiles:
     def _find(self, split: str, root: Path) -> tuple[Path, Path] | None:
         """Return the image file and the label file from the first folder that has both."""
         for folder in (root / self.folder, *self.elsewhere):
-            images, labels = (_either(folder, file) for file in _idx_files(split))
+            images, labels = _idx_files(folder, split).values()
             if images and labels:
                 return images, labels
         return None
 
 
-def _idx_files(split: str) -> tuple[str, str]:
+def _idx_files(folder: Path, split: str) -> dict[str, Path | None]:
+    """Return the places of images and labels -> the plain or the gzipped file that exists there."""
     prefix = {"train": "train", "test": "t10k"}[split]
-    return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-
-
-def _either(folder: Path, file: str) -> Path | None:
-    """Return the plain or the gzipped file, whichever exists and is accessible."""
-    for path in (folder / file, folder / f"{file}.gz"):
-        if is_there(path):
-            return path
-    return None
+    files = [folder / f"{prefix}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+    of_each = ((file, file.with_name(f"{file.name}.gz")) for file in files)
+    return {f"{pair[0]}[.gz]": next(filter(is_there, pair), None) for pair in of_each}
 
 
 def read_idx(path: Path) -> NDArray[Any]:
