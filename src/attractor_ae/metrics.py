@@ -5,6 +5,7 @@ of thresholds: ``"exact"``, all distinct scores, and ``"paper"``, the fifty thre
 0.98 of the released code.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
@@ -126,14 +127,11 @@ def wasserstein_sums(
         name: checked_scores(f"uncertainty of {name}", values) for name, values in out.items()
     }
     others = [sample for name, sample in samples.items() if name != reference]
-    return WassersteinSums(
-        in_to_out=_sum_of_distances(inside, list(samples.values())),
-        reference_to_out=(
-            _sum_of_distances(samples[reference], others)
-            if reference in samples and others
-            else np.nan
-        ),
-    )
+    to_out = sum(wasserstein_distance(inside, sample) for sample in samples.values())
+    to_others = math.nan
+    if reference in samples and others:
+        to_others = sum(wasserstein_distance(samples[reference], other) for other in others)
+    return WassersteinSums(float(to_out), float(to_others))
 
 
 def wasserstein_reference(names: Sequence[str], wanted: str | None = None) -> str:
@@ -228,10 +226,6 @@ def count_below(scores: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
 def ratio(part: np.ndarray, whole: np.ndarray, *, empty: float) -> np.ndarray:
     """Return ``part / whole``, elementwise, and ``empty`` where ``whole`` is 0."""
     return np.divide(part, whole, out=np.full(part.shape, empty, np.float64), where=whole > 0)
-
-
-def _sum_of_distances(sample: np.ndarray, others: list[np.ndarray]) -> float:
-    return float(sum(wasserstein_distance(sample, other) for other in others))
 
 
 # ---- checks ------------------------------------------------------------------------------------

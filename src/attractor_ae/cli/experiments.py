@@ -197,21 +197,14 @@ def evaluate(
         places = [run.path for run in find_runs(*runs)]
         with terminal_reporter() as reporter:
             shared = {"overrides": overrides, "data_root": data_root, "again": fresh}
+            results, done = [], places
             if ensemble:
-                home = folder or places[0].parent / ENSEMBLE
-                results = [run_ensemble_evaluation(places, home, reporter=reporter, **shared)]
-                done = [home]
+                done = [folder or places[0].parent / ENSEMBLE]
+                results = [run_ensemble_evaluation(places, done[0], reporter=reporter, **shared)]
             else:
-                many = len(places) > 1
-                results = [
-                    run_evaluation(
-                        place,
-                        reporter=reporter.prefixed(f"{place.name}, ") if many else reporter,
-                        **shared,
-                    )
-                    for place in places
-                ]
-                done = places
+                for place in places:
+                    named = reporter.prefixed(f"{place.name}, ") if places[1:] else reporter
+                    results.append(run_evaluation(place, reporter=named, **shared))
         if len(done) == 1:
             _show(results[0], done[0], cast("Thresholds", grid), cast("Orientation", orientation))
         else:

@@ -151,30 +151,31 @@ def _read_config(path: Path, seed: int | None) -> tuple[ExperimentConfig, list[s
         elif isinstance(table, dict) and isinstance(field.annotation, type):
             for key in table.keys() - field.annotation.model_fields:
                 left_out[f"{section}.{key}"] = table.pop(key)
-    if isinstance(training := values.get("training"), dict):
-        model = values.get("model")
-        _leave_out_of_training(training, model if isinstance(model, dict) else {}, left_out)
-    # The validation below reports a wrong type.
-    dataset, training = values.get("dataset"), values.setdefault("training", {})
-    if isinstance(dataset, dict) and isinstance(name := dataset.get("name"), str):
-        info = CATALOGUE.get(name.lower())
-        if info is not None:
-            dataset["name"] = info.name
-            if not info.factors and dataset.get("factor"):
-                # The original uses it only for data sets with variants.
-                left_out["dataset.factor"] = dataset.pop("factor")
+
+    def table_of(section: str) -> dict[str, Any]:
+        found = values.get(section)
+        return found if isinstance(found, dict) else {}  # the validation reports a wrong type
+
+    dataset, training = table_of("dataset"), table_of("training")
+    if "training" in values:
+        _leave_out_of_training(training, table_of("model"), left_out)
+    else:
+        values["training"] = training
+    if info := CATALOGUE.get(str(dataset.get("name")).lower()):
+        dataset["name"] = info.name
+        if not info.factors and dataset.get("factor"):
+            # The original uses it only for data sets with variants.
+            left_out["dataset.factor"] = dataset.pop("factor")
     notes = [f"left out of {path.name}: {k} = {v!r}" for k, v in sorted(left_out.items())]
-    if "evaluation" not in values and isinstance(dataset, dict):
-        # What the script of the original has for this D_in.
-        known = published().get(str(dataset.get("name")))
-        if known is not None:
-            keys = {"out_datasets", "accuracy_splits"}
-            values["evaluation"] = known.evaluation.model_dump(include=keys)
-    if isinstance(training, dict):
-        if seed is not None:
-            training["seed"] = seed
-        elif "seed" not in training:
-            notes.append("the original stores no seed: 0 is used")
+    # What the script of the original has for this D_in.
+    known = published().get(str(dataset.get("name")))
+    if known is not None and "evaluation" not in values:
+        keys = {"out_datasets", "accuracy_splits"}
+        values["evaluation"] = known.evaluation.model_dump(include=keys)
+    if seed is not None:
+        training["seed"] = seed
+    elif "seed" not in training:
+        notes.append("the original stores no seed: 0 is used")
     return ExperimentConfig.from_dict(values, str(path)), notes
 
 

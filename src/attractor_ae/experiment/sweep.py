@@ -242,15 +242,14 @@ class _Child:
         code = self.process.poll()
         if code is None:
             return None
-        if code == 0:
-            self.close()
-            return ""
-        self._deaths += 1
+        self._deaths += code < 0
         if code < 0 and self._deaths < _MOST_DEATHS:
             self._start()
             return None
         output = self._output.read_text(encoding="utf-8", errors="replace").strip()
         self.close()
+        if code == 0:
+            return ""
         error = output.splitlines()[-1].removeprefix("error: ") if output else ""
         if code < 0:
             error = (

@@ -6,7 +6,6 @@ are pickled; torchvision reads them after comparing each file with its published
 
 import gzip
 import importlib
-import shutil
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -169,8 +168,7 @@ def read_idx(path: Path) -> NDArray[Any]:
             return mnist.read_sn3_pascalvincent_tensor(str(path)).numpy()
         with tempfile.TemporaryDirectory() as folder, gzip.open(path) as file:
             plain = Path(folder) / "idx"
-            with plain.open("wb") as target:
-                shutil.copyfileobj(file, target)
+            plain.write_bytes(file.read())
             return mnist.read_sn3_pascalvincent_tensor(str(plain)).numpy()
     # torchvision uses assertions, and short files cause errors of many classes.
     except Exception as error:
