@@ -175,8 +175,11 @@ def _listing(states: "list[DatasetStatus]") -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for state in states:
-        info = state.info
-        lines = [info.title, f"{_images(state)}; licence: {info.licence}", f"where: {state.place}"]
+        info, splits = state.info, state.info.splits
+        counts = [s if n.images is None else f"{s} {n.images}" for s, n in splits.items()]
+        classes = " or ".join(map(str, dict.fromkeys(n.classes for n in splits.values())))
+        images = f"{', '.join(counts)} images; {classes} classes; licence: {info.licence}"
+        lines = [info.title, images, f"where: {state.place}"]
         if not state.present:
             lines.append(info.obtain)
         some = state.present or not all(state.missing.values())
@@ -184,13 +187,6 @@ def _listing(states: "list[DatasetStatus]") -> Table:
         # Text, so that rich does not read square brackets as markup.
         table.add_row(info.name, there, Text("\n".join([*lines, ""])))
     return table
-
-
-def _images(state: "DatasetStatus") -> str:
-    splits = state.info.splits
-    counts = [s if n.images is None else f"{s} {n.images}" for s, n in splits.items()]
-    classes = dict.fromkeys(n.classes for n in splits.values())
-    return f"{', '.join(counts)} images; {' or '.join(map(str, classes))} classes"
 
 
 def _describe(state: "DatasetStatus") -> None:

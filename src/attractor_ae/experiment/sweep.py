@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, optional_package, unknown_name
 from attractor_ae._files import write_json
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.config import ExperimentConfig
@@ -392,17 +392,11 @@ def _connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[An
     for name, amount in needs.items():
         if not amount > 0:
             raise AttractorError(f"resource {name} = {amount:g}: must be more than 0")
-    try:
-        from distributed import Client
-    except ImportError:
-        raise AttractorError(
-            'backend "dask" needs the package distributed; install it with: '
-            "pip install 'attractor-ae[cluster]'"
-        ) from None
+    distributed = optional_package("distributed", "cluster", 'backend "dask"')
 
     where = f"scheduler {scheduler}"
     try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = distributed.Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # a TimeoutError is an OSError
         reason = f"cannot be reached ({_first_line(error)}); to start one, run: dask scheduler"
         raise AttractorError(f"{where}: {reason}") from None
@@ -414,7 +408,7 @@ def _connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[An
         except TimeoutError:
             raise AttractorError(f"{where}: has no workers; to start one, run: {start}") from None
         try:
-            slots = sum(client.run(slots_of_worker, needs).values())  # pyright: ignore
+            slots = sum(client.run(slots_of_worker, needs).values())
         except Exception as error:
             reason = f"its workers cannot use this package ({_first_line(error)})"
             raise AttractorError(f"{where}: {reason}; install the same version on them") from None

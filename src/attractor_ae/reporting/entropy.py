@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.metrics import checked_scores, wasserstein_reference
-from attractor_ae.reporting.seeds import one_method, stated
+from attractor_ae.reporting.seeds import by_method, stated
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
     IN_COLOUR,
@@ -49,7 +50,13 @@ def entropy_histogram(
         AttractorError: If the results are not seeds of one method, the reference is not a D_out, or
             the score is unknown or outside [0, 1].
     """
-    seeds = one_method(results)
+    methods = by_method(results)
+    if len(methods) > 1:
+        raise AttractorError(
+            f"this figure shows one method, but the results are of {', '.join(methods)}; "
+            "draw one figure per method"
+        )
+    (seeds,) = methods.values()
     first = seeds[0]
     r = first.recursion if recursion is None else recursion
     name = first.score if score is None else score

@@ -1,6 +1,5 @@
 """Map of the latent space in two dimensions: classes in colour, unknown images in grey."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, optional_package
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
     IN_COLOUR,
@@ -109,13 +108,7 @@ def _codes(name: str, values: ArrayLike) -> NDArray[np.float64]:
 
 def _embedded(codes: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """Return codes of shape (n, latent) in two dimensions, (n, 2)."""
-    try:
-        tsne = importlib.import_module("openTSNE")
-    except ImportError:
-        raise AttractorError(
-            "the latent map needs the package openTSNE; install it with: "
-            "pip install 'attractor-ae[latent]'"
-        ) from None
+    tsne = optional_package("openTSNE", "latent", "the latent map")
     if len(codes) < _FEWEST:
         raise AttractorError(
             f"the latent map needs at least {_FEWEST} codes, got {len(codes)}; give more images"

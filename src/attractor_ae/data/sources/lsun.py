@@ -4,7 +4,6 @@ torchvision's class pickles a list of keys into the current folder and reads it 
 databases are read directly, with the package ``lmdb``.
 """
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, optional_package
 from attractor_ae.data.cache import Encoded, prepare
 from attractor_ae.data.image_set import ImageSet, Wanted
 from attractor_ae.data.sources import is_there
@@ -92,13 +91,7 @@ def _pictures(databases: list[Path], rows: list[NDArray[np.int64]]) -> Iterator[
 
 def _open(path: Path) -> Any:  # noqa: ANN401
     """Open a database for reading; nothing is written."""
-    try:
-        lmdb = importlib.import_module("lmdb")
-    except ImportError:
-        raise AttractorError(
-            "data set 'lsun' needs the package lmdb; install it with: "
-            "pip install 'attractor-ae[lsun]'"
-        ) from None
+    lmdb = optional_package("lmdb", "lsun", "data set 'lsun'")
     try:
         return lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:
