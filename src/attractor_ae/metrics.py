@@ -257,16 +257,11 @@ def checked_scores(
         raise AttractorError(
             f"{name} has shape {scores.shape}; give one value per image, for at least one image"
         )
-    _check_all(
-        name, scores, np.isfinite(scores), "must be finite; look for NaN in the model's output"
-    )
+    finite = np.isfinite(scores)
+    _check_all(name, scores, finite, "must be finite; look for NaN in the model's output")
     if bounded:
-        _check_all(
-            name,
-            scores,
-            (scores >= 0) & (scores <= 1),
-            'must be in [0, 1]; use grid="exact" for other scores',
-        )
+        inside = (scores >= 0) & (scores <= 1)
+        _check_all(name, scores, inside, 'must be in [0, 1]; use grid="exact" for other scores')
     return scores
 
 

@@ -38,8 +38,6 @@ VERSION = "4"
 Broken = tuple[str, str]
 """Printable path of a file that cannot be used, and the reason."""
 
-_DAY = 86_400
-
 
 class Encoded(NamedTuple):
     """An encoded image of a database: its name in messages, and its bytes."""
@@ -134,11 +132,8 @@ def prepare(
         raise AttractorError(
             f"{where}: labels must be in -1..{len(classes) - 1}, got {labels.min()}..{labels.max()}"
         )
-    listed, broken = (
-        [(displayed(path), displayed(reason)) for path, reason in files]
-        for files in (ignored, unusable)
-    )
-    broken += failed
+    listed = [(displayed(path), displayed(reason)) for path, reason in ignored]
+    broken = [(displayed(path), displayed(reason)) for path, reason in unusable] + failed
     count = len(images) + len(broken)
     if broken and (len(broken) == count or len(broken) > max_broken * count):
         raise BrokenFilesError(where, broken, count, max_broken)
@@ -250,12 +245,10 @@ def _new_entry(folder: Path) -> Iterator[Path]:
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         for left in folder.parent.glob(".*"):  # left by a process that was killed
-            if time.time() - left.stat().st_mtime > _DAY:
+            if time.time() - left.stat().st_mtime > 86_400:  # a day
                 shutil.rmtree(left, ignore_errors=True)
-        prefix = f".{folder.name}-"
-        with TemporaryDirectory(
-            prefix=prefix, dir=folder.parent, ignore_cleanup_errors=True
-        ) as name:
+        options = {"prefix": f".{folder.name}-", "dir": folder.parent}
+        with TemporaryDirectory(ignore_cleanup_errors=True, **options) as name:
             temporary = Path(name)
             yield temporary
             try:

@@ -95,7 +95,7 @@ def import_run(
     path = folder / WEIGHTS_FILE
     content = _read(path)
     names = _expected_names(config.model.type, config.model.activation)
-    state, left_out = _network_part(_state_dict(_unpickled(content, path), path), names, path)
+    state, left_out = _network_part(_state_dict(content, path), names, path)
     if left_out:
         notes.append(f"left out of {path.name}: the loss, a network of {left_out} tensors")
 
@@ -211,12 +211,12 @@ def _expected_names(model_type: str, activation: str) -> dict[str, str]:
     return {**names, **{name: name for name in own}}
 
 
-def _unpickled(content: bytes, path: Path) -> Any:  # noqa: ANN401
-    """Return the data that ``torch.save`` wrote; code in the file is not run."""
+def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Return the state dict of a file, all or a part of it; code in the file is not run."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tensor types that are rejected below
-            return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            loaded = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged file can raise almost any exception
         # Its message is omitted: it advises weights_only=False, which runs code in the file.
         asked = re.search(r"(?i:global) (?:GLOBAL )?([\w.]+)", str(error))
@@ -225,10 +225,6 @@ def _unpickled(content: bytes, path: Path) -> Any:  # noqa: ANN401
             f"{path}: is damaged or contains more than weights ({reason}); "
             "get the file again, or save the model's state_dict() with torch.save"
         ) from None
-
-
-def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a file: its whole content or one of its entries."""
     inner = loaded.values() if isinstance(loaded, Mapping) else ()
     for state in (loaded, *inner):
         if isinstance(state, Mapping) and any(name in state for name in _WEIGHTS):

@@ -99,7 +99,8 @@ def run_reproduction(
         notes.append(line)
         reporter.note(line)
 
-    first = suite.experiment(suite.methods[0], quick=quick, overrides=overrides)
+    experiment = partial(suite.experiment, quick=quick, overrides=overrides)
+    first = experiment(suite.methods[0])
     missing: dict[str, str] = {}
     for name in suite.out_datasets:
         try:
@@ -113,7 +114,16 @@ def run_reproduction(
             f"suite {suite.name!r}: none of its D_outs is present ({', '.join(missing)}); "
             "run: attractor-ae data list"
         )
-    rows = _rows(suite, home, quick, outs, seeds, overrides)
+    rows: list[_Row] = []
+    shared: dict[str, tuple[ExperimentConfig, tuple[Job, ...]]] = {}
+    for method in suite.methods:
+        config = experiment(method, out_datasets=outs)
+        # Methods that differ only in the score share their runs.
+        basis = config.model_dump_json(exclude={"evaluation": {"score"}})
+        if basis not in shared:
+            parent = home / "runs" / file_name(method.label)
+            shared[basis] = (config, tuple(seed_jobs(config, seeds, parent)))
+        rows.append(_Row(method, *shared[basis]))
     if runs:
         if len(rows) > 1:
             raise AttractorError(
@@ -157,27 +167,6 @@ def run_reproduction(
     suite_figures(home / "figures", measured, images, on_note=note, reporter=reporter)
     write_text(home / "README.md", page(notes=notes))
     return Reproduction(suite, home, results, missing, report, tuple(notes))
-
-
-def _rows(
-    suite: Suite,
-    home: Path,
-    quick: bool,
-    outs: Sequence[str],
-    seeds: Sequence[int],
-    overrides: Sequence[str],
-) -> list[_Row]:
-    """Return the methods with their runs; methods that differ only in the score share them."""
-    rows: list[_Row] = []
-    shared: dict[str, tuple[ExperimentConfig, tuple[Job, ...]]] = {}
-    for method in suite.methods:
-        config = suite.experiment(method, quick=quick, out_datasets=outs, overrides=overrides)
-        basis = config.model_dump_json(exclude={"evaluation": {"score"}})
-        if basis not in shared:
-            parent = home / "runs" / file_name(method.label)
-            shared[basis] = (config, tuple(seed_jobs(config, seeds, parent)))
-        rows.append(_Row(method, *shared[basis]))
-    return rows
 
 
 def _measured(row: _Row, data_root: str | Path | None, reporter: Reporter) -> list[MeasuredRun]:

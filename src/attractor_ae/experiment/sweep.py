@@ -465,8 +465,8 @@ def find_runs(*places: str | Path) -> list[Run]:
         matches = [path]
         if not path.exists():
             matches = [Path(n) for n in glob.glob(str(place), recursive=True)]  # noqa: PTH207
-            matches = [match for match in matches if _is_run(match) or _is_sweep(match)]
-        elif path.is_dir() and not _is_run(path) and not _is_sweep(path):
+            matches = [match for match in matches if _is_run_or_sweep(match)]
+        elif path.is_dir() and not _is_run_or_sweep(path):
             raise AttractorError(
                 f"{path}: is neither a run nor a sweep (it has no config.toml and no "
                 f"{SWEEP_FILE}); to use the runs in it, give '{path}/*'"
@@ -477,17 +477,13 @@ def find_runs(*places: str | Path) -> list[Run]:
     return sorted(found.values(), key=lambda run: _natural(str(run.path)))
 
 
-def _is_run(path: Path) -> bool:
-    return Run(path).config_file.is_file()
-
-
-def _is_sweep(path: Path) -> bool:
-    return (path / SWEEP_FILE).is_file()
+def _is_run_or_sweep(path: Path) -> bool:
+    return Run(path).config_file.is_file() or (path / SWEEP_FILE).is_file()
 
 
 def _runs_in(path: Path) -> list[Run]:
     """Return the run of a run folder, or the runs of a sweep."""
-    if _is_run(path) or not _is_sweep(path):
+    if Run(path).config_file.is_file() or not (path / SWEEP_FILE).is_file():
         return [Run.open(path)]
     states = _read_states(path / SWEEP_FILE)
     runs = [Run(path / name) for name in states]

@@ -70,18 +70,15 @@ class PerceptualLoss(nn.Module):
         x, y = self._normalise(reconstruction), self._normalise(target)  # (n, 3, h, w)
         for block in self.blocks:
             x, y = block(x), block(y)  # (n, features, h', w')
-            squared = (_unit_length(x) - _unit_length(y)).square().sum(dim=1)  # (n, h', w')
+            # Zero where no feature is active.
+            of_x, of_y = (F.normalize(features, dim=1, eps=1e-10) for features in (x, y))
+            squared = (of_x - of_y).square().sum(dim=1)  # (n, h', w')
             distance = distance + squared.mean(dim=(1, 2))
         return distance.mean()
 
     def _normalise(self, images: Tensor) -> Tensor:
         # A grey image becomes three channels by broadcasting.
         return (2 * images - 1 - self.shift) / self.scale
-
-
-def _unit_length(features: Tensor) -> Tensor:
-    # If no feature is active, the result is zero.
-    return F.normalize(features, dim=1, eps=1e-10)
 
 
 def _imagenet_features() -> nn.Sequential:

@@ -114,9 +114,8 @@ class IdxFiles:
         if not found:
             lacking = " and ".join(self.missing(split, root))
             raise AttractorError(f"data set {self.name!r} needs {lacking}")
-        return load_arrays(
-            self.name, split, lambda: self._read(*found), self.classes, wanted, found
-        )
+        read = partial(self._read, *found)
+        return load_arrays(self.name, split, read, self.classes, wanted, found)
 
     def _read(self, images_file: Path, labels_file: Path) -> Arrays:
         images, labels = read_idx(images_file), read_idx(labels_file)
