@@ -247,8 +247,9 @@ def _new_entry(folder: Path) -> Iterator[Path]:
         for left in folder.parent.glob(".*"):  # left by a process that was killed
             if time.time() - left.stat().st_mtime > 86_400:  # a day
                 shutil.rmtree(left, ignore_errors=True)
-        options = {"prefix": f".{folder.name}-", "dir": folder.parent}
-        with TemporaryDirectory(ignore_cleanup_errors=True, **options) as name:
+        with TemporaryDirectory(
+            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+        ) as name:
             temporary = Path(name)
             yield temporary
             try:

@@ -74,8 +74,7 @@ def entropy_histogram(
 
         def outline(sets: Sequence[DatasetScores], note: str, **looks: Any) -> None:  # noqa: ANN401
             draw(pooled(sets), histtype="step", linewidth=1.2, **looks)
-            label = f"{sets[0].name}{note}"
-            handles.append(Line2D([], [], linewidth=1.2, label=label, **looks))
+            handles.append(Line2D([], [], linewidth=1.2, label=f"{sets[0].name}{note}", **looks))
 
         handles: list[Artist] = [Patch(color=IN_COLOUR, label=f"{first.in_scores.name} (known)")]
         draw(pooled([result.in_scores for result in seeds]), color=IN_COLOUR)
