@@ -159,7 +159,7 @@ def test_the_temperature_is_that_of_the_greatest_likelihood(learned, kind):
     else:
         detector = MCDropoutDetector(model, trials=4, precision="float32")
     detector.fit(known.images, known.labels)
-    assert detector._softmax.temperature == 1
+    assert detector._temperature == 1
     x = floats(others, len(others))
     if kind == "ensemble":
         logits = torch.stack([plain_logits(network, x) for network in detector.networks])
@@ -167,7 +167,7 @@ def test_the_temperature_is_that_of_the_greatest_likelihood(learned, kind):
         masks = [trial_masks(model.site_shapes, 0.33, 0, trial) for trial in range(4)]
         logits = torch.stack([plain_logits(model, x, masked(of_one)) for of_one in masks])
     detector.calibrate(others.images, others.labels)
-    found = detector._softmax.temperature
+    found = detector._temperature
     assert 0.05 < found < 20.09
     assert abs(found - 1) > 0.01
     expected = (logits / found).softmax(-1)
@@ -184,7 +184,7 @@ def test_the_temperature_is_that_of_the_greatest_likelihood(learned, kind):
     for temperature in np.exp(np.linspace(-2.9, 2.9, 59)):
         assert likelihood(temperature) <= reached + 1e-5
     detector.fit(known.images, known.labels)
-    assert detector._softmax.temperature == 1
+    assert detector._temperature == 1
 
 
 def test_members_without_finite_outputs_know_nothing(digits):

@@ -1,8 +1,10 @@
-"""The error that a user can repair, and helpers for its message."""
+"""The error that a user can repair, and helpers that raise it or write its message."""
 
 import difflib
+import importlib
 import shlex
 from collections.abc import Iterable
+from typing import Any
 
 
 class AttractorError(Exception):
@@ -24,6 +26,16 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> AttractorError:
     guess = f"; did you mean {spelled[nearest[0]]!r}? Known" if nearest else "; known"
     names = ", ".join(candidate or '""' for candidate in spelled.values())
     return AttractorError(f"unknown {kind} {name!r}{guess}: {names}")
+
+
+def optional_package(name: str, extra: str, user: str) -> Any:  # noqa: ANN401
+    """Import a package that ``user`` needs and that ``extra`` of this package installs."""
+    try:
+        return importlib.import_module(name)
+    except ImportError:
+        raise AttractorError(
+            f"{user} needs the package {name}; install it with: pip install 'attractor-ae[{extra}]'"
+        ) from None
 
 
 def quoted_command(*words: object) -> str:

@@ -44,10 +44,7 @@ def draw_first_weights(network: nn.Module, generator: torch.Generator | None) ->
 def masked_activation(x: Tensor, activation: nn.Module, mask: Tensor | None) -> Tensor:
     """Return ``activation(x) * mask``; for ReLU the result overwrites ``x``.
 
-    Args:
-        x: Output of a layer, float, shape (n, features) or (n, channels, height, width).
-        activation: An elementwise activation.
-        mask: Non-negative, of the shape of ``x`` or with n = 1; None: no dropout.
+    ``mask`` is non-negative, of the shape of ``x`` or with n = 1; None: no dropout.
     """
     if not isinstance(activation, nn.ReLU):
         x = activation(x)

@@ -24,9 +24,6 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary name in the folder of ``path``, and rename it when the block ends.
 
     If the block fails, ``path`` stays as it was and the temporary file is removed.
-
-    Raises:
-        AttractorError: If the folder cannot be written to, or the disk is full.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -89,11 +86,7 @@ def write_tensors(
 
 
 def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
-    """Read a safetensors file: its tensors, on the CPU, and its metadata.
-
-    Raises:
-        AttractorError: If the file is missing, truncated or damaged.
-    """
+    """Read a safetensors file: its tensors, on the CPU, and its metadata."""
     from safetensors import SafetensorError, safe_open
 
     if not os.path.isfile(path):  # noqa: PTH113 - returns False if access is denied
@@ -111,11 +104,7 @@ def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]
 def load_weights(
     model: "torch.nn.Module", tensors: Mapping[str, "torch.Tensor"], path: Path
 ) -> None:
-    """Load ``tensors``, which were read from ``path``, into ``model``.
-
-    Raises:
-        AttractorError: If names or shapes differ from those of the model.
-    """
+    """Load ``tensors``, which were read from ``path``, into ``model``."""
     try:
         model.load_state_dict(dict(tensors))
     except RuntimeError as error:

@@ -5,7 +5,8 @@ iterate.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -73,54 +74,50 @@ class ConvClassifier(nn.Module):
         return self.output(self.activation(self.hidden(x.flatten(1))))
 
 
-class _Softmax:
-    """Softmax of classifiers, with a temperature that is 1 until calibrated.
+class _ClassifierDetector(Detector):
+    """Detector of classifiers, with a temperature of their softmax that is 1 until calibrated."""
 
-    ``members``: (images, index of the first image) -> logits (n, classes) of each member.
-    """
+    network_class = ConvClassifier
+    _temperature = 1.0
 
-    def __init__(
-        self, detector: Detector, members: Callable[[Tensor, int], Iterator[Tensor]]
-    ) -> None:
-        self._detector, self._members = detector, members
-        self.temperature = 1.0
+    @abstractmethod
+    def _members(self, x: Tensor, first: int) -> Iterator[Tensor]:
+        """Yield the logits (n, classes) of each member; ``first``: index of the first image."""
 
-    def check_classes(self, classes: int) -> None:
-        """Raise an AttractorError unless the networks have one output per class."""
-        outputs = self._detector.networks[0].classes
+    def _fit(self, images: Tensor, targets: Tensor, classes: int) -> None:
+        outputs = self.networks[0].classes
         if classes != outputs:
             raise AttractorError(
                 f"fit got images of {classes} classes, but the classifier has {outputs} outputs; "
                 "give images of every class that it was trained on"
             )
-        self.temperature = 1.0
+        self._temperature = 1.0
 
-    def calibrate(self, images: Tensor, targets: Tensor) -> None:
-        """Fit the temperature on known images."""
-        batches = self._detector._batches(images)
-        logits = torch.cat([self._logits(x, i) for x, i in batches], dim=1)
-        self.temperature = best_temperature(logits, targets.to(logits.device))
+    def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
+        logits = torch.cat([self._logits(x, i) for x, i in self._batches(images)], dim=1)
+        self._temperature = best_temperature(logits, targets.to(logits.device))
 
-    def __call__(self, x: Tensor, first: int, wanted: Requests) -> Scored:
+    def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
         """Return the members' distributions, (1, members, n, classes)."""
-        p = (self._logits(x, first) / self.temperature).softmax(-1)[None]
+        p = (self._logits(x, first) / self._temperature).softmax(-1)[None]
         return Scored({}, p[: len(wanted.distributions)])
 
     def _logits(self, x: Tensor, first: int) -> Tensor:
         """Return the logits of every member, float32, (members, n, classes)."""
         x = x.contiguous(memory_format=torch.channels_last)
-        with self._detector._autocast():
+        with self._autocast():
             logits = torch.stack([member.float() for member in self._members(x, first)])
         # Equal logits, the uniform distribution, where outputs are not finite.
         return logits.masked_fill(~logits.isfinite().all(-1, keepdim=True), 0)
 
-    @property
-    def state(self) -> dict[str, Tensor]:
-        """The temperature."""
-        return {"temperature": torch.tensor(self.temperature, dtype=torch.float64)}
+    def _state(self) -> dict[str, Tensor]:
+        return {"temperature": torch.tensor(self._temperature, dtype=torch.float64)}
+
+    def _restore(self, state: dict[str, Tensor]) -> None:
+        self._temperature = state["temperature"].item()
 
 
-class MCDropoutDetector(Detector):
+class MCDropoutDetector(_ClassifierDetector):
     """MC dropout: a classifier evaluated with dropout, one mask per trial.
 
     The network is copied; settings are as for `AttractorDetector`.
@@ -140,7 +137,6 @@ class MCDropoutDetector(Detector):
         "Y. Gal, Z. Ghahramani: Dropout as a Bayesian Approximation: Representing Model "
         "Uncertainty in Deep Learning. ICML 2016, arXiv 1506.02142"
     )
-    network_class = ConvClassifier
     settings = ("trials", "mask_scope")
 
     def __init__(
@@ -159,28 +155,12 @@ class MCDropoutDetector(Detector):
                 "use it in an EnsembleDetector, or train one with model.dropout = 0.33"
             )
         super().__init__([network], seed, batch_size, precision, trials, mask_scope=mask_scope)
-        self._softmax = _Softmax(self, self._members)
 
     def _members(self, x: Tensor, first: int) -> Iterator[Tensor]:
         return (self.networks[0](x, m) for m in self._masks(first, len(x)))
 
-    def _fit(self, images: Tensor, targets: Tensor, classes: int) -> None:
-        self._softmax.check_classes(classes)
 
-    def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
-        self._softmax.calibrate(images, targets)
-
-    def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
-        return self._softmax(x, first, wanted)
-
-    def _state(self) -> dict[str, Tensor]:
-        return self._softmax.state
-
-    def _restore(self, state: dict[str, Tensor]) -> None:
-        self._softmax.temperature = state["temperature"].item()
-
-
-class EnsembleDetector(Detector):
+class EnsembleDetector(_ClassifierDetector):
     """Deep ensemble: classifiers trained from different seeds; dropout is off.
 
     The networks are copied. ``seed`` determines the two halves of the calibration images; other
@@ -201,7 +181,6 @@ class EnsembleDetector(Detector):
         "B. Lakshminarayanan, A. Pritzel, C. Blundell: Simple and Scalable Predictive Uncertainty "
         "Estimation using Deep Ensembles. NeurIPS 2017, arXiv 1612.01474"
     )
-    network_class = ConvClassifier
 
     def __init__(
         self,
@@ -221,18 +200,13 @@ class EnsembleDetector(Detector):
                     f"{wanted}; give classifiers with the same classes and image shape"
                 )
         super().__init__(networks, seed, batch_size, precision, len(networks))
-        self._softmax = _Softmax(self, lambda x, _: (network(x) for network in self.networks))
+
+    def _members(self, x: Tensor, first: int) -> Iterator[Tensor]:
+        return (network(x) for network in self.networks)
 
     @classmethod
     def _of(cls, networks: Sequence[Any], settings: Mapping[str, Any]) -> "EnsembleDetector":
         return cls(networks, **settings)
-
-    # The same as for MC dropout; only the members differ.
-    _fit = MCDropoutDetector._fit
-    _calibrate_heads = MCDropoutDetector._calibrate_heads
-    _score = MCDropoutDetector._score
-    _state = MCDropoutDetector._state
-    _restore = MCDropoutDetector._restore
 
 
 METHODS: dict[str, type[Detector]] = {

@@ -5,6 +5,7 @@ of thresholds: ``"exact"``, all distinct scores, and ``"paper"``, the fifty thre
 0.98 of the released code.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
@@ -126,14 +127,11 @@ def wasserstein_sums(
         name: checked_scores(f"uncertainty of {name}", values) for name, values in out.items()
     }
     others = [sample for name, sample in samples.items() if name != reference]
-    return WassersteinSums(
-        in_to_out=_sum_of_distances(inside, list(samples.values())),
-        reference_to_out=(
-            _sum_of_distances(samples[reference], others)
-            if reference in samples and others
-            else np.nan
-        ),
-    )
+    to_out = sum(wasserstein_distance(inside, sample) for sample in samples.values())
+    to_others = math.nan
+    if reference in samples and others:
+        to_others = sum(wasserstein_distance(samples[reference], other) for other in others)
+    return WassersteinSums(float(to_out), float(to_others))
 
 
 def wasserstein_reference(names: Sequence[str], wanted: str | None = None) -> str:
@@ -230,10 +228,6 @@ def ratio(part: np.ndarray, whole: np.ndarray, *, empty: float) -> np.ndarray:
     return np.divide(part, whole, out=np.full(part.shape, empty, np.float64), where=whole > 0)
 
 
-def _sum_of_distances(sample: np.ndarray, others: list[np.ndarray]) -> float:
-    return float(sum(wasserstein_distance(sample, other) for other in others))
-
-
 # ---- checks ------------------------------------------------------------------------------------
 
 
@@ -243,7 +237,13 @@ def check_grid(grid: str) -> None:
         raise unknown_name("grid", grid, get_args(Thresholds))
 
 
-def _floats(name: str, values: object) -> Float64[np.ndarray, "..."]:
+def checked_scores(
+    name: str, values: object, *, bounded: bool = False
+) -> Float64[np.ndarray, " n"]:
+    """Return scores as float64, shape (n,), or raise an AttractorError that names them ``name``.
+
+    They must be finite, at least one and, if ``bounded``, in [0, 1].
+    """
     try:
         array = np.asarray(values)
     except (TypeError, ValueError, RuntimeError) as error:  # ragged, or not on the CPU
@@ -252,31 +252,16 @@ def _floats(name: str, values: object) -> Float64[np.ndarray, "..."]:
         ) from error
     if array.dtype.kind not in "biuf":
         raise AttractorError(f"{name} are {array.dtype}; give an array of real numbers")
-    return array.astype(np.float64)
-
-
-def checked_scores(
-    name: str, values: object, *, bounded: bool = False
-) -> Float64[np.ndarray, " n"]:
-    """Return scores as float64, shape (n,), or raise an AttractorError that names them ``name``.
-
-    They must be finite, at least one and, if ``bounded``, in [0, 1].
-    """
-    scores = _floats(name, values)
+    scores = array.astype(np.float64)
     if scores.ndim != 1 or not scores.size:
         raise AttractorError(
             f"{name} has shape {scores.shape}; give one value per image, for at least one image"
         )
-    _check_all(
-        name, scores, np.isfinite(scores), "must be finite; look for NaN in the model's output"
-    )
+    finite = np.isfinite(scores)
+    _check_all(name, scores, finite, "must be finite; look for NaN in the model's output")
     if bounded:
-        _check_all(
-            name,
-            scores,
-            (scores >= 0) & (scores <= 1),
-            'must be in [0, 1]; use grid="exact" for other scores',
-        )
+        inside = (scores >= 0) & (scores <= 1)
+        _check_all(name, scores, inside, 'must be in [0, 1]; use grid="exact" for other scores')
     return scores
 
 
@@ -291,8 +276,7 @@ def checked_correct(correct: object, like: str, scores: np.ndarray) -> Bool[np.n
     return right
 
 
-def _check_all(name: str, values: np.ndarray, good: np.ndarray | np.bool_, remedy: str) -> None:
+def _check_all(name: str, values: np.ndarray, good: np.ndarray, remedy: str) -> None:
     if not good.all():
-        index = tuple(int(i) for i in np.argwhere(~good)[0])
-        where = f" at index {index[0] if len(index) == 1 else index}" if index else ""
-        raise AttractorError(f"{name}{where} is {values[index]}, but {remedy}")
+        index = np.argmin(good)
+        raise AttractorError(f"{name} at index {index} is {values[index]}, but {remedy}")

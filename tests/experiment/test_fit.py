@@ -86,7 +86,7 @@ def test_a_classifier_with_dropout_is_mc_dropout(dropout_run, images, held_out):
     plain = MCDropoutDetector(network, trials=4, precision="float32", mask_scope="sample")
     plain.fit(images.images, images.labels)
     p, q = (e.sample_proba(held_out.images).double() for e in (plain, detector))
-    expected = (p.clamp_min(1e-30).log() / detector._softmax.temperature).softmax(-1)
+    expected = (p.clamp_min(1e-30).log() / detector._temperature).softmax(-1)
     np.testing.assert_allclose(q, expected, atol=1e-5)
 
 
@@ -136,11 +136,11 @@ def test_an_ensemble_is_the_mean_of_its_runs(members, images, held_out):
     assert isinstance(ensemble, EnsembleDetector)
     assert (ensemble.trials, ensemble.score, ensemble.seed) == (2, "entropy", 3)
     assert ensemble.score_names[-1] == "ood_score"  # it is calibrated
-    ensemble._softmax.temperature = 1.0
+    ensemble._temperature = 1.0
     each = []
     for folder in members:
         alone = fit_detector(folder, images, overrides=overrides)
-        alone._softmax.temperature = 1.0
+        alone._temperature = 1.0
         each.append(alone.predict_proba(held_out.images))
     assert not torch.allclose(*each)
     torch.testing.assert_close(
@@ -156,7 +156,7 @@ def test_an_ensemble_is_calibrated_on_what_no_member_was_trained_on(members, ima
     by_hand = EnsembleDetector(ensemble.networks, seed=3, precision="float32")
     by_hand.fit(trained.images, trained.labels)
     by_hand.calibrate(kept.images, kept.labels)
-    assert by_hand._softmax.temperature == ensemble._softmax.temperature
+    assert by_hand._temperature == ensemble._temperature
     assert torch.equal(by_hand.predict(images.images), ensemble.predict(images.images))
 
 

@@ -24,30 +24,20 @@ SplitsOption = Annotated[
     ),
 ]
 FactorOption = Annotated[
-    str, typer.Option("--factor", help="Variant of the data set, e.g. one car model of SVIRO.")
+    str, typer.Option(help="Variant of the data set, e.g. one car model of SVIRO.")
 ]
-PerClassOption = Annotated[
-    int, typer.Option("--per-class", help="Number of images per class; -1: all.")
-]
+PerClassOption = Annotated[int, typer.Option(help="Number of images per class; -1: all.")]
 SubsetSeedOption = Annotated[
     int | None,
     typer.Option(
-        "--subset-seed",
         help="Seed of the random choice of --per-class images. Default: use the first images of "
-        "each class.",
+        "each class."
     ),
 ]
-SizeOption = Annotated[
-    int, typer.Option("--size", help="Height and width of the images, a multiple of 16.")
-]
-ChannelsOption = Annotated[
-    int, typer.Option("--channels", help="Number of channels: 1 (grey) or 3 (colour).")
-]
+SizeOption = Annotated[int, typer.Option(help="Height and width of the images, a multiple of 16.")]
+ChannelsOption = Annotated[int, typer.Option(help="Number of channels: 1 (grey) or 3 (colour).")]
 MaxBrokenOption = Annotated[
-    float,
-    typer.Option(
-        "--max-broken", help="Skip broken files up to this fraction of all files; fail above it."
-    ),
+    float, typer.Option(help="Skip broken files up to this fraction of all files; fail above it.")
 ]
 
 
@@ -130,7 +120,7 @@ def data_prepare(
 def data_show(
     name: Annotated[str, typer.Argument(help="Name of a data set, or path of your own images.")],
     split: Annotated[
-        str | None, typer.Option("--split", help="Split to show. Default: the test split.")
+        str | None, typer.Option(help="Split to show. Default: the test split.")
     ] = None,
     factor: FactorOption = "",
     per_class: PerClassOption = -1,
@@ -185,8 +175,11 @@ def _listing(states: "list[DatasetStatus]") -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for state in states:
-        info = state.info
-        lines = [info.title, f"{_images(state)}; licence: {info.licence}", f"where: {state.place}"]
+        info, splits = state.info, state.info.splits
+        counts = [s if n.images is None else f"{s} {n.images}" for s, n in splits.items()]
+        classes = " or ".join(map(str, dict.fromkeys(n.classes for n in splits.values())))
+        images = f"{', '.join(counts)} images; {classes} classes; licence: {info.licence}"
+        lines = [info.title, images, f"where: {state.place}"]
         if not state.present:
             lines.append(info.obtain)
         some = state.present or not all(state.missing.values())
@@ -194,13 +187,6 @@ def _listing(states: "list[DatasetStatus]") -> Table:
         # Text, so that rich does not read square brackets as markup.
         table.add_row(info.name, there, Text("\n".join([*lines, ""])))
     return table
-
-
-def _images(state: "DatasetStatus") -> str:
-    splits = state.info.splits
-    counts = [s if n.images is None else f"{s} {n.images}" for s, n in splits.items()]
-    classes = dict.fromkeys(n.classes for n in splits.values())
-    return f"{', '.join(counts)} images; {' or '.join(map(str, classes))} classes"
 
 
 def _describe(state: "DatasetStatus") -> None:

@@ -14,6 +14,7 @@ from attractor_ae.cli.options import (
     GridOption,
     OrientationOption,
     SetOption,
+    WorkersOption,
     out_option,
 )
 
@@ -85,29 +86,17 @@ def train(
 
 def sweep(
     config: Annotated[Path, typer.Argument(help="Experiment, as for train.")] = Path("default"),
-    seeds: Annotated[
-        str, typer.Option("--seeds", help="Seeds to train with, e.g. 0-9 or 0,3,5-7.")
-    ] = "0-9",
+    seeds: Annotated[str, typer.Option(help="Seeds to train with, e.g. 0-9 or 0,3,5-7.")] = "0-9",
     folder: Annotated[
         Path | None, out_option("Folder for the runs. Default: runs/DATASET-CONFIG.")
     ] = None,
     settings: SetOption = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            help="Number of runs trained at the same time. Default: one per core; one on a GPU.",
-        ),
-    ] = None,
+    workers: WorkersOption = None,
     backend: Annotated[
-        str,
-        typer.Option(
-            "--backend", help="Where to train: 'processes' (this machine) or 'dask' (a cluster)."
-        ),
+        str, typer.Option(help="Where to train: 'processes' (this machine) or 'dask' (a cluster).")
     ] = "processes",
     scheduler: Annotated[
-        str | None,
-        typer.Option("--scheduler", help="Address of the cluster's scheduler. Only for dask."),
+        str | None, typer.Option(help="Address of the cluster's scheduler. Only for dask.")
     ] = None,
     resources: Annotated[
         list[str] | None,
@@ -158,20 +147,14 @@ def evaluate(
         Path | None, out_option("Folder for the ensemble. Default: ensemble, next to its runs.")
     ] = None,
     recursions: Annotated[
-        int | None,
-        typer.Option(
-            "--recursions", help="Number of recursions to evaluate; recursion 0 is the first."
-        ),
+        int | None, typer.Option(help="Number of recursions to evaluate; recursion 0 is the first.")
     ] = None,
-    trials: Annotated[int | None, typer.Option("--trials", help="Number of dropout masks.")] = None,
+    trials: Annotated[int | None, typer.Option(help="Number of dropout masks.")] = None,
     head: Annotated[
-        str | None, typer.Option("--head", help="Classifier of the latent codes: mlp or knn.")
+        str | None, typer.Option(help="Classifier of the latent codes: mlp or knn.")
     ] = None,
     out_datasets: Annotated[
-        str | None,
-        typer.Option(
-            "--out-datasets", help="D_outs (data sets of unknown images), separated by commas."
-        ),
+        str | None, typer.Option(help="D_outs (data sets of unknown images), separated by commas.")
     ] = None,
     grid: GridOption = "exact",
     orientation: OrientationOption = "in",
@@ -214,21 +197,14 @@ def evaluate(
         places = [run.path for run in find_runs(*runs)]
         with terminal_reporter() as reporter:
             shared = {"overrides": overrides, "data_root": data_root, "again": fresh}
+            results, done = [], places
             if ensemble:
-                home = folder or places[0].parent / ENSEMBLE
-                results = [run_ensemble_evaluation(places, home, reporter=reporter, **shared)]
-                done = [home]
+                done = [folder or places[0].parent / ENSEMBLE]
+                results = [run_ensemble_evaluation(places, done[0], reporter=reporter, **shared)]
             else:
-                many = len(places) > 1
-                results = [
-                    run_evaluation(
-                        place,
-                        reporter=reporter.prefixed(f"{place.name}, ") if many else reporter,
-                        **shared,
-                    )
-                    for place in places
-                ]
-                done = places
+                for place in places:
+                    named = reporter.prefixed(f"{place.name}, ") if places[1:] else reporter
+                    results.append(run_evaluation(place, reporter=named, **shared))
         if len(done) == 1:
             _show(results[0], done[0], cast("Thresholds", grid), cast("Orientation", orientation))
         else:

@@ -29,23 +29,26 @@ SetOption = Annotated[
 DataRootOption = Annotated[
     Path | None,
     typer.Option(
-        "--data-root",
         help="Folder of the data sets' files. Default: $ATTRACTOR_AE_DATA, or the user's data "
-        "directory.",
+        "directory."
     ),
 ]
 GridOption = Annotated[
     str,
     typer.Option(
-        "--grid",
         help="Thresholds of the metrics: exact (every distinct score), or paper (50 fixed ones, as "
-        "in the released code).",
+        "in the released code)."
     ),
 ]
 OrientationOption = Annotated[
     str,
     typer.Option(
-        "--orientation",
-        help="Which images are the positive class of AUPR and FPR95: known (in) or unknown (out).",
+        help="Which images are the positive class of AUPR and FPR95: known (in) or unknown (out)."
+    ),
+]
+WorkersOption = Annotated[
+    int | None,
+    typer.Option(
+        help="Number of runs trained at the same time. Default: one per core; one on a GPU."
     ),
 ]

@@ -12,15 +12,15 @@ from attractor_ae.cli.options import (
     GridOption,
     OrientationOption,
     SetOption,
+    WorkersOption,
     out_option,
 )
 
 ReferenceOption = Annotated[
     str | None,
     typer.Option(
-        "--reference",
         help="D_out whose Wasserstein distances to the others are summed. Default: cifar10, "
-        "photos, or the first.",
+        "photos, or the first."
     ),
 ]
 
@@ -44,13 +44,10 @@ def table(
     orientation: OrientationOption = "in",
     recursion: Annotated[
         int | None,
-        typer.Option(
-            "--recursion", help="Recursion to compare. Default: the one that each run reports."
-        ),
+        typer.Option(help="Recursion to compare. Default: the one that each run reports."),
     ] = None,
     score: Annotated[
-        str | None,
-        typer.Option("--score", help="Score to compare. Default: the one that each run reports."),
+        str | None, typer.Option(help="Score to compare. Default: the one that each run reports.")
     ] = None,
     significance: Annotated[
         bool,
@@ -118,22 +115,14 @@ def reproduce(
         bool, typer.Option("--quick", help="Train a shorter version that runs on a laptop.")
     ] = False,
     seeds: Annotated[
-        str | None,
-        typer.Option("--seeds", help="Seeds to train with. Default: 0-9; 0-2 with --quick."),
+        str | None, typer.Option(help="Seeds to train with. Default: 0-9; 0-2 with --quick.")
     ] = None,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            "--workers",
-            help="Number of runs trained at the same time. Default: one per core; one on a GPU.",
-        ),
-    ] = None,
+    workers: WorkersOption = None,
     runs: Annotated[
         list[str] | None,
         typer.Option(
-            "--runs",
             help="Finished runs to evaluate instead of training, e.g. imported ones; only with "
-            "a config. May be repeated.",
+            "a config. May be repeated."
         ),
     ] = None,
     settings: SetOption = None,

@@ -11,12 +11,12 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -26,13 +26,7 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.decode import (
-    ImageFormat,
-    UndecodableError,
-    decode_quietly,
-    displayed,
-    without_warnings,
-)
+from attractor_ae.data.decode import UndecodableError, decode_quietly, displayed, without_warnings
 from attractor_ae.data.image_set import ImageSet, Wanted
 
 CACHE_VARIABLE = "ATTRACTOR_AE_CACHE"
@@ -43,8 +37,6 @@ VERSION = "4"
 
 Broken = tuple[str, str]
 """Printable path of a file that cannot be used, and the reason."""
-
-_DAY = 86_400
 
 
 class Encoded(NamedTuple):
@@ -78,19 +70,17 @@ def cache_root(cache: Path | None = None) -> Path:
 
 def clear(name: str | None = None, cache: Path | None = None) -> int:
     """Remove the prepared images of a set, or of all; return the number of freed bytes."""
-    root = cache_root(cache) / "prepared"
-    folders = [root / _folder_name(name)] if name is not None else [root]
-    freed = 0
-    for folder in folders:
-        if folder.is_dir():
-            freed += sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-            try:
-                shutil.rmtree(folder)
-            except OSError as error:
-                raise AttractorError(
-                    f"{displayed(error.filename or folder)}: cannot be removed "
-                    f"({error.strerror or error}); remove it by hand"
-                ) from None
+    folder = cache_root(cache) / "prepared" / (_folder_name(name) if name is not None else "")
+    if not folder.is_dir():
+        return 0
+    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    try:
+        shutil.rmtree(folder)
+    except OSError as error:
+        raise AttractorError(
+            f"{displayed(error.filename or folder)}: cannot be removed "
+            f"({error.strerror or error}); remove it by hand"
+        ) from None
     return freed
 
 
@@ -109,12 +99,10 @@ def prepare(
     """Return prepared images, decoding them if they are not in the cache.
 
     Args:
-        source_files: Files that the images are read from; if any of them changes, a new cache entry
-            is made.
-        read: Returns the n images and their labels, int64 of shape (n,); called if they
-            are not in the cache. An image is a path, an `Encoded`, or a uint8 array (height, width)
-            or (height, width, 3). Images are consumed one at a time.
-        key: Everything else that the images depend on.
+        source_files, key: Files that the images are read from, and everything else that they
+            depend on; if any of it changes, a new cache entry is made.
+        read: Returns the n images and their labels, int64 of shape (n,). An image is a path, an
+            `Encoded`, or a uint8 array (height, width) or (height, width, 3).
         unusable: Broken files, with reasons; they count towards ``wanted.max_broken``.
         ignored: Files that are not part of the set, with reasons.
 
@@ -129,18 +117,13 @@ def prepare(
         if unusable:
             raise BrokenFilesError(where, unusable, len(unusable), max_broken)
         raise AttractorError(f"{where} has no images; check its files")
-    form = wanted.image_format
-    described = (VERSION, name, split, *classes, json.dumps(asdict(form)), *key)
-    folder = (
-        cache_root(wanted.cache) / "prepared" / _folder_name(name) / _key(source_files, described)
-    )
+    form = json.dumps(asdict(wanted.image_format))
+    entry = _key(source_files, (VERSION, name, split, *classes, form, *key))
+    folder = cache_root(wanted.cache) / "prepared" / _folder_name(name) / entry
     opened = _open(folder)
     if opened is None:
-        with _writing(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
-        with _writing(folder), _temporary(folder) as temporary:
-            _decode_into(temporary, *read(), form, where, split, name, wanted)
-            _publish(temporary, folder)
+        with _new_entry(folder) as temporary:
+            _decode_into(temporary, *read(), where, f"preparing {name} {split}", wanted)
         opened = _open(folder)
         if opened is None:
             raise AttractorError(f"{displayed(folder)}: cannot be read after writing; remove it")
@@ -149,11 +132,11 @@ def prepare(
         raise AttractorError(
             f"{where}: labels must be in -1..{len(classes) - 1}, got {labels.min()}..{labels.max()}"
         )
+    listed = [(displayed(path), displayed(reason)) for path, reason in ignored]
     broken = [(displayed(path), displayed(reason)) for path, reason in unusable] + failed
     count = len(images) + len(broken)
     if broken and (len(broken) == count or len(broken) > max_broken * count):
         raise BrokenFilesError(where, broken, count, max_broken)
-    listed = [(displayed(path), displayed(reason)) for path, reason in ignored]
     return ImageSet(name, split, images, labels, tuple(classes), (*listed, *broken), paths)
 
 
@@ -202,13 +185,12 @@ def _decode_into(
     folder: Path,
     images: Iterable[object],
     labels: NDArray[np.int64],
-    form: ImageFormat,
     where: str,
-    split: str,
-    name: str,
+    task: str,
     wanted: Wanted,
 ) -> None:
     """Decode images one by one into a folder."""
+    form = wanted.image_format
     if not len(labels):
         raise AttractorError(f"{where} has no images; check its files")
     kept, paths, broken = [], [], []
@@ -217,27 +199,21 @@ def _decode_into(
         # Not written through a memory map: then a full disk would kill the process, and mapped
         # pages would count as its memory.
         count = 0
-        for source in images:
-            count += 1
+        for count, source in enumerate(images, start=1):
             if count > len(labels):
                 break
+            shown, data = source if isinstance(source, Encoded) else (source, source)
+            if isinstance(data, np.ndarray):
+                shown, data = "an image", Image.fromarray(data)
             try:
-                data = source.data if isinstance(source, Encoded) else source
-                pixels = Image.fromarray(data) if isinstance(data, np.ndarray) else data
-                file.write(decode_quietly(pixels, form).data)  # type: ignore[arg-type]
+                file.write(decode_quietly(data, form).data)  # type: ignore[arg-type]
             except UndecodableError as error:
-                shown = source.name if isinstance(source, Encoded) else source
-                broken.append(
-                    (
-                        displayed(str(shown)) if not isinstance(shown, np.ndarray) else "an image",
-                        error.reason,
-                    )
-                )
+                broken.append((displayed(str(shown)), error.reason))
             else:
                 kept.append(count - 1)
                 if isinstance(source, Path | str):
                     paths.append(str(source))
-            wanted.reporter.progress(f"preparing {name} {split}", count, len(labels))
+            wanted.reporter.progress(task, count, len(labels))
         if count != len(labels):
             found = count if count < len(labels) else "more"
             raise AttractorError(f"{where}: {len(labels)} labels, but {found} images")
@@ -246,7 +222,7 @@ def _decode_into(
         _write_header(file, shape)
         file.flush()
         os.fsync(file.fileno())
-    left = np.ascontiguousarray(labels[kept]) if kept else np.empty(0, dtype=np.int64)
+    left = labels[np.array(kept, dtype=np.int64)]
     np.save(folder / "labels.npy", left, allow_pickle=False)
     contents = {
         "shape": shape,
@@ -264,32 +240,24 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
 
 
 @contextmanager
-def _temporary(folder: Path) -> Iterator[Path]:
-    """Create a temporary folder next to ``folder``; afterwards it is removed if it still exists."""
-    for left in folder.parent.glob(".*"):  # left by a process that was killed
-        if time.time() - left.stat().st_mtime > _DAY:
-            shutil.rmtree(left, ignore_errors=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+def _new_entry(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder, and rename it to ``folder`` when the block ends."""
     try:
-        yield temporary
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    """Rename a complete folder, unless another process has published it meanwhile."""
-    try:
-        temporary.rename(folder)
-    except OSError:
-        if _open(folder) is None:  # damaged
-            shutil.rmtree(folder)
-            temporary.rename(folder)
-
-
-@contextmanager
-def _writing(folder: Path) -> Iterator[None]:
-    try:
-        yield
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        for left in folder.parent.glob(".*"):  # left by a process that was killed
+            if time.time() - left.stat().st_mtime > 86_400:  # a day
+                shutil.rmtree(left, ignore_errors=True)
+        with TemporaryDirectory(
+            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
+        ) as name:
+            temporary = Path(name)
+            yield temporary
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if _open(folder) is None:  # not written by another process meanwhile, but damaged
+                    shutil.rmtree(folder)
+                    temporary.rename(folder)
     except OSError as error:
         raise AttractorError(
             f"{displayed(error.filename or folder)}: cannot be written "

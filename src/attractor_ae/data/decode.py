@@ -136,10 +136,8 @@ def displayed(path: Path | str) -> str:
 @lru_cache(maxsize=1)
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes, lower case with their dot, of the files that :func:`decode` reads."""
-    readable = set(_formats())
-    return frozenset(
-        suffix for suffix, form in Image.registered_extensions().items() if form in readable
-    )
+    suffixes = Image.registered_extensions().items()
+    return frozenset(suffix for suffix, form in suffixes if form in _formats())
 
 
 @lru_cache(maxsize=1)

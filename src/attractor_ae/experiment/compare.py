@@ -1,5 +1,6 @@
 """Tables and figures of evaluated runs (``attractor-ae table`` and ``figures``)."""
 
+import copy
 import glob
 import json
 import os
@@ -109,7 +110,11 @@ def measured_runs(places: Sequence[str | Path]) -> dict[str, list[MeasuredRun]]:
             found[home.path.resolve()] = _measured(home)
     experiments: dict[str, list[MeasuredRun]] = {}
     for measured in found.values():
-        experiments.setdefault(_without_seed(measured.result), []).append(measured)
+        # Copied, so that the result keeps its seed.
+        experiment = copy.deepcopy(measured.result.provenance.get("experiment", {}))
+        experiment.get("training", {}).pop("seed", None)
+        key = json.dumps([measured.result.method, experiment], sort_keys=True)
+        experiments.setdefault(key, []).append(measured)
     return dict(zip(_labels(list(experiments.values())), experiments.values(), strict=True))
 
 
@@ -119,14 +124,13 @@ def _measured(run: Run) -> MeasuredRun:
 
 def _labels(experiments: Sequence[Sequence[MeasuredRun]]) -> list[str]:
     """Return a unique name per experiment: the method, with part of the folder if needed."""
-    methods = [runs[0].result.method for runs in experiments]
-    folders = []
-    for runs in experiments:
-        path = runs[0].path.resolve()
-        folders.append(path if len(runs) == 1 else path.parent)
+    named = []
+    for first, *others in experiments:
+        path = first.path.resolve()
+        named.append((first.result.method, path.parent if others else path))
     labels = []
-    for method, folder in zip(methods, folders, strict=True):
-        rivals = [f for m, f in zip(methods, folders, strict=True) if m == method]
+    for method, folder in named:
+        rivals = [other for name, other in named if name == method]
         if rivals.count(folder) > 1:
             raise AttractorError(
                 f"{folder}: contains runs of several experiments; compare each separately"
@@ -147,9 +151,3 @@ def _is_member(run: Run, ensemble: Run) -> bool:
         return run.path.resolve() in [(ensemble.path / member).resolve() for member in members]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def _without_seed(result: EvaluationResult) -> str:
-    experiment = json.loads(json.dumps(result.provenance.get("experiment", {})))
-    experiment.get("training", {}).pop("seed", None)
-    return json.dumps([result.method, experiment], sort_keys=True)

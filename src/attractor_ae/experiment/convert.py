@@ -24,7 +24,7 @@ from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._fast_layers import activation_function
 from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae.data import CATALOGUE, data_root
-from attractor_ae.data.sources.layouts import Layouts
+from attractor_ae.data.sources import Layouts
 from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.experiment.suites import published
@@ -60,18 +60,11 @@ ORIGINAL_LAYERS: Mapping[str, Mapping[str, str]] = {
 }
 """Name of each layer in the original -> name in this package, by ``model.type``."""
 
-# One element per class.
-_LOGITS = "classifier.fc_2.bias"
+_WEIGHTS = [f"{layer}.weight" for layers in ORIGINAL_LAYERS.values() for layer in layers]
 
 # An activation with weights (PReLU) is shared by all layers; the original's file repeats it for
 # each layer.
 _ACTIVATION_AGAIN = re.compile(r"(?:encoder_\w+|decoder_\w+|classifier)\.(activation)_\d(\.\w+)")
-
-# The perceptual loss is a separate network, which the original stores with the trained one.
-_LOSS = "criterion."
-
-# Keys of [training] that matter after the training.
-_STILL_USED = ("augment", "seed")
 
 _FROM_THE_ORIGINAL = f"give a results folder of the original, with {CONFIG_FILE} and {WEIGHTS_FILE}"
 
@@ -102,14 +95,14 @@ def import_run(
     path = folder / WEIGHTS_FILE
     content = _read(path)
     names = _expected_names(config.model.type, config.model.activation)
-    state, left_out = _network_part(_state_dict(_unpickled(content, path), path), names, path)
+    state, left_out = _network_part(_state_dict(content, path), names, path)
     if left_out:
         notes.append(f"left out of {path.name}: the loss, a network of {left_out} tensors")
 
     name, count, known = _trained_set(config, data_root)
     classes = 0
     if config.model.type == "conv":
-        classes = state[_LOGITS].numel()
+        classes = state["classifier.fc_2.bias"].numel()
         if count not in (None, classes):
             raise AttractorError(
                 f"{path}: contains a classifier of {classes} classes, but data set {name!r} has "
@@ -158,30 +151,31 @@ def _read_config(path: Path, seed: int | None) -> tuple[ExperimentConfig, list[s
         elif isinstance(table, dict) and isinstance(field.annotation, type):
             for key in table.keys() - field.annotation.model_fields:
                 left_out[f"{section}.{key}"] = table.pop(key)
-    if isinstance(training := values.get("training"), dict):
-        model = values.get("model")
-        _leave_out_of_training(training, model if isinstance(model, dict) else {}, left_out)
-    # The validation below reports a wrong type.
-    dataset, training = values.get("dataset"), values.setdefault("training", {})
-    if isinstance(dataset, dict) and isinstance(name := dataset.get("name"), str):
-        info = CATALOGUE.get(name.lower())
-        if info is not None:
-            dataset["name"] = info.name
-            if not info.factors and dataset.get("factor"):
-                # The original uses it only for data sets with variants.
-                left_out["dataset.factor"] = dataset.pop("factor")
+
+    def table_of(section: str) -> dict[str, Any]:
+        found = values.get(section)
+        return found if isinstance(found, dict) else {}  # the validation reports a wrong type
+
+    dataset, training = table_of("dataset"), table_of("training")
+    if "training" in values:
+        _leave_out_of_training(training, table_of("model"), left_out)
+    else:
+        values["training"] = training
+    if info := CATALOGUE.get(str(dataset.get("name")).lower()):
+        dataset["name"] = info.name
+        if not info.factors and dataset.get("factor"):
+            # The original uses it only for data sets with variants.
+            left_out["dataset.factor"] = dataset.pop("factor")
     notes = [f"left out of {path.name}: {k} = {v!r}" for k, v in sorted(left_out.items())]
-    if "evaluation" not in values and isinstance(dataset, dict):
-        # What the script of the original has for this D_in.
-        known = published().get(str(dataset.get("name")))
-        if known is not None:
-            keys = {"out_datasets", "accuracy_splits"}
-            values["evaluation"] = known.evaluation.model_dump(include=keys)
-    if isinstance(training, dict):
-        if seed is not None:
-            training["seed"] = seed
-        elif "seed" not in training:
-            notes.append("the original stores no seed: 0 is used")
+    # What the script of the original has for this D_in.
+    known = published().get(str(dataset.get("name")))
+    if known is not None and "evaluation" not in values:
+        keys = {"out_datasets", "accuracy_splits"}
+        values["evaluation"] = known.evaluation.model_dump(include=keys)
+    if seed is not None:
+        training["seed"] = seed
+    elif "seed" not in training:
+        notes.append("the original stores no seed: 0 is used")
     return ExperimentConfig.from_dict(values, str(path)), notes
 
 
@@ -190,7 +184,7 @@ def _leave_out_of_training(
 ) -> None:
     """Move keys that are impossible here to ``left_out``, since the run is trained already."""
     impossible = set()
-    for key in training.keys() - set(_STILL_USED):
+    for key in training.keys() - {"augment", "seed"}:  # which matter after the training
         try:
             TrainingConfig.model_validate({key: training[key]})
         except ValidationError:
@@ -217,12 +211,12 @@ def _expected_names(model_type: str, activation: str) -> dict[str, str]:
     return {**names, **{name: name for name in own}}
 
 
-def _unpickled(content: bytes, path: Path) -> Any:  # noqa: ANN401
-    """Return the data that ``torch.save`` wrote; code in the file is not run."""
+def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
+    """Return the state dict of a file, all or a part of it; code in the file is not run."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about tensor types that are rejected below
-            return torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
+            loaded = torch.load(io.BytesIO(content), weights_only=True, map_location="cpu")
     except Exception as error:  # a damaged file can raise almost any exception
         # Its message is omitted: it advises weights_only=False, which runs code in the file.
         asked = re.search(r"(?i:global) (?:GLOBAL )?([\w.]+)", str(error))
@@ -231,39 +225,21 @@ def _unpickled(content: bytes, path: Path) -> Any:  # noqa: ANN401
             f"{path}: is damaged or contains more than weights ({reason}); "
             "get the file again, or save the model's state_dict() with torch.save"
         ) from None
-
-
-def _state_dict(loaded: object, path: Path) -> dict[str, Tensor]:
-    """Return the state dict of a file: its whole content or one of its entries."""
     inner = loaded.values() if isinstance(loaded, Mapping) else ()
     for state in (loaded, *inner):
-        if not isinstance(state, Mapping):
-            continue
-        if any(name in state for name in (f"{layer}.weight" for layer in _all_layers())):
+        if isinstance(state, Mapping) and any(name in state for name in _WEIGHTS):
             for name, value in state.items():
-                if not (isinstance(name, str) and _is_plain(value)):
+                dense = isinstance(value, Tensor) and value.layout == torch.strided
+                plain = dense and value.device.type == "cpu" and not value.is_quantized
+                if not (isinstance(name, str) and plain):
                     raise AttractorError(
                         f"{path}: {name!r} is not a plain tensor; save only state_dict()"
                     )
             return dict(state)
     raise AttractorError(
         f"{path}: does not contain a network of the original, which has e.g. a tensor "
-        f"{next(iter(_all_layers()))}.weight; {_FROM_THE_ORIGINAL}"
+        f"{_WEIGHTS[0]}; {_FROM_THE_ORIGINAL}"
     )
-
-
-def _is_plain(value: object) -> bool:
-    """Return whether a value is a dense, unquantised tensor on the CPU."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout == torch.strided
-        and value.device.type == "cpu"
-        and not value.is_quantized
-    )
-
-
-def _all_layers() -> list[str]:
-    return [layer for layers in ORIGINAL_LAYERS.values() for layer in layers]
 
 
 def _network_part(
@@ -280,7 +256,7 @@ def _network_part(
     for name in state.keys() - names.keys():
         again = _ACTIVATION_AGAIN.fullmatch(name)
         shared = state.get("".join(again.groups())) if again else None
-        if name.startswith(_LOSS):
+        if name.startswith("criterion."):  # the perceptual loss, a separate network
             left_out += 1
         elif shared is None:
             raise AttractorError(f"{path}: {unknown_name('tensor', name, names)}")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from attractor_ae import reporting
 from attractor_ae._detector import Detector
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import file_name
@@ -20,20 +21,6 @@ from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.trial_curve import TrialCurve, trial_curve
-from attractor_ae.reporting import (
-    ReconstructionBlock,
-    accuracy_rejection_figure,
-    auroc_by_recursion,
-    auroc_by_trials,
-    entropy_histogram,
-    latent_map,
-    middle_blocks,
-    precision_recall_figure,
-    reconstruction_figure,
-    reliability_diagram,
-    roc_figure,
-    save_figure,
-)
 
 _MOST_SAMPLED = 200
 """Largest number of images per set for the trial curve and the latent map."""
@@ -101,27 +88,28 @@ def suite_figures(
     total = len(results) + 4 + recursive + any(_with_runs(measured)) + 2 * len(attractors)
 
     def save(name: str, figure: object) -> None:
-        drawn.append(save_figure(figure, folder / name)[0])  # type: ignore[arg-type]
+        drawn.append(reporting.save_figure(figure, folder / name)[0])  # type: ignore[arg-type]
         reporter.progress("drawing", len(drawn), total, f"{len(drawn)}/{total} figures")
 
     for label, found in results.items():
-        save(f"entropy-{file_name(label)}", entropy_histogram(found, reference=reference))
+        save(f"entropy-{file_name(label)}", reporting.entropy_histogram(found, reference=reference))
     if recursive:
-        save("recursions", auroc_by_recursion(results))
-    save("roc", roc_figure(results))
-    save("precision-recall", precision_recall_figure(results))
-    save("rejection", accuracy_rejection_figure(results))
-    save("reliability", reliability_diagram(results))
+        save("recursions", reporting.auroc_by_recursion(results))
+    save("roc", reporting.roc_figure(results))
+    save("precision-recall", reporting.precision_recall_figure(results))
+    save("rejection", reporting.accuracy_rejection_figure(results))
+    save("reliability", reporting.reliability_diagram(results))
     curves = {
         label: [_trial_curve(run, *images(run)) for run in runs]
         for label, runs in _with_runs(measured)
     }
     if curves:
-        save("trials", auroc_by_trials(curves))
+        save("trials", reporting.auroc_by_trials(curves))
     for label, run, detector in attractors:
         known, unknown = images(run)
-        blocks = middle_blocks(detector, [known, *unknown])
-        save(f"reconstructions-{file_name(label)}", reconstruction_figure(blocks, per_row=2))
+        blocks = reporting.middle_blocks(detector, [known, *unknown])
+        figure = reporting.reconstruction_figure(blocks, per_row=2)
+        save(f"reconstructions-{file_name(label)}", figure)
         try:
             save(f"latent-{file_name(label)}", _latent_map(detector, label, known, unknown))
         except AttractorError as error:
@@ -170,14 +158,14 @@ def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[Image
 
 def reconstructions(
     measured: Mapping[str, Sequence[MeasuredRun]], images: RunImages
-) -> list[ReconstructionBlock]:
+) -> list[reporting.ReconstructionBlock]:
     """Return the reconstructions of D_in and one D_out by the first method with attractors.
 
     The titles name D_in, to distinguish the blocks in a figure with several.
     """
     for _, run, detector in _attractors(measured):
         known, unknown = images(run)
-        blocks = middle_blocks(detector, [known, *unknown[:1]])
+        blocks = reporting.middle_blocks(detector, [known, *unknown[:1]])
         return [
             dataclasses.replace(block, title=f"trained on {known.name}: {block.title}")
             for block in blocks
@@ -196,7 +184,7 @@ def _latent_map(
         (trajectory,) = detector.trajectory(images.images, r + 1, trials=1)
         return trajectory.latents[r].cpu().numpy()
 
-    return latent_map(
+    return reporting.latent_map(
         codes(shown),
         shown.labels,
         shown.classes,

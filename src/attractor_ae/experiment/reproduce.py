@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import tomli_w
-
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import file_name, write_text
 from attractor_ae._reporter import SILENT, Reporter
@@ -25,7 +23,7 @@ from attractor_ae.experiment.plan import make_plan, planned_out
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.suite_readme import suite_readme
-from attractor_ae.experiment.suites import Method, Suite, read_suite
+from attractor_ae.experiment.suites import Method, Suite, as_overrides, read_suite
 from attractor_ae.experiment.sweep import Job, SweepReport, find_runs, seed_jobs, sweep
 from attractor_ae.reporting import compare
 
@@ -101,17 +99,31 @@ def run_reproduction(
         notes.append(line)
         reporter.note(line)
 
-    first = suite.experiment(suite.methods[0], quick=quick, overrides=overrides)
-    missing = _missing(suite, first, data_root)
-    for name, reason in missing.items():
-        note(f"left out: {name}: {reason}")
+    experiment = partial(suite.experiment, quick=quick, overrides=overrides)
+    first = experiment(suite.methods[0])
+    missing: dict[str, str] = {}
+    for name in suite.out_datasets:
+        try:
+            planned_out(first, name, data_root).check()
+        except AttractorError as error:
+            missing[name] = str(error)
+            note(f"left out: {name}: {error}")
     outs = [name for name in suite.out_datasets if name not in missing]
     if not outs:
         raise AttractorError(
             f"suite {suite.name!r}: none of its D_outs is present ({', '.join(missing)}); "
             "run: attractor-ae data list"
         )
-    rows = _rows(suite, home, quick, outs, seeds, overrides)
+    rows: list[_Row] = []
+    shared: dict[str, tuple[ExperimentConfig, tuple[Job, ...]]] = {}
+    for method in suite.methods:
+        config = experiment(method, out_datasets=outs)
+        # Methods that differ only in the score share their runs.
+        basis = config.model_dump_json(exclude={"evaluation": {"score"}})
+        if basis not in shared:
+            parent = home / "runs" / file_name(method.label)
+            shared[basis] = (config, tuple(seed_jobs(config, seeds, parent)))
+        rows.append(_Row(method, *shared[basis]))
     if runs:
         if len(rows) > 1:
             raise AttractorError(
@@ -157,59 +169,18 @@ def run_reproduction(
     return Reproduction(suite, home, results, missing, report, tuple(notes))
 
 
-def _missing(
-    suite: Suite, config: ExperimentConfig, data_root: str | Path | None
-) -> dict[str, str]:
-    """Return the missing D_outs -> the reason."""
-    missing = {}
-    for name in suite.out_datasets:
-        try:
-            planned_out(config, name, data_root).check()
-        except AttractorError as error:
-            missing[name] = str(error)
-    return missing
-
-
-def _rows(
-    suite: Suite,
-    home: Path,
-    quick: bool,
-    outs: Sequence[str],
-    seeds: Sequence[int],
-    overrides: Sequence[str],
-) -> list[_Row]:
-    """Return the methods with their runs; methods that differ only in the score share them."""
-    rows: list[_Row] = []
-    shared: dict[str, tuple[ExperimentConfig, tuple[Job, ...]]] = {}
-    for method in suite.methods:
-        config = suite.experiment(method, quick=quick, out_datasets=outs, overrides=overrides)
-        basis = config.model_dump_json(exclude={"evaluation": {"score"}})
-        if basis not in shared:
-            parent = home / "runs" / file_name(method.label)
-            shared[basis] = (config, tuple(seed_jobs(config, seeds, parent)))
-        rows.append(_Row(method, *shared[basis]))
-    return rows
-
-
 def _measured(row: _Row, data_root: str | Path | None, reporter: Reporter) -> list[MeasuredRun]:
     """Evaluate the runs of a method, or read their results."""
     finished = [job.folder for job in row.jobs if Run(job.folder).finished]
     if not finished:
         return []
     # The stored configs may lack D_outs that were missing when they were written.
-    overrides = [
-        f"evaluation.{tomli_w.dumps({key: value}).strip()}"
-        for key, value in row.config.evaluation.model_dump(mode="json").items()
-    ]
-    found = []
-    for place in [finished[0].parent / ENSEMBLE] if row.method.ensemble else finished:
+    overrides = as_overrides("evaluation", row.config.evaluation.model_dump(mode="json"))
+    found, ensemble = [], row.method.ensemble
+    for place in [finished[0].parent / ENSEMBLE] if ensemble else finished:
+        evaluate = partial(run_ensemble_evaluation, finished) if ensemble else run_evaluation
         named = reporter.prefixed(f"{row.method.label}, {place.name}, ")
-        if row.method.ensemble:
-            result = run_ensemble_evaluation(
-                finished, place, overrides=overrides, data_root=data_root, reporter=named
-            )
-        else:
-            result = run_evaluation(place, overrides=overrides, data_root=data_root, reporter=named)
+        result = evaluate(place, overrides=overrides, data_root=data_root, reporter=named)
         if row.method.score not in result.score_names:
             raise unknown_name(
                 f"score of the method {row.method.label!r}:", row.method.score, result.score_names

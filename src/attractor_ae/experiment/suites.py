@@ -9,6 +9,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import tomli_w
 from pydantic import BaseModel, ConfigDict, Field
 
 from attractor_ae._errors import AttractorError, unknown_name
@@ -104,32 +105,32 @@ class Suite(_Table):
             AttractorError: If a config cannot be read, or a setting is invalid.
         """
         outs = self.out_datasets if out_datasets is None else tuple(out_datasets)
+        dataset = {"name": self.in_dataset, "split": self.split}
+        evaluation = {
+            "out_datasets": outs,
+            "accuracy_splits": self.accuracy_splits,
+            "covariate_shift_datasets": self.covariate_shift_datasets,
+        }
         source = method.quick_experiment if quick else method.experiment
         read = preset if source in PRESETS and method in METHODS else read_experiment
         settings = [
             *method.settings,
             *(method.quick if quick else method.full),
-            f"dataset.name={_quoted(self.in_dataset)}",
-            f"dataset.split={_quoted(self.split)}",
-            f"evaluation.out_datasets={_listed(outs)}",
-            f"evaluation.accuracy_splits={_listed(self.accuracy_splits)}",
-            f"evaluation.covariate_shift_datasets={_listed(self.covariate_shift_datasets)}",
+            *as_overrides("dataset", dataset),
+            *as_overrides("evaluation", evaluation),
             *overrides,
         ]
         config = read(source, settings)
-        wanted = {config.evaluation.score, *config.evaluation.scores, "entropy"}
-        if method.score in wanted:
+        scores = config.evaluation.scores
+        if method.score in {config.evaluation.score, *scores, "entropy"}:
             return config
-        more = [*config.evaluation.scores, method.score]
-        return read(source, [*settings, f"evaluation.scores={_listed(more)}"])
+        more = as_overrides("evaluation", {"scores": (*scores, method.score)})
+        return read(source, [*settings, *more])
 
 
-def _quoted(text: str) -> str:
-    return f'"{text}"' if '"' not in text and "\\" not in text else f"'{text}'"
-
-
-def _listed(names: Sequence[str]) -> str:
-    return f"[{', '.join(_quoted(name) for name in names)}]"
+def as_overrides(section: str, values: Mapping[str, Any]) -> list[str]:
+    """Return the values of a section as texts ``"section.key=value"``."""
+    return [f"{section}.{tomli_w.dumps({key: value})}" for key, value in values.items()]
 
 
 _SUITES = (
@@ -194,7 +195,7 @@ def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> Experi
     if _is_folder_of_images(source):
         if Run(path).config_file.is_file():
             raise AttractorError(f"{path}: is a run; give a config, or a folder of images")
-        return preset("default", [f"dataset.name={_quoted(name)}", *overrides])
+        return preset("default", [*as_overrides("dataset", {"name": name}), *overrides])
     if path.name != name or path.suffix or path.is_file():
         return ExperimentConfig.from_toml(path, overrides)
     if name in PRESETS:
@@ -257,9 +258,12 @@ def read_suite(source: str | Path) -> Suite:
         )
     if "dataset" in values:
         return _suite_of(ExperimentConfig.from_toml(path), path)
+    tables = values.pop("methods", {})
+    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+        raise AttractorError(f'{path}: methods must be tables, e.g. [methods."MC-AE"]')
     methods = tuple(
         validated(Method, {"label": label, **table}, f'{path}: [methods."{label}"]')
-        for label, table in _tables(values.pop("methods", {}), path)
+        for label, table in tables.items()
     )
     places = [file_name(method.label).lower() for method in methods]
     for method, place in zip(methods, places, strict=True):
@@ -279,14 +283,8 @@ def _suite_of(config: ExperimentConfig, path: Path) -> Suite:
     known = names.get(dataset.name.lower(), SUITES["builtin"])
     ensemble = model.type == "conv" and not model.dropout
     label = "deep ensemble" if ensemble else "MC dropout" if model.type == "conv" else "MC-AE"
-    source = str(path)
-    method = Method(
-        label=label,
-        experiment=source,
-        quick_experiment=source,
-        score=evaluation.score,
-        ensemble=ensemble,
-    )
+    experiments = dict.fromkeys(("experiment", "quick_experiment"), str(path))
+    method = Method(label=label, score=evaluation.score, ensemble=ensemble, **experiments)
     outs = tuple(name for name in known.out_datasets if name != dataset.name)
     return Suite(
         name=path.stem,
@@ -297,10 +295,3 @@ def _suite_of(config: ExperimentConfig, path: Path) -> Suite:
         covariate_shift_datasets=evaluation.covariate_shift_datasets,
         methods=(method,),
     )
-
-
-def _tables(methods: object, path: Path) -> list[tuple[str, Mapping[str, Any]]]:
-    """Return the tables [methods."LABEL"] of a file, in its order."""
-    if not isinstance(methods, dict) or not all(isinstance(t, dict) for t in methods.values()):
-        raise AttractorError(f'{path}: methods must be tables, e.g. [methods."MC-AE"]')
-    return list(methods.items())

@@ -19,12 +19,11 @@ from collections import Counter
 from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, optional_package, unknown_name
 from attractor_ae._files import write_json
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.config import ExperimentConfig
@@ -243,15 +242,14 @@ class _Child:
         code = self.process.poll()
         if code is None:
             return None
-        if code == 0:
-            self.close()
-            return ""
-        self._deaths += 1
+        self._deaths += code < 0
         if code < 0 and self._deaths < _MOST_DEATHS:
             self._start()
             return None
         output = self._output.read_text(encoding="utf-8", errors="replace").strip()
         self.close()
+        if code == 0:
+            return ""
         error = output.splitlines()[-1].removeprefix("error: ") if output else ""
         if code < 0:
             error = (
@@ -394,36 +392,29 @@ def _connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[An
     for name, amount in needs.items():
         if not amount > 0:
             raise AttractorError(f"resource {name} = {amount:g}: must be more than 0")
-    try:
-        from distributed import Client
-    except ImportError:
-        raise AttractorError(
-            'backend "dask" needs the package distributed; install it with: '
-            "pip install 'attractor-ae[cluster]'"
-        ) from None
+    distributed = optional_package("distributed", "cluster", 'backend "dask"')
 
-    def failure(reason: str) -> AttractorError:
-        return AttractorError(f"scheduler {scheduler}: {reason}")
-
+    where = f"scheduler {scheduler}"
     try:
-        client = Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
+        client = distributed.Client(scheduler, timeout=CONNECT_SECONDS, set_as_default=False)
     except (OSError, ValueError, TypeError) as error:  # a TimeoutError is an OSError
-        reason = _first_line(error)
-        raise failure(f"cannot be reached ({reason}); to start one, run: dask scheduler") from None
+        reason = f"cannot be reached ({_first_line(error)}); to start one, run: dask scheduler"
+        raise AttractorError(f"{where}: {reason}") from None
     with client:
         offer = " ".join(f"{name}={amount:g}" for name, amount in needs.items())
         start = f"dask worker {scheduler}" + (f' --resources "{offer}"' if offer else "")
         try:
             client.wait_for_workers(1, timeout=WORKER_SECONDS)
         except TimeoutError:
-            raise failure(f"has no workers; to start one, run: {start}") from None
+            raise AttractorError(f"{where}: has no workers; to start one, run: {start}") from None
         try:
-            slots = sum(client.run(slots_of_worker, needs).values())  # pyright: ignore
+            slots = sum(client.run(slots_of_worker, needs).values())
         except Exception as error:
             reason = f"its workers cannot use this package ({_first_line(error)})"
-            raise failure(f"{reason}; install the same version on them") from None
+            raise AttractorError(f"{where}: {reason}; install the same version on them") from None
         if not slots:
-            raise failure(f"no worker has enough of {offer}; to start one, run: {start}")
+            reason = f"no worker has enough of {offer}; to start one, run: {start}"
+            raise AttractorError(f"{where}: {reason}")
         yield client
 
 
@@ -468,34 +459,31 @@ def find_runs(*places: str | Path) -> list[Run]:
     """
     if not places:
         raise AttractorError("give at least one run folder, sweep folder or glob")
-    runs = {run.path.resolve(): run for run in chain.from_iterable(map(_runs_at, places))}
-    return sorted(runs.values(), key=lambda run: _natural(str(run.path)))
-
-
-def _runs_at(place: str | Path) -> list[Run]:
-    path = Path(place)
-    if path.exists():
-        if not _kind(path) and path.is_dir():
+    found: dict[Path, Run] = {}
+    for place in places:
+        path = Path(place)
+        matches = [path]
+        if not path.exists():
+            matches = [Path(n) for n in glob.glob(str(place), recursive=True)]  # noqa: PTH207
+            matches = [match for match in matches if _is_run_or_sweep(match)]
+        elif path.is_dir() and not _is_run_or_sweep(path):
             raise AttractorError(
                 f"{path}: is neither a run nor a sweep (it has no config.toml and no "
                 f"{SWEEP_FILE}); to use the runs in it, give '{path}/*'"
             )
-        return _runs_in(path)
-    matches = [Path(name) for name in glob.glob(str(place), recursive=True)]  # noqa: PTH207
-    if not any(map(_kind, matches)):
-        raise AttractorError(f"{place}: there is no run; to make runs, run: attractor-ae sweep")
-    return [run for match in matches if _kind(match) for run in _runs_in(match)]
+        if not matches:
+            raise AttractorError(f"{place}: there is no run; to make runs, run: attractor-ae sweep")
+        found |= {run.path.resolve(): run for match in matches for run in _runs_in(match)}
+    return sorted(found.values(), key=lambda run: _natural(str(run.path)))
 
 
-def _kind(path: Path) -> str:
-    if Run(path).config_file.is_file():
-        return "run"
-    return "sweep" if (path / SWEEP_FILE).is_file() else ""
+def _is_run_or_sweep(path: Path) -> bool:
+    return Run(path).config_file.is_file() or (path / SWEEP_FILE).is_file()
 
 
 def _runs_in(path: Path) -> list[Run]:
     """Return the run of a run folder, or the runs of a sweep."""
-    if _kind(path) != "sweep":
+    if Run(path).config_file.is_file() or not (path / SWEEP_FILE).is_file():
         return [Run.open(path)]
     states = _read_states(path / SWEEP_FILE)
     runs = [Run(path / name) for name in states]

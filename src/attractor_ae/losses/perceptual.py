@@ -10,14 +10,8 @@ from torch import Tensor, nn
 
 from attractor_ae._errors import AttractorError
 
-# Each block of VGG16's feature layers ends with the named ReLU.
-_BLOCKS = {
-    "relu1_2": (0, 4),
-    "relu2_2": (4, 9),
-    "relu3_3": (9, 16),
-    "relu4_3": (16, 23),
-    "relu5_3": (23, 30),
-}
+# Blocks of VGG16's feature layers, which end with relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3.
+_BLOCKS = ((0, 4), (4, 9), (9, 16), (16, 23), (23, 30))
 _SMALLEST_SIDE = 16  # four poolings leave one pixel
 
 
@@ -47,13 +41,13 @@ class PerceptualLoss(nn.Module):
     def __init__(self, features: nn.Sequential | None = None) -> None:
         super().__init__()
         layers = _imagenet_features() if features is None else copy.deepcopy(features)
-        last = max(end for _, end in _BLOCKS.values())
+        last = _BLOCKS[-1][1]
         if len(layers) < last:
             raise AttractorError(
                 f"features must have the {last} layers of VGG16, got {len(layers)}; "
                 "give torchvision.models.vgg16().features"
             )
-        self.blocks = nn.ModuleList(layers[start:end] for start, end in _BLOCKS.values())
+        self.blocks = nn.ModuleList(layers[start:end] for start, end in _BLOCKS)
         # ImageNet's mean and standard deviation, for images in [-1, 1] (LPIPS's scaling layer).
         shift, scale = torch.tensor([[-0.030, -0.088, -0.188], [0.458, 0.448, 0.450]])
         self.register_buffer("shift", shift.view(1, 3, 1, 1), persistent=False)
@@ -76,18 +70,15 @@ class PerceptualLoss(nn.Module):
         x, y = self._normalise(reconstruction), self._normalise(target)  # (n, 3, h, w)
         for block in self.blocks:
             x, y = block(x), block(y)  # (n, features, h', w')
-            squared = (_unit_length(x) - _unit_length(y)).square().sum(dim=1)  # (n, h', w')
+            # Zero where no feature is active.
+            of_x, of_y = (F.normalize(features, dim=1, eps=1e-10) for features in (x, y))
+            squared = (of_x - of_y).square().sum(dim=1)  # (n, h', w')
             distance = distance + squared.mean(dim=(1, 2))
         return distance.mean()
 
     def _normalise(self, images: Tensor) -> Tensor:
         # A grey image becomes three channels by broadcasting.
         return (2 * images - 1 - self.shift) / self.scale
-
-
-def _unit_length(features: Tensor) -> Tensor:
-    # If no feature is active, the result is zero.
-    return F.normalize(features, dim=1, eps=1e-10)
 
 
 def _imagenet_features() -> nn.Sequential:

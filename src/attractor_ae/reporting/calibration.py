@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from sklearn.calibration import calibration_curve
 
@@ -41,15 +40,13 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
         figure = Figure(figsize=(COLUMN_WIDTH, 3.0))
         upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
         upper.plot([0, 1], [0, 1], color=REFERENCE_COLOUR, linewidth=0.6, label="calibrated")
-        handles: list[Artist] = []
-        labels = []
+        handles = []
         for i, (name, seeds) in enumerate(methods.items()):
             looks = look(i)
             predictions = [_predictions(result, dataset) for result in seeds]
             errors = [expected_calibration_error(*given, bins=bins) for given in predictions]
             label = f"{name}, ECE {stated(errors)}"
             handles.append(draw_curve(upper, _binned(predictions, edges, label), **looks))
-            labels.append(label)
             confidences = np.concatenate([confidence for confidence, _ in predictions])
             lower.hist(
                 confidences,
@@ -59,11 +56,9 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
                 color=looks["color"],
                 linestyle=looks["linestyle"],
             )
-        handles.append(upper.lines[0])
-        labels.append("calibrated")
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel=plain(wrapped(f"accuracy, {shown}", 1.6, 8)))
         lower.set(xlabel="confidence", ylabel="share")
-        legend_above(figure, handles, labels, seeds=map(len, methods.values()))
+        legend_above(figure, [*handles, upper.lines[0]], seeds=map(len, methods.values()))
     return figure
 
 

@@ -1,5 +1,7 @@
 """Contact sheet of a data set, with one row per class."""
 
+from collections import Counter
+
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -19,20 +21,14 @@ def contact_sheet(images: ImageSet, *, columns: int = 12, rows: int = 40) -> Fig
 
     Images without a label are in the last row. At most ``rows`` rows are drawn.
     """
-    found, numbers = np.unique(images.labels, return_counts=True)
-    counts = dict(zip(found.tolist(), numbers.tolist(), strict=True))
+    counts = Counter(images.labels.tolist())
     # Classes without images are shown as well, so that they are noticed.
     labels = [*range(len(images.classes)), *([-1] if -1 in counts or not images.classes else [])]
     shown = labels[:rows]
     columns = min(columns, max(counts.values(), default=1))
-    chosen = first_rows(images.labels, columns)
-    sheet = np.concatenate(
-        [
-            _row(images.images[chosen[images.labels[chosen] == label]], columns, images.images)
-            for label in shown
-        ]
-    )
-    captions = [_caption(images, label, counts.get(label, 0)) for label in shown]
+    few = images.take(first_rows(images.labels, columns))
+    sheet = np.concatenate([_row(few.images[few.labels == label], columns) for label in shown])
+    captions = [_caption(images, label, counts[label]) for label in shown]
     margin = _LETTER * max(max(len(line) for line in c.split("\n")) for c in captions) + 0.15
     title = f"{images.name}, {images.split}: " + _counted(len(images.labels), "image")
     if images.classes:
@@ -56,12 +52,12 @@ def contact_sheet(images: ImageSet, *, columns: int = 12, rows: int = 40) -> Fig
     return figure
 
 
-def _row(chosen: NDArray[np.uint8], columns: int, like: NDArray[np.uint8]) -> NDArray[np.uint8]:
+def _row(chosen: NDArray[np.uint8], columns: int) -> NDArray[np.uint8]:
     """Return at most ``columns`` images side by side, as (height, width) or (height, width, 3)."""
-    channels, height, width = like.shape[1:]
+    channels, height, width = chosen.shape[1:]
     gap = max(1, _GAP * width // 64)
     row = np.full((height + gap, columns * (width + gap), channels), 255, dtype=np.uint8)
-    for i, image in enumerate(chosen[:columns]):
+    for i, image in enumerate(chosen):
         left = i * (width + gap)
         row[:height, left : left + width] = image.transpose(1, 2, 0)  # (c, h, w) -> (h, w, c)
     return row[..., 0] if channels == 1 else row

@@ -54,20 +54,21 @@ def auroc_by_trials(
 
 
 def _recursion_curves(seeds: Sequence[EvaluationResult], most: int) -> dict[str, Curve]:
-    first, recursions = seeds[0], range(seeds[0].recursions)
+    first = seeds[0]
+    # A method that only has recursion 0 is a horizontal line.
+    recursions = range(first.recursions) if first.recursions > 1 else [0] * most
 
     def over(rate: Callable[[EvaluationResult, int], float]) -> np.ndarray:
         return np.array([[rate(result, r) for r in recursions] for result in seeds])
 
     return _curves(
-        np.arange(first.recursions, dtype=np.float64),
+        np.arange(len(recursions), dtype=np.float64),
         {
             out.name: over(lambda result, r, name=out.name: result.rates(name, None, r).auroc)
             for out in first.out_scores
         },
         over(lambda result, r: result.accuracy(None, r)),
         first.in_scores.name,
-        level=most if first.recursions == 1 else 1,
     )
 
 
@@ -90,13 +91,9 @@ def _trial_curves(method: str, seeds: Sequence[TrialCurve]) -> dict[str, Curve]:
 
 
 def _curves(
-    x: np.ndarray, auroc: Mapping[str, np.ndarray], right: np.ndarray, known: str, *, level: int = 1
+    x: np.ndarray, auroc: Mapping[str, np.ndarray], right: np.ndarray, known: str
 ) -> dict[str, Curve]:
-    """Return the curves of a method; ``level`` > 1 repeats a single point that often."""
-    if level > 1:
-        x = np.arange(level, dtype=np.float64)
-        auroc = {name: rows.repeat(level, axis=1) for name, rows in auroc.items()}
-        right = right.repeat(level, axis=1)
+    """Return the curves of a method."""
     return {
         **{f"AUROC, {name}": Curve(x, y, f"AUROC, {name}") for name, y in auroc.items()},
         f"accuracy, {known}": Curve(x, right, f"accuracy, {known}", known=True),

@@ -1,6 +1,7 @@
 """The entropy plot: histograms of uncertainty on known and unknown images."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.artist import Artist
@@ -8,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
+from attractor_ae._errors import AttractorError
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.metrics import checked_scores, wasserstein_reference
-from attractor_ae.reporting.seeds import one_method, stated
+from attractor_ae.reporting.seeds import by_method, stated
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
     IN_COLOUR,
@@ -48,7 +50,13 @@ def entropy_histogram(
         AttractorError: If the results are not seeds of one method, the reference is not a D_out, or
             the score is unknown or outside [0, 1].
     """
-    seeds = one_method(results)
+    methods = by_method(results)
+    if len(methods) > 1:
+        raise AttractorError(
+            f"this figure shows one method, but the results are of {', '.join(methods)}; "
+            "draw one figure per method"
+        )
+    (seeds,) = methods.values()
     first = seeds[0]
     r = first.recursion if recursion is None else recursion
     name = first.score if score is None else score
@@ -64,20 +72,16 @@ def entropy_histogram(
         def draw(values: np.ndarray, **looks: object) -> None:
             axes.hist(values, bins=_BINS, weights=np.full(len(values), 1 / len(values)), **looks)  # type: ignore[arg-type]
 
-        handles: list[Artist] = [Patch(color=IN_COLOUR)]
-        labels = [f"{first.in_scores.name} (known)"]
+        def outline(sets: Sequence[DatasetScores], note: str, **looks: Any) -> None:  # noqa: ANN401
+            draw(pooled(sets), histtype="step", linewidth=1.2, **looks)
+            handles.append(Line2D([], [], linewidth=1.2, label=f"{sets[0].name}{note}", **looks))
+
+        handles: list[Artist] = [Patch(color=IN_COLOUR, label=f"{first.in_scores.name} (known)")]
         draw(pooled([result.in_scores for result in seeds]), color=IN_COLOUR)
-        outlined = []
         for i, sets in enumerate(zip(*(result.out_scores for result in seeds), strict=True)):
-            looks = {key: value for key, value in look(i).items() if key != "marker"}
-            outlined.append((sets[0].name, pooled(sets), looks))
+            outline(sets, "", color=look(i)["color"], linestyle=look(i)["linestyle"])
         for sets in zip(*(result.covariate_shift_scores for result in seeds), strict=True):
-            looks = {"color": SHIFT_COLOUR, "linestyle": ":"}
-            outlined.append((f"{sets[0].name} (shift)", pooled(sets), looks))
-        for label, values, looks in outlined:
-            draw(values, histtype="step", linewidth=1.2, **looks)
-            handles.append(Line2D([], [], linewidth=1.2, **looks))
-            labels.append(label)
+            outline(sets, " (shift)", color=SHIFT_COLOUR, linestyle=":")
         title = plain(wrapped(f"{first.method}, recursion {r}", COLUMN_WIDTH - 0.6, 8))
         if len(seeds) > 1:
             title += f", {len(seeds)} seeds"
@@ -90,7 +94,7 @@ def entropy_histogram(
             xlabel=_AXIS_LABELS.get(name, name),
             ylabel="share of images",
         )
-        legend_above(figure, handles, labels)
+        legend_above(figure, handles)
     return figure
 
 

@@ -219,31 +219,28 @@ def _tests(
     column: Column, methods: Sequence[ComparedMethod], cells: Sequence[Cell]
 ) -> list[PairedTest]:
     """Test the first of the best methods against every other method with values."""
-    if not any(cell.best for cell in cells):
-        return []
-    best = next(i for i, cell in enumerate(cells) if cell.best)
+    rows = list(zip(methods, cells, strict=True))
+    best = [row for row in rows if row[1].best]
     tests = []
-    for i, cell in enumerate(cells):
-        if i != best and cell.n:
-            pairs = _pairs(methods[best].seeds, cells[best].values, methods[i].seeds, cell.values)
-            names = methods[best].name, methods[i].name
+    for other, cell in rows if best else ():
+        first, top = best[0]
+        if other is not first and cell.n:
+            pairs = _pairs(first, top, other, cell)
+            names = first.name, other.name
             tests.append(PairedTest(column, *names, len(pairs), _p_value(pairs)))
     return tests
 
 
 def _pairs(
-    one_seeds: Sequence[int | None],
-    one: Sequence[float],
-    other_seeds: Sequence[int | None],
-    other: Sequence[float],
+    one: ComparedMethod, of_one: Cell, other: ComparedMethod, of_other: Cell
 ) -> list[tuple[float, float]]:
     """Pair defined values by seed, or by position if a seed is unknown."""
-    if None in one_seeds or None in other_seeds:
-        pairs = list(zip(one, other, strict=False))
+    if None in (*one.seeds, *other.seeds):
+        pairs = list(zip(of_one.values, of_other.values, strict=False))
     else:
-        of_other = dict(zip(other_seeds, other, strict=True))
-        of_one = zip(one_seeds, one, strict=True)
-        pairs = [(value, of_other[seed]) for seed, value in of_one if seed in of_other]
+        by_seed = dict(zip(other.seeds, of_other.values, strict=True))
+        seeded = zip(one.seeds, of_one.values, strict=True)
+        pairs = [(value, by_seed[seed]) for seed, value in seeded if seed in by_seed]
     return [pair for pair in pairs if not any(map(math.isnan, pair))]
 
 

@@ -1,6 +1,5 @@
 """Map of the latent space in two dimensions: classes in colour, unknown images in grey."""
 
-import importlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, optional_package
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
     IN_COLOUR,
@@ -79,24 +78,21 @@ def latent_map(
         figure = Figure(figsize=(COLUMN_WIDTH, 3.1))
         axes = figure.add_subplot()
         handles: list[Artist] = []
-        names = []
         for label, name in enumerate(classes):
             points = parts[0][index[stays[0]] == label]
             if len(points):
                 handles += axes.plot(*points.T, label=name, **_class_look(label))
-                names.append(name)
-        if len(names) > _MOST_NAMED:
-            further = f"… and {len(names) - _MOST_NAMED} further classes"
-            handles = [*handles[:_MOST_NAMED], Line2D([], [], linestyle="")]
-            names = [*names[:_MOST_NAMED], further]
+        if len(handles) > _MOST_NAMED:
+            further = f"… and {len(handles) - _MOST_NAMED} further classes"
+            handles = [*handles[:_MOST_NAMED], Line2D([], [], linestyle="", label=further)]
         for i, (name, points) in enumerate(zip(outs, parts[1:], strict=True)):
-            handles += axes.plot(*points.T, label=name, **_out_look(i))
-            names.append(f"{name} (unknown)")
+            axes.plot(*points.T, label=name, **_out_look(i))
+            handles.append(Line2D([], [], label=f"{name} (unknown)", **_out_look(i)))
         axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
         axes.spines[:].set_visible(False)
         if heading:
             axes.set_title(plain(heading), loc="left")
-        legend_above(figure, handles, names)
+        legend_above(figure, handles)
     return figure
 
 
@@ -112,13 +108,7 @@ def _codes(name: str, values: ArrayLike) -> NDArray[np.float64]:
 
 def _embedded(codes: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """Return codes of shape (n, latent) in two dimensions, (n, 2)."""
-    try:
-        tsne = importlib.import_module("openTSNE")
-    except ImportError:
-        raise AttractorError(
-            "the latent map needs the package openTSNE; install it with: "
-            "pip install 'attractor-ae[latent]'"
-        ) from None
+    tsne = optional_package("openTSNE", "latent", "the latent map")
     if len(codes) < _FEWEST:
         raise AttractorError(
             f"the latent map needs at least {_FEWEST} codes, got {len(codes)}; give more images"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -83,12 +84,13 @@ def curve_figure(
         if len(curves) == 1:
             figure = Figure(figsize=(COLUMN_WIDTH, height))
             axes = figure.add_subplot()
+            every = [axes]
+            of_unknown = map(look, count())
             lines = [
-                draw_curve(axes, curve, **{**(_KNOWN if curve.known else look(place)), **more})
-                for place, curve in _numbered(next(iter(curves.values())))
+                draw_curve(axes, curve, **{**(_KNOWN if curve.known else next(of_unknown)), **more})
+                for curve in next(iter(curves.values())).values()
             ]
             axes.set(xlabel=xlabel, ylabel=ylabel)
-            every, labels = [axes], [str(line.get_label()) for line in lines]
         else:
             rows = -(-len(names) // _PER_ROW)
             figure = Figure(figsize=(COLUMN_WIDTH, panel_height * rows + 0.2))
@@ -105,27 +107,16 @@ def curve_figure(
                 axes.tick_params(labelbottom=i + _PER_ROW >= len(names))
             figure.supxlabel(xlabel, fontsize=8)
             figure.supylabel(ylabel, fontsize=8)
-            lines = [Line2D([], [], markersize=3, **look(i)) for i in range(len(curves))]
-            if "marker" in more:
-                for line in lines:
-                    line.set_marker(more["marker"])
-            labels = list(curves)
+            lines = [
+                Line2D([], [], label=name, **{"markersize": 3, **look(i), **more})
+                for i, name in enumerate(curves)
+            ]
         handles: list[Artist] = list(lines)
         if reported is not None:
             for axes in every:
                 axes.axvline(reported, color=REFERENCE_COLOUR, linewidth=0.8, zorder=0)
-            mark = Line2D([], [], color=REFERENCE_COLOUR, marker="|", markersize=8, linestyle="")
-            handles.append(mark)
-            labels.append("reported")
+            looks = {"color": REFERENCE_COLOUR, "marker": "|", "markersize": 8, "linestyle": ""}
+            handles.append(Line2D([], [], label="reported", **looks))
         seeds = {len(curve.y) for panels in curves.values() for curve in panels.values()}
-        legend_above(figure, handles, labels, title=title, seeds=seeds)
+        legend_above(figure, handles, title=title, seeds=seeds)
     return figure
-
-
-def _numbered(panels: Mapping[str, Curve]) -> list[tuple[int, Curve]]:
-    """Number the curves; each curve of an unknown data set has a different style."""
-    numbered, place = [], 0
-    for curve in panels.values():
-        numbered.append((place, curve))
-        place += not curve.known
-    return numbered

@@ -1,11 +1,9 @@
 """The accuracy-rejection curve: accuracy after rejecting the most uncertain predictions."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Float64
-from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
@@ -17,6 +15,7 @@ from attractor_ae.reporting.seeds import Results, by_method, stated
 from attractor_ae.reporting.style import COLUMN_WIDTH, legend_above, look, plain, styled, wrapped
 
 _GRID = np.linspace(0, 1, 201)
+_DASHES = {"oracle": (0, (4, 2)), "random": (0, (1, 1.5))}
 
 
 def rejection_curve(
@@ -66,26 +65,24 @@ def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 2.3))
         axes = figure.add_subplot()
-        handles: list[Artist] = []
-        labels = []
+        handles = []
         for i, (name, seeds) in enumerate(methods.items()):
             looks = {**look(i), "marker": ""}
-            oracle, chance = _references(seeds, dataset)
-            for reference, dashes in ((oracle, (0, (4, 2))), (chance, (0, (1, 1.5)))):
+            curve, *references = _curves(name, seeds, dataset)
+            for reference in references:
                 axes.plot(
                     reference.x,
                     reference.y.mean(0),
                     color=looks["color"],
-                    linestyle=dashes,
+                    linestyle=_DASHES[reference.label],
                     linewidth=0.7,
                     label=reference.label,
                 )
-            curve = _method_curve(name, seeds, dataset)
             handles.append(draw_curve(axes, curve, **looks))
-            labels.append(curve.label)
-        for dashes, label in (((0, (4, 2)), "oracle"), ((0, (1, 1.5)), "random")):
-            handles.append(Line2D([], [], color="0.3", linestyle=dashes, linewidth=0.7))
-            labels.append(label)
+        for label, dashes in _DASHES.items():
+            handles.append(
+                Line2D([], [], color="0.3", linestyle=dashes, linewidth=0.7, label=label)
+            )
         axes.set(
             xlim=(0, 1),
             xlabel="share rejected, most uncertain first",
@@ -93,30 +90,21 @@ def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -
         )
         low, high = axes.get_ylim()
         axes.set_ylim(low, min(high, 1.02))
-        legend_above(figure, handles, labels, seeds=map(len, methods.values()))
+        legend_above(figure, handles, seeds=map(len, methods.values()))
     return figure
 
 
-def _method_curve(name: str, seeds: Sequence[EvaluationResult], dataset: str | None) -> Curve:
-    points = []
+def _curves(name: str, seeds: Sequence[EvaluationResult], dataset: str | None) -> list[Curve]:
+    """Return the curves of a method, of an oracle, and of random rejection."""
+    own, oracle, chance = [], [], []
     for result in seeds:
         scores = result.known_scores(dataset)
         correct = scores.predicted(result.recursion) == scores.labels
-        points.append(rejection_curve(scores.score(result.recursion, result.score), correct))
-    curve = _curve(name, points)
-    areas = [float(kept.mean()) for _, kept in points]
-    return replace(curve, label=f"{name}, area {stated(areas)}")
-
-
-def _references(seeds: Sequence[EvaluationResult], dataset: str | None) -> tuple[Curve, Curve]:
-    """Return the curves of an oracle and of random rejection for the same predictions."""
-    oracle, chance = [], []
-    for result in seeds:
-        scores = result.known_scores(dataset)
-        correct = scores.predicted(result.recursion) == scores.labels
-        oracle.append(rejection_curve((~correct).astype(np.float64), correct))
+        own.append(rejection_curve(scores.score(result.recursion, result.score), correct))
+        oracle.append(rejection_curve(~correct, correct))
         chance.append(rejection_curve(np.zeros(len(correct)), correct))
-    return _curve("oracle", oracle), _curve("random", chance)
+    label = f"{name}, area {stated([float(kept.mean()) for _, kept in own])}"
+    return [_curve(label, own), _curve("oracle", oracle), _curve("random", chance)]
 
 
 def _curve(label: str, points: list[tuple[np.ndarray, np.ndarray]]) -> Curve:

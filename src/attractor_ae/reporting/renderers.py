@@ -73,13 +73,9 @@ def terminal(grid: Grid) -> RenderableType:
         for name in grid.labels:
             for i, method in enumerate(grid.methods):
                 cells = [grid.cell(method.name, name, metric.key) for metric in shown]
-                last = i == len(grid.methods) - 1
-                row = [
-                    Text(name if i == 0 else ""),
-                    Text(method.name),
-                    *map(_terminal_cell, cells, shown),
-                ]
-                table.add_row(*row, end_section=last)
+                heads = Text(name if i == 0 else ""), Text(method.name)
+                table.add_row(*heads, *map(_terminal_cell, cells, shown))
+            table.add_section()
         blocks.append(table)
     marks = "*: best; =: mean ± deviation overlaps that of the best."
     blocks += [Text(line) for line in (*_notes(grid, marks), *grid.significance_lines())]
@@ -224,12 +220,9 @@ def latex(grid: Grid, label: str, *, by_dataset: bool = False) -> str:
                 body.append(rf"\multicolumn{{{width + 1}}}{{l}}{{{spanned}}} \\")
             for method in grid.methods:
                 cells = [grid.cell(method.name, of or name, metric.key) for of, metric in columns]
-                first = rf"{chr(92)}quad {latex_escaped(method.name)}" if by_dataset else ""
-                row = [
-                    first or latex_escaped(method.name),
-                    *map(_latex_cell, cells, (metric for _, metric in columns)),
-                ]
-                body.append(_latex_row(row, width - len(columns)))
+                shown = map(_latex_cell, cells, (metric for _, metric in columns))
+                head = (r"\quad " if by_dataset else "") + latex_escaped(method.name)
+                body.append(_latex_row([head, *shown], width - len(columns)))
     marks = "Bold: best; underlined: mean ± deviation overlaps that of the best."
     caption = " ".join([f"{grid.title}.", *_notes(grid, marks)])
     lines = [

@@ -37,17 +37,6 @@ def by_method(results: Results) -> dict[str, tuple[EvaluationResult, ...]]:
     return methods
 
 
-def one_method(results: EvaluationResult | Sequence[EvaluationResult]) -> list[EvaluationResult]:
-    """Return the results, or raise an AttractorError if they are of several methods."""
-    methods = by_method(results)
-    if len(methods) > 1:
-        raise AttractorError(
-            f"this figure shows one method, but the results are of {', '.join(methods)}; "
-            "draw one figure per method"
-        )
-    return list(next(iter(methods.values())))
-
-
 def mean_and_deviation(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return mean and population standard deviation over the first axis, ignoring NaN."""
     array = np.asarray(values, dtype=np.float64)

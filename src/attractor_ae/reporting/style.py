@@ -90,26 +90,20 @@ def wrapped(text: str, width: float | int, size: float | int) -> str:
 
 
 def legend_above(
-    figure: Figure,
-    handles: Sequence[Artist],
-    labels: Sequence[str],
-    *,
-    title: str = "",
-    seeds: Iterable[int] = (),
+    figure: Figure, handles: Sequence[Artist], *, title: str = "", seeds: Iterable[int] = ()
 ) -> None:
     """Place a legend above the panels and increase the height of the figure accordingly.
 
-    The legend has as many columns as fit; long labels are wrapped. ``seeds`` are the numbers of
-    seeds of the curves, for an entry that explains the bands.
+    The legend has as many columns as fit; the labels of the handles are wrapped if they are long.
+    ``seeds`` are the numbers of seeds of the curves, for an entry that explains the bands.
     """
     if (numbers := set(seeds)) - {1}:
-        one = f"± deviation, {max(numbers)} seeds"
-        handles = [*handles, Patch(color="0.8", linewidth=0)]
-        labels = [*labels, one if len(numbers) == 1 else "± deviation over seeds"]
-    columns = min(len(labels), _MOST_COLUMNS)
+        over = f", {max(numbers)} seeds" if len(numbers) == 1 else " over seeds"
+        handles = [*handles, Patch(color="0.8", linewidth=0, label=f"± deviation{over}")]
+    columns = min(len(handles), _MOST_COLUMNS)
     letters = _LONGEST_LINE
     while True:
-        lines = ["\n".join(textwrap.wrap(label, letters)) for label in labels]
+        lines = [textwrap.fill(str(handle.get_label()), letters) for handle in handles]
         legend = figure.legend(
             handles,
             # Matplotlib omits labels that begin with an underscore.

@@ -19,19 +19,18 @@ def detection_table(
     r, known = result.recursion, result.in_scores
     positive = {"in": "D_in", "out": "D_out"}[orientation]
     accuracy = f"{100 * result.accuracy():.1f}"
-    rows = [[known.name, "known", f"{len(known.labels)}", "", "", "", _mean(result, known)]]
-    rows[0].append(accuracy)
+    images = f"{len(known.labels)}"
+    rows = [[known.name, "known", images, "", "", "", _mean(result, known), accuracy]]
+    names = ("auroc", f"aupr_{orientation}", f"fpr95_{orientation}")
     for scores in (*result.covariate_shift_scores, *result.out_scores):
         rates = result.rates(scores.name, grid=grid)
-        shown = (rates.auroc, getattr(rates, f"aupr_{orientation}"))
-        shown = (*shown, getattr(rates, f"fpr95_{orientation}"))
         shifted = scores.role == "covariate_shift"
         rows.append(
             [
                 scores.name,
                 "covariate shift" if shifted else "unknown",
                 f"{rates.n_out}",
-                *(f"{100 * rate:.1f}" for rate in shown),
+                *(f"{100 * getattr(rates, name):.1f}" for name in names),
                 _mean(result, scores),
                 f"{100 * result.accuracy(scores.name):.1f}" if shifted else "",
             ]
@@ -41,9 +40,7 @@ def detection_table(
     how = "percent; " if grid == "exact" else "percent; paper grid; "
     table = _table(f"{title}({how}{positive} is the positive class)", heads, rows, left=2)
     table.caption_justify = "left"
-    table.caption = (
-        f"accuracy on {known.name} ({known.split}, {len(known.labels)} images): {accuracy}"
-    )
+    table.caption = f"accuracy on {known.name} ({known.split}, {images} images): {accuracy}"
     return table
 
 

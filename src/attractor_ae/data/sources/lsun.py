@@ -4,7 +4,6 @@ torchvision's class pickles a list of keys into the current folder and reads it 
 databases are read directly, with the package ``lmdb``.
 """
 
-import importlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, optional_package
 from attractor_ae.data.cache import Encoded, prepare
 from attractor_ae.data.image_set import ImageSet, Wanted
 from attractor_ae.data.sources import is_there
@@ -59,7 +58,11 @@ class LsunFiles:
         databases = self._databases(split, root)
 
         def read() -> tuple[Iterator[Encoded], NDArray[np.int64]]:
-            rows = _rows(databases, wanted)
+            rows = []
+            for label, path in enumerate(databases):
+                with _open(path) as environment:
+                    entries = environment.stat()["entries"]
+                rows.append(wanted.rows(np.full(entries, label)))
             labels = np.repeat(np.arange(len(rows)), [len(chosen) for chosen in rows])
             return _pictures(databases, rows), labels
 
@@ -71,16 +74,6 @@ class LsunFiles:
     def _databases(self, split: str, root: Path) -> list[Path]:
         categories = ("test",) if split == "test" else (f"{c}_{split}" for c in CATEGORIES)
         return [root / self.folder / f"{category}_lmdb" for category in categories]
-
-
-def _rows(databases: list[Path], wanted: Wanted) -> list[NDArray[np.int64]]:
-    """Return the indices of the wanted images of each database, without reading images."""
-    rows = []
-    for label, path in enumerate(databases):
-        with _open(path) as environment:
-            entries = environment.stat()["entries"]
-        rows.append(wanted.rows(np.full(entries, label)))
-    return rows
 
 
 def _pictures(databases: list[Path], rows: list[NDArray[np.int64]]) -> Iterator[Encoded]:
@@ -98,13 +91,7 @@ def _pictures(databases: list[Path], rows: list[NDArray[np.int64]]) -> Iterator[
 
 def _open(path: Path) -> Any:  # noqa: ANN401
     """Open a database for reading; nothing is written."""
-    try:
-        lmdb = importlib.import_module("lmdb")
-    except ImportError:
-        raise AttractorError(
-            "data set 'lsun' needs the package lmdb; install it with: "
-            "pip install 'attractor-ae[lsun]'"
-        ) from None
+    lmdb = optional_package("lmdb", "lsun", "data set 'lsun'")
     try:
         return lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
     except lmdb.Error as error:

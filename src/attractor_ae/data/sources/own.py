@@ -19,7 +19,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
 from attractor_ae.data.cache import Broken, prepare
 from attractor_ae.data.decode import displayed, image_suffixes
-from attractor_ae.data.image_set import ImageSet, Wanted
+from attractor_ae.data.image_set import ImageSet, Wanted, drawn_rows
 from attractor_ae.data.info import DatasetInfo, SplitInfo
 from attractor_ae.data.sources.own_files import (
     ARRAYS,
@@ -185,25 +185,18 @@ def _arranged(found: Found, seed: int) -> OwnImages:
     # With only "train" there would be no test images.
     seeded = bool(classes) and set(given) <= {"train"}
     if seeded:
-        test = _drawn(labels, seed)
-        splits = {"train": np.flatnonzero(~test), "test": np.flatnonzero(test)}
+        test = drawn_rows(
+            labels,
+            lambda count: min(max(round(_TEST_FRACTION * count), 1), count - 1),
+            lambda label: generator(seed, Stream.SUBSET, 1, label + 1),
+        )
+        splits = {"train": np.setdiff1d(np.arange(len(labels)), test), "test": test}
     else:
         names = np.array(found.splits, dtype=object)
         splits = {name: np.flatnonzero(names == name) for name in given}
     splits.setdefault(ALL, np.arange(len(labels)))
     shown = tuple(map(displayed, classes))
     return OwnImages(found, splits, labels, shown, seed if seeded else None)
-
-
-def _drawn(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """Return a mask of the test images: the same fraction of each class, drawn at random."""
-    test = np.zeros(len(labels), dtype=bool)
-    for label in np.unique(labels):
-        rows = np.flatnonzero(labels == label)
-        count = min(max(round(_TEST_FRACTION * len(rows)), 1), len(rows) - 1)
-        random = generator(seed, Stream.SUBSET, 1, int(label) + 1)
-        test[random.permutation(rows)[:count]] = True
-    return test
 
 
 def _in_order(names: set[str]) -> list[str]:

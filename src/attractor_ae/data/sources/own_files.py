@@ -48,16 +48,12 @@ class Found:
     classes: tuple[str, ...] | None = None
 
 
-Row = tuple[str, str, str]
-"""Path, label and split; "" for none."""
-
-
 def in_table(table: Path) -> Found:
     """Return the images of a table."""
     folder = os.fspath(table.parent)
     read = _parquet_rows if table.suffix.lower() == ".parquet" else _csv_rows
     paths, labels, splits = [], [], []
-    for place, (path, label, split) in read(table):
+    for place, path, label, split in read(table):
         if not path:
             raise AttractorError(f"{displayed(table)}, {place}: the path is empty; give one")
         paths.append(os.path.join(folder, path))  # noqa: PTH118  text, as there may be many
@@ -68,23 +64,22 @@ def in_table(table: Path) -> Found:
     return Found(table, labels, splits, tuple(paths))
 
 
-def _csv_rows(table: Path) -> Iterator[tuple[str, Row]]:
-    """Yield the line number of each row, and the row."""
+def _csv_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the line number of each row, its path, label and split; "" for none."""
     try:
         # File names need not be UTF-8; they are decoded as Python decodes the system's.
         text = table.read_bytes().decode("utf-8-sig", "surrogateescape")
     except OSError as error:
         raise AttractorError(f"{displayed(table)}: cannot be read ({error.strerror})") from None
     header = text.splitlines()[0] if text.strip() else ""
+
+    def names_in(delimiter: str) -> list[str]:
+        (fields,) = csv.reader([header], delimiter=delimiter)
+        return [name.strip().lower() for name in fields]
+
     try:
-        for delimiter in _DELIMITERS:
-            (fields,) = csv.reader([header], delimiter=delimiter)
-            names = [name.strip().lower() for name in fields]
-            if "path" in names:
-                break
-        else:
-            delimiter, names = ",", []
-        wanted = _columns(table, names)
+        delimiter = next((d for d in _DELIMITERS if "path" in names_in(d)), ",")
+        wanted = _columns(table, names := names_in(delimiter))
         rows = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         next(rows)
         for row in rows:
@@ -96,12 +91,12 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, Row]]:
                     f"expected {len(names)}; repair the line"
                 )
             path, label, split = ("" if i is None else row[i].strip() for i in wanted)
-            yield f"line {rows.line_num}", (path, label, split)
+            yield f"line {rows.line_num}", path, label, split
     except csv.Error as error:
         raise AttractorError(f"{displayed(table)}: is not a table ({error}); repair it") from None
 
 
-def _parquet_rows(table: Path) -> Iterator[tuple[str, Row]]:
+def _parquet_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
     try:
         arrow = importlib.import_module("pyarrow")
         parquet = importlib.import_module("pyarrow.parquet")
@@ -120,7 +115,7 @@ def _parquet_rows(table: Path) -> Iterator[tuple[str, Row]]:
         ) from None
     for row in range(read.num_rows):
         path, label, split = ("" if c is None else _as_text(c[row]) for c in columns)
-        yield f"row {row}", (path, label, split)
+        yield f"row {row}", path, label, split
 
 
 def _as_text(value: object) -> str:

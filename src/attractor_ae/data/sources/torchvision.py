@@ -6,10 +6,8 @@ are pickled; torchvision reads them after comparing each file with its published
 
 import gzip
 import importlib
-import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -72,8 +70,15 @@ class TorchvisionSet:
 
     def listing(self, split: str, root: Path) -> Any:  # noqa: ANN401
         """Return the result of ``read``; raise an AttractorError if the files are not official."""
-        with _checked(self.name, self.expected(split, root)):
+        try:
             return self.read(root / self.folder, split)
+        except (RuntimeError, OSError, ValueError, KeyError) as error:
+            reason, places = " ".join(str(error).split()), self.expected(split, root)
+            raise AttractorError(
+                f"data set {self.name!r}: files are incomplete or not official ({reason}); remove "
+                f"{' and '.join(places[:3])}{' and the other files' if places[3:] else ''}, "
+                f"then run: attractor-ae data download {self.name}"
+            ) from error
 
 
 @dataclass(frozen=True)
@@ -94,14 +99,14 @@ class IdxFiles:
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the expected paths of a split's files, those in the data root first."""
         folders = (root / self.folder, *self.elsewhere)
-        return tuple(f"{folder / file}[.gz]" for folder in folders for file in _idx_files(split))
+        return tuple(place for folder in folders for place in _idx_files(folder, split))
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the files missing in the data root, or nothing if any folder has all files."""
         if self._find(split, root):
             return ()
-        folder = root / self.folder
-        return tuple(f"{folder / f}[.gz]" for f in _idx_files(split) if not _either(folder, f))
+        files = _idx_files(root / self.folder, split)
+        return tuple(place for place, file in files.items() if not file)
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images of a split."""
@@ -109,9 +114,8 @@ class IdxFiles:
         if not found:
             lacking = " and ".join(self.missing(split, root))
             raise AttractorError(f"data set {self.name!r} needs {lacking}")
-        return load_arrays(
-            self.name, split, lambda: self._read(*found), self.classes, wanted, found
-        )
+        read = partial(self._read, *found)
+        return load_arrays(self.name, split, read, self.classes, wanted, found)
 
     def _read(self, images_file: Path, labels_file: Path) -> Arrays:
         images, labels = read_idx(images_file), read_idx(labels_file)
@@ -139,23 +143,18 @@ class IdxFiles:
     def _find(self, split: str, root: Path) -> tuple[Path, Path] | None:
         """Return the image file and the label file from the first folder that has both."""
         for folder in (root / self.folder, *self.elsewhere):
-            images, labels = (_either(folder, file) for file in _idx_files(split))
+            images, labels = _idx_files(folder, split).values()
             if images and labels:
                 return images, labels
         return None
 
 
-def _idx_files(split: str) -> tuple[str, str]:
+def _idx_files(folder: Path, split: str) -> dict[str, Path | None]:
+    """Return the places of images and labels -> the plain or the gzipped file that exists there."""
     prefix = {"train": "train", "test": "t10k"}[split]
-    return f"{prefix}-images-idx3-ubyte", f"{prefix}-labels-idx1-ubyte"
-
-
-def _either(folder: Path, file: str) -> Path | None:
-    """Return the plain or the gzipped file, whichever exists and is accessible."""
-    for path in (folder / file, folder / f"{file}.gz"):
-        if is_there(path):
-            return path
-    return None
+    files = [folder / f"{prefix}-{kind}-ubyte" for kind in ("images-idx3", "labels-idx1")]
+    of_each = ((file, file.with_name(f"{file.name}.gz")) for file in files)
+    return {f"{pair[0]}[.gz]": next(filter(is_there, pair), None) for pair in of_each}
 
 
 def read_idx(path: Path) -> NDArray[Any]:
@@ -168,8 +167,7 @@ def read_idx(path: Path) -> NDArray[Any]:
             return mnist.read_sn3_pascalvincent_tensor(str(path)).numpy()
         with tempfile.TemporaryDirectory() as folder, gzip.open(path) as file:
             plain = Path(folder) / "idx"
-            with plain.open("wb") as target:
-                shutil.copyfileobj(file, target)
+            plain.write_bytes(file.read())
             return mnist.read_sn3_pascalvincent_tensor(str(plain)).numpy()
     # torchvision uses assertions, and short files cause errors of many classes.
     except Exception as error:
@@ -198,9 +196,12 @@ def read_cifar10(folder: Path, split: str) -> Arrays:
     return found.data, np.asarray(found.targets, dtype=np.int64)
 
 
-def _signs(split: str) -> list[int]:
-    """Return the official numbers of a split's classes of traffic signs."""
-    return [sign for sign in range(_SIGNS) if (sign in _KEPT_SIGNS) == (split != "ood")]
+def _labelled(samples: list[tuple[Path, int]], split: str) -> Files:
+    """Relabel images of traffic signs with official numbers; leave out signs of other splits."""
+    signs = [sign for sign in range(_SIGNS) if (sign in _KEPT_SIGNS) == (split != "ood")]
+    kept = [(path, signs.index(sign)) for path, sign in samples if sign in signs]
+    labels = np.array([label for _, label in kept], dtype=np.int64)
+    return [path for path, _ in kept], labels, tuple(f"sign {sign}" for sign in signs)
 
 
 def list_gtsrb(folder: Path, split: str) -> Files:
@@ -210,27 +211,17 @@ def list_gtsrb(folder: Path, split: str) -> Files:
     """
     training = split == "train"
     found = _construct("GTSRB", folder, split="train" if training else "test")
-    kept = _signs(split)
-    new = {sign: label for label, sign in enumerate(kept)}
-    paths, labels = [], []
-    for place, sign in found._samples:
-        path = Path(place)
-        # torchvision numbers the training folders in order; their names are the class numbers.
-        label = new.get(int(path.parent.name) if training else sign)
-        if label is not None:
-            paths.append(path)
-            labels.append(label)
-    return paths, np.array(labels, dtype=np.int64), tuple(f"sign {sign}" for sign in kept)
+    samples = [(Path(place), sign) for place, sign in found._samples]
+    if training:  # torchvision numbers the folders in order; their names are the class numbers
+        samples = [(path, int(path.parent.name)) for path, _ in samples]
+    return _labelled(samples, split)
 
 
 def list_gtsrb_png(folder: Path, split: str) -> Files:
     """List traffic signs as `list_gtsrb`, from a folder of PNG files per sign."""
-    kept = _signs(split)
     found = sorted((folder / f"{split}_png").glob("*/*.png"))
-    signs = [int(p.parent.name) if p.parent.name.isdecimal() else -1 for p in found]
-    pairs = [(p, kept.index(s)) for p, s in zip(found, signs, strict=True) if s in kept]
-    labels = np.array([label for _, label in pairs], dtype=np.int64)
-    return [path for path, _ in pairs], labels, tuple(f"sign {sign}" for sign in kept)
+    numbers = [(path, path.parent.name) for path in found]
+    return _labelled([(path, int(name)) for path, name in numbers if name.isdecimal()], split)
 
 
 def list_omniglot(folder: Path, split: str) -> Files:
@@ -260,17 +251,3 @@ def list_places365(folder: Path, split: str) -> Files:
 
 def _construct(name: str, folder: Path, **arguments: Any) -> Any:  # noqa: ANN401
     return getattr(importlib.import_module("torchvision.datasets"), name)(folder, **arguments)
-
-
-@contextmanager
-def _checked(name: str, places: tuple[str, ...]) -> Iterator[None]:
-    """Turn an error of torchvision into a one-line AttractorError."""
-    try:
-        yield
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise AttractorError(
-            f"data set {name!r}: files are incomplete or not official ({reason}); remove "
-            f"{' and '.join(places[:3])}{' and the other files' if places[3:] else ''}, "
-            f"then run: attractor-ae data download {name}"
-        ) from error
