@@ -1,12 +1,12 @@
 """Choose what the fused score combines: try every combination of two to five scores.
 
-    python benchmarks/combinations.py --in-datasets fashion mnist --seeds 0 1
+    python benchmarks/combinations.py --in-datasets fashion mnist gtsrb.npz cifar10.npz --seeds 0 1
 
 Trainings are those of `evidence.py`, made if they are missing. Each score takes part at recursion 0
-and at the reported one. Combinations are compared by what they rank, on images of the training
-split that were not trained on and on that half of the D_outs which choices are made on. The best
-are printed as Markdown, by their mean AUROC over D_ins, seeds and D_outs, and what is fused by
-default with its place among all.
+and at the reported one, standardised on training images as in the OOD score. Combinations are
+compared by what they rank, on the images kept for calibration and on that half of the
+D_outs which choices are made on. The best are printed as Markdown, by their mean AUROC over D_ins,
+seeds and D_outs, and what is fused by default with its place among all.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from evidence import OTHER, Job, trained
+from evidence import Job, trained
 from torch import Tensor
 
 from attractor_ae import fit_detector
-from attractor_ae.conformal import DEFAULT_COMPONENTS, halves, normal_quantiles
-from attractor_ae.core.scores import OOD_SCORE
+from attractor_ae.conformal import DEFAULT_COMPONENTS
+from attractor_ae.core.scores import IMAGE_SCORES, OOD_SCORE
 from attractor_ae.training import training_part
 
 LARGEST = 5
@@ -33,7 +33,7 @@ _AT_ONCE = 500  # combinations
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Of one training: each component's normal quantiles, of known images and of each D_out."""
+    """Of one training: each component's standardised values, of known images and of each D_out."""
 
     components: tuple[str, ...]
     known: Tensor  # (components, n)
@@ -42,36 +42,35 @@ class Measured:
 
 def measure(job: Job) -> Measured:
     """Score the images of a training with everything that there is to combine."""
-    run, images = trained(job)
+    run, images, image_format = trained(job)
     detector = fit_detector(run.path, images, overrides=job.settings)
-    config = run.config()
     names = [name for name in detector.score_names if name != OOD_SCORE]
     r = detector.recursion
+    training, kept = training_part(run.config(), images)
+    known, outs = job.sets(kept, image_format)
 
-    def scores(pixels: np.ndarray) -> dict[str, Tensor]:
+    def values(pixels: np.ndarray) -> dict[str, Tensor]:
         found = detector.predict_scores(pixels, names).scores
-        values = {f"{name}@0": found[name][0] for name in names if name != "step"}
-        return values | {name: found[name][r] for name in names}  # step@0 is reconstruction_error@0
+        at_0 = {f"{name}@0": found[name][0] for name in names if name != "step"}
+        later = {n: found[n][r] for n in names if n not in IMAGE_SCORES}  # the others are equal
+        return at_0 | later  # step@0 is reconstruction_error@0
 
-    _, kept = training_part(config, images)
-    first, _ = halves(len(kept), detector.seed)
-    calibration = {
-        name: values.sort().values for name, values in scores(kept.images[first.numpy()]).items()
-    }
+    reference = values(training.images[:: max(1, len(training) // 256)])
 
-    def quantiles(pixels: np.ndarray) -> Tensor:
-        return torch.stack(
-            [normal_quantiles(values, calibration[name]) for name, values in scores(pixels).items()]
-        )
+    def standardised(pixels: np.ndarray) -> Tensor:
+        found = values(pixels)
+        rows = [
+            (found[n] - of_training.mean()) / of_training.std().clamp_min(1e-6)
+            for n, of_training in reference.items()
+        ]
+        return torch.stack(rows)
 
-    known, outs = job.sets()
-    return Measured(
-        tuple(calibration), quantiles(known.images), tuple(quantiles(out.images) for out in outs)
-    )
+    measured = tuple(standardised(out.images) for out in outs)
+    return Measured(tuple(reference), standardised(known.images), measured)
 
 
 def rates(measured: Measured, chosen: Tensor) -> Tensor:
-    """Return mean AUROC and FPR95 over the D_outs of combinations (n, size): shape (2, n)."""
+    """Return mean and worst AUROC and mean FPR95 over the D_outs of combinations: (3, n)."""
     known = measured.known[chosen].mean(1).sort(-1).values  # (n, images)
     limit = known[:, -(-95 * known.shape[-1] // 100) - 1, None]
     aurocs, fprs = [], []
@@ -81,11 +80,12 @@ def rates(measured: Measured, chosen: Tensor) -> Tensor:
         twice = torch.searchsorted(known, t) + torch.searchsorted(known, t, right=True)
         aurocs.append(twice.double().mean(-1) / (2 * known.shape[-1]))
         fprs.append((t <= limit).double().mean(-1))
-    return torch.stack([torch.stack(aurocs).mean(0), torch.stack(fprs).mean(0)])
+    found = torch.stack(aurocs)
+    return torch.stack([found.mean(0), found.amin(0), torch.stack(fprs).mean(0)])
 
 
 def all_rates(measured: Measured) -> tuple[list[tuple[str, ...]], Tensor]:
-    """Return every combination and its rates, of shape (2, combinations)."""
+    """Return every combination and its rates, of shape (3, combinations)."""
     names, found = [], []
     for size in range(2, LARGEST + 1):
         names += combinations(measured.components, size)
@@ -100,7 +100,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipe", default="default")
-    parser.add_argument("--in-datasets", nargs="+", choices=list(OTHER), default=["mnist5k"])
+    parser.add_argument("--in-datasets", nargs="+", default=["mnist5k"], help="names or paths")
+    parser.add_argument("--others", nargs="+", help="D_outs; default: the other D_ins")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--per-class", type=int, default=50, help="known images of each class")
     parser.add_argument("--root", type=Path, default=Path(".real"), help="data root")
@@ -108,8 +109,19 @@ def main() -> None:
     parser.add_argument("--best", type=int, default=10, help="how many are printed")
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     a = parser.parse_args()
+    others = a.in_datasets if a.others is None else a.others
     jobs = [
-        Job(a.recipe, name, seed, 0, a.per_class, a.root, a.out, "choosing")
+        Job(
+            a.recipe,
+            name,
+            tuple(other for other in others if other != name),
+            seed,
+            0,
+            a.per_class,
+            a.root,
+            a.out,
+            "choosing",
+        )
         for seed in a.seeds
         for name in a.in_datasets
     ]
@@ -117,19 +129,19 @@ def main() -> None:
     with ProcessPoolExecutor(a.jobs, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(measure, jobs))
     names, of_runs = zip(*map(all_rates, found), strict=True)
-    names, of_runs = names[0], torch.stack(of_runs)  # of_runs: (runs, 2, combinations)
+    names, of_runs = names[0], torch.stack(of_runs)  # of_runs: (runs, 3, combinations)
     mean = of_runs.mean(0)
-    columns = [f"{job.in_dataset}, seed {job.seed}" for job in jobs]
+    columns = [f"{job.label}, seed {job.seed}" for job in jobs]
     print("| place | combination |", " | ".join([*columns, "mean"]), "|")
     print("|---|---|" + "---|" * (len(columns) + 1))
     for place, index in enumerate(mean[0].argsort(descending=True).tolist(), start=1):
         default = set(names[index]) == set(DEFAULT_COMPONENTS)
         if place <= a.best or default:
-            pairs = [*of_runs[..., index].tolist(), mean[:, index].tolist()]
-            cells = [f"{100 * auroc:.1f} / {100 * fpr:.1f}" for auroc, fpr in pairs]
+            triples = [*of_runs[..., index].tolist(), mean[:, index].tolist()]
+            cells = [" / ".join(f"{100 * rate:.1f}" for rate in rates) for rates in triples]
             named = ", ".join(names[index]) + (" (the default)" if default else "")
             print(f"| {place} | {named} |", " | ".join(cells), "|")
-    print(f"\nMean AUROC / FPR95 over the D_outs in percent; {len(names)} combinations.")
+    print(f"\nMean and worst AUROC, mean FPR95 over the D_outs; {len(names)} combinations.")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,15 @@
 """Measure recipes: train, evaluate every score at every recursion, and keep a line for each.
 
-    python benchmarks/evidence.py --recipes default paper --in-datasets mnist fashion --seeds 0 1 2
+    python benchmarks/evidence.py --recipes default paper --seeds 0 1 2 \
+      --in-datasets mnist fashion gtsrb.npz cifar10.npz
 
-A recipe is a preset, with settings after colons: ``default:training.augment=false``. A job is one
+A recipe is a preset, with settings after colons: ``default:training.augment=false``. A D_in is a
+name or a path; its D_outs are faces, textures, photos, and the other D_ins. A job is one
 recipe, D_in and seed; jobs run in processes of one thread each, and finished ones are skipped, so
-that the same command goes on after an interruption. Everything is measured on that half of the
-D_outs that nothing was chosen on: every second image of faces, textures and photos, and
-the test images of D_in and of the other of mnist and fashion. With ``--half choosing`` it is the
-other half, and training images that were not trained on. `evidence_report.py` makes tables and
-figures.
+that the same command goes on after an interruption. Everything is measured on test images of D_in,
+and on that half of the D_outs' test images that nothing was chosen on: every second one. With
+``--half choosing`` it is the other half, and as known images those kept for calibration.
+`evidence_report.py` makes tables and figures.
 """
 
 import argparse
@@ -26,9 +27,10 @@ import torch
 from attractor_ae import ImageSet, Run, evaluate, fit_detector, load, train
 from attractor_ae._files import write_json
 from attractor_ae.core.scores import OOD_SCORE, SCORES
+from attractor_ae.data import ImageFormat
 from attractor_ae.experiment.presets import preset
+from attractor_ae.training import training_part
 
-OTHER = {"mnist": "fashion", "fashion": "mnist", "mnist5k": "digits8"}
 OUTS = ("faces", "textures", "photos")
 TRAINED = 250
 """Images of each class that the experiment has."""
@@ -40,6 +42,7 @@ class Job:
 
     recipe: str
     in_dataset: str
+    others: tuple[str, ...]  # D_outs, in addition to OUTS
     seed: int
     epochs: int  # 0: the recipe's
     per_class: int
@@ -49,10 +52,15 @@ class Job:
     settings: tuple[str, ...] = ()  # of all the recipes
 
     @property
+    def label(self) -> str:
+        """The name of D_in without folder and ending."""
+        return Path(self.in_dataset).stem
+
+    @property
     def name(self) -> str:
         """A name for its folder and file."""
         recipe = self.recipe.replace(":", "+").replace("/", "_")
-        return f"{recipe}-{self.in_dataset}-seed{self.seed}" + (
+        return f"{recipe}-{self.label}-seed{self.seed}" + (
             f"-{self.epochs}epochs" if self.epochs else ""
         )
 
@@ -62,24 +70,20 @@ class Job:
         choosing = "-choosing" if self.half == "choosing" else ""
         return self.folder / f"{self.name}{choosing}.json"
 
-    def sets(self) -> tuple[ImageSet, list[ImageSet]]:
+    def sets(self, kept: ImageSet, image_format: ImageFormat) -> tuple[ImageSet, list[ImageSet]]:
         """Return the images of D_in and of the D_outs that it is measured on."""
         choosing = self.half == "choosing"
-        outs = [load(name, "test") for name in OUTS]
+        shared = {"root": self.root, "image_format": image_format}
+        outs = [load(name, "test", **shared) for name in OUTS]
+        outs += [load(name, "test", per_class=2 * self.per_class, **shared) for name in self.others]
         outs = [out.take(range(0 if choosing else 1, len(out), 2)) for out in outs]
-        other = OTHER[self.in_dataset]
-        split = "train" if choosing else "test"
-        outs.append(load(other, split, per_class=self.per_class, root=self.root))
-        if not choosing:
-            return load(self.in_dataset, "test", per_class=self.per_class, root=self.root), outs
-        # Of each class those that come after the images of the training.
-        many = load(self.in_dataset, per_class=TRAINED + self.per_class, root=self.root)
-        rows = [np.flatnonzero(many.labels == c)[TRAINED:] for c in range(len(many.classes))]
-        return many.take(np.sort(np.concatenate(rows))), outs
+        if choosing:
+            return kept, outs
+        return load(self.in_dataset, "test", per_class=self.per_class, **shared), outs
 
 
-def trained(job: Job) -> tuple[Run, ImageSet]:
-    """Return the run of a job, trained if it is not yet, and the images that it was given."""
+def trained(job: Job) -> tuple[Run, ImageSet, ImageFormat]:
+    """Return the run of a job, trained if necessary, its images and their format."""
     torch.set_num_threads(1)
     name, *overrides = job.recipe.split(":")
     if job.epochs:
@@ -94,8 +98,9 @@ def trained(job: Job) -> tuple[Run, ImageSet]:
             "training.device=cpu",
         ],
     )
-    images = load(job.in_dataset, per_class=TRAINED, root=job.root)
-    return train(config, images, job.folder / job.name, resume=True), images
+    chosen = ImageFormat(config.dataset.image_size, config.dataset.channels)
+    images = load(job.in_dataset, per_class=TRAINED, root=job.root, image_format=chosen)
+    return train(config, images, job.folder / job.name, resume=True), images, chosen
 
 
 def run(job: Job) -> Path:
@@ -103,24 +108,17 @@ def run(job: Job) -> Path:
     target = job.target
     if target.exists():
         return target
-    finished, images = trained(job)
+    finished, images, image_format = trained(job)
     with finished.history_file.open(encoding="utf-8") as file:
         epochs = [float(row["seconds"]) for row in csv.DictReader(file)]
     began = time.perf_counter()
     detector = fit_detector(finished.path, images, overrides=job.settings)
     fitted = time.perf_counter() - began
-    known, outs = job.sets()
-    other = OTHER[job.in_dataset]
+    known, outs = job.sets(training_part(finished.config(), images)[1], image_format)
     scores = [name for name in SCORES if name in detector.score_names]
     result = evaluate(detector, known, outs, scores=scores)
     rows = [
-        {
-            "score": score,
-            "recursion": r,
-            "out": "other" if out == other else out,
-            "auroc": rates.auroc,
-            "fpr95": rates.fpr95_in,
-        }
+        {"score": score, "recursion": r, "out": out, "auroc": rates.auroc, "fpr95": rates.fpr95_in}
         for score in result.score_names
         for r in range(result.recursions)
         for out, rates in result.detection(score, r).items()
@@ -136,7 +134,7 @@ def run(job: Job) -> Path:
         target,
         {
             "recipe": job.recipe,
-            "in_dataset": job.in_dataset,
+            "in_dataset": job.label,
             "seed": job.seed,
             "settings": job.settings,
             "epochs": len(epochs),
@@ -147,6 +145,7 @@ def run(job: Job) -> Path:
             "fit_seconds_one_thread": fitted,
             "accuracy": [float(np.mean(c)) for c in correct],
             "known_flagged": flagged,
+            "self_check": finished.self_check(),
             "images": {s.name: len(s.labels) for s in (result.in_scores, *result.out_scores)},
             "rows": rows,
         },
@@ -160,7 +159,8 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--recipes", nargs="+", default=["default"])
-    parser.add_argument("--in-datasets", nargs="+", choices=list(OTHER), default=["mnist5k"])
+    parser.add_argument("--in-datasets", nargs="+", default=["mnist5k"], help="names or paths")
+    parser.add_argument("--others", nargs="+", help="D_outs; default: the other D_ins")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--epochs", nargs="+", type=int, default=[0], help="0: the recipe's")
     parser.add_argument("--per-class", type=int, default=50, help="test images of each class")
@@ -176,8 +176,20 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
     a = parser.parse_args()
+    others = a.in_datasets if a.others is None else a.others
     jobs = [
-        Job(recipe, name, seed, epochs, a.per_class, a.root, a.out, a.half, tuple(a.set))
+        Job(
+            recipe,
+            name,
+            tuple(other for other in others if other != name),
+            seed,
+            epochs,
+            a.per_class,
+            a.root,
+            a.out,
+            a.half,
+            tuple(a.set),
+        )
         for epochs in a.epochs
         for recipe in a.recipes
         for seed in a.seeds
