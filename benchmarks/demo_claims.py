@@ -5,8 +5,8 @@
 The first table is about attractors: training images, spread over the classes, are iterated under
 several masks. Those that stand still at the end (a last step shorter than 0.1) are counted, and the
 attractors that they have reached; the rest still moves, or diverges. Distances are Euclidean, over
-4 096 pixels in [0, 1], to the nearest training image. The second table is about verdicts:
-the share of each set's test images whose OOD score is above 0.95.
+the 4 096 pixels of standardised images, to the nearest training image. The second table is about
+verdicts: the share of each set's test images whose OOD score is above 0.95.
 """
 
 import argparse
@@ -44,8 +44,8 @@ def print_attractors(detector: AttractorDetector, run: Run, arguments: argparse.
     dataset = run.config().dataset
     train = load(dataset.name, per_class=dataset.nbr_of_samples_per_class)
     test = load(dataset.name, "test", per_class=10)
-    known = pixels(train.images)
-    distance, _ = nearest(pixels(test.images), known)
+    known = points(detector, train.images)
+    distance, _ = nearest(points(detector, test.images), known)
     print(f"Distance of a test image to the nearest training image: {distance.mean():.1f}.\n")
     print("| mask | images | stand still | attractors | median distance | of its class, % |")
     print("|---|---|---|---|---|---|")
@@ -74,9 +74,9 @@ def print_verdicts(detector: AttractorDetector) -> None:
         print(f"| {name} | {len(images)} | {above:.1f} |")
 
 
-def pixels(images: np.ndarray) -> torch.Tensor:
-    """Return uint8 images as rows of float pixels in [0, 1]."""
-    return torch.from_numpy(images).flatten(1).float() / 255
+def points(detector: AttractorDetector, images: np.ndarray) -> torch.Tensor:
+    """Return uint8 images as rows of points of the detector's space."""
+    return detector.network.space.points(torch.from_numpy(images).float() / 255).flatten(1)
 
 
 def nearest(points: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
