@@ -61,7 +61,8 @@ def test_everything_that_is_expected_is_in_the_layout():
     root = Path("/root")
     for name, info in CATALOGUE.items():
         if info.kind == "files":
-            first = Path(info.source.expected(info.test_split, root)[0]).relative_to(root)
+            source = getattr(info.source, "sources", [info.source])[0]
+            first = Path(source.expected(info.test_split, root)[0]).relative_to(root)
             assert info.layout.startswith(f"{first.parts[0]}/"), name
 
 

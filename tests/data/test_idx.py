@@ -138,7 +138,8 @@ def official(request, tmp_path_factory):
         for prefix in ("train", "t10k"):
             write(folder / source.folder, prefix=prefix)
     else:  # the real files, where they are
-        source, root = CATALOGUE[request.param].source, data_root()
+        root = data_root()
+        source = CATALOGUE[request.param].source.used("train", root)
         raw = folder / source.folder
         raw.mkdir(parents=True)
         for place in (*source._find("train", root), *source._find("test", root)):
@@ -179,7 +180,8 @@ def test_raw_values_agree_with_torchvision(official):
 @pytest.mark.parametrize("name", FOUND)
 def test_real_files_hold_what_the_catalogue_says(name):
     for split, info in CATALOGUE[name].splits.items():
-        images, labels = map(read_idx, CATALOGUE[name].source._find(split, data_root()))
+        source = CATALOGUE[name].source.used(split, data_root())
+        images, labels = map(read_idx, source._find(split, data_root()))
         assert images.shape == (info.images, 28, 28)
         assert len(np.unique(labels)) == info.classes
 

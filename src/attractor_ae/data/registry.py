@@ -51,14 +51,10 @@ _SOURCES: dict[str, Source] = {
     ),
     "fashion": _either(
         torchvision.IdxFiles(
-            "fashion",
-            "FashionMNIST/raw",
-            tuple(_CLOTHES.split(",")),
-            fetched_by="FashionMNIST",
-            elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),
+            "fashion", "FashionMNIST/raw", tuple(_CLOTHES.split(",")), fetched_by="FashionMNIST"
         ),
         folder="Fashion/raw",
-        elsewhere=(),
+        elsewhere=(Path("/usr/share/datasets/fashion-mnist"),),  # after both folders of the root
     ),
     "svhn": _either(
         torchvision.TorchvisionSet(
