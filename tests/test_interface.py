@@ -530,7 +530,19 @@ def test_every_method_is_evaluated(calibrated, method, digits, others):
     assert result.method == method
     assert result.recursions == calibrated.recursions
     assert result.score == "ood_score"
+    # Whether the label is right is another question, for which there are better scores.
+    assert result.error_score == "entropy"
+    errors = result.metrics()["misclassification"]
+    assert errors["score"] == "entropy"
+    assert errors["auroc"] == result.misclassification(score="entropy").detection.auroc
+    assert errors["auroc"] != result.misclassification(score="ood_score").detection.auroc
     metrics = result.metrics()
     assert 0 <= metrics["out"]["textures"]["auroc"] <= 1
     u = calibrated.predict(others.images)
     np.testing.assert_allclose(result.in_scores.score(result.recursion, "ood_score"), u)
+
+
+def test_the_confidence_is_the_probability_of_the_predicted_label(detector, digits):
+    p = detector.predict_proba(digits.images)
+    columns = torch.searchsorted(detector.classes_, detector.predict_label(digits.images))
+    assert torch.equal(detector.predict_confidence(digits.images), p[torch.arange(40), columns])

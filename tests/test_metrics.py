@@ -4,7 +4,7 @@ import dataclasses
 import inspect
 import json
 from fractions import Fraction
-from itertools import pairwise
+from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ from attractor_ae.metrics import (
     expected_calibration_error,
     wasserstein_sums,
 )
-from attractor_ae.misclassification import misclassification_metrics
+from attractor_ae.misclassification import misclassification_metrics, selective_metrics
 
 GRIDS = ("exact", "paper")
 
@@ -536,3 +536,21 @@ def test_calibration_error_follows_from_scikit_learns_curve(bins):
 def test_calibration_error_names_what_it_cannot_use(confidence, correct, bins, message):
     with pytest.raises(AttractorError, match=message):
         expected_calibration_error(confidence, correct, bins=bins)
+
+
+@given(st.lists(st.tuples(st.integers(0, 6), st.booleans()), min_size=1, max_size=7))
+def test_selective_metrics_are_means_over_all_orders_of_equal_uncertainty(pairs):
+    orders = [
+        order for order in permutations(pairs) if all(a[0] <= b[0] for a, b in pairwise(order))
+    ]
+    n = len(pairs)
+    errors = [[sum(not right for _, right in order[:i]) for order in orders] for i in range(n + 1)]
+    found = selective_metrics([u / 10 for u, _ in pairs], [right for _, right in pairs])
+    aurc = np.mean([np.mean(errors[i]) / i for i in range(1, n + 1)])
+    augrc = np.mean([np.mean(errors[i]) / n for i in range(1, n + 1)])
+    # Only coverages that accept all predictions of equal uncertainty, or none.
+    ends = [i for i in range(1, n + 1) if i == n or sorted(pairs)[i - 1][0] != sorted(pairs)[i][0]]
+    coverage = max((i / n for i in ends if errors[i][0] <= 0.05 * i), default=0)
+    assert found.aurc == pytest.approx(aurc)
+    assert found.augrc == pytest.approx(augrc)
+    assert found.coverage_at_5_risk == pytest.approx(coverage)

@@ -227,6 +227,13 @@ class Detector(ABC):
         predicted = prediction(self.predict_proba(x))
         return self.classes_[predicted]
 
+    def predict_confidence(self, x: Images) -> Float[Tensor, " n"]:
+        """Return the probability of the predicted label: how likely it is right, not how known.
+
+        Whether an image is of a known kind is another question, which `predict` answers.
+        """
+        return self.predict_proba(x).amax(-1)
+
     def predict_proba(self, x: Images) -> Float[Tensor, "n classes"]:
         """Return the members' mean class distribution at the reported recursion."""
         return self._scores(x, (), [self.recursion]).probabilities[0]

@@ -76,6 +76,45 @@ class CertaintyAreas:
     error_over_accuracy: float
 
 
+@dataclass(frozen=True)
+class SelectiveMetrics:
+    """Errors among the most certain predictions, whose fraction is the coverage; no thresholds.
+
+    Attributes:
+        aurc: Mean over the coverages of errors / accepted (Geifman and El-Yaniv, 2017).
+        augrc: Mean over the coverages of errors / all (Traub et al., NeurIPS 2024).
+        coverage_at_5_risk: Largest coverage of which at most 5 % are errors; 0 if there is none.
+    """
+
+    aurc: float
+    augrc: float
+    coverage_at_5_risk: float
+
+
+def selective_metrics(uncertainty: ArrayLike, correct: ArrayLike) -> SelectiveMetrics:
+    """Return the metrics of rejection by uncertainty; arguments as `misclassification_metrics`.
+
+    Errors of equal uncertainty are accepted evenly, the mean over all orders of these predictions.
+
+    Examples:
+        >>> selective_metrics([0.1, 0.2, 0.3, 0.4], [True, True, False, True]).augrc
+        0.125
+    """
+    scores = checked_scores("uncertainty", uncertainty, bounded=True)
+    wrong = ~checked_correct(correct, "uncertainty", scores)
+    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    accepted, errors = np.cumsum(sizes), np.cumsum(np.bincount(group, wrong))
+    n = len(scores)
+    counts = np.arange(1, n + 1)
+    expected = np.interp(counts, np.append(0, accepted), np.append(0, errors))
+    allowed = accepted[errors <= 0.05 * accepted]
+    return SelectiveMetrics(
+        aurc=float((expected / counts).mean()),
+        augrc=float(expected.mean() / n),
+        coverage_at_5_risk=float(allowed.max(initial=0) / n),
+    )
+
+
 @dataclass(frozen=True, eq=False)
 class MisclassificationMetrics:
     """Separation of correct and wrong predictions by uncertainty.
@@ -88,6 +127,7 @@ class MisclassificationMetrics:
     detection: DetectionMetrics
     curves: CertaintyCurves
     areas: CertaintyAreas
+    selective: SelectiveMetrics
 
 
 def misclassification_metrics(
@@ -156,4 +196,5 @@ def misclassification_metrics(
         detection=detection,
         curves=CertaintyCurves(thresholds=thresholds, ac=ac, au=au, ic=ic, iu=iu, **rates),
         areas=CertaintyAreas(**areas),
+        selective=selective_metrics(scores, right),
     )

@@ -16,7 +16,7 @@ from attractor_ae._detector import Detector
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import read_tensors, write_json, write_tensors
 from attractor_ae._reporter import SILENT, Reporter
-from attractor_ae.core.scores import normalised_entropy
+from attractor_ae.core.scores import OOD_SCORE, normalised_entropy
 from attractor_ae.data import ImageSet
 from attractor_ae.metrics import (
     DetectionMetrics,
@@ -217,9 +217,10 @@ class EvaluationResult:
     ) -> MisclassificationMetrics:
         """Return the metrics of a score in [0, 1] as a predictor of wrong predictions on a set.
 
-        The set is D_in by default, or one under covariate shift. The result is cached.
+        The set is D_in by default, or one under covariate shift; the default score is
+        `error_score`. The result is cached.
         """
-        name, r = self._reported(score, recursion)
+        name, r = self._reported(score or self.error_score, recursion)
         scores = self.known_scores(dataset)
         key = ("misclassification", scores.name, name, r, grid)
         if key not in self._computed:
@@ -228,6 +229,15 @@ class EvaluationResult:
                 scores.score(r, name), correct, grid=grid
             )
         return self._computed[key]
+
+    @property
+    def error_score(self) -> str:
+        """The score that predicts errors: the reported one, but the entropy for the OOD score.
+
+        The OOD score tells whether an image is unknown, which is another question.
+        """
+        entropy = self.score == OOD_SCORE and self.in_scores.probabilities.shape[-1]
+        return "entropy" if entropy else self.score
 
     def wasserstein(
         self, reference: str, score: str | None = None, recursion: int | None = None
@@ -275,11 +285,12 @@ class EvaluationResult:
         are in [0, 1].
         """
         name, r = self._reported(score, recursion)
-        u = self.in_scores.score(r, name)
-        errors = {}
+        errors, judged = {}, score or self.error_score
+        u = self.in_scores.score(r, judged)
         if self.in_scores.probabilities.shape[-1] and 0 <= u.min() <= u.max() <= 1:
-            found = self.misclassification(None, name, r, grid)
-            errors = {**asdict(found.detection), "areas": asdict(found.areas)}
+            found = self.misclassification(None, judged, r, grid)
+            errors = {"score": judged, **asdict(found.detection), **asdict(found.selective)}
+            errors["areas"] = asdict(found.areas)
 
         def table(scores: DatasetScores) -> dict[str, Any]:
             rates = asdict(self.rates(scores.name, name, r, grid))
@@ -294,7 +305,7 @@ class EvaluationResult:
             "recursion": r,
             "score": name,
             "accuracy": self.accuracy(None, r),
-            "mean_score": float(u.mean()),
+            "mean_score": float(self.in_scores.score(r, name).mean()),
             "misclassification": errors,
             "covariate_shift": {
                 scores.name: {"accuracy": self.accuracy(scores.name, r), **table(scores)}

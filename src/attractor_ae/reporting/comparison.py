@@ -143,7 +143,8 @@ def compare(
 
     def accuracy_rates(result: EvaluationResult, method: ComparedMethod) -> Rates:
         known = (result.in_scores, *result.covariate_shift_scores)
-        values = [scores.score(method.recursion, method.score) for scores in known]
+        judged = result.error_score if method.score == result.score else method.score
+        values = [scores.score(method.recursion, judged) for scores in known]
         bounded = all(0 <= u.min() <= u.max() <= 1 for u in values)
         if not (bounded and result.in_scores.probabilities.shape[-1]):
             bounded, unbounded[method.name] = False, None
@@ -152,7 +153,7 @@ def compare(
             found = dict.fromkeys((metric.key for metric in ACCURACY_METRICS), math.nan)
             found["accuracy"] = result.accuracy(scores.name, method.recursion)
             if bounded:
-                at = (scores.name, method.score, method.recursion, grid)
+                at = (scores.name, judged, method.recursion, grid)
                 errors = result.misclassification(*at)
                 oriented = _oriented(errors.detection, orientation)
                 found |= {f"misclassification_{key}": rate for key, rate in oriented.items()}
@@ -213,7 +214,10 @@ def compare(
         )
         every = [how, *notes, f"{'; '.join(rows)}.", *untrained]
         if measure is accuracy_rates:
-            every.append("Columns are explained in docs/glossary.md.")
+            every.append(
+                "Wrong predictions are detected by the score, or by the entropy in place of "
+                "ood_score. Columns are explained in docs/glossary.md."
+            )
             every += [
                 f"{name} has no class probabilities, or a score outside [0, 1]: no "
                 "misclassification columns."
