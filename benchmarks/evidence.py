@@ -118,17 +118,24 @@ def run(job: Job) -> Path:
     scores = [name for name in SCORES if name in detector.score_names]
     result = evaluate(detector, known, outs, scores=scores)
     rows = [
-        {"score": score, "recursion": r, "out": out, "auroc": rates.auroc, "fpr95": rates.fpr95_in}
+        {
+            "score": score,
+            "recursion": r,
+            "out": out.name,
+            "auroc": rates.auroc,
+            "fpr95": rates.fpr95_in,
+        }
         for score in result.score_names
         for r in range(result.recursions)
-        for out, rates in result.detection(score, r).items()
+        for out in result.out_scores
+        for rates in [result.rates(out.name, score, r)]
     ]
     correct = [
         result.in_scores.predicted(r) == result.in_scores.labels for r in range(result.recursions)
     ]
     flagged = None
     if OOD_SCORE in result.score_names:
-        u = result.in_scores.uncertainty(result.recursion, OOD_SCORE)
+        u = result.in_scores.score(result.recursion, OOD_SCORE)
         flagged = {str(a): float((u > 1 - a).mean()) for a in (0.05, 0.1, 0.2)}
     write_json(
         target,

@@ -188,6 +188,7 @@ def test_image_scores_are_those_of_scipy_and_scikit_learn():
     rng = np.random.default_rng(0)
     labels, features = np.arange(60) % 3, rng.gamma(2.0, size=(60, 8)) * np.arange(1, 9)
     features[:, 0] += labels
+    features[:, 3] = 0
     at = rng.gamma(2.0, size=(60, 8)) * 5
     statistics = KnownImages.of(
         known, torch.from_numpy(features), torch.from_numpy(labels), classes=3
@@ -206,6 +207,8 @@ def test_image_scores_are_those_of_scipy_and_scikit_learn():
     np.testing.assert_allclose(found["high_frequency"], expected, rtol=1e-6)
 
     mean, deviation = features.mean(0), features.std(0, ddof=1)
+    assert deviation[3] == 0  # a channel that no training image activates
+    deviation = np.maximum(deviation, 0.1 * deviation.mean())
     scaled, scaled_at = (features - mean) / deviation, (at - mean) / deviation
     centres = np.stack([scaled[labels == c].mean(0) for c in range(3)])
     model = EmpiricalCovariance(assume_centered=True).fit(scaled - centres[labels])

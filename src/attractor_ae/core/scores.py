@@ -161,7 +161,9 @@ class KnownImages:
     def of(cls, x: Tensor, features: Tensor, labels: Tensor, classes: int) -> "KnownImages":
         """Return the statistics of training images and their pooled features (m, features)."""
         f = features.double()
-        mean, deviation = f.mean(0), f.std(0).clamp_min(1e-6)
+        mean, deviation = f.mean(0), f.std(0)
+        # A channel that no training image activates must not decide alone.
+        deviation = deviation.clamp_min(0.1 * deviation.mean().item()).clamp_min(1e-9)
         centres, whitening = _within_classes((f - mean) / deviation, labels, classes, 0.05)
         return cls(mean, deviation, centres, whitening, log_detail(x).mean())
 
