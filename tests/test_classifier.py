@@ -32,3 +32,10 @@ def test_impossible_settings_are_refused():
         ConvClassifier(classes=1)
     with pytest.raises(AttractorError, match="dropout rate"):
         ConvClassifier(classes=3, dropout=-0.1)
+
+
+def test_in_the_standardised_space_brightness_and_contrast_do_not_matter():
+    model = ConvClassifier(classes=3, space="standardised")
+    x = torch.rand(2, 1, 64, 64)
+    torch.testing.assert_close(model(0.1 + 0.3 * x), model(x), atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(ConvClassifier(classes=3)(0.1 + 0.3 * x), model(x))

@@ -28,6 +28,7 @@ from attractor_ae.conformal import OODScore
 from attractor_ae.core.autoencoder import encoder_sites, layer_sizes, make_encoder
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.masks import DropoutMasks, sites_of
+from attractor_ae.core.spaces import make_space
 
 
 class ConvClassifier(nn.Module):
@@ -38,7 +39,7 @@ class ConvClassifier(nn.Module):
         dropout, activation, image_size, channels, generator: As for `Autoencoder`.
 
     Raises:
-        AttractorError: If the activation is unknown or a number is out of range.
+        AttractorError: If activation or space is unknown or a number is out of range.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class ConvClassifier(nn.Module):
         activation: str = "ReLU",
         image_size: int = 64,
         channels: int = 1,
+        space: str = "pixels",
         *,
         generator: torch.Generator | None = None,
     ) -> None:
@@ -55,7 +57,8 @@ class ConvClassifier(nn.Module):
         if classes < 2:
             raise AttractorError(f"a classifier needs at least 2 classes, got {classes}")
         w, f, side = layer_sizes(dropout, image_size)
-        self.arguments = (classes, dropout, activation, image_size, channels)
+        self.arguments = (classes, dropout, activation, image_size, channels, space)
+        self.space = make_space(space)
         self.classes, self.dropout = classes, dropout
         self.image_shape = (channels, image_size, image_size)
         self.encoder = make_encoder(channels, w)
@@ -69,6 +72,7 @@ class ConvClassifier(nn.Module):
         self, x: Float[Tensor, "n c h w"], masks: DropoutMasks | None = None
     ) -> Float[Tensor, "n classes"]:
         """Return logits, under ``masks`` or without dropout."""
+        x = self.space.points(x)
         for convolution, mask in zip(self.encoder, sites_of(masks, self.site_shapes), strict=True):
             x = masked_activation(convolution(x), self.activation, mask)
         return self.output(self.activation(self.hidden(x.flatten(1))))

@@ -126,7 +126,7 @@ class ModelConfig(_Section):
     """Dropout rate, in training and at inference."""
     # New keys.
     space: Annotated[SpaceName, _spelled(SpaceName)] = "pixels"
-    """What the autoencoder works on: pixels, or pixels with mean and contrast removed."""
+    """What the network works on: pixels, or images with mean and contrast removed."""
     weight_gain: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Factor of the first weights; those of PyTorch shrink a signal by about 1.7 per layer."""
 
@@ -273,8 +273,6 @@ class ExperimentConfig(_Section):
                 'model.type "conv" has no latent code and no reconstruction; set model.metric to '
                 '"", and make_scene_impossible and make_instance_impossible to false'
             )
-        if self.model.type == "conv" and self.model.space != "pixels":
-            raise ValueError('model.type "conv" classifies pixels; set model.space to "pixels"')
         if self.model.space != "pixels" and self.training.loss == "bce":
             raise ValueError('loss "bce" needs pixels in [0, 1]; set model.space to "pixels"')
         if self.model.type == "conv" and self.evaluation.score == "vote_diversity":

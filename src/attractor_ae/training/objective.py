@@ -27,12 +27,13 @@ Objective = Callable[[Tensor, Tensor, Tensor, DropoutMasks | None], Losses]
 def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvClassifier:
     """Return the untrained network of a config, with weights drawn from its seed."""
     model, dataset = config.model, config.dataset
-    shared = (model.dropout, model.activation, dataset.image_size, dataset.channels)
+    image = (dataset.image_size, dataset.channels, model.space)
+    shared = (model.dropout, model.activation, *image)
     generator = torch.Generator().manual_seed(config.training.seed)
     if model.type == "conv":
         network = ConvClassifier(classes, *shared, generator=generator)
     else:
-        network = Autoencoder(model.dimension, *shared, model.space, generator=generator)
+        network = Autoencoder(model.dimension, *shared, generator=generator)
     with torch.no_grad():
         for weights in network.parameters():
             if weights.ndim > 1:  # not biases
