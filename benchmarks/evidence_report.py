@@ -104,24 +104,24 @@ def recipe_table(groups: dict[Group, list[dict]]) -> None:
 
 
 def score_table(groups: dict[Group, list[dict]]) -> None:
-    """Print mean AUROC and FPR95 of every score at every recursion."""
-    for (recipe, name, epochs), runs in groups.items():
-        names = list(dict.fromkeys(row["score"] for row in runs[0]["rows"]))
-        recursions = range(len(runs[0]["accuracy"]))
-        print(f"\n`{recipe}`, D_in {name}, {epochs} epochs: mean AUROC / FPR95 over the D_outs\n")
-        print("| score |", " | ".join(f"recursion {r}" for r in recursions), "|")
-        print("|---|" + "---|" * len(recursions))
+    """Print mean and worst AUROC of every score at the reported recursion, a column per D_in."""
+    for recipe in dict.fromkeys(recipe for recipe, _, _ in groups):
+        columns = {g: runs for g, runs in groups.items() if g[0] == recipe}
+        names = list(
+            dict.fromkeys(row["score"] for runs in columns.values() for row in runs[0]["rows"])
+        )
+        print(f"\n`{recipe}`: mean / worst AUROC over the D_outs, by D_in and epochs\n")
+        print("| score |", " | ".join(f"{name}, {epochs}" for _, name, epochs in columns), "|")
+        print("|---|" + "---|" * len(columns))
         for score in names:
             cells = []
-            for r in recursions:
-                auroc, fpr95 = (
-                    100 * np.mean([mean_of(run, key, score, r) for run in runs])
-                    for key in ("auroc", "fpr95")
-                )
-                cells.append(f"{auroc:.1f} / {fpr95:.1f}")
+            for runs in columns.values():
+                found = [
+                    list(picked(run, "auroc", score, run["recursion"]).values()) for run in runs
+                ]
+                mean, worst = (np.mean([of(a) for a in found]) for of in (np.mean, np.min))
+                cells.append(f"{100 * mean:.1f} / {100 * worst:.1f}")
             print(f"| {score} |", " | ".join(cells), "|")
-        accuracies = [cell([run["accuracy"][r] for run in runs]) for r in recursions]
-        print("| *accuracy* |", " | ".join(accuracies), "|")
 
 
 def draw(axes: Axes, x: Sequence[float], values: Sequence[Sequence[float]], **style: Any) -> None:  # noqa: ANN401
