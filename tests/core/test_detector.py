@@ -14,6 +14,7 @@ from attractor_ae._files import load_weights, read_tensors
 from attractor_ae.core.dynamics import iterate
 from attractor_ae.core.masks import sample_masks, trial_masks
 from attractor_ae.core.scores import IMAGE_SCORES, LATENT_SCORES, SCORES
+from attractor_ae.core.spaces import Standardised
 from attractor_ae.data.augmentation import Augmentation
 from attractor_ae.experiment.presets import preset
 from attractor_ae.training import build_network
@@ -96,6 +97,9 @@ def plain_codes(model, x, masks, recursions):
 
     halve = {"stride": 2, "padding": 1}
     for _ in range(recursions):
+        if isinstance(model.space, Standardised):
+            deviation = x.std((1, 2, 3), correction=0, keepdim=True)
+            x = 0.5 + 0.25 * (x - x.mean((1, 2, 3), keepdim=True)) / deviation
         for i in range(4):
             x = layer(F.conv2d, x, f"encoder.{i}", i, **halve)
         z = layer(F.linear, layer(F.linear, x.flatten(1), "encoder_linear", 4), "latent", None)

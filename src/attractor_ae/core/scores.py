@@ -104,7 +104,8 @@ def _within_classes(
     # With few images the covariance is singular without this term.
     size = covariance.diagonal().mean().clamp_min(1e-12)
     covariance += shrinkage * size * torch.eye(f.shape[-1]).to(f)
-    whitening = torch.linalg.cholesky(torch.linalg.inv(covariance))
+    # Contiguous as if read from a file, since the last digits of products depend on the layout.
+    whitening = torch.linalg.cholesky(torch.linalg.inv(covariance)).contiguous()
     return centres @ whitening, whitening
 
 
@@ -163,22 +164,19 @@ class KnownImages:
         f = features.double()
         mean, deviation = f.mean(0), f.std(0)
         # A channel that no training image activates must not decide alone.
-        deviation = deviation.clamp_min(0.1 * deviation.mean().item()).clamp_min(1e-9)
+        deviation = deviation.clamp_min(1e-9 + 0.1 * deviation.mean().item())
         centres, whitening = _within_classes((f - mean) / deviation, labels, classes, 0.05)
         return cls(mean, deviation, centres, whitening, log_detail(x).mean())
 
 
 def layer_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
-    """Mahalanobis distance of the first layer's pooled features to the nearest class mean.
-
-    Lee et al., NeurIPS 2018, combine layers; the first one keeps what a code forgets.
-    """
+    """As `mahalanobis`, of the first layer's pooled features, which keep what codes forget."""
     white = ((features.double() - known.mean) / known.deviation) @ known.whitening
     return torch.cdist(white, known.centres).amin(-1)
 
 
 def contrast(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
-    """Standard deviation of the pixels: a statistic of the image, no matter what is known."""
+    """Standard deviation of the pixels, no matter what is known."""
     return x.double().flatten(1).std(1)
 
 

@@ -61,7 +61,7 @@ def precision_recall_figure(results: Results, *, positive: Positive = "in") -> F
         drawstyle="steps-pre",
     )
     lowest = min(np.min(line.get_ydata()) for axes in figure.axes for line in axes.lines)
-    bottom = math.floor(10 * float(lowest)) / 10
+    bottom = min(0.9, math.floor(10 * float(lowest)) / 10)
     for axes in figure.axes:
         axes.set_ylim(bottom - 0.01 * (1 - bottom), 1 + 0.02 * (1 - bottom))
     return figure
