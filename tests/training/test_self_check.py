@@ -89,7 +89,7 @@ def test_digits_are_learned_and_shuffled_labels_are_reported(many, tmp_path):
     detector = fit_detector(failed.path, shuffled(many), reporter=notes)
     assert notes.lines == [failed.self_check_failure()]
     result = evaluate(
-        detector, many, [load("digits8", per_class=2)], provenance={"self_checks": [found]}
+        detector, many, [load("digits8", "test", per_class=2)], provenance={"self_checks": [found]}
     )
     assert any("1 of 1 failed" in note for note in compare({"m": [result]}).detection.notes)
 
