@@ -21,8 +21,8 @@ import torch
 from evidence import Job, trained
 from torch import Tensor
 
-from attractor_ae import fit_detector
-from attractor_ae.conformal import DEFAULT_COMPONENTS
+from attractor_ae import ImageSet, fit_detector
+from attractor_ae.conformal import DEFAULT_COMPONENTS, OODScore, component_values
 from attractor_ae.core.scores import IMAGE_SCORES, OOD_SCORE
 from attractor_ae.training import training_part
 
@@ -49,24 +49,18 @@ def measure(job: Job) -> Measured:
     training, kept = training_part(run.config(), images)
     known, outs = job.sets(kept, image_format)
 
-    def values(pixels: np.ndarray) -> dict[str, Tensor]:
-        found = detector.predict_scores(pixels, names).scores
-        at_0 = {f"{name}@0": found[name][0] for name in names if name != "step"}
-        later = {n: found[n][r] for n in names if n not in IMAGE_SCORES}  # the others are equal
-        return at_0 | later  # step@0 is reconstruction_error@0
+    at_0 = [f"{name}@0" for name in names if name != "step"]  # reconstruction_error@0
+    components = (*at_0, *(name for name in names if name not in IMAGE_SCORES))  # the same at r
 
-    reference = values(training.images[:: max(1, len(training) // 256)])
+    def scores(pixels: np.ndarray) -> dict[str, Tensor]:
+        return detector.predict_scores(pixels, names).scores
 
-    def standardised(pixels: np.ndarray) -> Tensor:
-        found = values(pixels)
-        rows = [
-            (found[n] - of_training.mean()) / of_training.std().clamp_min(1e-6)
-            for n, of_training in reference.items()
-        ]
-        return torch.stack(rows)
+    ood = OODScore.fit(scores(training.at_most(256).images), components)
 
-    measured = tuple(standardised(out.images) for out in outs)
-    return Measured(tuple(reference), standardised(known.images), measured)
+    def standardised(images: ImageSet) -> Tensor:
+        return ood.standardised(component_values(scores(images.images), components)[:, r], r)
+
+    return Measured(components, standardised(known), tuple(map(standardised, outs)))
 
 
 def rates(measured: Measured, chosen: Tensor) -> Tensor:

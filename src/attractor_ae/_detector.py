@@ -177,7 +177,7 @@ class Detector(ABC):
             self.score = "entropy"
         rows = torch.arange(min(len(images), _STANDARDISING)) * len(images)
         some = images[rows // len(rows)]
-        self.ood_ = OODScore.fit(self.predict_scores(some, self._parts).scores, self.components)
+        self.ood_ = OODScore.fit(self._parts_of(some), self.components)
         return self
 
     def calibrate(
@@ -207,9 +207,7 @@ class Detector(ABC):
             first, second = halves(len(known), self.seed)
         with torch.no_grad():
             self._calibrate_heads(known[first], torch.searchsorted(self.classes_, targets[first]))
-        known = known[second]
-        found = self.predict_scores(known, self._parts, reporter=reporter, task="calibrating")
-        self.ood_ = self.ood_.calibrated(found.scores)
+        self.ood_ = self.ood_.calibrated(self._parts_of(known[second], reporter))
         self.score = OOD_SCORE
         return self
 
@@ -278,6 +276,12 @@ class Detector(ABC):
     def _parts(self) -> list[str]:
         """The scores that the OOD score combines."""
         return list(dict.fromkeys(parse_component(c, 0)[0] for c in self.components))
+
+    def _parts_of(self, x: Tensor, reporter: Reporter = SILENT) -> dict[str, Tensor]:
+        """Return the values of these scores at every recursion."""
+        names, every = self._parts, range(self.recursions)
+        task = {"reporter": reporter, "task": "calibrating"}
+        return self._scores(x, names, every, distributions=False, **task).scores
 
     @torch.no_grad()
     def _scores(

@@ -116,6 +116,13 @@ class OODScore:
         ascending = torch.stack(statistics).sort(-1).values
         return OODScore(self.components, self.mean, self.deviation, ascending)
 
+    def standardised(
+        self, values: Float[Tensor, "components n"], recursion: int
+    ) -> Float[Tensor, "components n"]:
+        """Return the components' values in deviations from the mean of the training images."""
+        mean, deviation = self.mean[:, recursion, None], self.deviation[:, recursion, None]
+        return (values - mean) / deviation
+
     def __call__(
         self, values: Float[Tensor, "components n"], recursion: int
     ) -> Float[Tensor, " n"]:
@@ -127,4 +134,4 @@ class OODScore:
 
     def _statistic(self, values: Tensor, r: int) -> Tensor:
         """Return T, (n,)."""
-        return ((values - self.mean[:, r, None]) / self.deviation[:, r, None]).mean(0)
+        return self.standardised(values, r).mean(0)

@@ -26,6 +26,7 @@ from attractor_ae.core.scores import (
     circular_variance,
     entropy,
     knn_distance,
+    log_detail,
     member_entropy,
     mutual_information,
     normalised_entropy,
@@ -191,7 +192,7 @@ def test_image_scores_are_those_of_scipy_and_scikit_learn():
     features[:, 3] = 0
     at = rng.gamma(2.0, size=(60, 8)) * 5
     statistics = KnownImages.of(
-        known, torch.from_numpy(features), torch.from_numpy(labels), classes=3
+        log_detail(known), torch.from_numpy(features), torch.from_numpy(labels), classes=3
     )
     found = {
         name: score(new, torch.from_numpy(at), statistics) for name, score in IMAGE_SCORES.items()

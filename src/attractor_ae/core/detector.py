@@ -17,8 +17,8 @@ from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.core.dynamics import Trajectory, iterate
 from attractor_ae.core.heads import make_head
 from attractor_ae.core.masks import DropoutMasks, sample_masks
-from attractor_ae.core.scores import KnownImages, KnownLatents
-from attractor_ae.core.spaces import Pixels, pixels
+from attractor_ae.core.scores import KnownImages, KnownLatents, log_detail
+from attractor_ae.core.spaces import Pixels
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
@@ -115,9 +115,9 @@ class AttractorDetector(Detector):
         self.head_ = make_head(self.head, self.head_input).fit(z, labels, classes, self.seed)
         n = len(images)  # scores of codes use only the first mask
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
-        features = torch.cat([self.network.pooled_features(x) for x, _ in self._batches(images)])
-        x = pixels(images, self.device)
-        self.known_images_ = KnownImages.of(x, features, labels[:n], classes)
+        found = [(log_detail(x), self.network.pooled_features(x)) for x, _ in self._batches(images)]
+        detail, features = (torch.cat(column) for column in zip(*found, strict=True))
+        self.known_images_ = KnownImages.of(detail, features, labels[:n], classes)
 
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
         codes = []
@@ -137,7 +137,7 @@ class AttractorDetector(Detector):
                 value = scores.IMAGE_SCORES[name](x, features, self.known_images_)
                 found[name] = value.expand(len(wanted.scores[name]), -1)
         x = self.network.space.points(x)
-        of_points = {n: rs for n, rs in wanted.scores.items() if n in Pixels.scores}
+        of_points = {n: rs for n, rs in wanted.scores.items() if n in self.network.space.scores}
         last = wanted.recursions - 1 in {r for rs in of_points.values() for r in rs}
         codes, values = [], {name: [] for name in of_points}
         for path in self._paths(x, self._masks(first, len(x)), wanted.recursions, last):

@@ -159,14 +159,14 @@ class KnownImages:
     detail: Float[Tensor, ""]
 
     @classmethod
-    def of(cls, x: Tensor, features: Tensor, labels: Tensor, classes: int) -> "KnownImages":
-        """Return the statistics of training images and their pooled features (m, features)."""
+    def of(cls, detail: Tensor, features: Tensor, labels: Tensor, classes: int) -> "KnownImages":
+        """Return the statistics of training images: `log_detail` (m,), features (m, features)."""
         f = features.double()
         mean, deviation = f.mean(0), f.std(0)
         # A channel that no training image activates must not decide alone.
         deviation = deviation.clamp_min(1e-9 + 0.1 * deviation.mean().item())
         centres, whitening = _within_classes((f - mean) / deviation, labels, classes, 0.05)
-        return cls(mean, deviation, centres, whitening, log_detail(x).mean())
+        return cls(mean, deviation, centres, whitening, detail.mean())
 
 
 def layer_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:

@@ -80,6 +80,11 @@ class ImageSet:
             paths=tuple(self.paths[row] for row in rows) if self.paths else (),
         )
 
+    def at_most(self, count: int) -> "ImageSet":
+        """Return at most ``count`` images, evenly spaced over the set."""
+        count = min(count, len(self))
+        return self.take(np.arange(count) * len(self) // max(1, count))
+
     def divided(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
         """Split off ``fraction``, in [0, 1), of each class; return the rest and this part.
 

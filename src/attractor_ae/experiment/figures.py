@@ -139,19 +139,17 @@ def _attractors(
             yield label, runs[0], detector
 
 
-def _few(images: ImageSet) -> ImageSet:
-    """Return at most ``_MOST_SAMPLED`` images, evenly spaced over a set."""
-    count = min(len(images), _MOST_SAMPLED)
-    return images.take(np.arange(count) * len(images) // count)
-
-
 def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[ImageSet]) -> TrialCurve:
     """Read the curve over the trials, or compute it; a new evaluation removes the file."""
     assert measured.run is not None
     path = measured.run.evaluation_folder / TRIALS_FILE
     if path.is_file():
         return TrialCurve.load(path)
-    curve = trial_curve(measured.detector(), _few(known), [_few(out) for out in unknown])
+    curve = trial_curve(
+        measured.detector(),
+        known.at_most(_MOST_SAMPLED),
+        [out.at_most(_MOST_SAMPLED) for out in unknown],
+    )
     curve.save(path)
     return curve
 
@@ -177,7 +175,7 @@ def _latent_map(
     detector: AttractorDetector, label: str, known: ImageSet, unknown: Sequence[ImageSet]
 ) -> object:
     """Draw z_r under the first mask; the mean over masks is not a code of any masked network."""
-    shown = known if len(known) <= 1000 else _few(known)
+    shown = known if len(known) <= 1000 else known.at_most(_MOST_SAMPLED)
     r = detector.recursion
 
     def codes(images: ImageSet) -> np.ndarray:
@@ -188,7 +186,7 @@ def _latent_map(
         codes(shown),
         shown.labels,
         shown.classes,
-        {out.name: codes(_few(out)) for out in unknown},
+        {out.name: codes(out.at_most(_MOST_SAMPLED)) for out in unknown},
         title=f"{label} on {known.name}, recursion {r}",
         seed=detector.seed,
     )

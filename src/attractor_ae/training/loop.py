@@ -106,7 +106,7 @@ def train(
                 for epoch in loop.epochs(len(history) + 1, reporter):
                     history.append(epoch)
                     _log_epoch(run, config.training, epoch)
-                    if reason := loop.plateau(epoch.epoch):
+                    if reason := loop.stuck(epoch.epoch):
                         loop.restart()
                         history.clear()
                         line = f"after {epoch.epoch} epochs {reason}; training starts again with a "
@@ -174,7 +174,7 @@ class _Loop:
         most = self._steps * (2 if self.restarted else 1) // 3
         return min(times * self._settings.dropout_warmup, most)
 
-    def plateau(self, epoch: int) -> str:
+    def stuck(self, epoch: int) -> str:
         """Return why to start again after an epoch: nothing learned in the warm-up, or ""."""
         warm = self.warmup
         due = warm and epoch == math.ceil(warm / self._steps_per_epoch)

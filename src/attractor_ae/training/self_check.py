@@ -5,7 +5,7 @@ reconstruction loss, it is then not below that of a constant output.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ class SelfCheck:
         part: "calibration" or "training": the images, which are not augmented.
         images: Number of images.
         accuracy: Accuracy of a head on the latent codes, or of the classifier, without dropout, in
-            [0, 1]; None if there is no measure of it.
+            [0, 1]; None if it was not measured.
         chance: Fraction of the most frequent class.
         r2: R² of reconstruction, 1 for the image itself and 0 for the mean training image, in units
             of the space; None for a classifier.
@@ -81,7 +81,8 @@ def check_network(
     restarted: bool = False,
 ) -> SelfCheck:
     """Return the self-check of a trained network, on the calibration images ``kept`` if any."""
-    checked, part = (kept, "calibration") if len(kept) else (_some(trained, _MOST), "training")
+    some = trained.at_most(_MOST)
+    checked, part = (kept, "calibration") if len(kept) else (some, "training")
     chance = float(np.bincount(checked.labels).max() / len(checked))
     accuracy = r2 = None
     failures: list[str] = []
@@ -89,12 +90,12 @@ def check_network(
         accuracy = _matches(_logits(network, checked), checked.labels)
     else:
         found = _Outputs.of(network, checked)
-        fitted = _Outputs.of(network, _some(trained, _MOST))
+        fitted = _Outputs.of(network, some) if len(kept) else found
         r2 = found.r2(fitted.points.mean(0))
         failures += _collapse(config, found)
         if len(kept) and chance < 1:
             head = make_head("mlp", "code")
-            labels = torch.from_numpy(_some(trained, _MOST).labels)
+            labels = torch.from_numpy(some.labels)
             head.fit(fitted.codes[None], labels, len(trained.classes), config.training.seed)
             accuracy = _matches(head.predict_proba(found.codes[None], [0])[0], checked.labels)
     if accuracy is not None:
@@ -109,7 +110,7 @@ def check_network(
 
 def plateau(config: ExperimentConfig, network: Autoencoder, trained: ImageSet) -> Sequence[str]:
     """Return the reasons to think that an autoencoder has learned nothing so far."""
-    return _collapse(config, _Outputs.of(network, _some(trained, _PLATEAU_IMAGES)))
+    return _collapse(config, _Outputs.of(network, trained.at_most(_PLATEAU_IMAGES)))
 
 
 def _collapse(config: ExperimentConfig, found: "_Outputs") -> list[str]:
@@ -128,7 +129,7 @@ def _collapse(config: ExperimentConfig, found: "_Outputs") -> list[str]:
 
     constant = of(found.outputs.mean(0).expand_as(target))
     if of(found.outputs) > (1 - _LEAST_GAIN) * constant:
-        reasons.append("reconstructions are no better than one picture for all images")
+        reasons.append("reconstructions are not better than one picture for all images")
     return reasons
 
 
@@ -160,10 +161,10 @@ class _Outputs:
         return 1 - directions.mean(0).square().sum().item()
 
 
-def _batches(network: torch.nn.Module, images: ImageSet) -> list[Tensor]:
+def _batches(network: torch.nn.Module, images: ImageSet) -> Iterator[Tensor]:
     device = next(network.parameters()).device
-    rows = range(0, len(images), _BATCH)
-    return [pixels(torch.tensor(images.images[i : i + _BATCH]), device) for i in rows]
+    for i in range(0, len(images), _BATCH):
+        yield pixels(torch.tensor(images.images[i : i + _BATCH]), device)
 
 
 def _logits(network: ConvClassifier, images: ImageSet) -> Tensor:
@@ -173,8 +174,3 @@ def _logits(network: ConvClassifier, images: ImageSet) -> Tensor:
 
 def _matches(scores: Tensor, labels: np.ndarray) -> float:
     return float((scores.argmax(-1).numpy() == labels).mean())
-
-
-def _some(images: ImageSet, most: int) -> ImageSet:
-    """Return at most ``most`` images, evenly spaced over the set."""
-    return images.take(np.arange(most) * len(images) // most) if len(images) > most else images
