@@ -265,6 +265,18 @@ def checked_scores(
     return scores
 
 
+def accepted_errors(
+    scores: Float64[np.ndarray, " n"], correct: Bool[np.ndarray, " n"]
+) -> Float64[np.ndarray, " n"]:
+    """Return the numbers of errors among the 1, 2, ..., n predictions with the smallest scores.
+
+    Errors of equal scores are accepted evenly, the mean over all orders of these predictions.
+    """
+    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
+    ends, errors = np.cumsum(sizes), np.cumsum(np.bincount(group, ~correct))
+    return np.interp(np.arange(1, len(scores) + 1), np.append(0, ends), np.append(0, errors))
+
+
 def checked_correct(correct: object, like: str, scores: np.ndarray) -> Bool[np.ndarray, " n"]:
     """Return booleans, one per score, or raise an AttractorError that names the scores ``like``."""
     right = np.asarray(correct)

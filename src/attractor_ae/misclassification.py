@@ -16,6 +16,7 @@ from attractor_ae.metrics import (
     PAPER_THRESHOLDS,
     DetectionMetrics,
     Thresholds,
+    accepted_errors,
     check_grid,
     checked_correct,
     checked_scores,
@@ -94,23 +95,24 @@ class SelectiveMetrics:
 def selective_metrics(uncertainty: ArrayLike, correct: ArrayLike) -> SelectiveMetrics:
     """Return the metrics of rejection by uncertainty; arguments as `misclassification_metrics`.
 
-    Errors of equal uncertainty are accepted evenly, the mean over all orders of these predictions.
+    Errors of equal uncertainty are accepted evenly, see
+    `attractor_ae.metrics.accepted_errors`.
 
     Examples:
         >>> selective_metrics([0.1, 0.2, 0.3, 0.4], [True, True, False, True]).augrc
         0.125
     """
     scores = checked_scores("uncertainty", uncertainty, bounded=True)
-    wrong = ~checked_correct(correct, "uncertainty", scores)
-    _, group, sizes = np.unique(scores, return_inverse=True, return_counts=True)
-    accepted, errors = np.cumsum(sizes), np.cumsum(np.bincount(group, wrong))
-    n = len(scores)
-    counts = np.arange(1, n + 1)
-    expected = np.interp(counts, np.append(0, accepted), np.append(0, errors))
-    allowed = accepted[errors <= 0.05 * accepted]
+    errors, n = (
+        accepted_errors(scores, checked_correct(correct, "uncertainty", scores)),
+        len(scores),
+    )
+    # A threshold accepts all predictions of equal uncertainty, or none.
+    ends = np.cumsum(np.unique(scores, return_counts=True)[1])
+    allowed = ends[errors[ends - 1] <= 0.05 * ends]
     return SelectiveMetrics(
-        aurc=float((expected / counts).mean()),
-        augrc=float(expected.mean() / n),
+        aurc=float((errors / np.arange(1, n + 1)).mean()),
+        augrc=float(errors.mean() / n),
         coverage_at_5_risk=float(allowed.max(initial=0) / n),
     )
 

@@ -9,7 +9,7 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike
 
 from attractor_ae.experiment.result import EvaluationResult
-from attractor_ae.metrics import checked_correct, checked_scores
+from attractor_ae.metrics import accepted_errors, checked_correct, checked_scores
 from attractor_ae.reporting.panels import Curve, draw_curve
 from attractor_ae.reporting.seeds import Results, by_method, stated
 from attractor_ae.reporting.style import COLUMN_WIDTH, legend_above, look, plain, styled, wrapped
@@ -39,22 +39,19 @@ def rejection_curve(
     """
     u = checked_scores("uncertainty", uncertainty)
     right = checked_correct(correct, "uncertainty", u)
-    _, group, sizes = np.unique(u, return_inverse=True, return_counts=True)
-    # Each member of a group of ties counts as correct with the accuracy of the group.
-    share = np.bincount(group, weights=right) / sizes
     kept = np.arange(1, len(u) + 1)
-    accuracy = np.cumsum(np.repeat(share, sizes)) / kept
+    accuracy = 1 - accepted_errors(u, right) / kept
     return (1 - kept / len(u))[::-1], accuracy[::-1]
 
 
 def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -> Figure:
     """Draw the accuracy of the remaining predictions against the rejected share.
 
-    The recursion and score are the reported ones; ``dataset`` is D_in or a data set under covariate
-    shift. Thin lines in the colour of each method are its references: an oracle, which rejects all
-    wrong predictions first, and random rejection. Several results of a method are its seeds: the
-    line is their mean, and the band one standard deviation. The legend states the area under each
-    curve.
+    The recursion and the score are the reported ones; ``dataset`` is D_in
+    or a data set under covariate shift. Thin lines in the colour of each method are its references:
+    an oracle, which rejects all wrong predictions first, and random rejection. Several results of a
+    method are its seeds: the line is their mean, and the band one standard deviation. The legend
+    states the area under each curve.
 
     Raises:
         AttractorError: If the results of a method differ in their experiment, or ``dataset`` is not
