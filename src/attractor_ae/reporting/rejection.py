@@ -47,7 +47,7 @@ def rejection_curve(
 def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -> Figure:
     """Draw the accuracy of the remaining predictions against the rejected share.
 
-    The recursion and the score are the reported ones; ``dataset`` is D_in
+    The recursion is the reported one, the score `EvaluationResult.error_score`; ``dataset`` is D_in
     or a data set under covariate shift. Thin lines in the colour of each method are its references:
     an oracle, which rejects all wrong predictions first, and random rejection. Several results of a
     method are its seeds: the line is their mean, and the band one standard deviation. The legend
@@ -97,7 +97,7 @@ def _curves(name: str, seeds: Sequence[EvaluationResult], dataset: str | None) -
     for result in seeds:
         scores = result.known_scores(dataset)
         correct = scores.predicted(result.recursion) == scores.labels
-        own.append(rejection_curve(scores.score(result.recursion, result.score), correct))
+        own.append(rejection_curve(scores.score(result.recursion, result.error_score), correct))
         oracle.append(rejection_curve(~correct, correct))
         chance.append(rejection_curve(np.zeros(len(correct)), correct))
     label = f"{name}, area {stated([float(kept.mean()) for _, kept in own])}"
