@@ -3,7 +3,7 @@
     python benchmarks/combinations.py --in-datasets fashion mnist gtsrb.npz cifar10.npz --seeds 0 1
 
 Trainings are those of `evidence.py`, made if they are missing. Each score takes part at recursion 0
-and at the reported one, standardised on training images as in the OOD score. Combinations are
+and at the reported one, transformed as in the OOD score. Combinations are
 compared by what they rank, on the images kept for calibration and on that half of the
 D_outs which choices are made on. The best are printed as Markdown, by their mean AUROC over D_ins,
 seeds and D_outs, and what is fused by default with its place among all.
@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from evidence import Job, trained
 from torch import Tensor
 
@@ -33,7 +34,7 @@ _AT_ONCE = 500  # combinations
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """Of one training: each component's standardised values, of known images and of each D_out."""
+    """Of one training: each component's transformed values, of known images and of each D_out."""
 
     components: tuple[str, ...]
     known: Tensor  # (components, n)
@@ -58,7 +59,8 @@ def measure(job: Job) -> Measured:
     ood = OODScore.fit(scores(training.at_most(256).images), components)
 
     def standardised(images: ImageSet) -> Tensor:
-        return ood.standardised(component_values(scores(images.images), components)[:, r], r)
+        values = component_values(scores(images.images), components)[:, r]
+        return F.softplus(ood.standardised(values, r))
 
     return Measured(components, standardised(known), tuple(map(standardised, outs)))
 

@@ -28,6 +28,7 @@ from attractor_ae import ImageSet, Run, evaluate, fit_detector, load, train
 from attractor_ae._files import write_json
 from attractor_ae.core.scores import OOD_SCORE, SCORES
 from attractor_ae.data import ImageFormat
+from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.presets import preset
 from attractor_ae.training import training_part
 
@@ -82,9 +83,8 @@ class Job:
         return load(self.in_dataset, "test", per_class=self.per_class, **shared), outs
 
 
-def trained(job: Job) -> tuple[Run, ImageSet, ImageFormat]:
-    """Return the run of a job, trained if necessary, its images and their format."""
-    torch.set_num_threads(1)
+def prepared(job: Job) -> tuple[ExperimentConfig, ImageSet, ImageFormat]:
+    """Return the config of a job, its images and their format."""
     name, *overrides = job.recipe.split(":")
     if job.epochs:
         overrides.append(f"training.epochs={job.epochs}")
@@ -100,7 +100,29 @@ def trained(job: Job) -> tuple[Run, ImageSet, ImageFormat]:
     )
     chosen = ImageFormat(config.dataset.image_size, config.dataset.channels)
     images = load(job.in_dataset, per_class=TRAINED, root=job.root, image_format=chosen)
+    return config, images, chosen
+
+
+def trained(job: Job) -> tuple[Run, ImageSet, ImageFormat]:
+    """Return the run of a job, trained if necessary, its images and their format."""
+    torch.set_num_threads(1)
+    config, images, chosen = prepared(job)
     return train(config, images, job.folder / job.name, resume=True), images, chosen
+
+
+def epoch_seconds(run: Run) -> list[float]:
+    """Return the seconds of each epoch of a training."""
+    with run.history_file.open(encoding="utf-8") as file:
+        return [float(row["seconds"]) for row in csv.DictReader(file)]
+
+
+def training_seconds(run: Run) -> float:
+    """Return the seconds of a training, mostly undisturbed.
+
+    Other work on the machine slows some epochs down, or all: the report compares runs.
+    """
+    epochs = epoch_seconds(run)
+    return len(epochs) * float(np.quantile(epochs, 0.25))
 
 
 def run(job: Job) -> Path:
@@ -109,8 +131,7 @@ def run(job: Job) -> Path:
     if target.exists():
         return target
     finished, images, image_format = trained(job)
-    with finished.history_file.open(encoding="utf-8") as file:
-        epochs = [float(row["seconds"]) for row in csv.DictReader(file)]
+    epochs = len(epoch_seconds(finished))
     began = time.perf_counter()
     detector = fit_detector(finished.path, images, overrides=job.settings)
     fitted = time.perf_counter() - began
@@ -144,11 +165,10 @@ def run(job: Job) -> Path:
             "in_dataset": job.label,
             "seed": job.seed,
             "settings": job.settings,
-            "epochs": len(epochs),
+            "epochs": epochs,
             "recursion": result.recursion,
             "reported": result.score,
-            # Other work on the machine slows some epochs down, or all: the report compares runs.
-            "training_seconds_one_thread": len(epochs) * float(np.quantile(epochs, 0.25)),
+            "training_seconds_one_thread": training_seconds(finished),
             "fit_seconds_one_thread": fitted,
             "accuracy": [float(np.mean(c)) for c in correct],
             "known_flagged": flagged,

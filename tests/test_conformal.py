@@ -54,13 +54,14 @@ def test_the_fused_score_worked_by_hand():
     training, known = np.array([0.0, 2.0] * 5), np.arange(10.0)
     factors = np.array([[1.0], [20.0], [60.0]])
     ood = calibrated(factors * np.concatenate([training, known]))
-    np.testing.assert_allclose(ood.statistics[0], known - 1)
+    np.testing.assert_allclose(ood.statistics[0], np.log1p(np.exp(known - 1)))
     values = torch.from_numpy(factors * np.array([9.0, 8.5, -4.0, 99.0]))
-    values[0, 3] = 0  # T = (-1 + 98 + 98) / 3 = 65
+    values[0, 3] = 0  # a deviation below the mean, the others 98 above it
     found = ood(values, 0)
     # One known image is as strange as the first two, all ten as the third, none as the last.
-    t = np.array([8.0, 7.5, -5.0, 65.0])
-    counts = np.array([2, 2, 11, 1]) + (1 - t / (1 + np.abs(t))) / 2000
+    t = np.log1p(np.exp([8.0, 7.5, -5.0]))
+    t = np.append(t, (np.log1p(np.exp(-1)) + 2 * 98) / 3)
+    counts = np.array([2, 2, 11, 1]) + 1 / (1 + t) / 1000
     np.testing.assert_allclose(found, [*(1 - counts[:2] / 11), 0, 1 - counts[3] / 11])
 
 

@@ -4,10 +4,11 @@ A combination of scores only has to *rank* images; n known images that were not 
 fitting turn the ranks into p-values (Vovk, Gammerman and Shafer, "Algorithmic Learning in a Random
 World", 2005, section 2.2).
 
-1. The scores s_k are standardised by their mean and standard deviation on training images, and
-   averaged: T = mean_k (s_k - mean_k) / deviation_k.
+1. The scores s_k are standardised by their mean and standard deviation on training images, to
+   t_k = (s_k - mean_k) / deviation_k, and T = mean_k ln(1 + exp(t_k)): that one score is low cannot
+   outweigh that another is high.
 2. On the n calibration images T becomes the p-value p = (1 + #{known T >= T} + e) / (1 + n), at
-   most 1, with e = (1 - T / (1 + |T|)) / 2000.
+   most 1, with e = 1 / (1 + T) / 1000.
 
 T is a fixed function of an image, on which no calibration image has an influence. So for a new
 known image, exchangeable with the calibration images, P(p <= a) <= a for every a in [0, 1],
@@ -22,6 +23,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
@@ -112,9 +114,8 @@ class OODScore:
     def calibrated(self, scores: Mapping[str, Tensor]) -> "OODScore":
         """Return the combination, calibrated on scores (recursions, n) of known images."""
         values = component_values(scores, self.components).unbind(1)
-        statistics = [self._statistic(of_r, r) for r, of_r in enumerate(values)]
-        ascending = torch.stack(statistics).sort(-1).values
-        return OODScore(self.components, self.mean, self.deviation, ascending)
+        statistics = torch.stack([self._statistic(of_r, r) for r, of_r in enumerate(values)])
+        return OODScore(self.components, self.mean, self.deviation, statistics.sort(-1).values)
 
     def standardised(
         self, values: Float[Tensor, "components n"], recursion: int
@@ -129,9 +130,9 @@ class OODScore:
         """Return the OOD score, in [0, 1), of the components' values at a recursion."""
         assert self.statistics is not None  # the caller has calibrated
         t, known = self._statistic(values.double(), recursion), self.statistics[recursion]
-        finer = _FINER / 2 * (1 - t / (1 + t.abs())) / (1 + len(known))
+        finer = _FINER / (1 + t) / (1 + len(known))
         return 1 - (p_values(t, known) + finer).clamp_max(1)
 
     def _statistic(self, values: Tensor, r: int) -> Tensor:
         """Return T, (n,)."""
-        return self.standardised(values, r).mean(0)
+        return F.softplus(self.standardised(values, r)).mean(0)

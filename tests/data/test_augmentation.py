@@ -10,7 +10,7 @@ from skimage.transform import resize
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
-from attractor_ae.data.augmentation import Augmentation
+from attractor_ae.data.augmentation import Augmentation, shifted
 from attractor_ae.data.info import STEPS
 
 BLUR, NOISE, BRIGHTNESS_CONTRAST = (
@@ -44,6 +44,19 @@ def expected_count(n, rate):
     """Return bounds of the count of events of one rate among n, wrong once in a million."""
     low, high = binom.interval(1 - 1e-6, n, rate)
     return low, high
+
+
+# --- shift ---
+
+
+def test_a_shift_moves_each_image_and_repeats_its_edges():
+    images = torch.cat([colour_photographs(), colour_photographs().flip(3)])
+    moves = np.array([[3, -5, 0, 1], [-2, 0, 0, 64]])
+    result = shifted(images, moves)
+    for image, moved, (down, right) in zip(images.numpy(), result.numpy(), moves.T, strict=True):
+        padded = np.pad(image, ((0, 0), (64, 64), (64, 64)), mode="edge")
+        expected = padded[:, 64 - down : 128 - down, 64 - right : 128 - right]
+        np.testing.assert_array_equal(moved, expected)
 
 
 # --- blur ---

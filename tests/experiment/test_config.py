@@ -133,7 +133,7 @@ def test_overrides_win_over_the_file(original):
     [
         ("training.epoch=3", ["[training]", "'epoch'", "did you mean 'epochs'"]),
         ("trainin.epochs=3", ["section", "'trainin'", "did you mean 'training'"]),
-        ("training.epochs=0", ["training.epochs = 0", "greater than or equal to 1"]),
+        ("training.epochs=-1", ["training.epochs = -1", "greater than or equal to 0"]),
         ("model.dropout=1.5", ["model.dropout = 1.5", "less than"]),
         (
             "evaluation.score=ood_score",

@@ -387,7 +387,7 @@ def test_an_impossible_config_is_refused(old, new, match, original, tmp_path):
     ("changes", "noted"),
     [
         ({'"Adam"': '"RMSprop"'}, ["training.optimizer = 'RMSprop'"]),
-        ({"epochs = 25000": "epochs = 0", 'gpu = "0"': 'gpu = "none"'}, ["epochs = 0", "'none'"]),
+        ({"epochs = 25000": "epochs = -1", 'gpu = "0"': 'gpu = "none"'}, ["epochs = -1", "'none'"]),
         ({"impossible = false": "impossible = true"}, ["training.make_scene_impossible = True"]),
         ({'loss = "SSIM"': 'loss = "VAE"'}, ["training.loss = 'VAE'"]),
     ],

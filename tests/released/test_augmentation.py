@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from attractor_ae._random import Stream, generator
-from attractor_ae.data.augmentation import Augmentation, _box_blur, _changed
+from attractor_ae.data.augmentation import Augmentation, _box_blur
 from attractor_ae.data.info import STEPS
 from released import arrays
 
@@ -38,11 +38,27 @@ def grey(released, index):
     return torch.from_numpy(released["images"][index]).float().reshape(1, 1, 64, 64) / 255
 
 
+class Drawn(np.random.Generator):
+    """A generator that draws the given factors of brightness and contrast for every image."""
+
+    def __init__(self, factors):
+        super().__init__(np.random.PCG64())
+        self._factors = factors
+
+    def random(self, shape, dtype=np.float64):
+        return self._factors if shape == self._factors.shape else np.zeros(shape, dtype)
+
+    def integers(self, high, size):
+        return np.zeros(size, dtype=np.int64)
+
+
 def test_brightness_contrast_is_that_of_the_release(released):
     alpha, beta = released["bc_alpha"], released["bc_beta"]
+    augment = Augmentation(("brightness-contrast",), brightness_contrast=1.0)
+    drawn = Drawn(np.stack([alpha - 1, beta]))
     for index, expected in zip(released["bc_images"], released["bc_output"], strict=True):
         images = grey(released, index).expand(len(alpha), 1, 64, 64)
-        result = _changed(images, alpha, beta).clamp(0, 1)
+        result = augment(images, drawn)
         np.testing.assert_allclose(result[:, 0].numpy(), expected, atol=1e-6)
 
 

@@ -377,6 +377,37 @@ def test_the_config_decides_the_augmentation():
     assert training_augmentation(colour, None) == natural
 
 
+@pytest.mark.parametrize(("batch_size", "epochs"), [(64, 1080), (3, 78)])
+def test_zero_epochs_are_1080_steps_for_any_number_of_images(digits, batch_size, epochs):
+    build = config(epochs=0, batch_size=batch_size)  # of 40 images: 1 or 14 batches
+    one = loop._Loop(build, digits, None, torch.device("cpu"), torch.float32)
+    assert one.last_epoch == epochs
+
+
+def test_image_and_target_are_shifted_together(digits, monkeypatch):
+    seen = []
+
+    def objective(config, network):
+        def pair(x, target, y, masks):
+            seen.append((x.detach().clone(), target.clone()))
+            return {"loss": next(network.parameters()).sum()}
+
+        return pair
+
+    monkeypatch.setattr(loop, "build_objective", objective)
+    settings = {"epochs": 1, "batch_size": len(digits), "augment": False, "precision": "float32"}
+    still = torch.tensor(digits.images).float() / 255
+    for shift in (0, 0.125):
+        build = config(**settings, shift=shift)
+        one = loop._Loop(build, digits, None, torch.device("cpu"), torch.float32)
+        next(one.epochs(1, Reporter()))
+        x, target = seen.pop()
+        assert torch.equal(x, target)
+        # Up to 8 of 64 pixels: what is in the middle of an image stays in it.
+        assert torch.isclose(x.sum(), still.sum(), rtol=1e-6) == (shift == 0)
+        assert len(torch.unique(x.flatten(1), dim=0)) == len(digits)
+
+
 def test_a_damaged_checkpoint_is_named(digits, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         train(config(), digits, tmp_path, reporter=Steps(8))

@@ -12,6 +12,7 @@ from sklearn.metrics import r2_score
 
 from attractor_ae import ExperimentConfig, evaluate, fit_detector, load, preset, train
 from attractor_ae._reporter import Reporter
+from attractor_ae.data import ImageFormat
 from attractor_ae.reporting import compare
 from attractor_ae.training import build_network, loop
 from attractor_ae.training.self_check import check_network, plateau
@@ -40,6 +41,16 @@ class Notes(Reporter):
 @pytest.fixture(scope="module")
 def many():
     return load("mnist5k", "train", per_class=30)
+
+
+@pytest.mark.slow
+def test_colour_pictures_are_learned_by_the_quick_recipe(tmp_path):
+    """The only training in colour: few pictures, which are hard to reconstruct."""
+    settings = ["dataset.name=specimens", "dataset.channels=3", "dataset.image_size=32"]
+    config = preset("quick", [*settings, "training.precision=float32", "training.batch_size=16"])
+    images = load("specimens", image_format=ImageFormat(32, 3))
+    check = train(config, images, tmp_path / "run").self_check()
+    assert check["accuracy"] > 0.75 > check["chance"]
 
 
 def shuffled(images):
@@ -147,7 +158,7 @@ def test_a_plateau_starts_the_training_again_once(digits, tmp_path, monkeypatch)
     assert seen == pytest.approx([0, 0, 0.11, 0, 0, 0, 0, 0.11, 0.22, 0.33, 0.33, 0.33])
     assert run.self_check()["restarted"]
     assert sum("after 3 epochs nothing moves" in line for line in notes.lines) == 1
-    assert "dropout warm-up of 6 steps" in run.log_file.read_text()
+    assert "6 steps of dropout warm-up" in run.log_file.read_text()
     with run.history_file.open() as file:
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, 10))
 

@@ -80,7 +80,8 @@ class Augmentation:
             np.flatnonzero(chosen) for chosen in generator.random((4, n)) < self.probability
         )
         sizes = generator.integers(max(self.max_blur // 2, 1), size=n)  # 0, 1, ... for 3, 5, ...
-        alpha, beta = self.brightness_contrast * generator.random((2, n))
+        factors = self.brightness_contrast * generator.random((2, n)) + [[1], [0]]
+        a, b = torch.from_numpy(factors[:, changed]).to(images)[..., None, None, None]
         low, high = self.noise
         noise = generator.random((len(noisy), 1, height, width), dtype=np.float32)
         noise *= high - low
@@ -93,8 +94,21 @@ class Augmentation:
             elif step == "noise":
                 _change(result, noisy, lambda x: x * torch.from_numpy(noise).to(x))
             elif step == "brightness-contrast":
-                _change(result, changed, lambda x: _changed(x, 1 + alpha[changed], beta[changed]))
+                _change(result, changed, lambda x: x * a + b * (x * a).mean((1, 2, 3), True))
         return result
+
+
+def shifted(images: Tensor, moves: NDArray[np.int64]) -> Tensor:
+    """Return square images (n, c, h, h) shifted by ``moves`` (2, n) pixels down and right.
+
+    The pixels of an edge are repeated in the area that becomes free.
+    """
+    side = np.arange(images.shape[-1])
+    y, x = (
+        torch.from_numpy((side - m[:, None]).clip(0, side[-1])).to(images.device) for m in moves
+    )
+    n, c = (torch.arange(size, device=images.device) for size in images.shape[:2])
+    return images[n[:, None, None, None], c[:, None, None], y[:, None, :, None], x[:, None, None]]
 
 
 def _change(images: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor], Tensor]) -> None:
@@ -105,13 +119,6 @@ def _change(images: Tensor, rows: NDArray[np.int64], change: Callable[[Tensor], 
     # Under autocast the matrix products of the blur would be computed in 16 bits.
     with torch.autocast(images.device.type, enabled=False):
         images[index] = change(images[index]).clamp_(0, 1)
-
-
-def _changed(images: Tensor, alpha: NDArray[np.float64], beta: NDArray[np.float64]) -> Tensor:
-    """Change brightness and contrast: x * alpha + beta * mean(x * alpha)."""
-    a, b = (torch.from_numpy(v).to(images)[:, None, None, None] for v in (alpha, beta))
-    scaled = images * a
-    return scaled + b * scaled.mean(dim=(1, 2, 3), keepdim=True)
 
 
 def _box_blur(images: Tensor, sizes: NDArray[np.int64], max_blur: int) -> Tensor:

@@ -29,7 +29,6 @@ _OMNIGLOT = {
     split: (f"omniglot-py/images_{part}", f"omniglot-py/images_{part}.zip")
     for split, part in (("train", "background"), ("test", "evaluation"))
 }
-
 _CATEGORIES = "categories_places365.txt"
 
 
@@ -46,6 +45,7 @@ _SOURCES: dict[str, Source] = {
     "faces": _imaged(builtin.faces),
     "textures": _imaged(builtin.textures),
     "photos": _imaged(builtin.photos),
+    "specimens": _imaged(builtin.specimens),
     "mnist": _either(
         torchvision.IdxFiles("mnist", "MNIST/raw", builtin.DIGITS), folder="MNIST/MNIST/raw"
     ),

@@ -144,8 +144,8 @@ class TrainingConfig(_Section):
     """Learning rate; for the schedule "onecycle", its peak."""
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight decay of the optimiser."""
-    epochs: Positive = 25_000
-    """Passes over the training images."""
+    epochs: int = Field(default=25_000, ge=0)
+    """Passes over the training images; 0: as many as are needed for 1 080 steps."""
     frequency: Positive = 1
     """Number of epochs between log lines (in the original: between plots)."""
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
@@ -163,10 +163,11 @@ class TrainingConfig(_Section):
     """Factor of the metric loss; a large one leaves nothing but the class in a code."""
     mse_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the mean squared error (mean over pixels), added to the reconstruction loss."""
+    shift: float = Field(default=0.0, ge=0, lt=1)
+    """Largest random shift of an image and its target, as a fraction of the side of an image."""
     dropout_warmup: int = Field(default=0, ge=0)
-    """Steps until the full dropout rate: 0 in the first half, then rising linearly; at most a third
-    of the training. If nothing is learned by then, the training starts again with three times as
-    many."""
+    """Steps until the full dropout rate, at most a third of all: 0 in the first half, then rising.
+    A training that has learned nothing by then starts again with three times as many."""
     schedule: Literal["constant", "onecycle"] = "constant"
     """Learning rate schedule: constant, or one cycle up and down."""
     device: str = "auto"

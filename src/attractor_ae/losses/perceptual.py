@@ -66,6 +66,7 @@ class PerceptualLoss(nn.Module):
                 f"{_SMALLEST_SIDE} pixels, got {channels} channels of {height} x {width}; choose "
                 "another reconstruction loss"
             )
+        self.to(target.device)
         distance = target.new_zeros(len(target))
         x, y = self._normalise(reconstruction), self._normalise(target)  # (n, 3, h, w)
         for block in self.blocks:

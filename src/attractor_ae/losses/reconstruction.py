@@ -84,17 +84,13 @@ def _one_minus_ms_ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
             reconstruction, target, MS_SSIM_WINDOW
         )
         structure.append(contrast_structure)
-        reconstruction, target = (_halve(images) for images in (reconstruction, target))
+        odd = [side % 2 for side in target.shape[2:]]
+        reconstruction, target = (F.avg_pool2d(x, 2, padding=odd) for x in (reconstruction, target))
     weights = target.new_tensor(MS_SSIM_WEIGHTS[: len(structure)])
     weights = weights * (sum(MS_SSIM_WEIGHTS) / weights.sum())
     # Negative similarities count as 0, since they have no fractional powers.
     scales = torch.stack([*structure[:-1], similarity]).relu()  # (scales, n, c)
     return 1 - (scales ** weights[:, None, None]).prod(dim=0).mean()
-
-
-def _halve(images: Tensor) -> Tensor:
-    height, width = images.shape[2:]
-    return F.avg_pool2d(images, 2, padding=(height % 2, width % 2))
 
 
 def _check_window_fits(name: str, window: int, images: Tensor) -> None:
@@ -113,12 +109,6 @@ def _per_image(loss: Callable[..., Tensor]) -> Callable[[Tensor, Tensor], Tensor
     )
 
 
-def _perceptual() -> Callable[[Tensor, Tensor], Tensor]:
-    network = PerceptualLoss()
-    # The network is moved to the device of the images.
-    return lambda reconstruction, target: network.to(target.device)(reconstruction, target)
-
-
 # Losses are created on demand, since the perceptual loss has to load weights.
 _LOSSES: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
     "ssim": lambda: _one_minus_ssim,
@@ -127,7 +117,7 @@ _LOSSES: dict[str, Callable[[], Callable[[Tensor, Tensor], Tensor]]] = {
     "l1": lambda: _per_image(F.l1_loss),
     "huber": lambda: _per_image(F.huber_loss),
     "bce": lambda: partial(F.binary_cross_entropy_with_logits, reduction="sum"),
-    "perceptual": _perceptual,
+    "perceptual": PerceptualLoss,
 }
 
 RECONSTRUCTION_LOSSES: tuple[str, ...] = tuple(_LOSSES)

@@ -18,9 +18,9 @@ from attractor_ae._reporter import SILENT, Reporter, duration
 from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.masks import draw_masks
 from attractor_ae.data import ImageSet
-from attractor_ae.data.augmentation import Augmentation
+from attractor_ae.data.augmentation import Augmentation, shifted
 from attractor_ae.data.info import AugmentationKind
-from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
+from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.run import Run, check_claim, environment
 from attractor_ae.training.checkpoint import Checkpoint
 from attractor_ae.training.history import Epoch, history_text, read_history
@@ -34,10 +34,9 @@ from attractor_ae.training.preparation import (
 )
 from attractor_ae.training.self_check import check_network, plateau
 
-# Steps after which the length of the training can be estimated.
-_STEPS_TO_ESTIMATE = 10
-# Factor of the dropout warm-up of a training that starts again.
-_LONGER_WARMUP = 3
+_STEPS = 1_080  # of a training with epochs = 0: 30 epochs of 2 250 images
+_STEPS_TO_ESTIMATE = 10  # after which the length of the training can be estimated
+_LONGER_WARMUP = 3  # factor of the dropout warm-up of a training that starts again
 
 
 def train(
@@ -69,8 +68,7 @@ def train(
         AttractorError: If the folder contains a run and ``resume`` is false, or a run of another
             experiment; if there are no training images, or their shape does not fit the network;
             if the loss becomes infinite or NaN.
-        KeyboardInterrupt: On Ctrl-C, after the last finished epoch has been written as a
-            checkpoint.
+        KeyboardInterrupt: On Ctrl-C, after a checkpoint of the last finished epoch.
     """
     run = Run(Path(folder))
     images, kept = training_part(config, images)
@@ -92,7 +90,7 @@ def train(
     else:
         write_text(run.config_file, config.to_toml())
         write_json(run.environment_file, environment(str(device), str(precision)))
-    run.log(f"training from epoch {len(history) + 1} to {config.training.epochs} on {device}")
+    run.log(f"training from epoch {len(history) + 1} to {loop.last_epoch} on {device}")
 
     def save() -> None:
         # The history first: rows after the checkpoint's epoch are dropped on resuming.
@@ -102,21 +100,21 @@ def train(
     checkpoint = loop.checkpoint(len(history))
     try:
         with keep_freed_memory():
-            while len(history) < config.training.epochs:
+            while len(history) < loop.last_epoch:
                 for epoch in loop.epochs(len(history) + 1, reporter):
                     history.append(epoch)
-                    _log_epoch(run, config.training, epoch)
+                    _log_epoch(run, config.training.frequency, loop.last_epoch, epoch)
                     if reason := loop.stuck(epoch.epoch):
                         loop.restart()
                         history.clear()
-                        line = f"after {epoch.epoch} epochs {reason}; training starts again with a "
-                        line += f"dropout warm-up of {loop.warmup} steps"
+                        line = f"after {epoch.epoch} epochs {reason}; training starts again with "
+                        line += f"{loop.warmup} steps of dropout warm-up"
                         run.log(line)
                         reporter.note(line)
                         break
                     checkpoint = loop.checkpoint(len(history))
                     # Also at the end, in case the disk has no space for the weights.
-                    last = len(history) == config.training.epochs
+                    last = len(history) == loop.last_epoch
                     if last or len(history) % config.training.checkpoint_interval == 0:
                         save()
         check = check_network(config, loop.network, images, kept, restarted=loop.restarted)
@@ -149,7 +147,8 @@ class _Loop:
         self._config, self._settings, self._set = config, config.training, images
         self._augmentation, self._device, self._precision = augmentation, device, precision
         self._steps_per_epoch = math.ceil(len(images) / self._settings.batch_size)
-        self._steps = self._settings.epochs * self._steps_per_epoch
+        self.last_epoch = self._settings.epochs or math.ceil(_STEPS / self._steps_per_epoch)
+        self._steps = self.last_epoch * self._steps_per_epoch
         self.restarted = False
         self._build()
         # A copy: prepared images are a read-only map of a file, and torch needs writable memory.
@@ -170,9 +169,8 @@ class _Loop:
     @property
     def warmup(self) -> int:
         """Steps of the dropout warm-up: at most a third of the training, or two thirds."""
-        times = _LONGER_WARMUP if self.restarted else 1
-        most = self._steps * (2 if self.restarted else 1) // 3
-        return min(times * self._settings.dropout_warmup, most)
+        times, thirds = (_LONGER_WARMUP, 2) if self.restarted else (1, 1)
+        return min(times * self._settings.dropout_warmup, thirds * self._steps // 3)
 
     def stuck(self, epoch: int) -> str:
         """Return why to start again after an epoch: nothing learned in the warm-up, or ""."""
@@ -205,8 +203,7 @@ class _Loop:
         settings, count = self._settings, len(self._labels)
         steps_per_epoch, steps, warmup = self._steps_per_epoch, self._steps, self.warmup
         start, trained = time.perf_counter(), 0
-        warm = start
-        for epoch in range(first, settings.epochs + 1):
+        for epoch in range(first, self.last_epoch + 1):
             # One stream per epoch: resuming at an epoch needs no state of a generator.
             rng = generator(settings.seed, Stream.TRAINING, epoch)
             batches = np.array_split(
@@ -227,24 +224,16 @@ class _Loop:
                 for name, value in losses.items():
                     sums[name] = sums.get(name, 0.0) + value * len(rows)
                 seen, trained = seen + len(rows), trained + len(rows)
-                if trained == len(rows):
-                    warm = time.perf_counter()
                 speed = trained / (time.perf_counter() - start)
-                left = (settings.epochs - epoch) * count + count - seen
+                left = (self.last_epoch - epoch) * count + count - seen
                 accuracy = f"accuracy {sums['accuracy'] / seen:.1%}, " if "accuracy" in sums else ""
-                detail = (
-                    f"epoch {epoch}/{settings.epochs}, loss {sums['loss'] / seen:.4g}, {accuracy}"
-                    f"{speed:.0f} images/s"
-                )
+                detail = f"epoch {epoch}/{self.last_epoch}, loss {sums['loss'] / seen:.4g}, "
+                detail += f"{accuracy}{speed:.0f} images/s"
                 progress = (step + 1, steps, detail, left / speed)
                 if epoch == first and i == min(_STEPS_TO_ESTIMATE, len(batches) - 1):
-                    # Without the first step, which is slower than the others.
-                    pace = (
-                        (trained - len(batches[0])) / (time.perf_counter() - warm) if i else speed
-                    )
                     reporter.note(
-                        f"training on {count} images: {settings.epochs} epochs of "
-                        f"{steps_per_epoch} steps, about {duration(left / pace)} left"
+                        f"training on {count} images: {self.last_epoch} epochs of "
+                        f"{steps_per_epoch} steps, about {duration(left / speed)} left"
                     )
                 if seen < count:
                     reporter.progress("training", *progress)
@@ -256,8 +245,10 @@ class _Loop:
     ) -> dict[str, float]:
         """Take one optimiser step on the images at ``rows``, and return the losses."""
         network, optimizer = self.network, self._optimizer
-        clean = self._batch(rows)
-        target = self._batch(self._targets.draw(rows, rng))
+        most = round(self._settings.shift * self._images.shape[-1])
+        moves = rng.integers(-most, most + 1, (2, len(rows))) if most else None
+        clean = self._batch(rows, moves)
+        target = self._batch(self._targets.draw(rows, rng), moves)
         x = clean if self._augmentation is None else self._augmentation(clean, rng)
         masks = None
         if dropout > 0:
@@ -275,14 +266,15 @@ class _Loop:
         self._scaler.update()
         return {name: value.item() for name, value in losses.items()}
 
-    def _batch(self, rows: np.ndarray) -> Tensor:
-        return self._images[torch.from_numpy(rows).to(self._device)].float().div_(255)
+    def _batch(self, rows: np.ndarray, moves: np.ndarray | None) -> Tensor:
+        images = self._images[torch.from_numpy(rows).to(self._device)]
+        return (images if moves is None else shifted(images, moves)).float().div_(255)
 
 
-def _log_epoch(run: Run, settings: TrainingConfig, epoch: Epoch) -> None:
-    if epoch.epoch % settings.frequency == 0 or epoch.epoch == settings.epochs:
+def _log_epoch(run: Run, frequency: int, last: int, epoch: Epoch) -> None:
+    if epoch.epoch % frequency == 0 or epoch.epoch == last:
         accuracy = "" if math.isnan(epoch.accuracy) else f"accuracy {epoch.accuracy:.1%}, "
         run.log(
-            f"epoch {epoch.epoch} of {settings.epochs}: loss {epoch.loss:.6g}, {accuracy}"
+            f"epoch {epoch.epoch} of {last}: loss {epoch.loss:.6g}, {accuracy}"
             f"{epoch.images_per_second:.0f} images per second"
         )

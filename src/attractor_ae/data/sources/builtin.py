@@ -9,6 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -131,6 +132,22 @@ def photos(split: str, form: ImageFormat) -> ImageSet:
         tiles = cut_tiles(shorter_side(wanted, 4 * form.size), form.size)
         groups[name] = _formed(tiles[_shows_something(grey)], form)
     return _grouped("photos", split, groups)
+
+
+def specimens(split: str, form: ImageFormat) -> ImageSet:
+    """Return tiles of three colour pictures of scikit-image, which overlap by half.
+
+    Those of the upper half of a picture are ``"train"``; blank tiles are left out (:data:`BLANK`).
+    """
+    source, groups, side = importlib.import_module("skimage.data"), {}, 2 * TILE
+    names = {"sky": "hubble_deep_field", "retina": "retina", "tissue": "immunohistochemistry"}
+    for name, picture in names.items():
+        pixels = shorter_side(Image.fromarray(getattr(source, picture)()), 8 * side)
+        half = pixels[: 4 * side] if split == "train" else pixels[4 * side :]
+        windows = sliding_window_view(half, (side, side), (0, 1))[::TILE, ::TILE]
+        tiles = np.moveaxis(windows, 2, -1).reshape(-1, side, side, 3)
+        groups[name] = _formed(tiles[_shows_something(_formed(tiles, ImageFormat())[:, 0])], form)
+    return _grouped("specimens", split, groups)
 
 
 def shorter_side(photo: Image.Image, length: int) -> NDArray[np.uint8]:

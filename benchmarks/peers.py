@@ -1,0 +1,337 @@
+"""Compare with other methods: train, score with each, and keep the rates as a file per training.
+
+    python benchmarks/peers.py --in-datasets mnist fashion gtsrb.npz cifar10.npz scenes
+    python benchmarks/peers.py --in-datasets gtsrb.npz cifar10.npz scenes --channels 3
+
+All methods see the same images and train for about the same time on one core, which is measured:
+
+* attractors: the default recipe, its OOD score, and the entropy of the paper;
+* classifier: one convolutional classifier of ours (PROTOCOL section 5) with all detectors of
+  pytorch-ood that can be applied to it, and MC dropout;
+* ensemble: five such classifiers without dropout, each with a fifth of the epochs;
+* statistics: no network; the Mahalanobis distance of four numbers of an image, its mean, standard
+  deviation, total variation and compressed size.
+
+D_outs are faces, textures, photos and the other sets of ``--others``; test images and halves are
+those of `evidence.py`. Finished files are skipped, so that the table can be made in several
+sittings. `peers_report.py` makes the tables.
+"""
+
+import argparse
+import time
+import zlib
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytorch_ood.detector as peers
+import torch
+from evidence import Job, prepared, trained, training_seconds
+from sklearn.covariance import LedoitWolf
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from attractor_ae import ImageSet, Run, fit_detector, fit_ensemble
+from attractor_ae._files import write_json
+from attractor_ae.baselines import ConvClassifier
+from attractor_ae.core.scores import OOD_SCORE
+from attractor_ae.metrics import detection_metrics
+from attractor_ae.training import training_part
+
+CELLS = Path(__file__).parent / "peers"
+MEMBERS = 5
+_EPOCHS = 60
+"""Of the classifier: its training takes no less time than that of the autoencoder."""
+_CLASSIFIER = (
+    "model.type=conv:model.metric=:training.learning_rate=1e-3:"
+    "evaluation.recursions=1:evaluation.recursion=0:evaluation.score=entropy"
+)
+
+GROUPS = ("attractors", "classifier", "ensemble", "statistics")
+
+Score = Callable[[ImageSet], np.ndarray]
+"""Larger is more out of distribution."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A way to score images."""
+
+    name: str
+    score: Score
+    accuracy: float | None = None
+    passes: float = 1.0  # forward passes of a network per image
+
+
+def floats(images: ImageSet) -> Tensor:
+    """Return images as floats in [0, 1]."""
+    return torch.from_numpy(np.asarray(images.images)).float() / 255
+
+
+def batched(function: Callable[[Tensor], Tensor], images: ImageSet) -> np.ndarray:
+    """Apply a function in batches of 100."""
+    return torch.cat([function(x).detach() for x in floats(images).split(100)]).double().numpy()
+
+
+def statistics(images: ImageSet) -> np.ndarray:
+    """Return mean, standard deviation, total variation and compressed size, (n, 4)."""
+    x = images.images.astype(np.float64) / 255
+    differences = [np.abs(np.diff(x, axis=axis)).mean((1, 2, 3)) for axis in (2, 3)]
+    size = [len(zlib.compress(np.ascontiguousarray(image).tobytes(), 9)) for image in images.images]
+    return np.stack(
+        [x.mean((1, 2, 3)), x.std((1, 2, 3)), np.log(sum(differences) + 1e-6), np.log(size)], axis=1
+    )
+
+
+def statistics_methods(training: ImageSet) -> Iterator[Method]:
+    """Yield the baseline without a network."""
+    known = statistics(training)
+    mean, deviation = known.mean(0), known.std(0)
+    model = LedoitWolf().fit((known - mean) / deviation)
+
+    def distance(images: ImageSet) -> np.ndarray:
+        return model.mahalanobis((statistics(images) - mean) / deviation)
+
+    yield Method("image statistics", distance, passes=0)
+
+
+def attractor_methods(run: Run, images: ImageSet, known: ImageSet) -> Iterator[Method]:
+    """Yield the OOD score and the entropy of the default recipe."""
+    detector = fit_detector(run.path, images)
+    r, names = detector.recursion, (OOD_SCORE, "entropy")
+    passes = detector.trials * (r + 1)
+    accuracy = float((detector.predict_label(known.images).numpy() == known.labels).mean())
+    for name in names:
+
+        def score(images: ImageSet, name: str = name) -> np.ndarray:
+            return detector.predict_scores(images.images, [name]).scores[name][r].numpy()
+
+        yield Method(f"MC-AE, {name}", score, accuracy, passes)
+
+
+def members_methods(label: str, detector, known: ImageSet) -> Iterator[Method]:  # noqa: ANN001
+    """Yield entropy and mutual information of MC dropout or an ensemble."""
+    accuracy = float((detector.predict_label(known.images).numpy() == known.labels).mean())
+    for name in ("entropy", "mutual_information"):
+
+        def score(images: ImageSet, name: str = name) -> np.ndarray:
+            return detector.predict_scores(images.images, [name]).scores[name][0].numpy()
+
+        yield Method(f"{label}, {name.replace('_', ' ')}", score, accuracy, detector.trials)
+
+
+class Stage(nn.Module):
+    """An encoder stage of the classifier, with the conversion to its space before the first."""
+
+    def __init__(self, network: ConvClassifier, index: int) -> None:
+        super().__init__()
+        self.network, self.index = network, index
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the feature maps."""
+        if self.index == 0:
+            x = self.network.space.points(x)
+        return self.network.activation(self.network.encoder[self.index](x))
+
+
+class Hidden(nn.Module):
+    """The layer between feature maps and output."""
+
+    def __init__(self, network: ConvClassifier) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return the features that the output layer reads."""
+        return self.network.activation(self.network.hidden(maps.flatten(1)))
+
+
+def pytorch_ood_methods(network: ConvClassifier, training: ImageSet) -> Iterator[Method]:
+    """Yield the detectors of pytorch-ood, fitted as its documentation says."""
+    stages = [Stage(network, i) for i in range(len(network.encoder))]
+    backbone = nn.Sequential(*stages)
+    hidden, output = Hidden(network), network.output
+    encoder, w, b = nn.Sequential(backbone, hidden), output.weight, output.bias
+    after = nn.Sequential(hidden, output)
+    features = w.shape[1]
+    made = {
+        "MSP": peers.MaxSoftmax(network),
+        "MaxLogit": peers.MaxLogit(network),
+        "energy": peers.EnergyBased(network),
+        "entropy": peers.Entropy(network),
+        "GEN": peers.GEN(network),
+        "KL matching": peers.KLMatching(network),
+        "ODIN": peers.ODIN(network),
+        "OpenMax": peers.OpenMax(network),
+        "Mahalanobis": peers.Mahalanobis(encoder),
+        "Mahalanobis, layers": peers.MultiMahalanobis(
+            [*stages, nn.Sequential(hidden, nn.Unflatten(1, (-1, 1, 1)))]
+        ),
+        "relative Mahalanobis": peers.RMD(encoder),
+        "kNN": peers.KNN(encoder),
+        "GMM": peers.GMM(encoder, reg=1e-3),
+        "ViM": peers.ViM(encoder, features // 2, w, b),
+        "SHE": peers.SHE(encoder, output),
+        "NNGuide": peers.NNGuide(encoder, output),
+        "fDBD": peers.fDBD(encoder, output),
+        "NCI": peers.NCI(encoder, output),
+        "pNML": peers.PNML(encoder, output),
+        "ReAct": peers.ReAct(encoder, output),
+        "DICE": peers.DICE(encoder, w, b, p=0.7),
+        "VRA": peers.VRA(encoder, output),
+        "ASH": peers.ASH(backbone, after),
+        "SCALE": peers.SCALE(backbone, after),
+        "Gram": peers.Gram(after, stages, network.classes),
+    }
+    data = TensorDataset(floats(training), torch.from_numpy(training.labels))
+    for name, detector in made.items():
+        detector.fit(DataLoader(data, batch_size=100))
+        # ODIN needs gradients, so nothing is computed without.
+        yield Method(f"{name} (pytorch-ood)", lambda x, d=detector: batched(d.predict, x))
+
+
+def classifier_methods(run: Run, images: ImageSet, known: ImageSet) -> Iterator[Method]:
+    """Yield MC dropout and pytorch-ood's detectors on the same classifier."""
+    detector = fit_detector(run.path, images)
+    yield from members_methods("MC dropout", detector, known)
+    network = detector.networks[0].float().to(memory_format=torch.contiguous_format)
+    labels = torch.from_numpy(known.labels)
+    with torch.no_grad():
+        accuracy = float((network(floats(known)).argmax(-1) == labels).float().mean())
+    for method in pytorch_ood_methods(network, training_part(run.config(), images)[0]):
+        yield replace(method, accuracy=accuracy)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A D_in, a seed and a group of methods: one file."""
+
+    job: Job
+    channels: int
+    group: str
+    folder: Path
+
+    @property
+    def target(self) -> Path:
+        """The file of the cell."""
+        colour = "grey" if self.channels == 1 else "rgb"
+        return self.folder / colour / f"{self.job.label}-seed{self.job.seed}-{self.group}.json"
+
+    def jobs(self) -> list[Job]:
+        """Return the trainings that it needs; those of statistics are only their images."""
+        shape = "" if self.channels == 1 else f":dataset.channels={self.channels}"
+        if self.group in ("attractors", "statistics"):
+            settings = (*self.job.settings, "evaluation.recursions=2")
+            return [replace(self.job, recipe=f"default{shape}", settings=settings)]
+        classifier = replace(self.job, recipe=f"default:{_CLASSIFIER}{shape}", epochs=_EPOCHS)
+        if self.group == "classifier":
+            return [classifier]
+        recipe = f"{classifier.recipe}:model.dropout=0:training.dropout_warmup=0"
+        return [
+            replace(self.job, recipe=recipe, epochs=_EPOCHS // MEMBERS, seed=MEMBERS * seed + i)
+            for seed in [self.job.seed]
+            for i in range(MEMBERS)
+        ]
+
+
+def measure(cell: Cell) -> Path:
+    """Train and score; leave the file of the cell."""
+    if cell.target.exists():
+        return cell.target
+    torch.set_num_threads(1)
+    config, images, form = prepared(cell.jobs()[0])
+    training, kept = training_part(config, images)
+    known, outs = cell.job.sets(kept, form)
+    runs = [trained(job)[0] for job in cell.jobs()] if cell.group != "statistics" else []
+    if cell.group == "statistics":
+        methods = statistics_methods(training)
+    elif cell.group == "attractors":
+        methods = attractor_methods(runs[0], images, known)
+    elif cell.group == "classifier":
+        methods = classifier_methods(runs[0], images, known)
+    else:
+        methods = members_methods("ensemble", fit_ensemble([r.path for r in runs], images), known)
+    rows = []
+    for method in methods:
+        began = time.perf_counter()
+        inside = method.score(known)
+        rates = {out.name: detection_metrics(inside, method.score(out)) for out in outs}
+        rows.append(
+            {
+                "method": method.name,
+                "accuracy": method.accuracy,
+                "passes": method.passes,
+                "auroc": {name: of.auroc for name, of in rates.items()},
+                "fpr95": {name: of.fpr95_in for name, of in rates.items()},
+                "flagged": float((inside > 0.95).mean()) if OOD_SCORE in method.name else None,
+                "scoring_seconds": time.perf_counter() - began,
+            }
+        )
+    write_json(
+        cell.target,
+        {
+            "in_dataset": cell.job.label,
+            "channels": cell.channels,
+            "seed": cell.job.seed,
+            "group": cell.group,
+            "training_seconds_one_thread": sum(map(training_seconds, runs)),
+            "images": {s.name: len(s) for s in (training, known, *outs)},
+            "rows": rows,
+        },
+    )
+    return cell.target
+
+
+def main() -> None:
+    """Make the cells that are missing."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--in-datasets", nargs="+", required=True, help="names or paths")
+    parser.add_argument("--others", nargs="+", help="D_outs; default: the other D_ins")
+    parser.add_argument("--channels", type=int, choices=(1, 3), default=1)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
+    parser.add_argument("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="of all")
+    parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the results")
+    parser.add_argument("--per-class", type=int, default=50, help="test images of each class")
+    parser.add_argument("--root", type=Path, default=Path(".real"), help="data root")
+    parser.add_argument("--out", type=Path, default=Path("build/evidence"), help="trainings")
+    parser.add_argument("--jobs", type=int, default=2, help="processes")
+    a = parser.parse_args()
+    others = a.in_datasets if a.others is None else a.others
+    cells = [
+        Cell(
+            Job(
+                "default",
+                name,
+                tuple(other for other in others if other != name),
+                seed,
+                0,
+                a.per_class,
+                a.root,
+                a.out,
+                settings=tuple(a.set),
+            ),
+            a.channels,
+            group,
+            a.cells,
+        )
+        for seed in a.seeds
+        for name in a.in_datasets
+        for group in a.groups
+    ]
+    began = time.perf_counter()
+    # Fresh processes: a forked one would inherit PyTorch's threads.
+    with ProcessPoolExecutor(a.jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(measure, cell) for cell in cells]
+        for done, future in enumerate(as_completed(futures), start=1):
+            name = future.result().name
+            print(f"{done} of {len(cells)} after {time.perf_counter() - began:.0f} s: {name}")
+
+
+if __name__ == "__main__":
+    main()
