@@ -12,6 +12,7 @@ seeds and D_outs, and what is fused by default with its place among all.
 import argparse
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
 from pathlib import Path
@@ -28,6 +29,13 @@ from attractor_ae.core.scores import IMAGE_SCORES, OOD_SCORE
 from attractor_ae.training import training_part
 
 LARGEST = 5
+TRANSFORMS = {
+    "softplus": F.softplus,
+    "none": torch.Tensor.double,
+    "positive part": F.relu,
+    "its square": lambda t: t.relu().square(),
+}
+"""Of each component, before they are averaged."""
 """Scores in a combination at most."""
 _AT_ONCE = 500  # combinations
 
@@ -41,7 +49,7 @@ class Measured:
     outs: tuple[Tensor, ...]  # each (components, m)
 
 
-def measure(job: Job) -> Measured:
+def measure(job: Job, transform: str) -> Measured:
     """Score the images of a training with everything that there is to combine."""
     run, images, image_format = trained(job)
     detector = fit_detector(run.path, images, overrides=job.settings)
@@ -60,7 +68,7 @@ def measure(job: Job) -> Measured:
 
     def standardised(images: ImageSet) -> Tensor:
         values = component_values(scores(images.images), components)[:, r]
-        return F.softplus(ood.standardised(values, r))
+        return TRANSFORMS[transform](ood.standardised(values, r))
 
     return Measured(components, standardised(known), tuple(map(standardised, outs)))
 
@@ -100,6 +108,7 @@ def main() -> None:
     parser.add_argument("--others", nargs="+", help="D_outs; default: the other D_ins")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     parser.add_argument("--per-class", type=int, default=50, help="known images of each class")
+    parser.add_argument("--transform", choices=TRANSFORMS, default="softplus")
     parser.add_argument("--root", type=Path, default=Path(".real"), help="data root")
     parser.add_argument("--out", type=Path, default=Path("build/evidence"))
     parser.add_argument("--best", type=int, default=10, help="how many are printed")
@@ -123,7 +132,7 @@ def main() -> None:
     ]
     # Fresh processes: a forked one would inherit PyTorch's threads.
     with ProcessPoolExecutor(a.jobs, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(measure, jobs))
+        found = list(pool.map(partial(measure, transform=a.transform), jobs))
     names, of_runs = zip(*map(all_rates, found), strict=True)
     names, of_runs = names[0], torch.stack(of_runs)  # of_runs: (runs, 3, combinations)
     mean = of_runs.mean(0)

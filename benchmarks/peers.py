@@ -18,6 +18,7 @@ sittings. `peers_report.py` makes the tables.
 """
 
 import argparse
+import math
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -43,8 +44,8 @@ from attractor_ae.training import training_part
 
 CELLS = Path(__file__).parent / "peers"
 MEMBERS = 5
-_EPOCHS = 60
-"""Of the classifier: its training takes no less time than that of the autoencoder."""
+_STEPS = 2_160
+"""Of the classifier: two for each step of the autoencoder, which take about the same time."""
 _CLASSIFIER = (
     "model.type=conv:model.metric=:training.learning_rate=1e-3:"
     "evaluation.recursions=1:evaluation.recursion=0:evaluation.score=entropy"
@@ -220,18 +221,27 @@ class Cell:
         colour = "grey" if self.channels == 1 else "rgb"
         return self.folder / colour / f"{self.job.label}-seed{self.job.seed}-{self.group}.json"
 
-    def jobs(self) -> list[Job]:
-        """Return the trainings that it needs; those of statistics are only their images."""
+    @property
+    def default(self) -> Job:
+        """The training of the default recipe."""
         shape = "" if self.channels == 1 else f":dataset.channels={self.channels}"
-        if self.group in ("attractors", "statistics"):
-            settings = (*self.job.settings, "evaluation.recursions=2")
-            return [replace(self.job, recipe=f"default{shape}", settings=settings)]
-        classifier = replace(self.job, recipe=f"default:{_CLASSIFIER}{shape}", epochs=_EPOCHS)
+        settings = (*self.job.settings, "evaluation.recursions=2")
+        return replace(self.job, recipe=f"default{shape}", settings=settings)
+
+    def jobs(self, images: int) -> list[Job]:
+        """Return the trainings that it needs, on a number of images."""
+        if self.group == "statistics":
+            return []
+        if self.group == "attractors":
+            return [self.default]
+        recipe = self.default.recipe.replace("default", f"default:{_CLASSIFIER}")
+        epochs = math.ceil(_STEPS / math.ceil(images / 64))
+        classifier = replace(self.job, recipe=recipe, epochs=epochs)
         if self.group == "classifier":
             return [classifier]
         recipe = f"{classifier.recipe}:model.dropout=0:training.dropout_warmup=0"
         return [
-            replace(self.job, recipe=recipe, epochs=_EPOCHS // MEMBERS, seed=MEMBERS * seed + i)
+            replace(self.job, recipe=recipe, epochs=epochs // MEMBERS, seed=MEMBERS * seed + i)
             for seed in [self.job.seed]
             for i in range(MEMBERS)
         ]
@@ -242,10 +252,10 @@ def measure(cell: Cell) -> Path:
     if cell.target.exists():
         return cell.target
     torch.set_num_threads(1)
-    config, images, form = prepared(cell.jobs()[0])
+    config, images, form = prepared(cell.default)
     training, kept = training_part(config, images)
     known, outs = cell.job.sets(kept, form)
-    runs = [trained(job)[0] for job in cell.jobs()] if cell.group != "statistics" else []
+    runs = [trained(job)[0] for job in cell.jobs(len(training))]
     if cell.group == "statistics":
         methods = statistics_methods(training)
     elif cell.group == "attractors":

@@ -22,18 +22,19 @@ Rows = dict[tuple[str, str], list[dict]]
 INTRODUCTION = f"""# Against other methods
 
 Every method sees the same images: up to 250 per class, of which 225 train the network. All train
-for about the same time on one core, with three seeds. `MC-AE, ood_score` is the default recipe of
-this package, with the same settings for every D_in, and `MC-AE, entropy` has the score of the paper
-on the same networks. The detectors of [pytorch-ood](https://pytorch-ood.readthedocs.io) and MC
-dropout share one convolutional classifier; the ensemble's {MEMBERS} members share its number of
+for about the same time on one core, with the same seeds. `MC-AE, ood_score` is the default recipe
+of this package, with the same settings for every D_in, and `MC-AE, entropy` has the score of the
+paper on the same networks. The detectors of [pytorch-ood](https://pytorch-ood.readthedocs.io) and
+MC dropout share one convolutional classifier; the ensemble's {MEMBERS} members share its number of
 epochs. *Image statistics* is no network at all: the Mahalanobis distance of mean, contrast, total
 variation and compressed size of an image. A method that does not exceed it has learned nothing
 about the images that counts here.
 
 D_outs are faces, textures, photos and the others of MNIST, Fashion-MNIST, traffic signs and
-CIFAR-10. Rates are for test images, percent, mean ± standard deviation (population) over the seeds;
-*worst* is the D_out with the smallest AUROC. Methods are sorted by mean AUROC over the D_ins. Each
-training is a file in `benchmarks/peers/`, and `benchmarks/peers_report.py` makes this page of them:
+CIFAR-10. Rates are for test images, percent, mean ± standard deviation (population) over the
+seeds; *worst* is the D_out with the smallest AUROC. Methods are sorted by mean AUROC over the
+D_ins. Each training is a file in `benchmarks/peers/`, and `benchmarks/peers_report.py` makes this
+page of them:
 
     make test-real    # downloads MNIST and Fashion-MNIST to .real/
     python benchmarks/peers.py --in-datasets mnist fashion gtsrb.npz cifar10.npz scenes \\
@@ -95,7 +96,9 @@ def print_rates(found: Rows, title: str) -> None:
         for method in methods:
             values = [[measure(row) for row in found[name, method]] for name in sets]
             rows.append([method, *map(cell, values)])
-        print_table(["method", *(f"D_in {name}" for name in sets)], rows)
+        seeds = [len(found[name, methods[0]]) for name in sets]
+        heads = [f"D_in {name}, n = {n}" for name, n in zip(sets, seeds, strict=True)]
+        print_table(["method", *heads], rows)
     print()
     for name in sets:
         ours = average(found[name, OURS], auroc)
