@@ -36,6 +36,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from attractor_ae import ImageSet, Run, fit_detector, fit_ensemble
+from attractor_ae._detector import Detector
 from attractor_ae._files import write_json
 from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.scores import OOD_SCORE
@@ -113,7 +114,7 @@ def attractor_methods(run: Run, images: ImageSet, known: ImageSet) -> Iterator[M
         yield Method(f"MC-AE, {name}", score, accuracy, passes)
 
 
-def members_methods(label: str, detector, known: ImageSet) -> Iterator[Method]:  # noqa: ANN001
+def members_methods(label: str, detector: Detector, known: ImageSet) -> Iterator[Method]:
     """Yield entropy and mutual information of MC dropout or an ensemble."""
     accuracy = float((detector.predict_label(known.images).numpy() == known.labels).mean())
     for name in ("entropy", "mutual_information"):
@@ -152,7 +153,7 @@ class Hidden(nn.Module):
 
 def pytorch_ood_methods(network: ConvClassifier, training: ImageSet) -> Iterator[Method]:
     """Yield the detectors of pytorch-ood, fitted as its documentation says."""
-    stages = [Stage(network, i) for i in range(len(network.encoder))]
+    stages: list[nn.Module] = [Stage(network, i) for i in range(len(network.encoder))]
     backbone = nn.Sequential(*stages)
     hidden, output = Hidden(network), network.output
     encoder, w, b = nn.Sequential(backbone, hidden), output.weight, output.bias

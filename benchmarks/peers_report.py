@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
-from peers import CELLS, MEMBERS
+from peers import CELLS, GROUPS, MEMBERS
 
 OURS = "MC-AE, ood_score"
 GREY_ONLY = ("faces", "textures", "mnist", "fashion")
@@ -49,7 +49,9 @@ Fashion-MNIST against MNIST with all 60 000 training images: AUROC 77 for MSP, 8
 
 
 def cell(values: list[float]) -> str:
-    """Return mean and deviation in percent."""
+    """Return mean and deviation in percent; of one seed, its value."""
+    if len(values) == 1:
+        return f"{100 * values[0]:.1f}"
     return f"{100 * np.mean(values):.1f} ± {100 * np.std(values):.1f}"
 
 
@@ -146,6 +148,15 @@ def print_costs(cells: list[dict]) -> None:
     )
 
 
+def complete(cells: list[dict]) -> list[dict]:
+    """Return the files of each D_in and seed of which there are all, by D_in, seed and group."""
+    groups: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for one in cells:
+        groups[one["in_dataset"], one["seed"]].add(one["group"])
+    whole = [one for one in cells if groups[one["in_dataset"], one["seed"]] == set(GROUPS)]
+    return sorted(whole, key=lambda one: (one["in_dataset"], one["seed"], one["group"]))
+
+
 def main() -> None:
     """Print the page."""
     parser = argparse.ArgumentParser(
@@ -155,7 +166,9 @@ def main() -> None:
     folder = parser.parse_args().folder
     print(INTRODUCTION)
     for colour, title in (("grey", "Grey"), ("rgb", "Colour")):
-        cells = [json.loads(p.read_text("utf-8")) for p in sorted((folder / colour).glob("*.json"))]
+        cells = complete(
+            [json.loads(p.read_text("utf-8")) for p in (folder / colour).glob("*.json")]
+        )
         if not cells:
             continue
         found: Rows = defaultdict(list)
