@@ -3,7 +3,7 @@
     python benchmarks/peers.py --in-datasets mnist fashion gtsrb.npz cifar10.npz scenes
     python benchmarks/peers.py --in-datasets gtsrb.npz cifar10.npz scenes --channels 3
 
-All methods see the same images and train for about the same time on one core, which is measured:
+All methods see the same images; the seconds of their trainings on one core are measured:
 
 * attractors: the default recipe, its OOD score, and the entropy of the paper;
 * classifier: one convolutional classifier of ours (PROTOCOL section 5) with all detectors of
@@ -46,7 +46,7 @@ from attractor_ae.training import training_part
 CELLS = Path(__file__).parent / "peers"
 MEMBERS = 5
 _STEPS = 2_160
-"""Of the classifier: two for each step of the autoencoder, which take about the same time."""
+"""Of the classifier: two for each step of the autoencoder, in two thirds of its time."""
 _CLASSIFIER = (
     "model.type=conv:model.metric=:training.learning_rate=1e-3:"
     "evaluation.recursions=1:evaluation.recursion=0:evaluation.score=entropy"
