@@ -23,6 +23,7 @@ LEARNING = [
     "model.dimension=16",
     "training.mse_weight=5",
     "training.dropout_warmup=60",
+    "training.shift=0",  # needs more steps than a test should take
     "training.precision=float32",
     "evaluation.head=knn",
     "evaluation.trials=2",
