@@ -15,12 +15,11 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
-from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from evidence import Job, trained
+from evidence import Job, jobs_of, prepared, shared_arguments, trained
 from torch import Tensor
 
 from attractor_ae import ImageSet, fit_detector
@@ -29,14 +28,14 @@ from attractor_ae.core.scores import IMAGE_SCORES, OOD_SCORE
 from attractor_ae.training import training_part
 
 LARGEST = 5
+"""Scores in a combination at most."""
 TRANSFORMS = {
     "softplus": F.softplus,
-    "none": torch.Tensor.double,
+    "none": lambda t: t,
     "positive part": F.relu,
     "its square": lambda t: t.relu().square(),
 }
 """Of each component, before they are averaged."""
-"""Scores in a combination at most."""
 _AT_ONCE = 500  # combinations
 
 
@@ -51,11 +50,12 @@ class Measured:
 
 def measure(job: Job, transform: str) -> Measured:
     """Score the images of a training with everything that there is to combine."""
-    run, images, image_format = trained(job)
+    config, images, image_format = prepared(job)
+    run = trained(job, images)
     detector = fit_detector(run.path, images, overrides=job.settings)
     names = [name for name in detector.score_names if name != OOD_SCORE]
     r = detector.recursion
-    training, kept = training_part(run.config(), images)
+    training, kept = training_part(config, images)
     known, outs = job.sets(kept, image_format)
 
     at_0 = [f"{name}@0" for name in names if name != "step"]  # reconstruction_error@0
@@ -66,11 +66,11 @@ def measure(job: Job, transform: str) -> Measured:
 
     ood = OODScore.fit(scores(training.at_most(256).images), components)
 
-    def standardised(images: ImageSet) -> Tensor:
+    def transformed(images: ImageSet) -> Tensor:
         values = component_values(scores(images.images), components)[:, r]
         return TRANSFORMS[transform](ood.standardised(values, r))
 
-    return Measured(components, standardised(known), tuple(map(standardised, outs)))
+    return Measured(components, transformed(known), tuple(map(transformed, outs)))
 
 
 def rates(measured: Measured, chosen: Tensor) -> Tensor:
@@ -103,33 +103,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
+    shared_arguments(parser)
+    parser.set_defaults(seeds=[0, 1])
     parser.add_argument("--recipe", default="default")
-    parser.add_argument("--in-datasets", nargs="+", default=["mnist5k"], help="names or paths")
-    parser.add_argument("--others", nargs="+", help="D_outs; default: the other D_ins")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
-    parser.add_argument("--per-class", type=int, default=50, help="known images of each class")
     parser.add_argument("--transform", choices=TRANSFORMS, default="softplus")
-    parser.add_argument("--root", type=Path, default=Path(".real"), help="data root")
-    parser.add_argument("--out", type=Path, default=Path("build/evidence"))
     parser.add_argument("--best", type=int, default=10, help="how many are printed")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
     a = parser.parse_args()
-    others = a.in_datasets if a.others is None else a.others
-    jobs = [
-        Job(
-            a.recipe,
-            name,
-            tuple(other for other in others if other != name),
-            seed,
-            0,
-            a.per_class,
-            a.root,
-            a.out,
-            "choosing",
-        )
-        for seed in a.seeds
-        for name in a.in_datasets
-    ]
+    jobs = jobs_of(a, [a.recipe], half="choosing")
     # Fresh processes: a forked one would inherit PyTorch's threads.
     with ProcessPoolExecutor(a.jobs, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(partial(measure, transform=a.transform), jobs))

@@ -16,10 +16,12 @@ import argparse
 import csv
 import json
 import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -33,6 +35,7 @@ from attractor_ae.experiment.presets import preset
 from attractor_ae.training import training_part
 
 OUTS = ("faces", "textures", "photos")
+T = TypeVar("T")
 TRAINED = 250
 """Images of each class that the experiment has."""
 
@@ -85,10 +88,18 @@ class Job:
 
 def prepared(job: Job) -> tuple[ExperimentConfig, ImageSet, ImageFormat]:
     """Return the config of a job, its images and their format."""
+    config = config_of(job)
+    chosen = ImageFormat(config.dataset.image_size, config.dataset.channels)
+    images = load(job.in_dataset, per_class=TRAINED, root=job.root, image_format=chosen)
+    return config, images, chosen
+
+
+def config_of(job: Job) -> ExperimentConfig:
+    """Return the config of a job."""
     name, *overrides = job.recipe.split(":")
     if job.epochs:
         overrides.append(f"training.epochs={job.epochs}")
-    config = preset(
+    return preset(
         name,
         [
             *overrides,
@@ -98,16 +109,12 @@ def prepared(job: Job) -> tuple[ExperimentConfig, ImageSet, ImageFormat]:
             "training.device=cpu",
         ],
     )
-    chosen = ImageFormat(config.dataset.image_size, config.dataset.channels)
-    images = load(job.in_dataset, per_class=TRAINED, root=job.root, image_format=chosen)
-    return config, images, chosen
 
 
-def trained(job: Job) -> tuple[Run, ImageSet, ImageFormat]:
-    """Return the run of a job, trained if necessary, its images and their format."""
+def trained(job: Job, images: ImageSet) -> Run:
+    """Return the run of a job, trained on its images if necessary."""
     torch.set_num_threads(1)
-    config, images, chosen = prepared(job)
-    return train(config, images, job.folder / job.name, resume=True), images, chosen
+    return train(config_of(job), images, job.folder / job.name, resume=True)
 
 
 def epoch_seconds(run: Run) -> list[float]:
@@ -125,17 +132,17 @@ def training_seconds(run: Run) -> float:
     return len(epochs) * float(np.quantile(epochs, 0.25))
 
 
-def run(job: Job) -> Path:
+def measure(job: Job) -> Path:
     """Train and evaluate; leave a JSON file with one row a D_out, score and recursion."""
     target = job.target
     if target.exists():
         return target
-    finished, images, image_format = trained(job)
-    epochs = len(epoch_seconds(finished))
+    config, images, image_format = prepared(job)
+    run = trained(job, images)
     began = time.perf_counter()
-    detector = fit_detector(finished.path, images, overrides=job.settings)
+    detector = fit_detector(run.path, images, overrides=job.settings)
     fitted = time.perf_counter() - began
-    known, outs = job.sets(training_part(finished.config(), images)[1], image_format)
+    known, outs = job.sets(training_part(config, images)[1], image_format)
     scores = [name for name in SCORES if name in detector.score_names]
     result = evaluate(detector, known, outs, scores=scores)
     rows = [
@@ -165,14 +172,14 @@ def run(job: Job) -> Path:
             "in_dataset": job.label,
             "seed": job.seed,
             "settings": job.settings,
-            "epochs": epochs,
+            "epochs": len(epoch_seconds(run)),
             "recursion": result.recursion,
             "reported": result.score,
-            "training_seconds_one_thread": training_seconds(finished),
+            "training_seconds_one_thread": training_seconds(run),
             "fit_seconds_one_thread": fitted,
             "accuracy": [float(np.mean(c)) for c in correct],
             "known_flagged": flagged,
-            "self_check": finished.self_check(),
+            "self_check": run.self_check(),
             "images": {s.name: len(s.labels) for s in (result.in_scores, *result.out_scores)},
             "rows": rows,
         },
@@ -180,20 +187,14 @@ def run(job: Job) -> Path:
     return target
 
 
-def main() -> None:
-    """Run the jobs."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--recipes", nargs="+", default=["default"])
+def shared_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that determine jobs."""
     parser.add_argument("--in-datasets", nargs="+", default=["mnist5k"], help="names or paths")
     parser.add_argument("--others", nargs="+", help="D_outs; default: the other D_ins")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--epochs", nargs="+", type=int, default=[0], help="0: the recipe's")
     parser.add_argument("--per-class", type=int, default=50, help="test images of each class")
     parser.add_argument("--root", type=Path, default=Path(".real"), help="data root")
-    parser.add_argument("--out", type=Path, default=Path("build/evidence"))
-    parser.add_argument("--half", choices=("reporting", "choosing"), default="reporting")
+    parser.add_argument("--out", type=Path, default=Path("build/evidence"), help="trainings")
     parser.add_argument(
         "--set",
         nargs="+",
@@ -202,37 +203,62 @@ def main() -> None:
         help="of all the recipes and no part of their names, e.g. evaluation.trials=12",
     )
     parser.add_argument("--jobs", type=int, default=2, help="processes")
-    a = parser.parse_args()
+
+
+def jobs_of(
+    a: argparse.Namespace,
+    recipes: Sequence[str] = ("default",),
+    epochs: Sequence[int] = (0,),
+    half: str = "reporting",
+) -> list[Job]:
+    """Return a job per number of epochs, recipe, seed and D_in of the parsed options."""
     others = a.in_datasets if a.others is None else a.others
-    jobs = [
+    return [
         Job(
             recipe,
             name,
             tuple(other for other in others if other != name),
             seed,
-            epochs,
+            count,
             a.per_class,
             a.root,
             a.out,
-            a.half,
+            half,
             tuple(a.set),
         )
-        for epochs in a.epochs
-        for recipe in a.recipes
+        for count in epochs
+        for recipe in recipes
         for seed in a.seeds
         for name in a.in_datasets
     ]
+
+
+def finished(work: Callable[[T], Path], items: Sequence[T], jobs: int) -> Iterator[Path]:
+    """Do work in processes, print how many items are done, and yield each file that is made."""
     began = time.perf_counter()
     # Fresh processes: a forked one would inherit PyTorch's threads.
-    with ProcessPoolExecutor(a.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(run, job) for job in jobs]
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        futures = [pool.submit(work, item) for item in items]
         for done, future in enumerate(as_completed(futures), start=1):
-            found = json.loads(future.result().read_text())
-            print(
-                f"{done} of {len(jobs)} after {time.perf_counter() - began:.0f} s: "
-                f"{future.result().name}, accuracy {found['accuracy'][found['recursion']]:.3f}",
-                flush=True,
-            )
+            path = future.result()
+            seconds = time.perf_counter() - began
+            print(f"{done} of {len(items)} after {seconds:.0f} s: {path.name}", flush=True)
+            yield path
+
+
+def main() -> None:
+    """Run the jobs."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    shared_arguments(parser)
+    parser.add_argument("--recipes", nargs="+", default=["default"])
+    parser.add_argument("--epochs", nargs="+", type=int, default=[0], help="0: the recipe's")
+    parser.add_argument("--half", choices=("reporting", "choosing"), default="reporting")
+    a = parser.parse_args()
+    for path in finished(measure, jobs_of(a, a.recipes, a.epochs, a.half), a.jobs):
+        found = json.loads(path.read_text())
+        print(f"accuracy {found['accuracy'][found['recursion']]:.3f}", flush=True)
 
 
 if __name__ == "__main__":

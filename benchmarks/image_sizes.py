@@ -8,12 +8,14 @@ built-in set ``specimens``, fits a detector and scores images. The table is prin
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+
+from evidence import epoch_seconds
+from memory import peak_memory
 
 from attractor_ae import fit_detector, load, preset, train
 from attractor_ae.data import ImageFormat
@@ -28,10 +30,7 @@ def measure(size: int, channels: int, epochs: int) -> dict[str, float]:
     images = load("specimens", image_format=ImageFormat(size, channels))
     with tempfile.TemporaryDirectory() as folder:
         run = train(config, images, Path(folder) / "run")
-        history = run.history_file.read_text(encoding="utf-8").splitlines()
-        column = history[0].split(",").index("seconds")
-        seconds = min(float(row.split(",")[column]) for row in history[1:])
-        trained = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        seconds, trained = min(epoch_seconds(run)), peak_memory()
         detector = fit_detector(run.path, images)
         began = time.perf_counter()
         detector.predict(images.images)
@@ -39,8 +38,8 @@ def measure(size: int, channels: int, epochs: int) -> dict[str, float]:
     return {
         "training, ms per image": 1000 * seconds / (0.9 * len(images)),
         "scoring, ms per image": 1000 * scoring / len(images),
-        "peak of training, MB": trained,
-        "peak of both, MB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak of training, MB": trained / 2**20,
+        "peak of both, MB": peak_memory() / 2**20,
     }
 
 

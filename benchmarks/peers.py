@@ -21,16 +21,14 @@ import argparse
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import pytorch_ood.detector as peers
 import torch
-from evidence import Job, prepared, trained, training_seconds
+from evidence import Job, finished, jobs_of, prepared, shared_arguments, trained, training_seconds
 from sklearn.covariance import LedoitWolf
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
@@ -52,6 +50,9 @@ _CLASSIFIER = (
     "evaluation.recursions=1:evaluation.recursion=0:evaluation.score=entropy"
 )
 
+_OF_MEMBERS = ("entropy", "mutual_information")
+_SHOWN = {"mutual_information": "mutual information"}
+
 GROUPS = ("attractors", "classifier", "ensemble", "statistics")
 
 Score = Callable[[ImageSet], np.ndarray]
@@ -66,6 +67,7 @@ class Method:
     score: Score
     accuracy: float | None = None
     passes: float = 1.0  # forward passes of a network per image
+    calibrated: bool = False  # whether 1 - score is a p-value
 
 
 def floats(images: ImageSet) -> Tensor:
@@ -100,29 +102,24 @@ def statistics_methods(training: ImageSet) -> Iterator[Method]:
     yield Method("image statistics", distance, passes=0)
 
 
-def attractor_methods(run: Run, images: ImageSet, known: ImageSet) -> Iterator[Method]:
-    """Yield the OOD score and the entropy of the default recipe."""
-    detector = fit_detector(run.path, images)
-    r, names = detector.recursion, (OOD_SCORE, "entropy")
-    passes = detector.trials * (r + 1)
-    accuracy = float((detector.predict_label(known.images).numpy() == known.labels).mean())
+def accuracy_of(predicted: Tensor, known: ImageSet) -> float:
+    """Return the fraction of right labels."""
+    return float((predicted.numpy() == known.labels).mean())
+
+
+def detector_methods(
+    label: str, detector: Detector, known: ImageSet, names: Sequence[str]
+) -> Iterator[Method]:
+    """Yield scores of a detector of ours at its reported recursion."""
+    accuracy = accuracy_of(detector.predict_label(known.images), known)
+    r, passes = detector.recursion, detector.trials * (detector.recursion + 1)
     for name in names:
 
         def score(images: ImageSet, name: str = name) -> np.ndarray:
             return detector.predict_scores(images.images, [name]).scores[name][r].numpy()
 
-        yield Method(f"MC-AE, {name}", score, accuracy, passes)
-
-
-def members_methods(label: str, detector: Detector, known: ImageSet) -> Iterator[Method]:
-    """Yield entropy and mutual information of MC dropout or an ensemble."""
-    accuracy = float((detector.predict_label(known.images).numpy() == known.labels).mean())
-    for name in ("entropy", "mutual_information"):
-
-        def score(images: ImageSet, name: str = name) -> np.ndarray:
-            return detector.predict_scores(images.images, [name]).scores[name][0].numpy()
-
-        yield Method(f"{label}, {name.replace('_', ' ')}", score, accuracy, detector.trials)
+        shown = f"{label}, {_SHOWN.get(name, name)}"
+        yield Method(shown, score, accuracy, passes, calibrated=name == OOD_SCORE)
 
 
 class Stage(nn.Module):
@@ -198,11 +195,10 @@ def pytorch_ood_methods(network: ConvClassifier, training: ImageSet) -> Iterator
 def classifier_methods(run: Run, images: ImageSet, known: ImageSet) -> Iterator[Method]:
     """Yield MC dropout and pytorch-ood's detectors on the same classifier."""
     detector = fit_detector(run.path, images)
-    yield from members_methods("MC dropout", detector, known)
+    yield from detector_methods("MC dropout", detector, known, _OF_MEMBERS)
     network = detector.networks[0].float().to(memory_format=torch.contiguous_format)
-    labels = torch.from_numpy(known.labels)
     with torch.no_grad():
-        accuracy = float((network(floats(known)).argmax(-1) == labels).float().mean())
+        accuracy = accuracy_of(network(floats(known)).argmax(-1), known)
     for method in pytorch_ood_methods(network, training_part(run.config(), images)[0]):
         yield replace(method, accuracy=accuracy)
 
@@ -242,9 +238,8 @@ class Cell:
             return [classifier]
         recipe = f"{classifier.recipe}:model.dropout=0:training.dropout_warmup=0"
         return [
-            replace(self.job, recipe=recipe, epochs=epochs // MEMBERS, seed=MEMBERS * seed + i)
-            for seed in [self.job.seed]
-            for i in range(MEMBERS)
+            replace(self.job, recipe=recipe, epochs=epochs // MEMBERS, seed=seed)
+            for seed in range(MEMBERS * self.job.seed, MEMBERS * (self.job.seed + 1))
         ]
 
 
@@ -256,15 +251,17 @@ def measure(cell: Cell) -> Path:
     config, images, form = prepared(cell.default)
     training, kept = training_part(config, images)
     known, outs = cell.job.sets(kept, form)
-    runs = [trained(job)[0] for job in cell.jobs(len(training))]
+    runs = [trained(job, images) for job in cell.jobs(len(training))]
     if cell.group == "statistics":
         methods = statistics_methods(training)
     elif cell.group == "attractors":
-        methods = attractor_methods(runs[0], images, known)
+        detector = fit_detector(runs[0].path, images)
+        methods = detector_methods("MC-AE", detector, known, (OOD_SCORE, "entropy"))
     elif cell.group == "classifier":
         methods = classifier_methods(runs[0], images, known)
     else:
-        methods = members_methods("ensemble", fit_ensemble([r.path for r in runs], images), known)
+        detector = fit_ensemble([run.path for run in runs], images)
+        methods = detector_methods("ensemble", detector, known, _OF_MEMBERS)
     rows = []
     for method in methods:
         began = time.perf_counter()
@@ -277,7 +274,7 @@ def measure(cell: Cell) -> Path:
                 "passes": method.passes,
                 "auroc": {name: of.auroc for name, of in rates.items()},
                 "fpr95": {name: of.fpr95_in for name, of in rates.items()},
-                "flagged": float((inside > 0.95).mean()) if OOD_SCORE in method.name else None,
+                "flagged": float((inside > 0.95).mean()) if method.calibrated else None,
                 "scoring_seconds": time.perf_counter() - began,
             }
         )
@@ -301,47 +298,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--in-datasets", nargs="+", required=True, help="names or paths")
-    parser.add_argument("--others", nargs="+", help="D_outs; default: the other D_ins")
+    shared_arguments(parser)
     parser.add_argument("--channels", type=int, choices=(1, 3), default=1)
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--groups", nargs="+", choices=GROUPS, default=GROUPS)
-    parser.add_argument("--set", nargs="+", default=[], metavar="SECTION.KEY=VALUE", help="of all")
     parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the results")
-    parser.add_argument("--per-class", type=int, default=50, help="test images of each class")
-    parser.add_argument("--root", type=Path, default=Path(".real"), help="data root")
-    parser.add_argument("--out", type=Path, default=Path("build/evidence"), help="trainings")
-    parser.add_argument("--jobs", type=int, default=2, help="processes")
     a = parser.parse_args()
-    others = a.in_datasets if a.others is None else a.others
-    cells = [
-        Cell(
-            Job(
-                "default",
-                name,
-                tuple(other for other in others if other != name),
-                seed,
-                0,
-                a.per_class,
-                a.root,
-                a.out,
-                settings=tuple(a.set),
-            ),
-            a.channels,
-            group,
-            a.cells,
-        )
-        for seed in a.seeds
-        for name in a.in_datasets
-        for group in a.groups
-    ]
-    began = time.perf_counter()
-    # Fresh processes: a forked one would inherit PyTorch's threads.
-    with ProcessPoolExecutor(a.jobs, mp_context=get_context("spawn")) as pool:
-        futures = [pool.submit(measure, cell) for cell in cells]
-        for done, future in enumerate(as_completed(futures), start=1):
-            name = future.result().name
-            print(f"{done} of {len(cells)} after {time.perf_counter() - began:.0f} s: {name}")
+    cells = [Cell(job, a.channels, group, a.cells) for job in jobs_of(a) for group in a.groups]
+    for _ in finished(measure, cells, a.jobs):
+        pass
 
 
 if __name__ == "__main__":

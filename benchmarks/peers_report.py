@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import numpy as np
+from evidence_report import cell
 from peers import CELLS, GROUPS, MEMBERS
 
 OURS = "MC-AE, ood_score"
@@ -27,9 +28,9 @@ its time on one core (the last table). `MC-AE, ood_score` is the default recipe 
 with the same settings for every D_in, and `MC-AE, entropy` has the score of the paper on the same
 networks. The detectors of [pytorch-ood](https://pytorch-ood.readthedocs.io) and MC dropout share
 one convolutional classifier; the ensemble's {MEMBERS} members share its number of epochs. *Image
-statistics* is no network at all: the Mahalanobis distance of mean, contrast, total variation and
-compressed size of an image. A method that does not exceed it has learned nothing about the images
-that counts here.
+statistics* use no network: they are the Mahalanobis distance of mean, contrast, total variation
+and compressed size of an image. A method that does not exceed it has learned nothing about the
+images that counts here.
 
 `gtsrb` has ten classes of traffic signs, `scenes` eight classes of photographs with 90 training
 images each. D_outs are faces, textures, photos and the others of MNIST, Fashion-MNIST, traffic
@@ -51,13 +52,6 @@ NEAREST = """## Published figures
 No published figure is for 250 images per class and minutes on a CPU. The nearest ones are for
 Fashion-MNIST against MNIST with all 60 000 training images: AUROC 77 for MSP, 84 for an ensemble,
 99.6 for Mahalanobis and FSSD, 99 for likelihood regret."""
-
-
-def cell(values: list[float]) -> str:
-    """Return mean and deviation in percent; of one seed, its value."""
-    if len(values) == 1:
-        return f"{100 * values[0]:.1f}"
-    return f"{100 * np.mean(values):.1f} ± {100 * np.std(values):.1f}"
 
 
 def mean(rates: dict[str, float]) -> float:

@@ -95,18 +95,15 @@ class SelectiveMetrics:
 def selective_metrics(uncertainty: ArrayLike, correct: ArrayLike) -> SelectiveMetrics:
     """Return the metrics of rejection by uncertainty; arguments as `misclassification_metrics`.
 
-    Errors of equal uncertainty are accepted evenly, see
-    `attractor_ae.metrics.accepted_errors`.
+    Errors of equal uncertainty are accepted evenly, see `attractor_ae.metrics.accepted_errors`.
 
     Examples:
         >>> selective_metrics([0.1, 0.2, 0.3, 0.4], [True, True, False, True]).augrc
         0.125
     """
     scores = checked_scores("uncertainty", uncertainty, bounded=True)
-    errors, n = (
-        accepted_errors(scores, checked_correct(correct, "uncertainty", scores)),
-        len(scores),
-    )
+    errors = accepted_errors(scores, checked_correct(correct, "uncertainty", scores))
+    n = len(scores)
     # A threshold accepts all predictions of equal uncertainty, or none.
     ends = np.cumsum(np.unique(scores, return_counts=True)[1])
     allowed = ends[errors[ends - 1] <= 0.05 * ends]

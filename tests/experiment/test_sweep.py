@@ -149,6 +149,8 @@ def test_each_seed_has_a_folder_of_its_own(tmp_path):
     jobs = seed_jobs(config(seed=7), (3, 10), tmp_path)
     assert [job.folder for job in jobs] == [tmp_path / "seed3", tmp_path / "seed10"]
     assert [job.config for job in jobs] == [config(seed=3), config(seed=10)]
+    with pytest.raises(AttractorError, match="seed 3"):
+        seed_jobs(config(), (3, 3), tmp_path)
     with pytest.raises(AttractorError, match=r"training.seed = -1"):
         seed_jobs(config(), (-1,), tmp_path)
     with pytest.raises(AttractorError, match="seed"):

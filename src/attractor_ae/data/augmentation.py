@@ -94,7 +94,7 @@ class Augmentation:
             elif step == "noise":
                 _change(result, noisy, lambda x: x * torch.from_numpy(noise).to(x))
             elif step == "brightness-contrast":
-                _change(result, changed, lambda x: x * a + b * (x * a).mean((1, 2, 3), True))
+                _change(result, changed, lambda x: (s := x * a) + b * s.mean((1, 2, 3), True))
         return result
 
 

@@ -145,11 +145,8 @@ def _trial_curve(measured: MeasuredRun, known: ImageSet, unknown: Sequence[Image
     path = measured.run.evaluation_folder / TRIALS_FILE
     if path.is_file():
         return TrialCurve.load(path)
-    curve = trial_curve(
-        measured.detector(),
-        known.at_most(_MOST_SAMPLED),
-        [out.at_most(_MOST_SAMPLED) for out in unknown],
-    )
+    inside, *outside = (images.at_most(_MOST_SAMPLED) for images in (known, *unknown))
+    curve = trial_curve(measured.detector(), inside, outside)
     curve.save(path)
     return curve
 

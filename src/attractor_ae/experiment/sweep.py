@@ -101,10 +101,12 @@ def seed_jobs(config: ExperimentConfig, seeds: Sequence[int], parent: str | Path
     """Return one job per seed: the same experiment in the run folders ``PARENT/seedN``.
 
     Raises:
-        AttractorError: If there are no seeds, or one is out of range.
+        AttractorError: If there are no seeds, one is named twice, or one is out of range.
     """
     if not seeds:
         raise AttractorError("a sweep needs at least one seed, e.g. 0-9")
+    if repeated := _repeated(seeds):
+        raise AttractorError(f"seed {repeated[0]} is named twice; name each once")
     values = config.model_dump()
     jobs = []
     for seed in seeds:
