@@ -32,10 +32,10 @@ from attractor_ae._random import Stream, generator
 
 DEFAULT_COMPONENTS = (
     "knn_distance@0",
-    "reconstruction_error",
+    "step",
     "layer_mahalanobis@0",
     "contrast@0",
-    "high_frequency@0",
+    "image_statistics@0",
 )
 """Components of MC-AE's OOD score; ``name@r``: always at recursion r, else at the reported one."""
 

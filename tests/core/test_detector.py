@@ -198,8 +198,8 @@ def test_scores_are_those_of_the_trajectories(calibrated, digits):
         expected = score(x, features, calibrated.known_images_)
         for r in range(3):
             np.testing.assert_allclose(found[name][r], expected, rtol=1e-3, atol=1e-4)
-    components = [("knn_distance", 0), ("reconstruction_error", 2), ("layer_mahalanobis", 0)]
-    components += [("contrast", 0), ("high_frequency", 0)]
+    components = [("knn_distance", 0), ("step", 2), ("layer_mahalanobis", 0)]
+    components += [("contrast", 0), ("image_statistics", 0)]
     values = torch.stack([found[name][r] for name, r in components])
     np.testing.assert_allclose(found["ood_score"][2], calibrated.ood_(values, 2))
 

@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.ndimage import laplace
 from scipy.spatial.distance import cdist
 from scipy.stats import entropy as scipy_entropy
 from skimage.metrics import structural_similarity
@@ -21,16 +20,16 @@ from attractor_ae.core.scores import (
     LATENT_SCORES,
     POINT_SCORES,
     SCORES,
-    KnownImages,
     KnownLatents,
     circular_variance,
     entropy,
     knn_distance,
-    log_detail,
+    known_images,
     member_entropy,
     mutual_information,
     normalised_entropy,
     ssim_distance,
+    statistics,
     vote_diversity,
 )
 from attractor_ae.experiment.config import EvaluationConfig
@@ -191,32 +190,35 @@ def test_image_scores_are_those_of_scipy_and_scikit_learn():
     features[:, 0] += labels
     features[:, 3] = 0
     at = rng.gamma(2.0, size=(60, 8)) * 5
-    statistics = KnownImages.of(
-        log_detail(known), torch.from_numpy(features), torch.from_numpy(labels), classes=3
+    statistics_of_known = known_images(
+        torch.from_numpy(features), statistics(known), torch.from_numpy(labels), classes=3
     )
     found = {
-        name: score(new, torch.from_numpy(at), statistics) for name, score in IMAGE_SCORES.items()
+        name: score(new, torch.from_numpy(at), statistics_of_known)
+        for name, score in IMAGE_SCORES.items()
     }
 
-    def detail(images):
-        # Without the border, where SciPy reflects the image.
-        squares = [laplace(image[0].double().numpy())[1:-1, 1:-1] ** 2 for image in images]
-        return np.log(np.mean(squares, axis=(1, 2)) + 1e-8)
+    def distances(features, at, shrinkage):
+        mean, deviation = features.mean(0), features.std(0, ddof=1)
+        deviation = np.maximum(deviation, 0.1 * deviation.mean())
+        scaled, scaled_at = (features - mean) / deviation, (at - mean) / deviation
+        centres = np.stack([scaled[labels == c].mean(0) for c in range(3)])
+        model = EmpiricalCovariance(assume_centered=True).fit(scaled - centres[labels])
+        size = model.covariance_.diagonal().mean()
+        inverse = np.linalg.inv(model.covariance_ + shrinkage * size * np.eye(len(mean)))
+        return cdist(scaled_at, centres, "mahalanobis", VI=inverse).min(1)
 
-    np.testing.assert_allclose(found["contrast"], new.flatten(1).double().std(1), rtol=1e-6)
-    expected = np.abs(detail(new) - detail(known).mean())
-    np.testing.assert_allclose(found["high_frequency"], expected, rtol=1e-6)
+    def of_images(images):
+        images = images.double().numpy()
+        variation = [np.abs(np.diff(images, axis=axis)).mean((1, 2, 3)) for axis in (2, 3)]
+        moments = images.mean((1, 2, 3)), images.std((1, 2, 3), ddof=1)
+        return np.stack([*moments, np.log(sum(variation) + 1e-3)], axis=1)
 
-    mean, deviation = features.mean(0), features.std(0, ddof=1)
-    assert deviation[3] == 0  # a channel that no training image activates
-    deviation = np.maximum(deviation, 0.1 * deviation.mean())
-    scaled, scaled_at = (features - mean) / deviation, (at - mean) / deviation
-    centres = np.stack([scaled[labels == c].mean(0) for c in range(3)])
-    model = EmpiricalCovariance(assume_centered=True).fit(scaled - centres[labels])
-    size = model.covariance_.diagonal().mean()
-    inverse = np.linalg.inv(model.covariance_ + 0.05 * size * np.eye(8))
-    distances = cdist(scaled_at, centres, "mahalanobis", VI=inverse)
-    np.testing.assert_allclose(found["layer_mahalanobis"], distances.min(1), rtol=1e-6)
+    assert features.std(0)[3] == 0  # a channel that no training image activates
+    np.testing.assert_allclose(found["layer_mahalanobis"], distances(features, at, 0.05), rtol=1e-6)
+    expected = distances(of_images(known), of_images(new), 0.001)
+    np.testing.assert_allclose(found["image_statistics"], expected, rtol=1e-6)
+    np.testing.assert_allclose(found["contrast"], of_images(new)[:, 1], rtol=1e-6)
 
 
 def test_features_of_the_first_layer_are_pooled_over_positions(autoencoder, digits):

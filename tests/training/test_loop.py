@@ -70,7 +70,10 @@ class Steps(Reporter):
 def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(digits, tmp_path, optimizer):
     # SGD's momentum and the schedule are state too; SGD needs a small rate for summed pixels.
     settings = config(
-        optimizer=optimizer, schedule="onecycle", learning_rate=1e-5 if optimizer == "SGD" else 1e-3
+        optimizer=optimizer,
+        schedule="onecycle",
+        learning_rate=1e-5 if optimizer == "SGD" else 1e-3,
+        class_weight=0.5,
     )
     whole = train(settings, digits, tmp_path / "whole")
     # Step 8 of 3 an epoch is in the middle of epoch 3; a checkpoint of epoch 2 is written.
@@ -387,7 +390,7 @@ def test_zero_epochs_are_1080_steps_for_any_number_of_images(digits, batch_size,
 def test_image_and_target_are_shifted_together(digits, monkeypatch):
     seen = []
 
-    def objective(config, network):
+    def objective(config, network, class_layer):
         def pair(x, target, y, masks):
             seen.append((x.detach().clone(), target.clone()))
             return {"loss": next(network.parameters()).sum()}

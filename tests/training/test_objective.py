@@ -2,13 +2,20 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 
 from attractor_ae import ExperimentConfig
 from attractor_ae._errors import AttractorError
 from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.data.image_set import first_rows
-from attractor_ae.training.objective import Targets, build_network, build_objective
+from attractor_ae.training.objective import (
+    Targets,
+    build_class_layer,
+    build_network,
+    build_objective,
+)
 
 
 def config(**sections):
@@ -77,6 +84,28 @@ def test_the_losses_are_weighted():
     torch.testing.assert_close(weighted["reconstruction"], plain["reconstruction"] + 5 * error)
     expected = plain["reconstruction"] + 5 * error + plain["metric"] / 10
     torch.testing.assert_close(weighted["loss"], expected)
+
+
+def test_the_class_layer_adds_the_cross_entropy_of_logistic_regression():
+    network = Autoencoder(generator=torch.Generator().manual_seed(0))
+    x, y = torch.rand(6, 1, 64, 64), torch.tensor([0, 0, 1, 1, 2, 2])
+    settings = config(training={"class_weight": 0.5})
+    layer = build_class_layer(settings, 3)
+    assert build_class_layer(config(), 3) is None
+    plain = build_objective(config(), network)(x, x, y, None)
+    losses = build_objective(settings, network, layer)(x, x, y, None)
+    # Without weights every class has the same probability.
+    torch.testing.assert_close(losses["metric"], torch.tensor(0.5 * np.log(3), dtype=torch.float))
+    torch.testing.assert_close(losses["loss"], plain["loss"] + losses["metric"])
+
+    codes = network.encode(x).detach().double().numpy()
+    fitted = LogisticRegression().fit(codes, y.numpy())
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(fitted.coef_))
+        layer.bias.copy_(torch.from_numpy(fitted.intercept_))
+    expected = 0.5 * log_loss(y.numpy(), fitted.predict_proba(codes))
+    found = build_objective(settings, network, layer)(x, x, y, None)["metric"].item()
+    assert found == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_squared_error_of_logits_is_refused():

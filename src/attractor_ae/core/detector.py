@@ -17,7 +17,7 @@ from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.core.dynamics import Trajectory, iterate
 from attractor_ae.core.heads import make_head
 from attractor_ae.core.masks import DropoutMasks, sample_masks
-from attractor_ae.core.scores import KnownImages, KnownLatents, log_detail
+from attractor_ae.core.scores import KnownFeatures, KnownLatents, known_images, statistics
 from attractor_ae.core.spaces import Pixels
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
@@ -115,9 +115,9 @@ class AttractorDetector(Detector):
         self.head_ = make_head(self.head, self.head_input).fit(z, labels, classes, self.seed)
         n = len(images)  # scores of codes use only the first mask
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
-        found = [(log_detail(x), self.network.pooled_features(x)) for x, _ in self._batches(images)]
-        detail, features = (torch.cat(column) for column in zip(*found, strict=True))
-        self.known_images_ = KnownImages.of(detail, features, labels[:n], classes)
+        found = [(self.network.pooled_features(x), statistics(x)) for x, _ in self._batches(images)]
+        features, of_pixels = (torch.cat(column) for column in zip(*found, strict=True))
+        self.known_images_ = known_images(features, of_pixels, labels[:n], classes)
 
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
         codes = []
@@ -197,13 +197,16 @@ class AttractorDetector(Detector):
         state = {f"head.{name}": tensor for name, tensor in self.head_.state.items()}
         for r, known in enumerate(self.known_):
             state |= {f"known.{r}.{name}": tensor for name, tensor in vars(known).items()}
-        return state | {f"images.{name}": t for name, t in vars(self.known_images_).items()}
+        for part, known in self.known_images_.items():
+            state |= {f"images.{part}.{name}": tensor for name, tensor in vars(known).items()}
+        return state
 
     def _restore(self, state: dict[str, Tensor]) -> None:
         self.head_ = make_head(self.head, self.head_input, part_of(state, "head"))
         known = [part_of(state, f"known.{r}") for r in range(self.recursions)]
         self.known_ = [KnownLatents(**of_r) for of_r in known]
-        self.known_images_ = KnownImages(**part_of(state, "images"))
+        images = {part: part_of(state, f"images.{part}") for part in ("pooled", "statistics")}
+        self.known_images_ = {part: KnownFeatures(**known) for part, known in images.items()}
 
 
 def _diverged(z: Float[Tensor, "*shape latent"]) -> Bool[Tensor, "*shape"]:

@@ -145,34 +145,45 @@ def _nearest(z: Tensor, known: KnownLatents, k: int) -> torch.return_types.topk:
 
 
 @dataclass(frozen=True, eq=False)
-class KnownImages:
-    """Statistics of training images: pooled features of the first layer, and fine detail.
+class KnownFeatures:
+    """Features of training images, standardised by ``mean`` and ``deviation``.
 
-    Features are standardised by ``mean`` and ``deviation``; ``centres`` and ``whitening`` are as in
-    `KnownLatents`, and ``detail`` is the mean of `log_detail`.
+    ``centres`` and ``whitening`` are as in `KnownLatents`, of standardised features.
     """
 
     mean: Float[Tensor, " features"]
     deviation: Float[Tensor, " features"]
     centres: Float[Tensor, "classes features"]
     whitening: Float[Tensor, "features features"]
-    detail: Float[Tensor, ""]
 
     @classmethod
-    def of(cls, detail: Tensor, features: Tensor, labels: Tensor, classes: int) -> "KnownImages":
-        """Return the statistics of training images: `log_detail` (m,), features (m, features)."""
-        f = features.double()
+    def of(cls, f: Tensor, labels: Tensor, classes: int, shrinkage: float) -> "KnownFeatures":
+        """Return the statistics of the features (m, features) of training images."""
         mean, deviation = f.mean(0), f.std(0)
-        # A channel that no training image activates must not decide alone.
+        # A feature that is the same in all training images must not decide alone.
         deviation = deviation.clamp_min(1e-9 + 0.1 * deviation.mean().item())
-        centres, whitening = _within_classes((f - mean) / deviation, labels, classes, 0.05)
-        return cls(mean, deviation, centres, whitening, detail.mean())
+        within = _within_classes((f - mean) / deviation, labels, classes, shrinkage)
+        return cls(mean, deviation, *within)
+
+    def distance(self, f: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:
+        """Return the Mahalanobis distance to the nearest class mean."""
+        white = (f - self.mean) / self.deviation @ self.whitening
+        return torch.cdist(white, self.centres).amin(-1)
+
+
+KnownImages = dict[str, KnownFeatures]
+"""Of training images: "pooled", the first layer's pooled features, and "statistics"."""
+
+
+def known_images(f: Tensor, statistics: Tensor, labels: Tensor, classes: int) -> KnownImages:
+    """Return what scores of images need of training images, from their pooled features ``f``."""
+    of_statistics = KnownFeatures.of(statistics, labels, classes, 0.001)
+    return {"pooled": KnownFeatures.of(f, labels, classes, 0.05), "statistics": of_statistics}
 
 
 def layer_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
     """As `mahalanobis`, of the first layer's pooled features, which keep what codes forget."""
-    white = ((features.double() - known.mean) / known.deviation) @ known.whitening
-    return torch.cdist(white, known.centres).amin(-1)
+    return known["pooled"].distance(features)
 
 
 def contrast(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
@@ -180,16 +191,17 @@ def contrast(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, "
     return x.double().flatten(1).std(1)
 
 
-def high_frequency(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
-    """Distance of `log_detail` from its mean over training images."""
-    return (log_detail(x) - known.detail).abs()
+def image_statistics(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
+    """As `mahalanobis`, of `statistics`."""
+    return known["statistics"].distance(statistics(x))
 
 
-def log_detail(x: Float[Tensor, "n c h w"]) -> Float[Tensor, " n"]:
-    """Return the logarithm of the mean squared Laplacian, the energy of high frequencies."""
+def statistics(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3"]:
+    """Return brightness, contrast and detail: mean, deviation, and log of total variation."""
     x = x.double()
-    around = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
-    return (x[..., 1:-1, 1:-1] * 4 - around).square().flatten(1).mean(1).add(1e-8).log()
+    variation = x.diff(dim=-1).abs().flatten(1).mean(1) + x.diff(dim=-2).abs().flatten(1).mean(1)
+    pixels = x.flatten(1)
+    return torch.stack([pixels.mean(1), pixels.std(1), variation.add(1e-3).log()], dim=1)
 
 
 DISTRIBUTION_SCORES = {f.__name__: f for f in (entropy, member_entropy, mutual_information)}
@@ -201,7 +213,7 @@ LATENT_SCORES = {
     for f in (feature_norm, circular_variance, mahalanobis, knn_distance, vote_diversity)
 }
 """Scores of latent codes."""
-IMAGE_SCORES = {f.__name__: f for f in (layer_mahalanobis, contrast, high_frequency)}
+IMAGE_SCORES = {f.__name__: f for f in (layer_mahalanobis, contrast, image_statistics)}
 """Scores of an image before the first recursion, the same at all recursions."""
 OOD_SCORE = "ood_score"
 """The calibrated combination of other scores (`attractor_ae.conformal`)."""

@@ -31,7 +31,7 @@ ReportedScore = Literal[
 ]
 PointScore = Literal["reconstruction_error", "ssim_distance", "step"]
 LatentScore = Literal["feature_norm", "circular_variance", "mahalanobis", "knn_distance"]
-ImageScore = Literal["layer_mahalanobis", "contrast", "high_frequency"]
+ImageScore = Literal["layer_mahalanobis", "contrast", "image_statistics"]
 ScoreName = Literal[ReportedScore, PointScore, LatentScore, ImageScore]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
@@ -161,6 +161,8 @@ class TrainingConfig(_Section):
     """Seed of the initial weights, batches, augmentation and masks."""
     metric_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Factor of the metric loss; a large one leaves nothing but the class in a code."""
+    class_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Weight of the cross entropy of a linear layer on the codes, which only the training uses."""
     mse_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the mean squared error (mean over pixels), added to the reconstruction loss."""
     shift: float = Field(default=0.0, ge=0, lt=1)

@@ -40,12 +40,12 @@ class Checkpoint:
         epoch: int,
         images: str,
         restarted: bool,
-        network: nn.Module,
+        trained: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
     ) -> "Checkpoint":
         """Copy the state of a training."""
-        tensors = {f"weights.{name}": t for name, t in network.state_dict().items()}
+        tensors = {f"weights.{name}": t for name, t in trained.state_dict().items()}
         for index, kept in optimizer.state_dict()["state"].items():
             tensors |= {
                 f"optimizer.{index}.{name}": value
@@ -57,7 +57,7 @@ class Checkpoint:
 
     def restore(
         self,
-        network: nn.Module,
+        trained: nn.Module,
         optimizer: torch.optim.Optimizer,
         scaler: torch.amp.GradScaler,
         path: Path,
@@ -86,7 +86,7 @@ class Checkpoint:
         kept = {frozenset(state) for state in states.values()}
         if len(states) != len(parameters) or kept != {_STATE[type(optimizer)]}:
             raise damaged
-        load_weights(network, weights, path)
+        load_weights(trained, weights, path)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
         if self.scaler:
             scaler.load_state_dict(self.scaler)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from attractor_ae._devices import mixed_precision, resolve_device
 from attractor_ae._errors import AttractorError
@@ -24,7 +24,12 @@ from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.run import Run, check_claim, environment
 from attractor_ae.training.checkpoint import Checkpoint
 from attractor_ae.training.history import Epoch, history_text, read_history
-from attractor_ae.training.objective import Targets, build_network, build_objective
+from attractor_ae.training.objective import (
+    Targets,
+    build_class_layer,
+    build_network,
+    build_objective,
+)
 from attractor_ae.training.optimization import build_optimizer, dropout_rate, learning_rate
 from attractor_ae.training.preparation import (
     check_trainable,
@@ -161,8 +166,11 @@ class _Loop:
         self.network = build_network(self._config, len(self._set.classes))
         # Convolutions are fastest with the channels last, on every device.
         self.network.to(self._device).to(memory_format=torch.channels_last)
-        self._objective = build_objective(self._config, self.network)
-        self._optimizer = build_optimizer(self.network, self._settings)
+        layer = build_class_layer(self._config, len(self._set.classes))
+        # Everything that has weights to train: only the network is kept.
+        self._trained = nn.ModuleList(filter(None, (self.network, layer))).to(self._device)
+        self._objective = build_objective(self._config, self.network, layer)
+        self._optimizer = build_optimizer(self._trained, self._settings)
         enabled = self._precision == torch.float16
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=enabled)
 
@@ -186,7 +194,7 @@ class _Loop:
         self._build()
 
     def checkpoint(self, epoch: int) -> Checkpoint:
-        state = (self.network, self._optimizer, self._scaler)
+        state = (self._trained, self._optimizer, self._scaler)
         return Checkpoint.take(epoch, self._set.digest, self.restarted, *state)
 
     def restore(self, checkpoint: Checkpoint, path: Path) -> None:
@@ -196,7 +204,7 @@ class _Loop:
                 "resume on the same images, or choose another --out"
             )
         self.restarted = checkpoint.restarted
-        checkpoint.restore(self.network, self._optimizer, self._scaler, path)
+        checkpoint.restore(self._trained, self._optimizer, self._scaler, path)
 
     def epochs(self, first: int, reporter: Reporter) -> Iterator[Epoch]:
         """Train the remaining epochs, and yield the history row of each."""

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.baselines import ConvClassifier
@@ -41,11 +41,26 @@ def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvC
     return network
 
 
-def build_objective(config: ExperimentConfig, network: Autoencoder | ConvClassifier) -> Objective:
+def build_class_layer(config: ExperimentConfig, classes: int) -> nn.Linear | None:
+    """Return the linear layer on the codes whose cross entropy is minimised, if there is one."""
+    if config.model.type == "conv" or not config.training.class_weight:
+        return None
+    layer = nn.Linear(config.model.dimension, classes)
+    for weights in layer.parameters():
+        nn.init.zeros_(weights)  # its loss is convex in them
+    return layer
+
+
+def build_objective(
+    config: ExperimentConfig,
+    network: Autoencoder | ConvClassifier,
+    class_layer: nn.Linear | None = None,
+) -> Objective:
     """Return the objective of a network.
 
-    For an autoencoder, the reconstruction loss plus the weighted squared error and metric loss on
-    the latent codes, if the config names them; for a classifier, the cross entropy.
+    For an autoencoder, the reconstruction loss plus the weighted squared error, and the metric loss
+    and the cross entropy of ``class_layer`` on the latent codes, if the config names them; for a
+    classifier, the cross entropy.
     """
     if isinstance(network, ConvClassifier):
 
@@ -70,6 +85,9 @@ def build_objective(config: ExperimentConfig, network: Autoencoder | ConvClassif
             parts["reconstruction"] = parts["reconstruction"] + training.mse_weight * error
         if metric is not None:
             parts["metric"] = training.metric_weight * metric(latent.float(), y)
+        if class_layer is not None:
+            loss = training.class_weight * F.cross_entropy(class_layer(latent.float()), y)
+            parts["metric"] = loss + parts.get("metric", 0)
         return {"loss": sum(parts.values(), start=output.new_zeros((), dtype=torch.float)), **parts}
 
     return reconstruction

@@ -8,12 +8,12 @@ from torch import nn
 from attractor_ae.experiment.config import TrainingConfig
 
 
-def build_optimizer(network: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
-    """Return the optimiser for a network's parameters."""
+def build_optimizer(trained: nn.Module, settings: TrainingConfig) -> torch.optim.Optimizer:
+    """Return the optimiser for the parameters of modules."""
     kind = getattr(torch.optim, settings.optimizer)
     more = {"momentum": 0.9, "nesterov": True} if settings.optimizer == "SGD" else {}
     return kind(
-        network.parameters(),
+        trained.parameters(),
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         fused=True,
