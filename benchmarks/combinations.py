@@ -26,7 +26,7 @@ from torch import Tensor
 from attractor_ae import ImageSet, fit_detector
 from attractor_ae.conformal import DEFAULT_COMPONENTS, OODScore, component_values
 from attractor_ae.core.scores import IMAGE_SCORES, OOD_SCORE
-from attractor_ae.training import training_part
+from attractor_ae.training import training_part, with_features
 
 LARGEST = 5
 """Scores in a combination at most."""
@@ -60,6 +60,7 @@ def measure(job: Job, transform: str) -> Measured:
     r = detector.recursion
     training, kept = training_part(config, images)
     known, outs = job.sets(apart(kept, training), image_format)
+    training, known, *outs = (with_features(config, some) for some in (training, known, *outs))
 
     at_0 = [f"{name}@0" for name in names if name != "step"]  # reconstruction_error@0
     components = (*at_0, *(name for name in names if name not in IMAGE_SCORES))  # the same at r
@@ -67,10 +68,10 @@ def measure(job: Job, transform: str) -> Measured:
     def scores(pixels: np.ndarray) -> dict[str, Tensor]:
         return detector.predict_scores(pixels, names).scores
 
-    ood = OODScore.fit(scores(training.at_most(256).images), components)
+    ood = OODScore.fit(scores(training.at_most(256).inputs), components)
 
     def transformed(images: ImageSet) -> Tensor:
-        values = component_values(scores(images.images), components)[:, r]
+        values = component_values(scores(images.inputs), components)[:, r]
         return TRANSFORMS[transform](ood.standardised(values, r))
 
     return Measured(components, transformed(known), tuple(map(transformed, outs)))

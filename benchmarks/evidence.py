@@ -32,7 +32,7 @@ from attractor_ae.core.scores import OOD_SCORE, SCORES
 from attractor_ae.data import ImageFormat
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.presets import preset
-from attractor_ae.training import training_part
+from attractor_ae.training import training_part, with_features
 
 OUTS = ("faces", "textures", "photos")
 T = TypeVar("T")
@@ -143,6 +143,7 @@ def measure(job: Job) -> Path:
     detector = fit_detector(run.path, images, overrides=job.settings)
     fitted = time.perf_counter() - began
     known, outs = job.sets(training_part(config, images)[1], image_format)
+    known, *outs = (with_features(config, some) for some in (known, *outs))
     scores = [name for name in SCORES if name in detector.score_names]
     result = evaluate(detector, known, outs, scores=scores)
     rows = [

@@ -14,14 +14,13 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_ae._devices import mixed_precision
+from attractor_ae._devices import mixed_precision, pixels
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import OODScore, check_enough, halves, parse_component
 from attractor_ae.core.masks import DropoutMasks, sample_masks, trial_masks
 from attractor_ae.core.scores import DISTRIBUTION_SCORES, OOD_SCORE, mean_distribution, prediction
-from attractor_ae.core.spaces import pixels
 
 MASK_SCOPES = ("trial", "sample")
 """Scope of a dropout mask: shared by all images of a trial, or drawn per image."""
@@ -84,9 +83,9 @@ class Detector(ABC):
     """Name of the method in tables and files."""
     reference: ClassVar[str]
     """Citation of the method's paper."""
-    components: ClassVar[tuple[str, ...]] = tuple(DISTRIBUTION_SCORES)
+    components: tuple[str, ...] = tuple(DISTRIBUTION_SCORES)
     """Components of the OOD score, see `attractor_ae.conformal`."""
-    member_scores: ClassVar[tuple[str, ...]] = tuple(DISTRIBUTION_SCORES)
+    member_scores: tuple[str, ...] = tuple(DISTRIBUTION_SCORES)
     network_class: ClassVar[Callable[..., Any]]
     settings: ClassVar[tuple[str, ...]] = ()
     """Constructor arguments that are saved in addition to those common to all detectors."""
@@ -168,7 +167,7 @@ class Detector(ABC):
             AttractorError: If images or labels have a wrong dtype, shape or range, or there are
                 fewer than two classes; the detector is then unchanged.
         """
-        images, labels = gather(data, labels, self.image_shape)
+        images, labels = gather(data, labels, self._shapes)
         classes, targets = torch.unique(labels, return_inverse=True)
         with torch.no_grad():
             self._fit(images, targets, len(classes))
@@ -192,7 +191,7 @@ class Detector(ABC):
             AttractorError: If images or labels have a wrong dtype, shape or range, or are too few.
         """
         self._check_fitted()
-        known = check_images(images, self.image_shape)
+        known = check_images(images, *self._shapes)
         targets = check_labels(labels, len(known))
         known, targets = known[targets >= 0], targets[targets >= 0]
         strange = targets[~torch.isin(targets, self.classes_)]
@@ -343,7 +342,7 @@ class Detector(ABC):
         )
 
     def _pixels(self, x: Images) -> Tensor:
-        return pixels(check_images(x, self.image_shape), self.device)
+        return pixels(check_images(x, *self._shapes), self.device)
 
     def _masks(
         self, first: int, count: int, dtype: torch.dtype | None = None
@@ -365,7 +364,7 @@ class Detector(ABC):
         self, x: Images, reporter: Reporter = SILENT, task: str = "scoring"
     ) -> Iterator[tuple[Tensor, int]]:
         """Yield batches of images in [0, 1] on the device, each with its first index."""
-        images = check_images(x, self.image_shape)
+        images = check_images(x, *self._shapes)
         for start in range(0, len(images), self.batch_size):
             batch = pixels(images[start : start + self.batch_size], self.device)
             yield batch, start
@@ -377,6 +376,12 @@ class Detector(ABC):
     def image_shape(self) -> tuple[int, int, int]:
         """Image shape (channels, height, width)."""
         return self.networks[0].image_shape
+
+    @property
+    def _shapes(self) -> tuple[tuple[int, ...], ...]:
+        """The shape of an image, and of its features if the network works on them."""
+        count = getattr(self.networks[0].space, "count", None)
+        return (self.image_shape,) if count is None else (self.image_shape, (count,))
 
     @property
     def device(self) -> torch.device:
@@ -446,8 +451,8 @@ def check_at_least(smallest: int, **counts: int) -> None:
             raise AttractorError(f"{name} must be at least {smallest}, got {value}")
 
 
-def check_images(x: Images, image_shape: tuple[int, int, int]) -> Tensor:
-    """Return images as a tensor, unchanged, after a check of dtype, shape and range."""
+def check_images(x: Images, *shapes: tuple[int, ...]) -> Tensor:
+    """Return images, or features, as a tensor after a check of dtype, shape and range."""
     if not isinstance(x, np.ndarray | Tensor):
         raise AttractorError(f"images must be a NumPy array or a tensor, got {type(x).__name__}")
     if isinstance(x, np.ndarray):
@@ -460,11 +465,10 @@ def check_images(x: Images, image_shape: tuple[int, int, int]) -> Tensor:
         images = x
     if images.dtype != torch.uint8 and not images.is_floating_point():
         raise _wrong_dtype(x.dtype)
-    if images.ndim != 4 or tuple(images.shape[1:]) != image_shape:
-        raise AttractorError(
-            f"images have shape {tuple(images.shape)}; give (n, {str(image_shape)[1:]}"
-        )
-    if images.is_floating_point() and images.numel():
+    if tuple(images.shape[1:]) not in shapes or not images.ndim:
+        allowed = " or ".join(f"(n, {str(shape)[1:]}".replace(",)", ")") for shape in shapes)
+        raise AttractorError(f"images have shape {tuple(images.shape)}; give {allowed}")
+    if images.ndim == 4 and images.is_floating_point() and images.numel():
         low, high = images.min().item(), images.max().item()
         if not (low >= 0 and high <= 1):  # also catches NaN
             raise AttractorError(
@@ -488,11 +492,13 @@ def check_labels(labels: Tensor | NDArray[Any], count: int) -> Tensor:
 
 
 def gather(
-    data: Images | Batches, labels: Tensor | NDArray[Any] | None, image_shape: tuple[int, int, int]
+    data: Images | Batches,
+    labels: Tensor | NDArray[Any] | None,
+    shapes: tuple[tuple[int, ...], ...],
 ) -> tuple[Tensor, Tensor]:
     """Return the images and labels of `Detector.fit`, without those labelled below zero."""
     if labels is not None:
-        images = check_images(data, image_shape)  # type: ignore[arg-type]
+        images = check_images(data, *shapes)  # type: ignore[arg-type]
         targets = check_labels(labels, len(images))
     elif isinstance(data, np.ndarray | Tensor):
         raise AttractorError("fit needs labels: fit(images, labels), or a loader of both")
@@ -503,7 +509,7 @@ def gather(
                 raise AttractorError(
                     f"fit needs a loader of pairs (images, labels), got a {type(batch).__name__}"
                 )
-            x = check_images(batch[0], image_shape)
+            x = check_images(batch[0], *shapes)
             batches.append((x, check_labels(batch[1], len(x))))
         if not batches:
             raise AttractorError("fit got an empty loader; give one that yields labelled images")

@@ -43,3 +43,12 @@ def mixed_precision(device: torch.device, precision: str) -> torch.dtype:
     names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
     fast = any(getattr(torch.cpu, name, lambda: False)() for name in names)
     return torch.bfloat16 if device.type == "cpu" and fast else torch.float32
+
+
+def pixels(images: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Return images, uint8 in 0..255 or float in [0, 1], as float32 in [0, 1] on a device.
+
+    Features of images, (n, features), are returned as float32.
+    """
+    moved = images.detach().to(device)
+    return moved.float().div_(255) if moved.dtype == torch.uint8 else moved.float()

@@ -10,6 +10,7 @@ from scipy.spatial.distance import cdist
 from scipy.stats import entropy as scipy_entropy
 from skimage.metrics import structural_similarity
 from sklearn.covariance import EmpiricalCovariance
+from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
@@ -20,11 +21,12 @@ from attractor_ae.core.scores import (
     LATENT_SCORES,
     POINT_SCORES,
     SCORES,
+    SHRINKAGE,
+    KnownFeatures,
     KnownLatents,
     circular_variance,
     entropy,
     knn_distance,
-    known_images,
     member_entropy,
     mutual_information,
     normalised_entropy,
@@ -47,7 +49,7 @@ def codes():
 
 def test_a_config_can_name_every_score():
     assert EvaluationConfig(scores=SCORES).scores == SCORES
-    assert len(SCORES) == 15
+    assert len(SCORES) == 16
 
 
 @given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 2**32 - 1))
@@ -121,10 +123,12 @@ def test_distances_of_real_images_are_scikit_images(digits):
         torch.from_numpy(digits.images[rows]).float() / 255 for rows in ([0, 1], [7, 9], [20, 30])
     )
     found = [score(original, before, after).numpy() for score in POINT_SCORES.values()]
-    displacement, structural, step = found
+    displacement, structural, cosine, step = found
     a, b, c = (images.numpy()[:, 0] for images in (original, before, after))
     np.testing.assert_allclose(displacement, np.sqrt(((c - a) ** 2).mean((1, 2))), rtol=1e-5)
     np.testing.assert_allclose(step, np.sqrt(((c - b) ** 2).mean((1, 2))), rtol=1e-5)
+    expected = paired_cosine_distances(c.reshape(2, -1), a.reshape(2, -1))
+    np.testing.assert_allclose(cosine, expected, rtol=1e-4)
     for i in range(2):
         # Means over the pixels whose window lies inside of the image.
         _, similarity = structural_similarity(
@@ -190,12 +194,13 @@ def test_image_scores_are_those_of_scipy_and_scikit_learn():
     features[:, 0] += labels
     features[:, 3] = 0
     at = rng.gamma(2.0, size=(60, 8)) * 5
-    statistics_of_known = known_images(
-        torch.from_numpy(features), statistics(known), torch.from_numpy(labels), classes=3
-    )
+    of_known = {"pooled": torch.from_numpy(features), "statistics": statistics(known)}
+    of_known = {
+        name: KnownFeatures.of(f, torch.from_numpy(labels), 3, SHRINKAGE[name])
+        for name, f in of_known.items()
+    }
     found = {
-        name: score(new, torch.from_numpy(at), statistics_of_known)
-        for name, score in IMAGE_SCORES.items()
+        name: score(new, torch.from_numpy(at), of_known) for name, score in IMAGE_SCORES.items()
     }
 
     def distances(features, at, shrinkage):

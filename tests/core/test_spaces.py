@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 
 from attractor_ae import AttractorDetector, Autoencoder, load
+from attractor_ae._devices import pixels
 from attractor_ae._errors import AttractorError
 from attractor_ae.core.dynamics import iterate
 from attractor_ae.core.masks import trial_masks
-from attractor_ae.core.spaces import Standardised, make_space, pixels
+from attractor_ae.core.spaces import Standardised, make_space
 
 
 @pytest.fixture(scope="module")

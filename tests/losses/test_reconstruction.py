@@ -60,7 +60,7 @@ def random_vgg(monkeypatch):
 
 
 def test_the_names_are_those_of_a_config():
-    assert get_args(ReconstructionLossName) == RECONSTRUCTION_LOSSES
+    assert get_args(ReconstructionLossName) == ("", *RECONSTRUCTION_LOSSES)
 
 
 def test_an_unknown_name_is_answered_with_the_nearest():

@@ -49,7 +49,7 @@ def train(
         Path,
         typer.Argument(
             help="Folder of images with one sub-folder per class, TOML file of an experiment, or "
-            "name of a preset (default, paper, quick)."
+            "name of a preset (default, paper, quick, photographs)."
         ),
     ] = Path("default"),
     folder: Annotated[

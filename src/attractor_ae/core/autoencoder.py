@@ -6,7 +6,7 @@ Masks are passed in as an argument, so the same mask can be used in every recurs
 
 import itertools
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,11 +22,11 @@ from attractor_ae._fast_layers import (
     masked_activation,
 )
 from attractor_ae.core.masks import DropoutMasks, SiteShape, check_rate, sites_of
-from attractor_ae.core.spaces import make_space
+from attractor_ae.core.spaces import Features, make_space
 
 
 class AutoencoderOutput(NamedTuple):
-    """Reconstruction (n, c, h, w) and latent codes (n, latent) of one pass."""
+    """Reconstruction, of the shape of the points, and latent codes (n, latent) of one pass."""
 
     reconstruction: Tensor
     latent: Tensor
@@ -123,6 +123,84 @@ class Autoencoder(nn.Module):
         """Apply the autoencoder once; no dropout if ``masks`` is None."""
         z = self.encode(x, masks)
         return AutoencoderOutput(self.decode(z, masks), z)
+
+
+class FeatureAutoencoder(nn.Module):
+    """Fully connected autoencoder of features with four dropout sites, one per hidden layer.
+
+    Args:
+        latent_dim, dropout, activation, image_size, channels, generator: As for `Autoencoder`.
+        space: "features".
+        extractor: Name of the frozen network, see `attractor_ae.extractors`.
+
+    Raises:
+        AttractorError: As for `Autoencoder`; if there is no such extractor.
+    """
+
+    def __init__(
+        self,
+        latent_dim: int = 64,
+        dropout: float = 0.33,
+        activation: str = "ReLU",
+        image_size: int = 96,
+        channels: int = 3,
+        space: str = "features",
+        extractor: str = "efficientnet-lite0",
+        *,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        if latent_dim < 1:
+            raise AttractorError(f"latent dimension must be at least 1, got {latent_dim}")
+        check_rate(dropout)
+        self.arguments = (latent_dim, dropout, activation, image_size, channels, space, extractor)
+        self.space = Features(extractor, image_size)
+        self.latent_dim, self.dropout = latent_dim, dropout
+        self.image_shape = (channels, image_size, image_size)
+        width = math.ceil(384 * (1 + dropout))
+        self.encoder = nn.ModuleList([Linear(self.space.count, width), Linear(width, width)])
+        self.latent = Linear(width, latent_dim)
+        self.decoder = nn.ModuleList([Linear(latent_dim, width), Linear(width, width)])
+        self.output = Linear(width, self.space.count)
+        self.activation = activation_function(activation)
+        self.site_shapes: tuple[SiteShape, ...] = ((width,),) * 4
+        draw_first_weights(self, generator)
+
+    def encode(
+        self, x: Float[Tensor, "n features"], masks: DropoutMasks | None = None
+    ) -> Float[Tensor, "n latent"]:
+        """Return the latent codes of points; no dropout if ``masks`` is None."""
+        for linear, mask in zip(self.encoder, sites_of(masks, self.site_shapes)[:2], strict=True):
+            x = masked_activation(linear(x), self.activation, mask)
+        return self.latent(x)
+
+    def decode(
+        self, z: Float[Tensor, "n latent"], masks: DropoutMasks | None = None
+    ) -> Float[Tensor, "n features"]:
+        """Return reconstructed points from latent codes."""
+        for linear, mask in zip(self.decoder, sites_of(masks, self.site_shapes)[2:], strict=True):
+            z = masked_activation(linear(z), self.activation, mask)
+        return self.output(z)
+
+    def pooled_features(self, x: Tensor) -> Float[Tensor, "n features"]:
+        """Return the points of images or features: what the first layer sees."""
+        return self.space.points(x).double()
+
+    def forward(
+        self, x: Float[Tensor, "n features"], masks: DropoutMasks | None = None
+    ) -> AutoencoderOutput:
+        """Apply the autoencoder once to points; no dropout if ``masks`` is None."""
+        z = self.encode(x, masks)
+        return AutoencoderOutput(self.decode(z, masks), z)
+
+
+def make_autoencoder(
+    *arguments: Any,  # noqa: ANN401  those of a network, which it stores
+    generator: torch.Generator | None = None,
+) -> Autoencoder | FeatureAutoencoder:
+    """Return the untrained autoencoder of a space, from its ``arguments`` in their order."""
+    kind = FeatureAutoencoder if "features" in arguments else Autoencoder
+    return kind(*arguments, generator=generator)
 
 
 def layer_sizes(p: float, image_size: int) -> tuple[int, int, int]:

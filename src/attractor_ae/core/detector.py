@@ -11,14 +11,12 @@ from torch import Tensor
 from attractor_ae._detector import Detector, Images, Requests, Scored, check_at_least, part_of
 from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
-from attractor_ae.conformal import DEFAULT_COMPONENTS
 from attractor_ae.core import scores
-from attractor_ae.core.autoencoder import Autoencoder
+from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder, make_autoencoder
 from attractor_ae.core.dynamics import Trajectory, iterate
 from attractor_ae.core.heads import make_head
 from attractor_ae.core.masks import DropoutMasks, sample_masks
-from attractor_ae.core.scores import KnownFeatures, KnownLatents, known_images, statistics
-from attractor_ae.core.spaces import Pixels
+from attractor_ae.core.scores import SHRINKAGE, KnownFeatures, KnownLatents, statistics
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
@@ -62,16 +60,13 @@ class AttractorDetector(Detector):
         "S. Dias Da Cruz, B. Taetz, T. Stifter, D. Stricker: Autoencoder Attractors for "
         "Uncertainty Estimation. ICPR 2022, arXiv 2204.00382"
     )
-    components = DEFAULT_COMPONENTS
-    network_class = Autoencoder
+    network_class = make_autoencoder
     settings = ("recursions", "recursion", "trials", "head", "head_masks", "head_input")
     settings = (*settings, "mask_scope")
-    member_scores = (*scores.DISTRIBUTION_SCORES, *Pixels.scores, *scores.LATENT_SCORES)
-    member_scores = (*member_scores, *scores.IMAGE_SCORES)
 
     def __init__(
         self,
-        network: Autoencoder,
+        network: Autoencoder | FeatureAutoencoder,
         *,
         recursions: int = 6,
         recursion: int = 2,
@@ -91,9 +86,13 @@ class AttractorDetector(Detector):
         super().__init__([network], seed, batch_size, precision, *counts, mask_scope=mask_scope)
         self.head, self.head_masks, self.head_input = head, head_masks, head_input
         self.augmentation = augmentation
+        space = self.network.space
+        self.components = space.components
+        self.member_scores = (*scores.DISTRIBUTION_SCORES, *space.scores, *scores.LATENT_SCORES)
+        self.member_scores += space.image_scores
 
     @property
-    def network(self) -> Autoencoder:
+    def network(self) -> Autoencoder | FeatureAutoencoder:
         """The autoencoder."""
         return self.networks[0]  # type: ignore[return-value]
 
@@ -106,6 +105,7 @@ class AttractorDetector(Detector):
                 x = x if self.augmentation is None else self.augmentation(x, rng)
                 key = (self.seed, mask, first, len(x), Stream.HEAD_MASKS, self._dtype)
                 masks = sample_masks(self.network.site_shapes, self.network.dropout, *key)
+                x = self.network.space.points(x)
                 paths = self._paths(x, [masks.to(self.device)], self.recursions)
                 codes += [path.latents for path in paths]
         z = torch.cat(codes, dim=1)  # (recursions, head_masks * n, latent)
@@ -115,13 +115,18 @@ class AttractorDetector(Detector):
         self.head_ = make_head(self.head, self.head_input).fit(z, labels, classes, self.seed)
         n = len(images)  # scores of codes use only the first mask
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
-        found = [(self.network.pooled_features(x), statistics(x)) for x, _ in self._batches(images)]
-        features, of_pixels = (torch.cat(column) for column in zip(*found, strict=True))
-        self.known_images_ = known_images(features, of_pixels, labels[:n], classes)
+        parts = {"pooled": self.network.pooled_features, "statistics": statistics}
+        if "image_statistics" not in self.member_scores:
+            del parts["statistics"]
+        self.known_images_ = {}
+        for part, function in parts.items():
+            f = torch.cat([function(x) for x, _ in self._batches(images)])
+            self.known_images_[part] = KnownFeatures.of(f, labels[:n], classes, SHRINKAGE[part])
 
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
         codes = []
         for x, first in self._batches(images):
+            x = self.network.space.points(x)
             paths = self._paths(x, self._masks(first, len(x)), self.recursions)
             codes.append(torch.stack([path.latents for path in paths], dim=1))
         z = torch.cat(codes, dim=2)  # (recursions, trials, n, latent)
@@ -187,7 +192,7 @@ class AttractorDetector(Detector):
         self, x: Tensor, masks: Iterable[DropoutMasks], recursions: int, last: bool = False
     ) -> Iterator[Trajectory]:
         """Yield the trajectory under each mask, computed in the detector's precision."""
-        x = x.contiguous(memory_format=torch.channels_last)
+        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
         for mask in masks:
             with self._autocast():
                 path = iterate(self.network, x, mask, recursions, last=last)
@@ -205,8 +210,10 @@ class AttractorDetector(Detector):
         self.head_ = make_head(self.head, self.head_input, part_of(state, "head"))
         known = [part_of(state, f"known.{r}") for r in range(self.recursions)]
         self.known_ = [KnownLatents(**of_r) for of_r in known]
-        images = {part: part_of(state, f"images.{part}") for part in ("pooled", "statistics")}
-        self.known_images_ = {part: KnownFeatures(**known) for part, known in images.items()}
+        images = {part: part_of(state, f"images.{part}") for part in SHRINKAGE}
+        self.known_images_ = {
+            part: KnownFeatures(**known) for part, known in images.items() if known
+        }
 
 
 def _diverged(z: Float[Tensor, "*shape latent"]) -> Bool[Tensor, "*shape"]:

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.core.autoencoder import Autoencoder
+from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder
 from attractor_ae.core.masks import DropoutMasks
 
 
@@ -34,7 +34,7 @@ class Trajectory:
 
 
 def iterate(
-    network: Autoencoder,
+    network: Autoencoder | FeatureAutoencoder,
     x: Float[Tensor, "n ..."],
     masks: DropoutMasks | None,
     recursions: int,

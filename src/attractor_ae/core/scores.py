@@ -62,6 +62,11 @@ def ssim_distance(x0: Points, x: Points, after: Points) -> Float[Tensor, " n"]:
     return 1 - structural_similarity(after, x0)[0].mean(1)
 
 
+def cosine_distance(x0: Points, x: Points, after: Points) -> Float[Tensor, " n"]:
+    """1 - cosine of the angle between x_{r+1} and x_0 of one trial, in [0, 2]."""
+    return 1 - F.cosine_similarity(after.flatten(1), x0.flatten(1))
+
+
 def step(x0: Points, x: Points, after: Points) -> Float[Tensor, " n"]:
     """RMSE between x_{r+1} and x_r of one trial: size of the last step."""
     return _rmse(after, x)
@@ -173,12 +178,7 @@ class KnownFeatures:
 
 KnownImages = dict[str, KnownFeatures]
 """Of training images: "pooled", the first layer's pooled features, and "statistics"."""
-
-
-def known_images(f: Tensor, statistics: Tensor, labels: Tensor, classes: int) -> KnownImages:
-    """Return what scores of images need of training images, from their pooled features ``f``."""
-    of_statistics = KnownFeatures.of(statistics, labels, classes, 0.001)
-    return {"pooled": KnownFeatures.of(f, labels, classes, 0.05), "statistics": of_statistics}
+SHRINKAGE = {"pooled": 0.05, "statistics": 0.001}  # of their covariances
 
 
 def layer_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
@@ -206,7 +206,7 @@ def statistics(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3"]:
 
 DISTRIBUTION_SCORES = {f.__name__: f for f in (entropy, member_entropy, mutual_information)}
 """Scores of class distributions, available for every method."""
-POINT_SCORES = {f.__name__: f for f in (reconstruction_error, ssim_distance, step)}
+POINT_SCORES = {f.__name__: f for f in (reconstruction_error, ssim_distance, cosine_distance, step)}
 """Scores of reconstructions; the mean over trials is reported."""
 LATENT_SCORES = {
     f.__name__: f

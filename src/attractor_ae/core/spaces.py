@@ -6,24 +6,24 @@ this module converts images to points.
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
-from attractor_ae._errors import unknown_name
+from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae.conformal import DEFAULT_COMPONENTS, FEATURE_COMPONENTS
+from attractor_ae.extractors import make_extractor
 
 Images = Float[Tensor, "n c h w"]
-
-
-def pixels(images: Tensor, device: torch.device) -> Images:
-    """Return images, uint8 in 0..255 or float in [0, 1], as float32 in [0, 1] on a device."""
-    moved = images.detach().to(device)
-    return moved.float().div_(255) if moved.dtype == torch.uint8 else moved.float()
 
 
 class Pixels:
     """Pixel space: points are images, values in [0, 1], shape (n, channels, height, width)."""
 
-    scores = ("reconstruction_error", "ssim_distance", "step")
+    scores = ("reconstruction_error", "ssim_distance", "cosine_distance", "step")
     """Scores of `attractor_ae.core.scores` that compare points of this space."""
+    image_scores = ("layer_mahalanobis", "contrast", "image_statistics")
+    """Scores of an image that can be computed in this space."""
+    components = DEFAULT_COMPONENTS
+    """Components of the OOD score."""
 
     def points(self, x: Images) -> Images:
         """Return images or reconstructions as points."""
@@ -54,8 +54,58 @@ def _mean(x: Images) -> Float[Tensor, "n 1 1 1"]:
     return x.flatten(1).unflatten(1, (-1, 16)).mean(2).mean(1)[:, None, None, None]
 
 
+class Features(nn.Module):
+    """Features of a frozen pretrained network, standardised: points have the shape (n, features).
+
+    Mean and deviation of the training images are stored with the weights of the autoencoder, and of
+    the extractor only the digest.
+
+    Args:
+        extractor: Name of the extractor, see `attractor_ae.extractors`.
+        image_size: Height and width of the images.
+    """
+
+    scores = ("reconstruction_error", "cosine_distance", "step")
+    image_scores = ("layer_mahalanobis",)
+    components = FEATURE_COMPONENTS
+    mean: Tensor
+    deviation: Tensor
+    digest: Tensor
+
+    def __init__(self, extractor: str, image_size: int) -> None:
+        super().__init__()
+        self.name = extractor
+        self.count = make_extractor(extractor).count(image_size)
+        self.register_buffer("mean", torch.zeros(self.count))
+        self.register_buffer("deviation", torch.ones(self.count))
+        self.register_buffer("digest", torch.zeros(32, dtype=torch.uint8))
+
+    def fit(self, features: Float[Tensor, "n features"]) -> None:
+        """Take mean and deviation from the features of training images."""
+        self.mean.copy_(features.mean(0))
+        # A feature that is nearly the same in all training images must not decide alone.
+        deviation = features.std(0)
+        self.deviation.copy_(deviation.clamp_min(1e-6 + 0.1 * deviation.mean().item()))
+        self.digest.copy_(torch.tensor(list(bytes.fromhex(make_extractor(self.name).digest))))
+
+    def points(self, x: Tensor) -> Float[Tensor, "n features"]:
+        """Return images (n, c, h, w), or their features, as points.
+
+        Raises:
+            AttractorError: If the autoencoder was trained with other weights of the extractor.
+        """
+        extractor = make_extractor(self.name)
+        if bytes(self.digest.tolist()).hex() != extractor.digest:
+            raise AttractorError(
+                f"extractor {self.name!r} has other weights than in the training; install the "
+                "version that it was trained with, or train again"
+            )
+        features = extractor.to(x.device)(x) if x.ndim == 4 else x
+        return (features - self.mean) / self.deviation
+
+
 SPACES = {"pixels": Pixels, "standardised": Standardised}
-"""The spaces, by the value of ``model.space``."""
+"""The spaces of images, by the value of ``model.space``."""
 
 
 def make_space(name: str) -> Pixels:

@@ -69,13 +69,19 @@ def cache_root(cache: Path | None = None) -> Path:
 
 
 def clear(name: str | None = None, cache: Path | None = None) -> int:
-    """Remove the prepared images of a set, or of all; return the number of freed bytes."""
-    folder = cache_root(cache) / "prepared" / (_folder_name(name) if name is not None else "")
-    if not folder.is_dir():
-        return 0
-    freed = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    """Remove the prepared images of a set, or of all; return the number of freed bytes.
+
+    Features of images are removed with those of all.
+    """
+    root = cache_root(cache)
+    parts = ("prepared", "features") if name is None else (f"prepared/{folder_name(name)}",)
+    folders = [root / part for part in parts if (root / part).is_dir()]
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    freed = sum(path.stat().st_size for path in files)
+    folder = root
     try:
-        shutil.rmtree(folder)
+        for folder in folders:
+            shutil.rmtree(folder)
     except OSError as error:
         raise AttractorError(
             f"{displayed(error.filename or folder)}: cannot be removed "
@@ -119,7 +125,7 @@ def prepare(
         raise AttractorError(f"{where} has no images; check its files")
     form = json.dumps(asdict(wanted.image_format))
     entry = _key(source_files, (VERSION, name, split, *classes, form, *key))
-    folder = cache_root(wanted.cache) / "prepared" / _folder_name(name) / entry
+    folder = cache_root(wanted.cache) / "prepared" / folder_name(name) / entry
     opened = _open(folder)
     if opened is None:
         with _new_entry(folder) as temporary:
@@ -266,7 +272,7 @@ def _new_entry(folder: Path) -> Iterator[Path]:
         ) from None
 
 
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
     """Return a folder name that every file system accepts; ``name`` itself if possible."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60].lstrip(".")
     if plain == name:

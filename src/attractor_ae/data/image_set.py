@@ -26,6 +26,8 @@ class ImageSet:
         classes: Names of the classes; empty for a set without labels.
         left_out: Files of the split that cannot be used, each with the reason.
         paths: File of each image; empty if the images are not read from one file each.
+        features: Features of the images (docs/features.md), float32 of shape (n, features), if they
+            are computed.
 
     Raises:
         AttractorError: If an array has another dtype or shape, or a label is not an index into
@@ -39,6 +41,7 @@ class ImageSet:
     classes: tuple[str, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
     paths: tuple[str, ...] = ()
+    features: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
         images, labels, n = self.images, self.labels, len(self.images)
@@ -63,6 +66,11 @@ class ImageSet:
         return len(self.images)
 
     @property
+    def inputs(self) -> NDArray[np.uint8] | NDArray[np.float32]:
+        """What a network is applied to: the features, if they are computed, or the images."""
+        return self.images if self.features is None else self.features
+
+    @property
     def digest(self) -> str:
         """SHA-256 of images, labels and classes."""
         digest = hashlib.sha256(repr((self.images.shape, self.classes)).encode())
@@ -78,6 +86,7 @@ class ImageSet:
             images=np.ascontiguousarray(self.images[rows]),
             labels=np.ascontiguousarray(self.labels[rows]),
             paths=tuple(self.paths[row] for row in rows) if self.paths else (),
+            features=None if self.features is None else self.features[rows],
         )
 
     def at_most(self, count: int) -> "ImageSet":

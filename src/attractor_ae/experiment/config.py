@@ -17,10 +17,10 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae.experiment._validation import read_toml, validated
 
-ReconstructionLossName = Literal["ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
+ReconstructionLossName = Literal["", "ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
 MetricLossName = Literal["", "triplet", "angular", "npair", "ntxent", "contrastive"]
 OptimizerName = Literal["Adam", "AdamW", "SGD"]
-SpaceName = Literal["pixels", "standardised"]
+SpaceName = Literal["pixels", "standardised", "features"]
 ModelType = Literal["dropout-cae", "conv"]
 HeadName = Literal["mlp", "paper-mlp", "knn"]
 MaskScope = Literal["trial", "sample"]
@@ -29,7 +29,7 @@ HeadInput = Literal["code", "path"]
 ReportedScore = Literal[
     "entropy", "member_entropy", "mutual_information", "vote_diversity", "ood_score"
 ]
-PointScore = Literal["reconstruction_error", "ssim_distance", "step"]
+PointScore = Literal["reconstruction_error", "ssim_distance", "cosine_distance", "step"]
 LatentScore = Literal["feature_norm", "circular_variance", "mahalanobis", "knn_distance"]
 ImageScore = Literal["layer_mahalanobis", "contrast", "image_statistics"]
 ScoreName = Literal[ReportedScore, PointScore, LatentScore, ImageScore]
@@ -44,7 +44,7 @@ ACTIVATIONS = tuple(
     )
 )
 
-PRESETS = ("default", "paper", "quick")
+PRESETS = ("default", "paper", "quick", "photographs")
 """Names of the experiments that ship with the package."""
 
 _LOSS_SPELLINGS = {"msssim": "ms-ssim", "mssim": "ms-ssim"}
@@ -126,7 +126,9 @@ class ModelConfig(_Section):
     """Dropout rate, in training and at inference."""
     # New keys.
     space: Annotated[SpaceName, _spelled(SpaceName)] = "pixels"
-    """What the network works on: pixels, or images with mean and contrast removed."""
+    """What the network works on: pixels, images with mean and contrast removed, or features."""
+    extractor: str = "efficientnet-lite0"
+    """Frozen network of the features: efficientnet-lite0, timm/NAME or torchvision/NAME."""
     weight_gain: float = Field(default=1.0, gt=0, allow_inf_nan=False)
     """Factor of the first weights; those of PyTorch shrink a signal by about 1.7 per layer."""
 
@@ -149,7 +151,7 @@ class TrainingConfig(_Section):
     frequency: Positive = 1
     """Number of epochs between log lines (in the original: between plots)."""
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
-    """Reconstruction loss."""
+    """Reconstruction loss; "": only the squared error."""
     make_scene_impossible: bool = False
     """Reconstruct the same scene in another variant."""
     make_instance_impossible: bool = False
@@ -167,6 +169,8 @@ class TrainingConfig(_Section):
     """Weight of the mean squared error (mean over pixels), added to the reconstruction loss."""
     shift: float = Field(default=0.0, ge=0, lt=1)
     """Largest random shift of an image and its target, as a fraction of the side of an image."""
+    noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Standard deviation of Gaussian noise on the input, in units of the space."""
     dropout_warmup: int = Field(default=0, ge=0)
     """Steps until the full dropout rate, at most a third of all: 0 in the first half, then rising.
     A training that has learned nothing by then starts again with three times as many."""
@@ -194,6 +198,8 @@ class TrainingConfig(_Section):
                 "make_scene_impossible and make_instance_impossible exclude each other; "
                 "set one of them to false"
             )
+        if not self.loss and not self.mse_weight:
+            raise ValueError('loss "" needs a mse_weight above 0')
         if self.loss == "bce" and self.mse_weight:
             raise ValueError('mse_weight must be 0 with loss "bce", whose outputs are logits')
         return self
@@ -276,6 +282,13 @@ class ExperimentConfig(_Section):
                 'model.type "conv" has no latent code and no reconstruction; set model.metric to '
                 '"", and make_scene_impossible and make_instance_impossible to false'
             )
+        if self.model.space == "features":
+            training = self.training
+            if self.model.type == "conv" or training.augment or training.shift or training.loss:
+                raise ValueError(
+                    'model.space "features" needs model.type "dropout-cae", training.loss "", and '
+                    "neither training.augment nor training.shift, since features are computed once"
+                )
         if self.model.space != "pixels" and self.training.loss == "bce":
             raise ValueError('loss "bce" needs pixels in [0, 1]; set model.space to "pixels"')
         if self.model.type == "conv" and self.evaluation.score == "vote_diversity":

@@ -218,7 +218,8 @@ def _write_figures(
     if not isinstance(detector, AttractorDetector):
         return  # a classifier does not reconstruct
     blocks = middle_blocks(detector, sets)
-    save_figure(reconstruction_figure(blocks, per_row=3), folder / "reconstructions")
+    if blocks:
+        save_figure(reconstruction_figure(blocks, per_row=3), folder / "reconstructions")
     for i, block in enumerate(blocks, start=1):
         reporter.progress("drawing", i, len(blocks), f"{i}/{len(blocks)} figures")
         figure = reconstruction_figure([block])

@@ -108,8 +108,9 @@ def suite_figures(
     for label, run, detector in attractors:
         known, unknown = images(run)
         blocks = reporting.middle_blocks(detector, [known, *unknown])
-        figure = reporting.reconstruction_figure(blocks, per_row=2)
-        save(f"reconstructions-{file_name(label)}", figure)
+        if blocks:
+            figure = reporting.reconstruction_figure(blocks, per_row=2)
+            save(f"reconstructions-{file_name(label)}", figure)
         try:
             save(f"latent-{file_name(label)}", _latent_map(detector, label, known, unknown))
         except AttractorError as error:
@@ -176,7 +177,7 @@ def _latent_map(
     r = detector.recursion
 
     def codes(images: ImageSet) -> np.ndarray:
-        (trajectory,) = detector.trajectory(images.images, r + 1, trials=1)
+        (trajectory,) = detector.trajectory(images.inputs, r + 1, trials=1)
         return trajectory.latents[r].cpu().numpy()
 
     return reporting.latent_map(

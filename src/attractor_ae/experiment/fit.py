@@ -10,13 +10,19 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import load_weights, read_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.baselines import ConvClassifier, EnsembleDetector, MCDropoutDetector
-from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
 from attractor_ae.data.info import AugmentationKind
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.run import Run
-from attractor_ae.training import build_network, trained_on, training_augmentation, training_part
+from attractor_ae.training import (
+    Network,
+    build_network,
+    trained_on,
+    training_augmentation,
+    training_part,
+    with_features,
+)
 
 AFTER_TRAINING = ("evaluation.", "dataset.max_broken=", "training.device=", "training.gpu=")
 """Prefixes of the keys that can be set after training."""
@@ -99,7 +105,7 @@ def detector_of(
         return ensemble_of(runs, configs, images, reporter)
     network = _trained_network(runs[0], configs[0], images)
     settings, seed = configs[0].evaluation, configs[0].training.seed
-    if isinstance(network, Autoencoder):
+    if not isinstance(network, ConvClassifier):
         names = {*AttractorDetector.settings, "precision"}
         augment = training_augmentation(configs[0], augmentation)
         chosen = settings.model_dump(include=names)
@@ -155,9 +161,7 @@ def ensemble_of(
     return detector
 
 
-def _trained_network(
-    run: Run, config: ExperimentConfig, images: ImageSet
-) -> Autoencoder | ConvClassifier:
+def _trained_network(run: Run, config: ExperimentConfig, images: ImageSet) -> Network:
     """Return the network of a run; check that it was trained on this set and its classes."""
     tensors, metadata = read_tensors(run.weights_file)
     for key, value in trained_on(images).items():
@@ -176,10 +180,10 @@ def _fit(
 ) -> None:
     """Fit and calibrate a detector with the settings and device of a config."""
     detector.to(resolve_device(config.training.device, config.training.gpu))
-    trained, kept = training_part(config, images)
+    trained, kept = training_part(config, with_features(config, images, reporter))
     reporter.progress("fitting the detector", 0, 1, "started")
-    detector.fit(trained.images, trained.labels)
+    detector.fit(trained.inputs, trained.labels)
     reporter.progress("fitting the detector", 1, 1, "done")
     if len(kept):
-        detector.calibrate(kept.images, kept.labels, reporter)
+        detector.calibrate(kept.inputs, kept.labels, reporter)
     detector.score = config.evaluation.score

@@ -10,6 +10,7 @@ from attractor_ae.data import CATALOGUE, Dataset, ImageFormat, ImageSet, Wanted,
 from attractor_ae.data.info import AugmentationKind
 from attractor_ae.data.sources.own import ALL
 from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.training import with_features
 
 BUILT_IN_OUT = ("faces", "textures", "photos")
 """The default D_outs."""
@@ -66,7 +67,7 @@ class Plan:
             reporter=reporter,
         )
         images = planned.dataset.load(planned.split, wanted)
-        return dataclasses.replace(images, name=planned.label)
+        return with_features(self.config, dataclasses.replace(images, name=planned.label), reporter)
 
     def load_training(self, reporter: Reporter = SILENT) -> ImageSet:
         """Load the images that are trained on."""

@@ -425,7 +425,7 @@ def evaluate(
 
     def score(images: ImageSet, role: Role) -> DatasetScores:
         scored = detector.predict_scores(
-            images.images, names, reporter=reporter, task=f"scoring {images.name}"
+            images.inputs, names, reporter=reporter, task=f"scoring {images.name}"
         )
         return DatasetScores(
             images.name,

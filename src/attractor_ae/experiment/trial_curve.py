@@ -86,5 +86,5 @@ def trial_curve(
 
 def _means(detector: Detector, images: ImageSet) -> torch.Tensor:
     """Return the mean distribution of the first 1, 2, ... trials: (trials, n, classes)."""
-    p = detector.sample_proba(images.images).double()
+    p = detector.sample_proba(images.inputs).double()
     return p.cumsum(0) / torch.arange(1, len(p) + 1)[:, None, None]

@@ -10,10 +10,11 @@ from matplotlib.figure import Figure, SubFigure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from torch import Tensor
 
+from attractor_ae._devices import pixels
 from attractor_ae._errors import AttractorError
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.dynamics import Trajectory
-from attractor_ae.core.spaces import pixels
+from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageSet
 from attractor_ae.reporting.style import PAGE_WIDTH, plain, styled, wrapped
 
@@ -34,7 +35,12 @@ class ReconstructionBlock:
 def middle_blocks(
     detector: AttractorDetector, sets: Sequence[ImageSet], trials: int = 4
 ) -> list[ReconstructionBlock]:
-    """Return a block for the middle image of each data set: a choice without inspection."""
+    """Return a block for the middle image of each data set: a choice without inspection.
+
+    There are none in the space of features, where reconstructions are not images.
+    """
+    if isinstance(detector.network.space, Features):
+        return []
     middle = np.stack([images.images[len(images) // 2] for images in sets])
     trajectories = detector.trajectory(middle, trials=trials)
     inputs = detector.network.space.points(pixels(torch.from_numpy(middle), torch.device("cpu")))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from attractor_ae._devices import mixed_precision, resolve_device
+from attractor_ae._devices import mixed_precision, pixels, resolve_device
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae._memory import keep_freed_memory
@@ -17,12 +17,14 @@ from attractor_ae._random import Stream, generator
 from attractor_ae._reporter import SILENT, Reporter, duration
 from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.masks import draw_masks
+from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation, shifted
 from attractor_ae.data.info import AugmentationKind
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.run import Run, check_claim, environment
 from attractor_ae.training.checkpoint import Checkpoint
+from attractor_ae.training.features import with_features
 from attractor_ae.training.history import Epoch, history_text, read_history
 from attractor_ae.training.objective import (
     Targets,
@@ -76,7 +78,7 @@ def train(
         KeyboardInterrupt: On Ctrl-C, after a checkpoint of the last finished epoch.
     """
     run = Run(Path(folder))
-    images, kept = training_part(config, images)
+    images, kept = training_part(config, with_features(config, images, reporter))
     check_trainable(config, images)
     started = check_claim(run, config, resume)
     if run.finished:
@@ -157,7 +159,7 @@ class _Loop:
         self.restarted = False
         self._build()
         # A copy: prepared images are a read-only map of a file, and torch needs writable memory.
-        self._images = torch.tensor(images.images, device=device)  # uint8 (n, c, h, w)
+        self._images = torch.tensor(images.inputs, device=device)  # uint8 (n, c, h, w), or features
         self._labels = torch.from_numpy(images.labels).to(device)  # int64 (n,)
         self._targets = Targets(images, self._settings.make_instance_impossible)
 
@@ -166,6 +168,8 @@ class _Loop:
         self.network = build_network(self._config, len(self._set.classes))
         # Convolutions are fastest with the channels last, on every device.
         self.network.to(self._device).to(memory_format=torch.channels_last)
+        if isinstance(self.network.space, Features):
+            self.network.space.fit(torch.from_numpy(self._set.features).to(self._device))
         layer = build_class_layer(self._config, len(self._set.classes))
         # Everything that has weights to train: only the network is kept.
         self._trained = nn.ModuleList(filter(None, (self.network, layer))).to(self._device)
@@ -258,6 +262,10 @@ class _Loop:
         clean = self._batch(rows, moves)
         target = self._batch(self._targets.draw(rows, rng), moves)
         x = clean if self._augmentation is None else self._augmentation(clean, rng)
+        x = self.network.space.points(x)
+        if self._settings.noise:
+            noise = torch.from_numpy(rng.standard_normal(x.shape, dtype=np.float32))
+            x = x + self._settings.noise * noise.to(self._device)
         masks = None
         if dropout > 0:
             shapes = (network.site_shapes, dropout)
@@ -267,7 +275,8 @@ class _Loop:
         optimizer.zero_grad()
         mixed = self._precision != torch.float32
         with torch.autocast(self._device.type, self._precision, enabled=mixed):
-            x = x.contiguous(memory_format=torch.channels_last)
+            if x.ndim == 4:
+                x = x.contiguous(memory_format=torch.channels_last)
             losses = self._objective(x, target, self._labels[rows], masks)
         self._scaler.scale(losses["loss"]).backward()
         self._scaler.step(optimizer)
@@ -276,7 +285,7 @@ class _Loop:
 
     def _batch(self, rows: np.ndarray, moves: np.ndarray | None) -> Tensor:
         images = self._images[torch.from_numpy(rows).to(self._device)]
-        return (images if moves is None else shifted(images, moves)).float().div_(255)
+        return pixels(images if moves is None else shifted(images, moves), self._device)
 
 
 def _log_epoch(run: Run, frequency: int, last: int, epoch: Epoch) -> None:

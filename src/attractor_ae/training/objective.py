@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.baselines import ConvClassifier
-from attractor_ae.core.autoencoder import Autoencoder
+from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder, make_autoencoder
 from attractor_ae.core.masks import DropoutMasks
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.losses.metric import metric_loss
 from attractor_ae.losses.reconstruction import reconstruction_loss
+
+Network = Autoencoder | FeatureAutoencoder | ConvClassifier
 
 Losses = dict[str, Tensor]
 """Scalars: "loss", which is minimised, its parts, and the accuracy of a classifier."""
@@ -24,16 +26,17 @@ Objective = Callable[[Tensor, Tensor, Tensor, DropoutMasks | None], Losses]
 """(augmented images, target images, labels, masks) -> losses"""
 
 
-def build_network(config: ExperimentConfig, classes: int) -> Autoencoder | ConvClassifier:
+def build_network(config: ExperimentConfig, classes: int) -> Network:
     """Return the untrained network of a config, with weights drawn from its seed."""
     model, dataset = config.model, config.dataset
     image = (dataset.image_size, dataset.channels, model.space)
     shared = (model.dropout, model.activation, *image)
+    extractor = (model.extractor,) if model.space == "features" else ()
     generator = torch.Generator().manual_seed(config.training.seed)
     if model.type == "conv":
         network = ConvClassifier(classes, *shared, generator=generator)
     else:
-        network = Autoencoder(model.dimension, *shared, generator=generator)
+        network = make_autoencoder(model.dimension, *shared, *extractor, generator=generator)
     with torch.no_grad():
         for weights in network.parameters():
             if weights.ndim > 1:  # not biases
@@ -52,9 +55,7 @@ def build_class_layer(config: ExperimentConfig, classes: int) -> nn.Linear | Non
 
 
 def build_objective(
-    config: ExperimentConfig,
-    network: Autoencoder | ConvClassifier,
-    class_layer: nn.Linear | None = None,
+    config: ExperimentConfig, network: Network, class_layer: nn.Linear | None = None
 ) -> Objective:
     """Return the objective of a network.
 
@@ -73,21 +74,24 @@ def build_objective(
         return classification
 
     training = config.training
-    reconstruct, space = reconstruction_loss(training.loss), network.space
+    reconstruct = reconstruction_loss(training.loss) if training.loss else None
+    space = network.space
     metric = metric_loss(config.model.metric) if config.model.metric else None
 
     def reconstruction(x: Tensor, target: Tensor, y: Tensor, masks: DropoutMasks | None) -> Losses:
         output, latent = network(x, masks)
         target = space.points(target)
-        parts = {"reconstruction": reconstruct(output.float(), target)}
+        parts: Losses = {}
+        if reconstruct is not None:
+            parts["reconstruction"] = reconstruct(output.float(), target)
         if training.mse_weight:
-            error = F.mse_loss(output.float(), target)
-            parts["reconstruction"] = parts["reconstruction"] + training.mse_weight * error
+            error = training.mse_weight * F.mse_loss(output.float(), target)
+            parts["reconstruction"] = parts.get("reconstruction", 0) + error
         if metric is not None:
             parts["metric"] = training.metric_weight * metric(latent.float(), y)
         if class_layer is not None:
             loss = training.class_weight * F.cross_entropy(class_layer(latent.float()), y)
-            parts["metric"] = loss + parts.get("metric", 0)
+            parts["metric"] = parts.get("metric", 0) + loss
         return {"loss": sum(parts.values(), start=output.new_zeros((), dtype=torch.float)), **parts}
 
     return reconstruction

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from attractor_ae._devices import pixels
 from attractor_ae.baselines import ConvClassifier
-from attractor_ae.core.autoencoder import Autoencoder
+from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder
 from attractor_ae.core.heads import make_head
-from attractor_ae.core.spaces import pixels
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.losses.reconstruction import reconstruction_loss
@@ -75,7 +75,7 @@ class SelfCheck:
 
 def check_network(
     config: ExperimentConfig,
-    network: Autoencoder | ConvClassifier,
+    network: Autoencoder | FeatureAutoencoder | ConvClassifier,
     trained: ImageSet,
     kept: ImageSet,
     restarted: bool = False,
@@ -108,7 +108,9 @@ def check_network(
     return SelfCheck(part, len(checked), accuracy, chance, r2, restarted, tuple(failures))
 
 
-def plateau(config: ExperimentConfig, network: Autoencoder, trained: ImageSet) -> Sequence[str]:
+def plateau(
+    config: ExperimentConfig, network: Autoencoder | FeatureAutoencoder, trained: ImageSet
+) -> Sequence[str]:
     """Return the reasons to think that an autoencoder has learned nothing so far."""
     return _collapse(config, _Outputs.of(network, trained.at_most(_PLATEAU_IMAGES)))
 
@@ -117,7 +119,7 @@ def _collapse(config: ExperimentConfig, found: "_Outputs") -> list[str]:
     reasons = []
     if found.spread() < _LEAST_SPREAD:
         reasons.append("the codes of different images are alike")
-    loss = reconstruction_loss(config.training.loss)
+    loss = reconstruction_loss(config.training.loss or "mse")
     target = found.points
 
     def of(outputs: Tensor) -> float:
@@ -142,12 +144,13 @@ class _Outputs:
     outputs: Tensor
 
     @classmethod
-    def of(cls, network: Autoencoder, images: ImageSet) -> "_Outputs":
+    def of(cls, network: Autoencoder | FeatureAutoencoder, images: ImageSet) -> "_Outputs":
         parts = []
         with torch.no_grad():
             for x in _batches(network, images):
+                x = network.space.points(x)
                 output, code = network(x)
-                parts.append([t.float().cpu() for t in (network.space.points(x), code, output)])
+                parts.append([t.float().cpu() for t in (x, code, output)])
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
 
     def r2(self, mean: Tensor) -> float:
@@ -164,7 +167,7 @@ class _Outputs:
 def _batches(network: torch.nn.Module, images: ImageSet) -> Iterator[Tensor]:
     device = next(network.parameters()).device
     for i in range(0, len(images), _BATCH):
-        yield pixels(torch.tensor(images.images[i : i + _BATCH]), device)
+        yield pixels(torch.tensor(images.inputs[i : i + _BATCH]), device)
 
 
 def _logits(network: ConvClassifier, images: ImageSet) -> Tensor:

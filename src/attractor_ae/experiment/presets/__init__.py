@@ -12,7 +12,8 @@ def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
     """Return an experiment that ships with the package.
 
     ``"default"`` is the recommended recipe, ``"paper"`` the published one, ``"quick"`` the recipe
-    of the demo; ``overrides`` are as for `ExperimentConfig.from_toml`.
+    of the demo, and ``"photographs"`` works on the features of a pretrained network; ``overrides``
+    are as for `ExperimentConfig.from_toml`.
 
     Raises:
         AttractorError: If there is no preset of that name; otherwise as for
