@@ -17,8 +17,8 @@ HEAD = """\
 Generated from the code by `make configs`. A config is a TOML file with the four sections below. A
 key that it does not set has the value of the column "released code". In a file that begins with
 `base = "default"` (or "quick", "photographs"), it has the value of that preset instead; where a
-preset's column is empty, the value is that of the released code. `--set SECTION.KEY=VALUE` overrides
-a key. Terms: [glossary.md](glossary.md).
+preset's column is empty, the value is that of the released code. `--set SECTION.KEY=VALUE`
+overrides a key. Terms: [glossary.md](glossary.md).
 """
 
 

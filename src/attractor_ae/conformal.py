@@ -35,7 +35,7 @@ DEFAULT_COMPONENTS = (
     "step",
     "layer_mahalanobis@0",
     "contrast@0",
-    "image_statistics@0",
+    "detail_mahalanobis@0",
 )
 """Components of MC-AE's OOD score; ``name@r``: always at recursion r, else at the reported one."""
 

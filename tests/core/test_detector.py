@@ -199,7 +199,7 @@ def test_scores_are_those_of_the_trajectories(calibrated, digits):
         for r in range(3):
             np.testing.assert_allclose(found[name][r], expected, rtol=1e-3, atol=1e-4)
     components = [("knn_distance", 0), ("step", 2), ("layer_mahalanobis", 0)]
-    components += [("contrast", 0), ("image_statistics", 0)]
+    components += [("contrast", 0), ("detail_mahalanobis", 0)]
     values = torch.stack([found[name][r] for name, r in components])
     np.testing.assert_allclose(found["ood_score"][2], calibrated.ood_(values, 2))
 

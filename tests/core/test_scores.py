@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.ndimage import laplace
 from scipy.spatial.distance import cdist
 from scipy.stats import entropy as scipy_entropy
 from skimage.metrics import structural_similarity
@@ -25,13 +26,13 @@ from attractor_ae.core.scores import (
     KnownFeatures,
     KnownLatents,
     circular_variance,
+    detail,
     entropy,
     knn_distance,
     member_entropy,
     mutual_information,
     normalised_entropy,
     ssim_distance,
-    statistics,
     vote_diversity,
 )
 from attractor_ae.experiment.config import EvaluationConfig
@@ -194,7 +195,7 @@ def test_image_scores_are_those_of_scipy_and_scikit_learn():
     features[:, 0] += labels
     features[:, 3] = 0
     at = rng.gamma(2.0, size=(60, 8)) * 5
-    of_known = {"pooled": torch.from_numpy(features), "statistics": statistics(known)}
+    of_known = {"pooled": torch.from_numpy(features), "detail": detail(known)}
     of_known = {
         name: KnownFeatures.of(f, torch.from_numpy(labels), 3, SHRINKAGE[name])
         for name, f in of_known.items()
@@ -216,14 +217,16 @@ def test_image_scores_are_those_of_scipy_and_scikit_learn():
     def of_images(images):
         images = images.double().numpy()
         variation = [np.abs(np.diff(images, axis=axis)).mean((1, 2, 3)) for axis in (2, 3)]
-        moments = images.mean((1, 2, 3)), images.std((1, 2, 3), ddof=1)
-        return np.stack([*moments, np.log(sum(variation) + 1e-3)], axis=1)
+        # Without the border, where SciPy reflects the image.
+        squares = [laplace(image[0])[1:-1, 1:-1] ** 2 for image in images]
+        energy = np.mean(squares, axis=(1, 2))
+        return np.stack([np.log(sum(variation) + 1e-3), np.log(energy + 1e-8)], axis=1)
 
     assert features.std(0)[3] == 0  # a channel that no training image activates
     np.testing.assert_allclose(found["layer_mahalanobis"], distances(features, at, 0.05), rtol=1e-6)
     expected = distances(of_images(known), of_images(new), 0.001)
-    np.testing.assert_allclose(found["image_statistics"], expected, rtol=1e-6)
-    np.testing.assert_allclose(found["contrast"], of_images(new)[:, 1], rtol=1e-6)
+    np.testing.assert_allclose(found["detail_mahalanobis"], expected, rtol=1e-6)
+    np.testing.assert_allclose(found["contrast"], new.flatten(1).double().std(1), rtol=1e-6)
 
 
 def test_features_of_the_first_layer_are_pooled_over_positions(autoencoder, digits):

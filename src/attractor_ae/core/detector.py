@@ -16,7 +16,7 @@ from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder, make_
 from attractor_ae.core.dynamics import Trajectory, iterate
 from attractor_ae.core.heads import make_head
 from attractor_ae.core.masks import DropoutMasks, sample_masks
-from attractor_ae.core.scores import SHRINKAGE, KnownFeatures, KnownLatents, statistics
+from attractor_ae.core.scores import SHRINKAGE, KnownFeatures, KnownLatents, detail
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
@@ -115,9 +115,9 @@ class AttractorDetector(Detector):
         self.head_ = make_head(self.head, self.head_input).fit(z, labels, classes, self.seed)
         n = len(images)  # scores of codes use only the first mask
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
-        parts = {"pooled": self.network.pooled_features, "statistics": statistics}
-        if "image_statistics" not in self.member_scores:
-            del parts["statistics"]
+        parts = {"pooled": self.network.pooled_features, "detail": detail}
+        if "detail_mahalanobis" not in self.member_scores:
+            del parts["detail"]
         self.known_images_ = {}
         for part, function in parts.items():
             f = torch.cat([function(x) for x, _ in self._batches(images)])

@@ -177,8 +177,8 @@ class KnownFeatures:
 
 
 KnownImages = dict[str, KnownFeatures]
-"""Of training images: "pooled", the first layer's pooled features, and "statistics"."""
-SHRINKAGE = {"pooled": 0.05, "statistics": 0.001}  # of their covariances
+"""Of training images: "pooled", the first layer's pooled features, and "detail", their `detail`."""
+SHRINKAGE = {"pooled": 0.05, "detail": 0.001}  # of their covariances
 
 
 def layer_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
@@ -191,17 +191,18 @@ def contrast(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, "
     return x.double().flatten(1).std(1)
 
 
-def image_statistics(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
-    """As `mahalanobis`, of `statistics`."""
-    return known["statistics"].distance(statistics(x))
+def detail_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
+    """As `mahalanobis`, of `detail`."""
+    return known["detail"].distance(detail(x))
 
 
-def statistics(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 3"]:
-    """Return brightness, contrast and detail: mean, deviation, and log of total variation."""
+def detail(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2"]:
+    """Return logarithms of the total variation and of the mean squared Laplacian."""
     x = x.double()
     variation = x.diff(dim=-1).abs().flatten(1).mean(1) + x.diff(dim=-2).abs().flatten(1).mean(1)
-    pixels = x.flatten(1)
-    return torch.stack([pixels.mean(1), pixels.std(1), variation.add(1e-3).log()], dim=1)
+    around = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
+    energy = (x[..., 1:-1, 1:-1] * 4 - around).square().flatten(1).mean(1)
+    return torch.stack([(variation + 1e-3).log(), (energy + 1e-8).log()], dim=1)
 
 
 DISTRIBUTION_SCORES = {f.__name__: f for f in (entropy, member_entropy, mutual_information)}
@@ -213,7 +214,7 @@ LATENT_SCORES = {
     for f in (feature_norm, circular_variance, mahalanobis, knn_distance, vote_diversity)
 }
 """Scores of latent codes."""
-IMAGE_SCORES = {f.__name__: f for f in (layer_mahalanobis, contrast, image_statistics)}
+IMAGE_SCORES = {f.__name__: f for f in (layer_mahalanobis, contrast, detail_mahalanobis)}
 """Scores of an image before the first recursion, the same at all recursions."""
 OOD_SCORE = "ood_score"
 """The calibrated combination of other scores (`attractor_ae.conformal`)."""

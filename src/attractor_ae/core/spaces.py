@@ -20,7 +20,7 @@ class Pixels:
 
     scores = ("reconstruction_error", "ssim_distance", "cosine_distance", "step")
     """Scores of `attractor_ae.core.scores` that compare points of this space."""
-    image_scores = ("layer_mahalanobis", "contrast", "image_statistics")
+    image_scores = ("layer_mahalanobis", "contrast", "detail_mahalanobis")
     """Scores of an image that can be computed in this space."""
     components = DEFAULT_COMPONENTS
     """Components of the OOD score."""
