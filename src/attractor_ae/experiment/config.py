@@ -18,7 +18,7 @@ from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae.experiment._validation import read_toml, validated
 
 ReconstructionLossName = Literal["", "ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
-MetricLossName = Literal["", "triplet", "angular", "npair", "ntxent", "contrastive"]
+MetricLossName = Literal["", "triplet", "angular", "npair", "contrastive", "ntxent"]
 OptimizerName = Literal["Adam", "AdamW", "SGD"]
 SpaceName = Literal["pixels", "standardised", "features"]
 ModelType = Literal["dropout-cae", "conv"]

@@ -2,12 +2,15 @@
 
 PROTOCOL section 3. The implementations are from pytorch-metric-learning, with its defaults and no
 miner: all pairs or triplets of a batch are used, except that "npair" uses one pair per class.
+"ntxent" is its NTXentLoss, too, but computed from one matrix of similarities: the library's matrix
+of all positive by all negative pairs takes half of the time of a training on features.
 """
 
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -22,12 +25,11 @@ _LOSSES: Mapping[str, tuple[str, Mapping[str, float]]] = MappingProxyType(
         "triplet": ("TripletMarginLoss", {"margin": 0.2, "swap": True}),
         "angular": ("AngularLoss", {}),
         "npair": ("NPairsLoss", {}),
-        "ntxent": ("NTXentLoss", {}),
         "contrastive": ("ContrastiveLoss", {}),
     }
 )
 
-METRIC_LOSSES: tuple[str, ...] = tuple(_LOSSES)
+METRIC_LOSSES: tuple[str, ...] = (*_LOSSES, "ntxent")
 """Names of the metric losses."""
 
 
@@ -53,13 +55,16 @@ def metric_loss(name: str) -> MetricLoss:
     Raises:
         AttractorError: If the name is not one of ``METRIC_LOSSES``.
     """
-    if name not in _LOSSES:
+    if name not in METRIC_LOSSES:
         raise unknown_name("metric loss", name, METRIC_LOSSES)
-    # The library is slow to import and rarely needed.
-    from pytorch_metric_learning import losses
+    if name == "ntxent":
+        loss = _ntxent
+    else:
+        # The library is slow to import and rarely needed.
+        from pytorch_metric_learning import losses
 
-    class_name, arguments = _LOSSES[name]
-    loss = getattr(losses, class_name)(**arguments)
+        class_name, arguments = _LOSSES[name]
+        loss = getattr(losses, class_name)(**arguments)
 
     def in_float32(
         latent: Float[Tensor, "n latent"], labels: Int[Tensor, " n"]
@@ -68,3 +73,14 @@ def metric_loss(name: str) -> MetricLoss:
             return loss(latent.float(), labels)
 
     return in_float32
+
+
+def _ntxent(latent: Tensor, labels: Tensor, temperature: float = 0.07) -> Tensor:
+    codes = F.normalize(latent, dim=-1)
+    similarity = codes @ codes.mT / temperature  # (n, n)
+    same = labels[:, None] == labels
+    negatives = similarity.masked_fill(same, -1e9).logsumexp(1, keepdim=True)
+    # -log(p / (p + sum of negatives)), for p the exponential of the similarity of a positive pair.
+    losses = F.softplus(negatives - similarity)
+    positive = same & ~torch.eye(len(labels), dtype=torch.bool, device=labels.device)
+    return (losses * positive).sum() / positive.sum().clamp_min(1)
