@@ -39,8 +39,13 @@ DEFAULT_COMPONENTS = (
 )
 """Components of MC-AE's OOD score; ``name@r``: always at recursion r, else at the reported one."""
 
-FEATURE_COMPONENTS = ("knn_distance@0", "reconstruction_error", "layer_mahalanobis@0")
-"""The same in the space of features, where an image has no contrast."""
+FEATURE_COMPONENTS = (
+    "reconstruction_error@0",
+    "cosine_distance@0",
+    "feature_norm@0",
+    "feature_norm",
+)
+"""The same in the space of features."""
 
 SMALLEST_CALIBRATION = 20
 """Smallest number of calibration images."""

@@ -177,10 +177,11 @@ class FeatureAutoencoder(nn.Module):
     def decode(
         self, z: Float[Tensor, "n latent"], masks: DropoutMasks | None = None
     ) -> Float[Tensor, "n features"]:
-        """Return reconstructed points from latent codes."""
+        """Return reconstructed points, shortened to the usual length, so that none diverges."""
         for linear, mask in zip(self.decoder, sites_of(masks, self.site_shapes)[2:], strict=True):
             z = masked_activation(linear(z), self.activation, mask)
-        return self.output(z)
+        x, longest = self.output(z), math.sqrt(self.space.count)  # of training points, in the mean
+        return x * (longest / x.norm(dim=-1, keepdim=True).clamp_min(longest))
 
     def pooled_features(self, x: Tensor) -> Float[Tensor, "n features"]:
         """Return the points of images or features: what the first layer sees."""
