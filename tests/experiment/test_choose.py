@@ -69,8 +69,14 @@ def test_features_are_chosen_where_they_tell_the_classes_apart(folder, extractor
 
 @pytest.mark.slow
 @pytest.mark.parametrize("extractor", [True], indirect=True)
-def test_pixels_are_chosen_where_features_say_nothing(folder, extractor, tmp_path, monkeypatch):
-    checks = {"features": {"accuracy": 0.3}, "standardised": {"accuracy": 0.4}}
+def test_pixels_are_chosen_where_features_are_not_clearly_better(
+    folder, extractor, tmp_path, monkeypatch
+):
+    # Equal within the standard error, 0.11 for 40 images: nothing is gained by features.
+    checks = {
+        "features": {"accuracy": 0.5, "images": 40},
+        "standardised": {"accuracy": 0.4, "images": 40},
+    }
     monkeypatch.setattr(
         choose.Run, "self_check", lambda run: checks[run.config().model.space], raising=True
     )

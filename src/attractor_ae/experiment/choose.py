@@ -1,7 +1,8 @@
 """Choice of the space for images of one's own: pixels, or features of a pretrained network."""
 
+import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -29,10 +30,11 @@ def run_chosen_training(
     resume: bool = False,
     reporter: Reporter = SILENT,
 ) -> Run:
-    """Train on features and on pixels, and keep the run with the higher accuracy.
+    """Train on features and on pixels, and keep one of the runs.
 
-    The accuracy on the calibration images decides, and is written to the log; if it is equal,
-    features are chosen. Without the extra ``features``, pixels are.
+    The accuracy on the calibration images decides, and is written to the log: features are kept if
+    theirs is higher by more than the standard error of the difference. Without the extra
+    ``features``, there are only pixels.
 
     Args:
         experiment: The experiment with the preset ``default``.
@@ -57,14 +59,13 @@ def run_chosen_training(
         )
         return run_training(experiment, folder, **shared)
     configs = {"photographs": _config(experiment, overrides), "default": experiment}
-    runs, accuracies = {}, {}
+    runs: dict[str, Run] = {}
     for name, config in configs.items():
         reporter.note(f"training on {_SPACES[name]}")
         candidate = kept.path.parent / f".{kept.path.name}-{name}"
         runs[name] = run_training(config, candidate, **shared)
-        accuracies[name] = runs[name].self_check()["accuracy"] or 0.0
-    best = max(runs, key=lambda name: accuracies[name])
-    measured = "; ".join(f"{_SPACES[name]}: {accuracies[name]:.1%}" for name in runs)
+    best = "photographs" if _clearly_better(runs) else "default"
+    measured = "; ".join(f"{_SPACES[name]}: {_accuracy(run):.1%}" for name, run in runs.items())
     line = f"accuracy on the calibration images: {measured}; the run is on {_SPACES[best]}"
     runs[best].log(line)
     reporter.note(line)
@@ -73,6 +74,18 @@ def run_chosen_training(
         if name != best:
             shutil.rmtree(runs[name].path)
     return kept
+
+
+def _accuracy(run: Run) -> float:
+    return run.self_check()["accuracy"] or 0.0
+
+
+def _clearly_better(runs: Mapping[str, Run]) -> bool:
+    """Return whether the accuracy on features is higher by more than its standard error."""
+    features, pixels = (_accuracy(runs[name]) for name in ("photographs", "default"))
+    variance = features * (1 - features) + pixels * (1 - pixels)
+    count = runs["default"].self_check()["images"]
+    return features - pixels > math.sqrt(variance / count)
 
 
 def _config(experiment: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
