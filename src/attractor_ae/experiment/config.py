@@ -147,7 +147,7 @@ class TrainingConfig(_Section):
     weight_decay: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight decay of the optimiser."""
     epochs: int = Field(default=25_000, ge=0)
-    """Passes over the training images; 0: as many as are needed for ``steps``."""
+    """Passes over the training images; 0: as many as are needed for 1 080 steps."""
     frequency: Positive = 1
     """Number of epochs between log lines (in the original: between plots)."""
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
@@ -159,8 +159,6 @@ class TrainingConfig(_Section):
     augment: bool = True
     """Augment the input but not the target."""
     # New keys.
-    steps: Positive = 1080
-    """Steps of a training with epochs = 0, rounded up to whole epochs."""
     seed: Seed = 0
     """Seed of the initial weights, batches, augmentation and masks."""
     metric_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)

@@ -41,6 +41,7 @@ from attractor_ae.training.preparation import (
 )
 from attractor_ae.training.self_check import check_network, plateau
 
+_STEPS = 1_080  # of a training with epochs = 0: 30 epochs of 2 250 images
 _STEPS_TO_ESTIMATE = 10  # after which the length of the training can be estimated
 _LONGER_WARMUP = 3  # factor of the dropout warm-up of a training that starts again
 
@@ -153,9 +154,7 @@ class _Loop:
         self._config, self._settings, self._set = config, config.training, images
         self._augmentation, self._device, self._precision = augmentation, device, precision
         self._steps_per_epoch = math.ceil(len(images) / self._settings.batch_size)
-        self.last_epoch = self._settings.epochs or math.ceil(
-            self._settings.steps / self._steps_per_epoch
-        )
+        self.last_epoch = self._settings.epochs or math.ceil(_STEPS / self._steps_per_epoch)
         self._steps = self.last_epoch * self._steps_per_epoch
         self.restarted = False
         self._build()
