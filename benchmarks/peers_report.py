@@ -24,13 +24,13 @@ INTRODUCTION = f"""# Against other methods
 
 Every method sees the same images: up to 250 per class, of which 225 train the network, with the
 same seeds. The classifier takes two steps for each step of the autoencoder, which is two thirds of
-its time on one core (the last table). `MC-AE, ood_score` is the default recipe of this package,
-with the same settings for every D_in, and `MC-AE, entropy` has the score of the paper on the same
-networks. The detectors of [pytorch-ood](https://pytorch-ood.readthedocs.io) and MC dropout share
-one convolutional classifier; the ensemble's {MEMBERS} members share its number of epochs. *Image
-statistics* use no network: they are the Mahalanobis distance of mean, contrast, total variation
-and compressed size of an image. A method that does not exceed it has learned nothing about the
-images that counts here.
+its time on one core (the last table of each section). `MC-AE, ood_score` is the default recipe of
+this package, with the same settings for every D_in, and `MC-AE, entropy` has the score of the paper
+on the same networks. The detectors of [pytorch-ood](https://pytorch-ood.readthedocs.io) and MC
+dropout share one convolutional classifier; the ensemble's {MEMBERS} members share its number of
+epochs. *Image statistics* use no network: they are the Mahalanobis distance of mean, contrast,
+total variation and compressed size of an image. A method that does not exceed it has learned
+nothing about the images that counts here.
 
 `gtsrb` has ten classes of traffic signs, `scenes` eight classes of photographs with 90 training
 images each. D_outs are faces, textures, photos and the others of MNIST, Fashion-MNIST, traffic
@@ -46,6 +46,19 @@ finished files:
     python benchmarks/peers.py --in-datasets gtsrb.npz cifar10.npz scenes --channels 3 \\
       --others mnist fashion gtsrb.npz cifar10.npz
     python benchmarks/peers_report.py > docs/peers.md"""
+
+FEATURES = """
+## On the features of a pretrained network
+
+All methods see the same standardised features of EfficientNet-Lite0 at 96 pixels
+([features.md](features.md)), of the same images as above: MC-AE with the preset `photographs`, the
+detectors of pytorch-ood that need no feature maps on a linear head (logistic regression), the
+residual of principal components, and FRE, a linear autoencoder. The files are made by
+
+    python benchmarks/feature_peers.py --in-datasets mnist fashion gtsrb.npz cifar10.npz scenes \\
+      --others mnist fashion gtsrb.npz cifar10.npz
+    python benchmarks/feature_peers.py --in-datasets gtsrb.npz cifar10.npz scenes --channels 3 \\
+      --others mnist fashion gtsrb.npz cifar10.npz"""
 
 NEAREST = """## Published figures
 
@@ -152,8 +165,7 @@ def complete(cells: list[dict]) -> list[dict]:
     groups: dict[tuple[str, int], set[str]] = defaultdict(set)
     for one in cells:
         groups[one["in_dataset"], one["seed"]].add(one["group"])
-    whole = [one for one in cells if groups[one["in_dataset"], one["seed"]] == set(GROUPS)]
-    return sorted(whole, key=lambda one: (one["in_dataset"], one["seed"], one["group"]))
+    return [one for one in cells if groups[one["in_dataset"], one["seed"]] == set(GROUPS)]
 
 
 def main() -> None:
@@ -165,21 +177,32 @@ def main() -> None:
     folder = parser.parse_args().folder
     print(INTRODUCTION)
     for colour, title in (("grey", "Grey"), ("rgb", "Colour")):
-        cells = complete(
-            [json.loads(p.read_text("utf-8")) for p in (folder / colour).glob("*.json")]
-        )
-        if not cells:
-            continue
-        found: Rows = defaultdict(list)
-        for one in cells:
-            for row in one["rows"]:
-                found[one["in_dataset"], row["method"]].append(row)
-        print(f"\n## {title}")
-        print_rates(found, f"{title}, all D_outs")
-        if colour == "rgb":
-            print_rates(coloured(found), f"{title}, D_outs in colour alone")
-        print_costs(cells)
+        print_section(complete(cells_in(folder / colour)), title, colour == "rgb")
+    print(FEATURES)
+    for colour, title in (("grey", "Features, grey"), ("rgb", "Features, colour")):
+        print_section(cells_in(folder / f"features-{colour}"), title, colour == "rgb")
     print(f"\n{NEAREST}")
+
+
+def cells_in(folder: Path) -> list[dict]:
+    """Return the files of a folder, by D_in and seed."""
+    found = [json.loads(path.read_text("utf-8")) for path in folder.glob("*.json")]
+    return sorted(found, key=lambda one: (one["in_dataset"], one["seed"], one["group"]))
+
+
+def print_section(cells: list[dict], title: str, colour: bool) -> None:
+    """Print the tables of files."""
+    if not cells:
+        return
+    found: Rows = defaultdict(list)
+    for one in cells:
+        for row in one["rows"]:
+            found[one["in_dataset"], row["method"]].append(row)
+    print(f"\n## {title}")
+    print_rates(found, f"{title}, all D_outs")
+    if colour:
+        print_rates(coloured(found), f"{title}, D_outs in colour alone")
+    print_costs(cells)
 
 
 if __name__ == "__main__":

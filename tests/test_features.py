@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from sklearn.covariance import EmpiricalCovariance
 from sklearn.decomposition import PCA
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
@@ -200,3 +201,26 @@ def test_settings_that_need_images_are_refused(settings):
 def test_a_training_without_a_loss_is_refused():
     with pytest.raises(AttractorError, match="mse_weight"):
         config("training.mse_weight=0")
+
+
+def test_the_covariance_is_without_the_images_that_standardise_the_scores(patches):
+    """The oracle is scikit-learn's; otherwise scores of training images would be too small."""
+    network = FeatureAutoencoder(8, 0.3, "ReLU", SIDE, extractor="patches")
+    known = images("train", per_class=60)
+    features = patches(torch.from_numpy(known.images).float() / 255)
+    network.space.fit(features)
+    detector = AttractorDetector(network, recursions=2, recursion=1, trials=2, head_masks=1)
+    detector.fit(known.images, known.labels)
+    points = network.space.points(features).double().numpy()
+    held = np.arange(len(known) // 3) * len(known) // (len(known) // 3)
+    rest = np.delete(points, held, axis=0)
+    mean, deviation = rest.mean(0), rest.std(0, ddof=1)
+    deviation = np.maximum(deviation, 0.1 * deviation.mean())
+    covariance = EmpiricalCovariance().fit((rest - mean) / deviation).covariance_
+    covariance += 0.001 * covariance.diagonal().mean() * np.eye(96)
+    away = (points - mean) / deviation
+    expected = np.sqrt(np.einsum("ij,jk,ik->i", away, np.linalg.inv(covariance), away))
+    found = detector.predict_scores(known.images, ["layer_mahalanobis"]).scores
+    np.testing.assert_allclose(found["layer_mahalanobis"][0], expected, rtol=1e-4)
+    at = detector.ood_.components.index("layer_mahalanobis@0")
+    assert detector.ood_.mean[at, 1].item() == pytest.approx(expected[held].mean(), rel=1e-4)

@@ -94,6 +94,8 @@ class Detector(ABC):
     ood_: OODScore
     score: str = "entropy"
     mask_scope: str = "trial"
+    holds_out: bool = False
+    """Whether some statistics are fitted without the images that standardise the components."""
 
     def __init__(
         self,
@@ -174,10 +176,14 @@ class Detector(ABC):
         self.classes_ = classes
         if self.score == OOD_SCORE:
             self.score = "entropy"
-        rows = torch.arange(min(len(images), _STANDARDISING)) * len(images)
-        some = images[rows // len(rows)]
+        some = images[self._standardising(len(images))]
         self.ood_ = OODScore.fit(self._parts_of(some), self.components)
         return self
+
+    def _standardising(self, n: int) -> Tensor:
+        """Return the rows of n images whose scores standardise the components."""
+        count = min(_STANDARDISING, max(1, n // 3) if self.holds_out else n)
+        return torch.arange(count) * n // count
 
     def calibrate(
         self: D, images: Images, labels: Tensor | NDArray[Any], reporter: Reporter = SILENT

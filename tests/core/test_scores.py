@@ -22,7 +22,6 @@ from attractor_ae.core.scores import (
     LATENT_SCORES,
     POINT_SCORES,
     SCORES,
-    SHRINKAGE,
     KnownFeatures,
     KnownLatents,
     circular_variance,
@@ -195,10 +194,9 @@ def test_image_scores_are_those_of_scipy_and_scikit_learn():
     features[:, 0] += labels
     features[:, 3] = 0
     at = rng.gamma(2.0, size=(60, 8)) * 5
-    of_known = {"pooled": torch.from_numpy(features), "detail": detail(known)}
     of_known = {
-        name: KnownFeatures.of(f, torch.from_numpy(labels), 3, SHRINKAGE[name])
-        for name, f in of_known.items()
+        "pooled": KnownFeatures.of(torch.from_numpy(features), torch.from_numpy(labels), 3, 0.05),
+        "detail": KnownFeatures.of(detail(known), torch.from_numpy(labels), 3, 0.001),
     }
     found = {
         name: score(new, torch.from_numpy(at), of_known) for name, score in IMAGE_SCORES.items()

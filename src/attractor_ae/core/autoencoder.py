@@ -150,8 +150,6 @@ class FeatureAutoencoder(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        if latent_dim < 1:
-            raise AttractorError(f"latent dimension must be at least 1, got {latent_dim}")
         check_rate(dropout)
         self.arguments = (latent_dim, dropout, activation, image_size, channels, space, extractor)
         self.space = Features(extractor, image_size)

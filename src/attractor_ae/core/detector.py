@@ -16,7 +16,8 @@ from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder, make_
 from attractor_ae.core.dynamics import Trajectory, iterate
 from attractor_ae.core.heads import make_head
 from attractor_ae.core.masks import DropoutMasks, sample_masks
-from attractor_ae.core.scores import SHRINKAGE, KnownFeatures, KnownLatents, detail
+from attractor_ae.core.scores import KnownFeatures, KnownLatents, detail
+from attractor_ae.core.spaces import Features
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
 
@@ -87,6 +88,7 @@ class AttractorDetector(Detector):
         self.head, self.head_masks, self.head_input = head, head_masks, head_input
         self.augmentation = augmentation
         space = self.network.space
+        self.holds_out = isinstance(space, Features)
         self.components = space.components
         self.member_scores = (*scores.DISTRIBUTION_SCORES, *space.scores, *scores.LATENT_SCORES)
         self.member_scores += space.image_scores
@@ -115,13 +117,16 @@ class AttractorDetector(Detector):
         self.head_ = make_head(self.head, self.head_input).fit(z, labels, classes, self.seed)
         n = len(images)  # scores of codes use only the first mask
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
-        parts = {"pooled": self.network.pooled_features, "detail": detail}
-        if "detail_mahalanobis" not in self.member_scores:
-            del parts["detail"]
-        self.known_images_ = {}
-        for part, function in parts.items():
-            f = torch.cat([function(x) for x, _ in self._batches(images)])
-            self.known_images_[part] = KnownFeatures.of(f, labels[:n], classes, SHRINKAGE[part])
+        f = torch.cat([self.network.pooled_features(x) for x, _ in self._batches(images)])
+        if self.holds_out:  # many features: their covariance fits the images that it is from
+            f = f[~torch.isin(torch.arange(n), self._standardising(n))]
+            self.known_images_ = {"pooled": KnownFeatures.of(f, labels[: len(f)] * 0, 1, 0.001)}
+            return
+        fine = torch.cat([detail(x) for x, _ in self._batches(images)])
+        self.known_images_ = {
+            "pooled": KnownFeatures.of(f, labels[:n], classes, 0.05),
+            "detail": KnownFeatures.of(fine, labels[:n], classes, 0.001),
+        }
 
     def _calibrate_heads(self, images: Tensor, targets: Tensor) -> None:
         codes = []
@@ -210,7 +215,7 @@ class AttractorDetector(Detector):
         self.head_ = make_head(self.head, self.head_input, part_of(state, "head"))
         known = [part_of(state, f"known.{r}") for r in range(self.recursions)]
         self.known_ = [KnownLatents(**of_r) for of_r in known]
-        images = {part: part_of(state, f"images.{part}") for part in SHRINKAGE}
+        images = {part: part_of(state, f"images.{part}") for part in ("pooled", "detail")}
         self.known_images_ = {
             part: KnownFeatures(**known) for part, known in images.items() if known
         }

@@ -151,10 +151,7 @@ def _nearest(z: Tensor, known: KnownLatents, k: int) -> torch.return_types.topk:
 
 @dataclass(frozen=True, eq=False)
 class KnownFeatures:
-    """Features of training images, standardised by ``mean`` and ``deviation``.
-
-    ``centres`` and ``whitening`` are as in `KnownLatents`, of standardised features.
-    """
+    """Features of training images, standardised by their means; otherwise as `KnownLatents`."""
 
     mean: Float[Tensor, " features"]
     deviation: Float[Tensor, " features"]
@@ -178,11 +175,10 @@ class KnownFeatures:
 
 KnownImages = dict[str, KnownFeatures]
 """Of training images: "pooled", the first layer's pooled features, and "detail", their `detail`."""
-SHRINKAGE = {"pooled": 0.05, "detail": 0.001}  # of their covariances
 
 
 def layer_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
-    """As `mahalanobis`, of the first layer's pooled features, which keep what codes forget."""
+    """As `mahalanobis`, of the first layer's pooled features; of points, to the mean of all."""
     return known["pooled"].distance(features)
 
 
