@@ -76,7 +76,7 @@ def test_digits_are_learned_and_shuffled_labels_are_reported(many, tmp_path):
         "default",
         [
             *LEARNING,
-            "training.epochs=20",
+            "training.epochs=28",
             "training.batch_size=16",
             "dataset.calibration_fraction=0.2",
         ],

@@ -33,8 +33,8 @@ def run_chosen_training(
     """Train on features and on pixels, and keep one of the runs.
 
     The accuracy on the calibration images decides, and is written to the log: features are kept if
-    theirs is higher by more than the standard error of the difference. Without the extra
-    ``features``, there are only pixels.
+    theirs is higher by more than the standard error of the difference. Without calibration images
+    or the extra ``features``, there are only pixels.
 
     Args:
         experiment: The experiment with the preset ``default``.
@@ -52,6 +52,8 @@ def run_chosen_training(
         return run_training(
             _config(experiment, overrides) if features else experiment, folder, **shared
         )
+    if not experiment.dataset.calibration_fraction:  # nothing to choose by
+        return run_training(experiment, folder, **shared)
     if not all(map(find_spec, _PACKAGES)):
         reporter.note(
             "trained on pixels; for photographs, the features of a pretrained network are better: "
