@@ -24,7 +24,7 @@ from evidence import Job, jobs_of, prepared, shared_arguments, trained
 from torch import Tensor
 
 from attractor_ae import ImageSet, fit_detector
-from attractor_ae.conformal import DEFAULT_COMPONENTS, OODScore, component_values
+from attractor_ae.conformal import OODScore, component_values
 from attractor_ae.core.scores import IMAGE_SCORES, OOD_SCORE
 from attractor_ae.training import training_part, with_features
 
@@ -47,6 +47,7 @@ class Measured:
     """Of one training: each component's transformed values, of known images and of each D_out."""
 
     components: tuple[str, ...]
+    default: tuple[str, ...]  # those of the OOD score
     known: Tensor  # (components, n)
     outs: tuple[Tensor, ...]  # each (components, m)
 
@@ -68,22 +69,22 @@ def measure(job: Job, transform: str) -> Measured:
     def scores(pixels: np.ndarray) -> dict[str, Tensor]:
         return detector.predict_scores(pixels, names).scores
 
-    ood = OODScore.fit(scores(training.at_most(256).inputs), components)
+    some = training.take(detector.standardising(len(training)).numpy())
+    ood = OODScore.fit(scores(some.inputs), components)
 
     def transformed(images: ImageSet) -> Tensor:
         values = component_values(scores(images.inputs), components)[:, r]
         return TRANSFORMS[transform](ood.standardised(values, r))
 
-    return Measured(components, transformed(known), tuple(map(transformed, outs)))
+    outside = tuple(map(transformed, outs))
+    return Measured(components, detector.components, transformed(known), outside)
 
 
 def apart(images: ImageSet, training: ImageSet) -> ImageSet:
     """Return the images whose correlation with each training image is at most ``LIMIT``."""
 
     def small(images: ImageSet) -> np.ndarray:
-        pixels = np.asarray(images.images, dtype=np.float32)[:, :, ::4, ::4].reshape(
-            len(images), -1
-        )
+        pixels = images.images[:, :, ::4, ::4].reshape(len(images), -1).astype(np.float32)
         pixels = pixels - pixels.mean(1, keepdims=True)
         return pixels / np.linalg.norm(pixels, axis=1, keepdims=True).clip(1e-6)
 
@@ -138,7 +139,7 @@ def main() -> None:
     print("| place | combination |", " | ".join([*columns, "mean"]), "|")
     print("|---|---|" + "---|" * (len(columns) + 1))
     for place, index in enumerate(mean[0].argsort(descending=True).tolist(), start=1):
-        default = set(names[index]) == set(DEFAULT_COMPONENTS)
+        default = set(names[index]) == set(found[0].default)
         if place <= a.best or default:
             triples = [*of_runs[..., index].tolist(), mean[:, index].tolist()]
             cells = [" / ".join(f"{100 * rate:.1f}" for rate in rates) for rates in triples]

@@ -12,44 +12,29 @@ that residual for its number of dimensions.
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from evidence import Job, finished, jobs_of, prepared, shared_arguments, trained, training_seconds
+from evidence import finished, jobs_of, prepared, shared_arguments, trained
 from peers import (
     CELLS,
+    Cell,
     Method,
     detector_methods,
     detectors_on_features,
     pytorch_ood_methods,
-    row_of,
+    write_cell,
 )
 from sklearn.decomposition import PCA
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 
 from attractor_ae import ImageSet, fit_detector
-from attractor_ae._files import write_json
 from attractor_ae.core.scores import OOD_SCORE
 from attractor_ae.core.spaces import Features
 from attractor_ae.training import training_part, with_features
-
-
-@dataclass(frozen=True)
-class Cell:
-    """A D_in and a seed: one file."""
-
-    job: Job
-    channels: int
-    folder: Path
-
-    @property
-    def target(self) -> Path:
-        """The file of the cell."""
-        colour = "grey" if self.channels == 1 else "rgb"
-        return self.folder / f"features-{colour}" / f"{self.job.label}-seed{self.job.seed}.json"
 
 
 def linear_head(x: Tensor, labels: np.ndarray, classes: int) -> nn.Linear:
@@ -109,19 +94,7 @@ def measure(cell: Cell) -> Path:
         *detector_methods("MC-AE", detector, known, (OOD_SCORE, "entropy")),
         *baselines(Points(detector.networks[0].space), training, known),
     ]
-    write_json(
-        cell.target,
-        {
-            "in_dataset": cell.job.label,
-            "channels": cell.channels,
-            "seed": cell.job.seed,
-            "group": "features",
-            "training_seconds_one_thread": training_seconds(run),
-            "images": {s.name: len(s) for s in (training, known, *outs)},
-            "rows": [row_of(method, known, outs) for method in methods],
-        },
-    )
-    return cell.target
+    return write_cell(cell, [run], [training, known, *outs], methods)
 
 
 def main() -> None:
@@ -131,10 +104,10 @@ def main() -> None:
     )
     shared_arguments(parser)
     parser.add_argument("--channels", type=int, choices=(1, 3), default=1)
-    parser.add_argument("--cells", type=Path, default=CELLS, help="folder of the results")
+    parser.add_argument("--cells", type=Path, default=CELLS / "features", help="of the results")
     a = parser.parse_args()
     recipe = "photographs" + (":dataset.channels=1" if a.channels == 1 else "")
-    cells = [Cell(job, a.channels, a.cells) for job in jobs_of(a, [recipe])]
+    cells = [Cell(job, a.channels, "features", a.cells) for job in jobs_of(a, [recipe])]
     for _ in finished(measure, cells, a.jobs):
         pass
 

@@ -21,7 +21,7 @@ import argparse
 import math
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -278,6 +278,14 @@ def measure(cell: Cell) -> Path:
     else:
         detector = fit_ensemble([run.path for run in runs], images)
         methods = detector_methods("ensemble", detector, known, _OF_MEMBERS)
+    return write_cell(cell, runs, [training, known, *outs], methods)
+
+
+def write_cell(
+    cell: Cell, runs: Sequence[Run], sets: Sequence[ImageSet], methods: Iterable[Method]
+) -> Path:
+    """Score and write the file of a cell; ``sets`` are training images, known ones and D_outs."""
+    _, known, *outs = sets
     write_json(
         cell.target,
         {
@@ -286,7 +294,7 @@ def measure(cell: Cell) -> Path:
             "seed": cell.job.seed,
             "group": cell.group,
             "training_seconds_one_thread": sum(map(training_seconds, runs)),
-            "images": {s.name: len(s) for s in (training, known, *outs)},
+            "images": {s.name: len(s) for s in sets},
             "rows": [row_of(method, known, outs) for method in methods],
         },
     )

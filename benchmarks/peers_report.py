@@ -180,7 +180,7 @@ def main() -> None:
         print_section(complete(cells_in(folder / colour)), title, colour == "rgb")
     print(FEATURES)
     for colour, title in (("grey", "Features, grey"), ("rgb", "Features, colour")):
-        print_section(cells_in(folder / f"features-{colour}"), title, colour == "rgb")
+        print_section(cells_in(folder / "features" / colour), title, colour == "rgb")
     print(f"\n{NEAREST}")
 
 

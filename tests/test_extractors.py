@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 import skimage.data
@@ -89,7 +91,7 @@ def test_an_unknown_name_is_refused(name, message):
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(AttractorError, match=r"timm is not installed.*attractor-ae\[features\]"):
         make_extractor.__wrapped__("efficientnet-lite0")
 

@@ -176,11 +176,11 @@ class Detector(ABC):
         self.classes_ = classes
         if self.score == OOD_SCORE:
             self.score = "entropy"
-        some = images[self._standardising(len(images))]
+        some = images[self.standardising(len(images))]
         self.ood_ = OODScore.fit(self._parts_of(some), self.components)
         return self
 
-    def _standardising(self, n: int) -> Tensor:
+    def standardising(self, n: int) -> Tensor:
         """Return the rows of n images whose scores standardise the components."""
         count = min(_STANDARDISING, max(1, n // 3) if self.holds_out else n)
         return torch.arange(count) * n // count

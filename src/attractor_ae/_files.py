@@ -18,19 +18,22 @@ from attractor_ae._errors import AttractorError
 if TYPE_CHECKING:
     import torch
 
+_REMEDY = "free space, or choose another folder"
+
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, remedy: str = _REMEDY) -> Iterator[Path]:
     """Yield a temporary name in the folder of ``path``, and rename it when the block ends.
 
-    If the block fails, ``path`` stays as it was and the temporary file is removed.
+    If the block fails, ``path`` stays as it was and the temporary file is removed. ``remedy`` ends
+    the message if the file cannot be written.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         os.close(handle)
     except OSError as error:
-        raise cannot_write(path, error) from None
+        raise cannot_write(path, error, remedy) from None
     temporary = Path(name)
     try:
         yield temporary
@@ -40,7 +43,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
         temporary.chmod(0o666 & ~mask)
         temporary.replace(path)
     except OSError as error:
-        raise cannot_write(path, error) from None
+        raise cannot_write(path, error, remedy) from None
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -55,11 +58,10 @@ def file_name(label: str) -> str:
     return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "unnamed"
 
 
-def cannot_write(path: Path, error: OSError) -> AttractorError:
+def cannot_write(path: Path, error: OSError, remedy: str = _REMEDY) -> AttractorError:
     """Return the error for a path that cannot be written."""
     return AttractorError(
-        f"{error.filename or path}: cannot be written ({error.strerror or error}); "
-        "free space, or choose another folder"
+        f"{error.filename or path}: cannot be written ({error.strerror or error}); {remedy}"
     )
 
 

@@ -134,7 +134,7 @@ class FeatureAutoencoder(nn.Module):
         extractor: Name of the frozen network, see `attractor_ae.extractors`.
 
     Raises:
-        AttractorError: As for `Autoencoder`; if there is no such extractor.
+        AttractorError: As for `Autoencoder`; if the extractor is unknown.
     """
 
     def __init__(

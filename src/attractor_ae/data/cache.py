@@ -74,7 +74,7 @@ def clear(name: str | None = None, cache: Path | None = None) -> int:
     Features of images are removed with those of all.
     """
     root = cache_root(cache)
-    parts = ("prepared", "features") if name is None else (f"prepared/{folder_name(name)}",)
+    parts = ("prepared", "features") if name is None else (f"prepared/{_folder_name(name)}",)
     folders = [root / part for part in parts if (root / part).is_dir()]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     freed = sum(path.stat().st_size for path in files)
@@ -125,7 +125,7 @@ def prepare(
         raise AttractorError(f"{where} has no images; check its files")
     form = json.dumps(asdict(wanted.image_format))
     entry = _key(source_files, (VERSION, name, split, *classes, form, *key))
-    folder = cache_root(wanted.cache) / "prepared" / folder_name(name) / entry
+    folder = cache_root(wanted.cache) / "prepared" / _folder_name(name) / entry
     opened = _open(folder)
     if opened is None:
         with _new_entry(folder) as temporary:
@@ -272,7 +272,7 @@ def _new_entry(folder: Path) -> Iterator[Path]:
         ) from None
 
 
-def folder_name(name: str) -> str:
+def _folder_name(name: str) -> str:
     """Return a folder name that every file system accepts; ``name`` itself if possible."""
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60].lstrip(".")
     if plain == name:

@@ -59,6 +59,8 @@ class ImageSet:
             problem += f", got {labels.min()}..{labels.max()}"
         elif self.paths and len(self.paths) != n:
             problem = f"{len(self.paths)} paths for {n} images; give one per image"
+        elif self.features is not None and (self.features.ndim, len(self.features)) != (2, n):
+            problem = f"features must have shape ({n}, features), got {self.features.shape}"
         if problem:
             raise AttractorError(f"image set {self.name!r} ({self.split}): {problem}")
 

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -66,28 +66,18 @@ def run_chosen_training(
         reporter.note(f"training on {_SPACES[name]}")
         candidate = kept.path.parent / f".{kept.path.name}-{name}"
         runs[name] = run_training(config, candidate, **shared)
-    best = "photographs" if _clearly_better(runs) else "default"
-    measured = "; ".join(f"{_SPACES[name]}: {_accuracy(run):.1%}" for name, run in runs.items())
+    checks = {name: run.self_check() for name, run in runs.items()}
+    features, pixels = (checks[name]["accuracy"] or 0.0 for name in ("photographs", "default"))
+    variance = (features * (1 - features) + pixels * (1 - pixels)) / checks["default"]["images"]
+    best = "photographs" if features - pixels > math.sqrt(variance) else "default"
+    measured = f"{_SPACES['photographs']}: {features:.1%}; {_SPACES['default']}: {pixels:.1%}"
     line = f"accuracy on the calibration images: {measured}; the run is on {_SPACES[best]}"
     runs[best].log(line)
     reporter.note(line)
     runs[best].path.rename(kept.path)
-    for name in runs:
-        if name != best:
-            shutil.rmtree(runs[name].path)
+    (other,) = runs.keys() - {best}
+    shutil.rmtree(runs[other].path)
     return kept
-
-
-def _accuracy(run: Run) -> float:
-    return run.self_check()["accuracy"] or 0.0
-
-
-def _clearly_better(runs: Mapping[str, Run]) -> bool:
-    """Return whether the accuracy on features is higher by more than its standard error."""
-    features, pixels = (_accuracy(runs[name]) for name in ("photographs", "default"))
-    variance = features * (1 - features) + pixels * (1 - pixels)
-    count = runs["default"].self_check()["images"]
-    return features - pixels > math.sqrt(variance / count)
 
 
 def _config(experiment: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:

@@ -5,12 +5,8 @@ the extractor's weights and of the images. A file is written under a temporary n
 """
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from tempfile import NamedTemporaryFile
-from typing import IO
 
 import numpy as np
 import torch
@@ -19,13 +15,15 @@ from numpy.typing import NDArray
 
 from attractor_ae._devices import pixels
 from attractor_ae._errors import AttractorError
+from attractor_ae._files import atomic_path, file_name
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import ImageSet
-from attractor_ae.data.cache import cache_root, folder_name
+from attractor_ae.data.cache import CACHE_VARIABLE, cache_root
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.extractors import Extractor, make_extractor
 
 _AT_ONCE = 128  # images
+_REMEDY = f"free space, or choose another folder with {CACHE_VARIABLE}"
 
 
 def with_features(
@@ -52,14 +50,14 @@ def features_of(
     """
     key = hashlib.sha256(extractor.digest.encode() + repr(images.images.shape).encode())
     key.update(images.images.data)
-    folder = cache_root(cache) / "features" / folder_name(extractor.name)
+    folder = cache_root(cache) / "features" / file_name(extractor.name)
     path = folder / f"{key.hexdigest()[:32]}.npy"
     shape = (len(images), extractor.count(images.images.shape[-1]))
     if not len(images):
         return np.empty(shape, dtype=np.float32)
     found = _opened(path, shape)
     if found is None:
-        with _replaced(path) as file:
+        with atomic_path(path, _REMEDY) as temporary, temporary.open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             npy.write_array_header_1_0(file, header)
             for start in range(0, len(images), _AT_ONCE):
@@ -80,23 +78,3 @@ def _opened(path: Path, shape: tuple[int, int]) -> NDArray[np.float32] | None:
     except (OSError, ValueError, EOFError):
         return None
     return found if (found.shape, found.dtype) == (shape, np.float32) else None
-
-
-@contextmanager
-def _replaced(path: Path) -> Iterator[IO[bytes]]:
-    """Yield a temporary file, and rename it to ``path`` when the block ends."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            temporary = Path(file.name)
-            try:
-                yield file
-                file.flush()
-                temporary.replace(path)
-            finally:
-                temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise AttractorError(
-            f"{error.filename or path}: cannot be written ({error.strerror or error}); free space, "
-            "or choose another folder with ATTRACTOR_AE_CACHE"
-        ) from None

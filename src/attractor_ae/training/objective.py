@@ -18,6 +18,7 @@ from attractor_ae.losses.metric import metric_loss
 from attractor_ae.losses.reconstruction import reconstruction_loss
 
 Network = Autoencoder | FeatureAutoencoder | ConvClassifier
+"""A network that can be trained."""
 
 Losses = dict[str, Tensor]
 """Scalars: "loss", which is minimised, its parts, and the accuracy of a classifier."""

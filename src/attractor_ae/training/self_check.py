@@ -21,6 +21,7 @@ from attractor_ae.core.heads import make_head
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.losses.reconstruction import reconstruction_loss
+from attractor_ae.training.objective import Network
 
 _BATCH = 128
 _MOST = 5_000  # training images that the accuracy rests on
@@ -75,7 +76,7 @@ class SelfCheck:
 
 def check_network(
     config: ExperimentConfig,
-    network: Autoencoder | FeatureAutoencoder | ConvClassifier,
+    network: Network,
     trained: ImageSet,
     kept: ImageSet,
     restarted: bool = False,
