@@ -1,21 +1,25 @@
 """Choose what the fused score combines: try every combination of two to five scores.
 
     python benchmarks/combinations.py --in-datasets fashion mnist gtsrb.npz cifar10.npz --seeds 0 1
+    python benchmarks/combinations.py --recipe photographs --splits 0 1 2 3 4 --in-datasets ...
 
 Trainings are those of `evidence.py`, made if they are missing. Each score takes part at recursion 0
 and at the reported one, transformed as in the OOD score. Combinations are compared by what they
 rank, on the images kept for calibration and on that half of the D_outs which choices are made on.
 Calibration images that nearly equal a training image, as frames of one film do, are left out: they
 would reward a score that knows training images by heart. The best are printed as Markdown, by their
-mean AUROC over D_ins, seeds and D_outs, and what is fused by default with its place among all.
+mean AUROC over D_ins, seeds and D_outs, and what is fused by default with its place among all. With
+``--splits`` there are columns of open-set splits too, and both kinds of unknown images count the
+same.
 """
 
 import argparse
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import combinations
 from multiprocessing import get_context
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -23,7 +27,7 @@ import torch.nn.functional as F
 from evidence import Job, jobs_of, prepared, shared_arguments, trained
 from torch import Tensor
 
-from attractor_ae import ImageSet, fit_detector
+from attractor_ae import ImageSet, fit_detector, load
 from attractor_ae.conformal import OODScore, component_values
 from attractor_ae.core.scores import IMAGE_SCORES, OOD_SCORE
 from attractor_ae.training import training_part, with_features
@@ -39,6 +43,8 @@ TRANSFORMS = {
     "its square": lambda t: t.relu().square(),
 }
 """Of each component, before they are averaged."""
+OPEN_SET = Path("build/open-set")
+"""Folder of the trainings on open-set splits, those of `open_set.py`."""
 _AT_ONCE = 500  # combinations
 
 
@@ -55,12 +61,20 @@ class Measured:
 def measure(job: Job, transform: str) -> Measured:
     """Score the images of a training with everything that there is to combine."""
     config, images, image_format = prepared(job)
+    if job.folder == OPEN_SET:
+        images = images.open_set(job.seed)[0]
     run = trained(job, images)
     detector = fit_detector(run.path, images, overrides=job.settings)
     names = [name for name in detector.score_names if name != OOD_SCORE]
     r = detector.recursion
     training, kept = training_part(config, images)
-    known, outs = job.sets(apart(kept, training), image_format)
+    known = apart(kept, training)
+    if job.folder == OPEN_SET:
+        test = load(job.in_dataset, "test", per_class=100, root=job.root, image_format=image_format)
+        unknown = test.open_set(job.seed)[1]
+        outs = [unknown.take(range(0, len(unknown), 2))]
+    else:
+        known, outs = job.sets(known, image_format)
     training, known, *outs = (with_features(config, some) for some in (training, known, *outs))
 
     at_0 = [f"{name}@0" for name in names if name != "step"]  # reconstruction_error@0
@@ -125,17 +139,23 @@ def main() -> None:
     shared_arguments(parser)
     parser.set_defaults(seeds=[0, 1])
     parser.add_argument("--recipe", default="default")
+    parser.add_argument("--splits", type=int, nargs="*", default=[], help="open-set splits")
     parser.add_argument("--transform", choices=TRANSFORMS, default="softplus")
     parser.add_argument("--best", type=int, default=10, help="how many are printed")
     a = parser.parse_args()
     jobs = jobs_of(a, [a.recipe], half="choosing")
+    far, first = len(jobs), [job for job in jobs if job.seed == a.seeds[0]]
+    jobs += [replace(job, seed=s, folder=OPEN_SET) for s in a.splits for job in first]
     # Fresh processes: a forked one would inherit PyTorch's threads.
     with ProcessPoolExecutor(a.jobs, mp_context=get_context("spawn")) as pool:
         found = list(pool.map(partial(measure, transform=a.transform), jobs))
     names, of_runs = zip(*map(all_rates, found), strict=True)
     names, of_runs = names[0], torch.stack(of_runs)  # of_runs: (runs, 3, combinations)
-    mean = of_runs.mean(0)
-    columns = [f"{job.label}, seed {job.seed}" for job in jobs]
+    mean = of_runs[:far].mean(0)
+    if a.splits:
+        mean = (mean + of_runs[far:].mean(0)) / 2
+    kinds = ["seed"] * far + ["split"] * (len(jobs) - far)
+    columns = [f"{job.label}, {kind} {job.seed}" for job, kind in zip(jobs, kinds, strict=True)]
     print("| place | combination |", " | ".join([*columns, "mean"]), "|")
     print("|---|---|" + "---|" * (len(columns) + 1))
     for place, index in enumerate(mean[0].argsort(descending=True).tolist(), start=1):

@@ -19,6 +19,7 @@ class Stream(IntEnum):
     HEAD_TRAINING = 4
     SUBSET = 5
     CALIBRATION = 6
+    OPEN_SET = 7
 
 
 def generator(seed: int, stream: Stream, *key: int) -> np.random.Generator:

@@ -138,3 +138,31 @@ def test_random_per_class_draws_every_image_equally_often(unchanged_random_state
     counts = np.bincount(np.concatenate([places(drawn(images, 2, seed)) for seed in range(1000)]))
     # 200 of 1000 and 400 of 1000 each; the binomial's deviation is 13 and 15.
     np.testing.assert_allclose(counts, [200] * 10 + [400] * 5, atol=65)
+
+
+@given(st.lists(st.integers(-1, 7), max_size=60), st.integers(3, 8), st.integers(0, 2**40))
+def test_an_open_set_split_divides_the_labelled_images_by_class(labels, count, split):
+    names = tuple("abcdefgh"[:count])
+    images = image_set([label for label in labels if label < count], names)
+    known, unknown = images.open_set(split)
+    assert len(known.classes) == round(0.6 * count)
+    assert [name for name in names if name in known.classes] == list(known.classes)
+    class_of = [names[label] if label >= 0 else "" for label in images.labels]
+    assert places(known) == [i for i, name in enumerate(class_of) if name in known.classes]
+    others = set(names) - set(known.classes)
+    assert places(unknown) == [i for i, name in enumerate(class_of) if name in others]
+    assert [known.classes[i] for i in known.labels] == [class_of[i] for i in places(known)]
+    assert (unknown.classes, set(unknown.labels.tolist()) - {-1}) == ((), set())
+    assert images.open_set(split)[0].digest == known.digest
+
+
+def test_the_five_open_set_splits_of_ten_classes_differ():
+    images = image_set(range(10), tuple("abcdefghij"))
+    known = [images.open_set(split)[0].classes for split in range(5)]
+    assert len(set(known)) == 5
+    assert {name for names in known for name in names} == set(images.classes)
+
+
+def test_an_open_set_split_needs_three_classes():
+    with pytest.raises(AttractorError, match="'toy' has 2 classes"):
+        image_set([0, 1], ("a", "b")).open_set(0)

@@ -263,3 +263,20 @@ def test_a_config_is_trained_and_evaluated_and_its_run_can_be_given(tmp_path):
     assert result.metrics() == first.results["MC-AE"][1].metrics()
     with pytest.raises(AttractorError, match="has 4 methods, but runs are of one"):
         run_reproduction("builtin", tmp_path / "other", runs=runs)
+
+
+def test_the_seeds_of_an_open_set_suite_have_different_unknown_classes(suite, tmp_path):
+    path = tmp_path / "open.toml"
+    text = TINY.split('[methods."MC-AE, fused"]')[0].replace('"omniglot"', '"photos"')
+    path.write_text("open_set = true\n" + text)
+    made = run_reproduction(path, tmp_path / "made", quick=True, seeds=(0, 1), workers=1)
+    results = made.results["MC-AE"]
+    digits = load("mnist5k", "test", per_class=2)
+    for split, result in enumerate(results):
+        known, unknown = digits.open_set(split)
+        assert result.classes == known.classes
+        assert [s.name for s in result.out_scores] == ["unknown classes", "faces", "photos"]
+        assert len(result.out_scores[0].labels) == len(unknown)
+    assert results[0].classes != results[1].classes
+    expected = np.mean([result.rates("unknown classes").auroc for result in results])
+    assert f"{100 * expected:.1f} ±" in (made.folder / "table.md").read_text()

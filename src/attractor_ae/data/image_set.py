@@ -96,6 +96,36 @@ class ImageSet:
         count = min(count, len(self))
         return self.take(np.arange(count) * len(self) // max(1, count))
 
+    def open_set(self, split: int) -> tuple["ImageSet", "ImageSet"]:
+        """Divide the classes at random into known and unknown ones; return the images of each.
+
+        Of K classes, ``round(0.6 K)`` are known. ``split``, at least 0, is the seed. Both parts
+        keep the order of the set; unknown images get no labels; unlabelled ones are in neither.
+
+        Raises:
+            AttractorError: If there are fewer than 3 classes.
+        """
+        count = len(self.classes)
+        if count < 3:
+            raise AttractorError(
+                f"data set {self.name!r} has {count} classes; an open-set split needs at least 3"
+            )
+        drawn = generator(split, Stream.OPEN_SET).permutation(count)[: round(0.6 * count)]
+        known = np.sort(drawn)
+        index = np.full(count + 1, -1)  # the last one is for images without a label
+        index[known] = np.arange(len(known))
+        labels = index[self.labels]
+        inside = self.take(np.flatnonzero(labels >= 0))
+        outside = self.take(np.flatnonzero((labels < 0) & (self.labels >= 0)))
+        return (
+            replace(
+                inside,
+                labels=labels[labels >= 0],
+                classes=tuple(self.classes[label] for label in known),
+            ),
+            replace(outside, labels=np.full(len(outside), -1), classes=()),
+        )
+
     def divided(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
         """Split off ``fraction``, in [0, 1), of each class; return the rest and this part.
 

@@ -101,6 +101,8 @@ class DatasetConfig(_Section):
     """-1: the first images of each class in the set's order; otherwise the seed to draw them."""
     split_seed: Seed = 0
     """Seed for dividing your own images into train and test if no folders do."""
+    open_set_split: int = Field(default=-1, ge=-1, lt=2**63)
+    """-1: all classes are known; otherwise the seed to draw those that are, 60 % of them."""
     image_size: int = Field(default=64, ge=16, le=4096, multiple_of=16)
     """Height and width of the images and of the network's input."""
     channels: Literal[1, 3] = 1

@@ -3,6 +3,7 @@
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
@@ -14,17 +15,23 @@ from attractor_ae.training import with_features
 
 BUILT_IN_OUT = ("faces", "textures", "photos")
 """The default D_outs."""
+UNKNOWN_CLASSES = "unknown classes"
+"""Name of the D_out of an open-set split: test images of the classes that are not known."""
 
 
 @dataclass(frozen=True)
 class PlannedSet:
-    """The images to load from one data set, and their name in results."""
+    """The images to load from one data set, and their name in results.
+
+    ``part``: the classes of an open-set split.
+    """
 
     label: str
     dataset: Dataset
     split: str
     factor: str
     per_class: int
+    part: Literal["all", "known", "unknown"] = "all"
 
     def check(self) -> None:
         """Raise an AttractorError if the split does not exist or its files are missing."""
@@ -67,7 +74,12 @@ class Plan:
             reporter=reporter,
         )
         images = planned.dataset.load(planned.split, wanted)
-        return with_features(self.config, dataclasses.replace(images, name=planned.label), reporter)
+        # Before the division: the features of all classes are computed and cached once.
+        images = with_features(self.config, images, reporter)
+        if planned.part != "all":
+            known, unknown = images.open_set(dataset.open_set_split)
+            images = known if planned.part == "known" else unknown
+        return dataclasses.replace(images, name=planned.label)
 
     def load_training(self, reporter: Reporter = SILENT) -> ImageSet:
         """Load the images that are trained on."""
@@ -86,8 +98,10 @@ def make_plan(config: ExperimentConfig, data_root: str | Path | None = None) -> 
     dataset, settings = config.dataset, config.evaluation
     known = find_dataset(dataset.name, data_root, dataset.split_seed)
     name, test, n = known.info.name, known.info.test_split, settings.nbr_of_samples_per_class
+    divided = dataset.open_set_split >= 0
+    part = "known" if divided else "all"
     shifts = [
-        PlannedSet(f"{name}:{split}", known, split, dataset.factor, n)
+        PlannedSet(f"{name}:{split}", known, split, dataset.factor, n, part)
         for split in settings.accuracy_splits
         if split != test  # the test split is D_in itself
     ]
@@ -95,12 +109,16 @@ def make_plan(config: ExperimentConfig, data_root: str | Path | None = None) -> 
         found = find_dataset(other, data_root, dataset.split_seed)
         shifts.append(PlannedSet(found.info.name, found, found.info.test_split, "", n))
     named = settings.out_datasets or tuple(n for n in BUILT_IN_OUT if n != dataset.name)
+    outs = [planned_out(config, out, data_root) for out in named]
+    if divided:
+        outs.insert(0, PlannedSet(UNKNOWN_CLASSES, known, test, dataset.factor, n, "unknown"))
+    per_class = dataset.nbr_of_samples_per_class
     plan = Plan(
         config,
-        PlannedSet(name, known, dataset.split, dataset.factor, dataset.nbr_of_samples_per_class),
-        PlannedSet(name, known, test, dataset.factor, n),
+        PlannedSet(name, known, dataset.split, dataset.factor, per_class, part),
+        PlannedSet(name, known, test, dataset.factor, n, part),
         tuple(shifts),
-        tuple(planned_out(config, out, data_root) for out in named),
+        tuple(outs),
     )
     labels = [planned.label for planned in (plan.in_dataset, *plan.covariate_shift, *plan.out)]
     for label in labels:

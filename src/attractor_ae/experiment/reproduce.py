@@ -29,6 +29,7 @@ from attractor_ae.reporting import compare
 
 PUBLISHED_SEEDS = tuple(range(10))
 QUICK_SEEDS = (0, 1, 2)
+OPEN_SET_SEEDS = tuple(range(5))
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +80,8 @@ def run_reproduction(
         source: Name of a suite, or path of a TOML file: a suite or a config; see `read_suite`.
         folder: Folder to write to; by default ``reproductions/SUITE[-quick]``.
         quick: Use the short form of every method, for a laptop.
-        seeds: Seeds of the runs; by default 0 to 9, as published, or 0 to 2 for the quick form.
+        seeds: Seeds of the runs; by default 0 to 9, as published, 0 to 2 for the quick form, or 0
+            to 4 for open-set splits.
         overrides: Any number of ``"section.key=value"``, set in every method.
         workers: Number of runs trained at once; see `attractor_ae.experiment.sweep.sweep`.
         runs: Folders of finished runs, e.g. imported ones, that are evaluated instead of training;
@@ -92,7 +94,8 @@ def run_reproduction(
     suite = read_suite(source)
     default = Path("reproductions") / f"{suite.name}{'-quick' if quick else ''}"
     home = Path(folder) if folder is not None else default
-    seeds = tuple(seeds or (QUICK_SEEDS if quick else PUBLISHED_SEEDS))
+    usual = OPEN_SET_SEEDS if suite.open_set else QUICK_SEEDS if quick else PUBLISHED_SEEDS
+    seeds = tuple(seeds or usual)
     notes: list[str] = []
 
     def note(line: str) -> None:

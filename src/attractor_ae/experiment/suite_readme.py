@@ -27,6 +27,11 @@ def suite_readme(
     versions = made.get("packages", {})
     outs = ", ".join(f"`{s.name}` ({s.split}, {len(s.labels)})" for s in first.out_scores)
     methods = "\n".join(_method_line(label, found) for label, found in results.items())
+    known_classes = {", ".join(r.classes): i for i, r in enumerate(next(iter(results.values())))}
+    splits = ""
+    if len(known_classes) > 1:
+        named = "".join(f"* run {i + 1}: {names}\n" for names, i in known_classes.items())
+        splits = f"\nEach run is an open-set split. Its known classes:\n\n{named}"
     left_out = "".join(f"* {note}\n" for note in notes)
     packages = ", ".join(f"{name} {versions[name]}" for name in _PACKAGES if name in versions)
     words = ["reproduce", source, *(["--quick"] if quick else [])]
@@ -40,7 +45,7 @@ def suite_readme(
 
 D_in is `{known.name}` ({known.split}, {len(known.labels)} images). The D_outs and the number of
 their images: {outs}.
-
+{splits}
 {methods}
 
 {markdown(table.detection)}

@@ -52,7 +52,8 @@ _CLASSIFIER = (
     "evaluation.score=entropy",
     "evaluation.scores=[]",
 )
-_MANY = ("evaluation.trials=20", "evaluation.nbr_of_samples_per_class=100")
+_TESTED = "evaluation.nbr_of_samples_per_class=100"
+_MANY = ("evaluation.trials=20", _TESTED)
 _FEW_EPOCHS = ("training.epochs=20", "training.learning_rate=1e-3", *_MANY)
 
 METHODS = (
@@ -71,6 +72,24 @@ METHODS = (
 )
 """The three published methods (PROTOCOL section 5), and the package's default."""
 
+_OPEN_SET_METHODS = (
+    Method(label="MC-AE, pixels", experiment="default", quick=_MANY, score="ood_score"),
+    Method(
+        label="MC-AE, features",
+        experiment="photographs",
+        quick_experiment="photographs",
+        quick=(_TESTED,),
+        score="ood_score",
+    ),
+    Method(
+        label="MC dropout",
+        experiment="default",
+        settings=(*_CLASSIFIER, "training.learning_rate=1e-3", "training.class_weight=0"),
+        full=("training.epochs=100",),
+        quick=_FEW_EPOCHS,
+    ),
+)
+
 
 class Suite(_Table):
     """D_in, D_outs and methods of one table (PROTOCOL section 7).
@@ -78,6 +97,7 @@ class Suite(_Table):
     ``in_dataset`` is the name or path of D_in, and ``split`` its training split; ``out_datasets``
     are the D_outs: ``"NAME"``, ``"NAME:FACTOR"``, or a path. ``accuracy_splits`` and
     ``covariate_shift_datasets`` are further splits of D_in, and other sets of its classes.
+    ``open_set``: whether the seed of each run divides the classes of D_in into known and unknown.
     """
 
     name: str
@@ -86,6 +106,7 @@ class Suite(_Table):
     split: str = "train"
     accuracy_splits: Names = ()
     covariate_shift_datasets: Names = ()
+    open_set: bool = False
     methods: tuple[Method, ...] = METHODS
 
     def experiment(
@@ -105,14 +126,17 @@ class Suite(_Table):
             AttractorError: If a config cannot be read, or a setting is invalid.
         """
         outs = self.out_datasets if out_datasets is None else tuple(out_datasets)
-        dataset = {"name": self.in_dataset, "split": self.split}
+        dataset: dict[str, Any] = {"name": self.in_dataset, "split": self.split}
+        if self.open_set:
+            dataset["open_set_split"] = 0  # each run has that of its seed
         evaluation = {
             "out_datasets": outs,
             "accuracy_splits": self.accuracy_splits,
             "covariate_shift_datasets": self.covariate_shift_datasets,
         }
         source = method.quick_experiment if quick else method.experiment
-        read = preset if source in PRESETS and method in METHODS else read_experiment
+        known = method in METHODS or method in _OPEN_SET_METHODS
+        read = preset if source in PRESETS and known else read_experiment
         settings = [
             *method.settings,
             *(method.quick if quick else method.full),
@@ -141,6 +165,13 @@ _SUITES = (
         covariate_shift_datasets=("digits8",),
     ),
     Suite(
+        name="open-set",
+        in_dataset="mnist5k",
+        out_datasets=("faces", "textures", "photos"),
+        open_set=True,
+        methods=_OPEN_SET_METHODS,
+    ),
+    Suite(
         name="mnist", in_dataset="mnist", out_datasets=("fashion", "omniglot", "cifar10", "svhn")
     ),
     Suite(
@@ -165,7 +196,7 @@ _SUITES = (
 )
 
 SUITES: Mapping[str, Suite] = MappingProxyType({suite.name: suite for suite in _SUITES})
-"""The suites of the published table (PROTOCOL section 7), and one that needs no download."""
+"""The suites of the published table (PROTOCOL section 7), and two that need no download."""
 
 
 _ENDINGS = {"MC-AE": "", "MC dropout": "-mc-dropout", "deep ensemble": "-ensemble"}
@@ -177,7 +208,7 @@ def published() -> dict[str, ExperimentConfig]:
         suite.name + _ENDINGS[method.label]: suite.experiment(method)
         for suite in SUITES.values()
         for method in METHODS
-        if suite.name != "builtin" and method.label in _ENDINGS
+        if suite.name not in {"builtin", "open-set"} and method.label in _ENDINGS
     }
 
 
@@ -279,7 +310,7 @@ def read_suite(source: str | Path) -> Suite:
 def _suite_of(config: ExperimentConfig, path: Path) -> Suite:
     """Return the suite of a single experiment."""
     dataset, evaluation, model = config.dataset, config.evaluation, config.model
-    names = {suite.in_dataset: suite for suite in SUITES.values()}
+    names = {suite.in_dataset: suite for suite in SUITES.values() if not suite.open_set}
     known = names.get(dataset.name.lower(), SUITES["builtin"])
     ensemble = model.type == "conv" and not model.dropout
     label = "deep ensemble" if ensemble else "MC dropout" if model.type == "conv" else "MC-AE"

@@ -100,6 +100,8 @@ def parse_seeds(text: str) -> tuple[int, ...]:
 def seed_jobs(config: ExperimentConfig, seeds: Sequence[int], parent: str | Path) -> list[Job]:
     """Return one job per seed: the same experiment in the run folders ``PARENT/seedN``.
 
+    If the experiment has an open-set split, that of each job is its seed.
+
     Raises:
         AttractorError: If there are no seeds, one is named twice, or one is out of range.
     """
@@ -111,6 +113,8 @@ def seed_jobs(config: ExperimentConfig, seeds: Sequence[int], parent: str | Path
     jobs = []
     for seed in seeds:
         values["training"] = {**values["training"], "seed": seed}
+        if config.dataset.open_set_split >= 0:
+            values["dataset"] = {**values["dataset"], "open_set_split": seed}
         config = ExperimentConfig.from_dict(values, f"seed {seed}")
         jobs.append(Job(config, Path(parent) / f"seed{seed}"))
     return jobs

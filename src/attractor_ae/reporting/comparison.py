@@ -326,9 +326,14 @@ def _compared(
 
 def _seed(result: EvaluationResult) -> int | None:
     """Return the training seed, if the provenance contains it."""
+    return _setting(result, "training", "seed")
+
+
+def _setting(result: EvaluationResult, section: str, key: str) -> int | None:
+    """Return a number of the experiment, if the provenance contains it."""
     value = result.provenance
-    for key in ("experiment", "training", "seed"):
-        value = value.get(key) if isinstance(value, Mapping) else None
+    for name in ("experiment", section, key):
+        value = value.get(name) if isinstance(value, Mapping) else None
     return value if isinstance(value, int) else None
 
 
@@ -339,15 +344,19 @@ def _failed(result: EvaluationResult) -> bool:
 
 
 def _check_same_images(results: Mapping[str, Sequence[EvaluationResult]]) -> None:
-    """Check that D_in is the same for all, and that data sets of one name have equal images."""
-    seen: dict[tuple[str, Key], tuple[str, DatasetScores]] = {}
-    first: tuple[str, EvaluationResult] | None = None
+    """Check that D_in is the same for all, and that data sets of one name have equal images.
+
+    Results of different open-set splits have different classes and images.
+    """
+    firsts: dict[int | None, tuple[str, EvaluationResult]] = {}
+    seen: dict[tuple[int | None, str, Key], tuple[str, DatasetScores]] = {}
     for name, found in results.items():
         if not found:
             raise AttractorError(f"method {name!r} has no results; evaluate it, or leave it out")
         for result in found:
-            first = first or (name, result)
-            ours, theirs = result.in_scores, first[1].in_scores
+            split = _setting(result, "dataset", "open_set_split")
+            first = firsts.setdefault(split, (name, result))
+            ours, theirs = result.in_scores, next(iter(firsts.values()))[1].in_scores
             if _key(ours) != _key(theirs):
                 raise AttractorError(
                     f"{name!r} was measured on {ours.name} ({ours.split}), {first[0]!r} on "
@@ -359,7 +368,8 @@ def _check_same_images(results: Mapping[str, Sequence[EvaluationResult]]) -> Non
                     "methods that were trained on the same classes"
                 )
             for scores in result.sets:
-                where, other = seen.setdefault((scores.role, _key(scores)), (name, scores))
+                key = (split, scores.role, _key(scores))
+                where, other = seen.setdefault(key, (name, scores))
                 if not np.array_equal(scores.labels, other.labels):
                     raise AttractorError(
                         f"{name!r} and {where!r} were measured on other images of {scores.name} "
