@@ -14,6 +14,7 @@ from evidence_report import cell
 from peers import CELLS, GROUPS, MEMBERS
 
 OURS = "MC-AE, ood_score"
+NEAR_OURS = "MC-AE on features, ood_score"
 GREY_ONLY = ("faces", "textures", "mnist", "fashion")
 """Data sets without colour."""
 
@@ -50,7 +51,7 @@ finished files:
 FEATURES = """
 ## On the features of a pretrained network
 
-All methods see the same standardised features of EfficientNet-Lite0 at 96 pixels
+All methods see the same standardised features of EfficientNet-Lite0 at 160 pixels
 ([features.md](features.md)), of the same images as above: MC-AE with the preset `photographs`, the
 detectors of pytorch-ood that need no feature maps on a linear head (logistic regression), the
 residual of principal components, and FRE, a linear autoencoder. The files are made by
@@ -59,6 +60,21 @@ residual of principal components, and FRE, a linear autoencoder. The files are m
       --others mnist fashion gtsrb.npz cifar10.npz
     python benchmarks/feature_peers.py --in-datasets gtsrb.npz cifar10.npz scenes --channels 3 \\
       --others mnist fashion gtsrb.npz cifar10.npz"""
+
+NEAR = """
+## Near unknowns
+
+Some classes of D_in are unknown, the others are known: of ten, six, by five fixed open-set splits
+([reproduce.md](reproduce.md#near-unknowns-open-set-splits)); *scenes* has all its eight classes
+against photographs of eight further kinds of scenes. Rates are for test images of known classes and
+every second test image of unknown ones, mean ± standard deviation over the splits. MC-AE on pixels
+has the preset `default`, on features `photographs`, and *on both* is the mean of the components of
+both OOD scores; the other methods see the same features. The files are made by
+
+    python benchmarks/open_set.py --in-datasets mnist fashion gtsrb.npz cifar10.npz
+    python benchmarks/open_set.py --in-datasets gtsrb.npz cifar10.npz --channels 3
+    python benchmarks/open_set.py --in-datasets scenes --channels 3 --unknown other-scenes \\
+      --seeds 0"""
 
 NEAREST = """## Published figures
 
@@ -77,7 +93,9 @@ def worst(rates: dict[str, float]) -> float:
     return min(rates.values())
 
 
-MEASURES: dict[str, Callable[[dict], float]] = {
+Measures = dict[str, Callable[[dict], float]]
+
+MEASURES: Measures = {
     "mean AUROC": lambda row: mean(row["auroc"]),
     "worst AUROC": lambda row: worst(row["auroc"]),
     "mean FPR95": lambda row: mean(row["fpr95"]),
@@ -97,31 +115,33 @@ def average(rows: list[dict], measure: Callable[[dict], float]) -> float:
     return float(np.mean([measure(row) for row in rows]))
 
 
-def print_rates(found: Rows, title: str) -> None:
+def print_rates(
+    found: Rows, title: str, measures: Measures = MEASURES, ours: str = OURS, n: str = "n"
+) -> None:
     """Print a table for each measure, and where another method is better than ours."""
     sets = list(dict.fromkeys(name for name, _ in found))
     methods = list(dict.fromkeys(method for _, method in found))
     auroc = MEASURES["mean AUROC"]
     methods = [m for m in methods if all((name, m) in found for name in sets)]
     methods.sort(key=lambda m: -np.mean([average(found[name, m], auroc) for name in sets]))
-    for label, measure in MEASURES.items():
+    for label, measure in measures.items():
         print(f"\n**{title}: {label}**\n")
         rows = []
         for method in methods:
             values = [[measure(row) for row in found[name, method]] for name in sets]
             rows.append([method, *map(cell, values)])
         seeds = [len(found[name, methods[0]]) for name in sets]
-        heads = [f"D_in {name}, n = {n}" for name, n in zip(sets, seeds, strict=True)]
+        heads = [f"D_in {name}, {n} = {count}" for name, count in zip(sets, seeds, strict=True)]
         print_table(["method", *heads], rows)
     print()
     for name in sets:
-        ours = average(found[name, OURS], auroc)
+        reached = average(found[name, ours], auroc)
         better = {m: average(found[name, m], auroc) for m in methods}
-        better = {m: value for m, value in better.items() if value > ours}
+        better = {m: value for m, value in better.items() if value > reached}
         listed = ", ".join(
             f"{m} ({100 * value:.1f})" for m, value in sorted(better.items(), key=lambda x: -x[1])
         )
-        print(f"* {name}: {f'better than {OURS} are {listed}' if listed else f'{OURS} is best'}.")
+        print(f"* {name}: {f'better than {ours} are {listed}' if listed else f'{ours} is best'}.")
 
 
 def coloured(found: Rows) -> Rows:
@@ -181,6 +201,11 @@ def main() -> None:
     print(FEATURES)
     for colour, title in (("grey", "Features, grey"), ("rgb", "Features, colour")):
         print_section(cells_in(folder / "features" / colour), title, colour == "rgb")
+    print(NEAR)
+    near = {"AUROC": MEASURES["mean AUROC"], "FPR95": MEASURES["mean FPR95"]}
+    for colour, title in (("grey", "Near unknowns, grey"), ("rgb", "Near unknowns, colour")):
+        if found := rows_of(cells_in(folder / "open-set" / colour)):
+            print_rates(found, title, near, NEAR_OURS, "splits")
     print(f"\n{NEAREST}")
 
 
@@ -190,14 +215,20 @@ def cells_in(folder: Path) -> list[dict]:
     return sorted(found, key=lambda one: (one["in_dataset"], one["seed"], one["group"]))
 
 
-def print_section(cells: list[dict], title: str, colour: bool) -> None:
-    """Print the tables of files."""
-    if not cells:
-        return
+def rows_of(cells: list[dict]) -> Rows:
+    """Return the rows of files by D_in and method."""
     found: Rows = defaultdict(list)
     for one in cells:
         for row in one["rows"]:
             found[one["in_dataset"], row["method"]].append(row)
+    return found
+
+
+def print_section(cells: list[dict], title: str, colour: bool) -> None:
+    """Print the tables of files."""
+    if not cells:
+        return
+    found = rows_of(cells)
     print(f"\n## {title}")
     print_rates(found, f"{title}, all D_outs")
     if colour:
