@@ -35,8 +35,9 @@ from attractor_ae._devices import mixed_precision
 from attractor_ae._files import load_weights, read_tensors
 from attractor_ae._reporter import Reporter
 from attractor_ae.core.heads import MLPHead
+from attractor_ae.data import ImageFormat
 from attractor_ae.experiment.presets import preset
-from attractor_ae.training import build_network
+from attractor_ae.training import build_network, training_part, with_features
 
 OUTS = ("faces", "textures", "photos", "digits8")
 CPU = torch.device("cpu")
@@ -46,6 +47,7 @@ WARM_UP = 2
 
 MEASUREMENTS = (
     "training",
+    "feature_training",
     "scoring",
     "evaluation",
     "heads",
@@ -148,6 +150,38 @@ class Benchmark:
             "images": sizes.steps * sizes.batch_size,
             "note": f"the plain DataLoader has {workers} workers, which is the faster of 0 and 2",
             "seconds": alternate(ways, sizes.repeats),
+        }
+
+    def feature_training(self) -> dict:
+        """Seconds of a whole training on features, which are computed before."""
+        sizes = self.sizes
+        form = ImageFormat(32, 3)  # the number of features is the same for every size
+        settings = ["dataset.image_size=32", "training.device=cpu"]
+        settings += [f"training.epochs={sizes.feature_epochs}", "dataset.calibration_fraction=0.2"]
+        config = preset("photographs", settings)
+        images = load("mnist5k", per_class=sizes.per_class, image_format=form)
+        images = with_features(config, images)
+        trained, _ = training_part(config, images)
+        features, labels = torch.tensor(trained.features), torch.from_numpy(trained.labels)
+        points = (features - features.mean(0)) / features.std(0).clamp_min(1e-3)
+
+        def ours() -> None:
+            with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+                train(config, images, folder)
+
+        plainly = functools.partial(
+            plain.train_on_features,
+            points,
+            labels,
+            sizes.feature_epochs,
+            batch_size=config.training.batch_size,
+        )
+        ways = {"plain": timed(plainly), "ours": timed(ours)}
+        return {
+            "work": f"{sizes.feature_epochs} epochs of {len(trained)} images",
+            "images": sizes.feature_epochs * len(trained),
+            "note": "the training on features includes the self-check, which the plain way lacks",
+            "seconds": alternate(ways, sizes.evaluation_repeats),
         }
 
     def _seconds_of_steps(self, steps: int, work: Callable[[Callable[[], None]], object]) -> float:

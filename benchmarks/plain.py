@@ -15,11 +15,12 @@ import pytorch_msssim
 import torch
 import torch.nn.functional as F
 from PIL import Image, ImageFilter
+from pytorch_metric_learning.losses import NTXentLoss
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import roc_auc_score
 from sklearn.neural_network import MLPClassifier
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, TensorDataset
 from torchvision.transforms.functional import to_tensor
 
 from attractor_ae import Autoencoder, ImageSet
@@ -146,6 +147,31 @@ def train(
             optimizer.step()
             loss.item()  # a loop tells its loss
             on_step()
+
+
+def train_on_features(features: Tensor, labels: Tensor, epochs: int, *, batch_size: int) -> None:
+    """Train the autoencoder of the preset ``photographs`` from layers and losses of libraries."""
+    width, count, rate = 511, features.shape[1], 0.33
+
+    def then(inputs: int) -> list[nn.Module]:
+        return [nn.Linear(inputs, width), nn.ReLU(), nn.Dropout(rate)]
+
+    encoder = nn.Sequential(*then(count), *then(width), nn.Linear(width, 64))
+    decoder = nn.Sequential(*then(64), *then(width), nn.Linear(width, count))
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    loader = DataLoader(TensorDataset(features, labels), batch_size, shuffle=True)
+    optimizer = torch.optim.Adam(parameters)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 1e-3, epochs * len(loader))
+    metric = NTXentLoss(temperature=0.07)
+    for _ in range(epochs):
+        for x, label in loader:
+            z = encoder(x + 0.3 * torch.randn_like(x))
+            loss = F.mse_loss(decoder(z), x) + 0.03 * metric(z, label)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            schedule.step()
+            loss.item()
 
 
 @torch.no_grad()

@@ -15,6 +15,7 @@ class Sizes:
     per_class: int = 250  # its training images, which heads are fitted on
     batch_size: int = 64
     steps: int = 30  # of training
+    feature_epochs: int = 60
     images: int = 256  # that are scored
     trials: int = 20
     recursions: int = 3
@@ -38,6 +39,7 @@ QUICK = Sizes(
     per_class=12,
     batch_size=16,
     steps=3,
+    feature_epochs=1,
     images=8,
     trials=2,
     recursions=2,
