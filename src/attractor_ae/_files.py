@@ -39,7 +39,7 @@ def atomic_path(path: Path, remedy: str = "") -> Iterator[Path]:
     If the block fails, ``path`` stays as it was and the temporary file is removed. ``remedy`` ends
     the message if the file cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:40]}.{uuid4().hex[:8]}.tmp")
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Created with the permissions of the umask: some file systems refuse to change them.
@@ -55,14 +55,32 @@ def atomic_path(path: Path, remedy: str = "") -> Iterator[Path]:
             temporary.unlink()
 
 
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder next to ``path``, for its future files; it is removed afterwards."""
+    temporary = _temporary(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders in ``folder`` of processes that were killed."""
     for path in folder.glob(".*.tmp"):
+        if not re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", path.name):
+            continue
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
-        elif re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", path.name):
-            with suppress(OSError):
-                path.unlink()
+        with suppress(OSError):
+            path.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:40]}.{uuid4().hex[:8]}.tmp")
 
 
 def flush_to_disk(file: IO[bytes]) -> None:

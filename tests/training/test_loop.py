@@ -218,6 +218,20 @@ def test_a_killed_run_resumes_to_bitwise_the_same_weights(digits, tmp_path):
     assert same(weights(whole), weights(resumed))
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_a_killed_process_leaves_is_removed_at_the_next_start(digits, tmp_path, finished):
+    settings = config(epochs=2)
+    if finished:
+        train(settings, digits, tmp_path)
+        (tmp_path / "checkpoint.safetensors").touch()
+    for name in ("checkpoint.safetensors", "history.csv"):
+        (tmp_path / f".{name}.0123abcd.tmp").write_text("half")
+    run = train(settings, digits, tmp_path, resume=True)
+    assert run.finished
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not run.checkpoint_file.exists()
+
+
 def test_the_seed_decides_everything(digits, tmp_path, unchanged_random_state):
     a, b, c = (
         train(config(seed=seed, epochs=1), digits, tmp_path / name)

@@ -24,7 +24,7 @@ from typing import Any
 from uuid import uuid4
 
 from attractor_ae._errors import AttractorError, optional_package, unknown_name
-from attractor_ae._files import write_json
+from attractor_ae._files import remove_leftovers, write_json
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.plan import make_plan
@@ -181,6 +181,8 @@ def sweep(
         else:
             running = _in_processes(tasks, number, threads, reporter)
         connection.enter_context(closing(running))  # an error below also stops the trainings
+        for parent in {folder.parent for folder in folders}:
+            remove_leftovers(parent)
         _write_states(folders, {})
         start = time.perf_counter()
         for index, error in running:
