@@ -129,6 +129,13 @@ def test_leftovers_of_killed_processes_are_removed(tmp_path):
     assert names == sorted([*kept, "checkpoint.safetensors", "copy"])
 
 
+def test_a_text_that_is_not_utf_8_is_one_line(tmp_path):
+    with pytest.raises(AttractorError, match="udce9.*rename") as caught:
+        write_text(tmp_path / "a", "name = 'caf\udce9'")
+    assert str(caught.value).isprintable()
+    assert not list(tmp_path.iterdir())
+
+
 def test_json_is_strict(tmp_path):
     write_json(tmp_path / "a.json", {"x": [1, 2.5, None]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2.5, None]}

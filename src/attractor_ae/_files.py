@@ -93,6 +93,11 @@ def flush_to_disk(file: IO[bytes]) -> None:
             raise
 
 
+def user_path(path: Path | str) -> Path:
+    """Return a path with ``~`` replaced by the user's home; ``~0``, of no user, is a plain name."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - the method of Path refuses ``~0``
+
+
 def file_name(label: str) -> str:
     """Return a label as a file name, without characters that some systems refuse.
 
@@ -116,8 +121,15 @@ def cannot_write(path: Path, error: OSError, remedy: str = "") -> AttractorError
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:  # a file name of other bytes
+        part = ascii(text[max(0, error.start - 20) : error.end])
+        raise AttractorError(
+            f"{path}: cannot contain {part}, which is not UTF-8; rename the file or folder"
+        ) from None
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -26,6 +26,7 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from attractor_ae._errors import AttractorError
+from attractor_ae._files import user_path
 from attractor_ae.data.decode import UndecodableError, decode_quietly, displayed, without_warnings
 from attractor_ae.data.image_set import ImageSet, Wanted
 
@@ -65,7 +66,7 @@ def cache_root(cache: Path | None = None) -> Path:
     if cache is None:
         named = os.environ.get(CACHE_VARIABLE)
         cache = Path(named) if named else user_cache_path("attractor-ae", appauthor=False)
-    return cache.expanduser()
+    return user_path(cache)
 
 
 def clear(name: str | None = None, cache: Path | None = None) -> int:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_ae._errors import AttractorError
+from attractor_ae._files import user_path
 from attractor_ae._random import Stream, generator
 from attractor_ae.data.cache import Broken, prepare
 from attractor_ae.data.decode import displayed, image_suffixes
@@ -119,7 +120,7 @@ def own_info(name: str, path: Path, *, seed: int = 0) -> DatasetInfo:
     others = [split for split in splits if split not in {"train", ALL}]
     test = "test" if "test" in splits else next(iter(others or splits))
     return DatasetInfo(
-        name=name,
+        name=displayed(name),
         title="your own images",
         kind="own",
         splits=splits,
@@ -146,7 +147,7 @@ def find_images(path: Path, *, seed: int = 0) -> OwnImages:
     if seed < 0:
         raise AttractorError(f"seed must be at least 0, got {seed}")
     try:
-        path = Path(os.path.realpath(path.expanduser()))
+        path = Path(os.path.realpath(user_path(path)))
         folder, there = path.is_dir(), path.exists()
     except (OSError, ValueError, RuntimeError) as error:
         raise AttractorError(f"{displayed(path)}: cannot be read ({error})") from None
