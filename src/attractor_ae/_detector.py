@@ -478,7 +478,7 @@ def check_images(x: Images, *shapes: tuple[int, ...]) -> Tensor:
         low, high = images.min().item(), images.max().item()
         if not (low >= 0 and high <= 1):  # also catches NaN
             raise AttractorError(
-                f"float images must be in [0, 1], got {low:g}..{high:g}; divide by 255"
+                f"float images must be in [0, 1], got {low}..{high}; rescale them, or give uint8"
             )
     return images
 

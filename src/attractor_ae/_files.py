@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space, or choose another folder"),
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "choose another name"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "choose another folder or name"),
 }
 _REMEDY = "check its permissions, or choose another folder"
 

@@ -27,7 +27,14 @@ from platformdirs import user_cache_path
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import user_path
-from attractor_ae.data.decode import UndecodableError, decode_quietly, displayed, without_warnings
+from attractor_ae.data.decode import (
+    UndecodableError,
+    decode_quietly,
+    displayed,
+    pixel_limit,
+    readable_formats,
+    without_warnings,
+)
 from attractor_ae.data.image_set import ImageSet, Wanted
 
 CACHE_VARIABLE = "ATTRACTOR_AE_CACHE"
@@ -125,7 +132,9 @@ def prepare(
             raise BrokenFilesError(where, unusable, len(unusable), max_broken)
         raise AttractorError(f"{where} has no images; check its files")
     form = json.dumps(asdict(wanted.image_format))
-    entry = _key(source_files, (VERSION, name, split, *classes, form, *key))
+    # Files that were broken may be read with another limit, or with an extra.
+    decoder = f"{pixel_limit()} {'HEIF' in readable_formats()}"
+    entry = _key(source_files, (VERSION, name, split, *classes, form, decoder, *key))
     folder = cache_root(wanted.cache) / "prepared" / _folder_name(name) / entry
     opened = _open(folder)
     if opened is None:

@@ -23,6 +23,7 @@ ROOT_VARIABLE = "ATTRACTOR_AE_DATA"
 """Environment variable that names the data root."""
 
 _LEFT_OUT_SHOWN = 10
+"""Number of files that are named per reason."""
 
 
 @dataclass(frozen=True)
@@ -72,10 +73,14 @@ class Dataset:
         if self.note:
             wanted.reporter.note(self.note)
         images = self.info.source.load(split, self.root, wanted)
-        for path, reason in images.left_out[:_LEFT_OUT_SHOWN]:
-            wanted.reporter.note(f"left out: {path}: {reason}")
-        if len(images.left_out) > _LEFT_OUT_SHOWN:
-            wanted.reporter.note(f"left out: {len(images.left_out) - _LEFT_OUT_SHOWN} other files")
+        reasons: dict[str, list[str]] = {}
+        for path, reason in images.left_out:
+            reasons.setdefault(reason, []).append(path)
+        for reason, paths in reasons.items():
+            for path in paths[:_LEFT_OUT_SHOWN]:
+                wanted.reporter.note(f"left out: {path}: {reason}")
+            if others := len(paths[_LEFT_OUT_SHOWN:]):
+                wanted.reporter.note(f"left out: {others} other files: {reason}")
         return images
 
     def status(self, factor: str = "") -> DatasetStatus:
