@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from attractor_ae import Augmentation, ExperimentConfig, ImageSet, train
+from attractor_ae import Augmentation, ExperimentConfig, ImageSet, fit_detector, train
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
 from attractor_ae.core.autoencoder import Autoencoder
@@ -444,7 +444,19 @@ def test_what_cannot_be_trained_on_is_refused(digits, tmp_path):
         train(config(make_scene_impossible=True), digits, tmp_path)
     with pytest.raises(AttractorError, match="at least 2 classes"):
         train(config(), digits.take(np.arange(4)), tmp_path)
+    gap = digits.take(np.flatnonzero(digits.labels != 7))
+    classifier = config().model_dump()
+    classifier["model"]["type"] = "conv"
+    with pytest.raises(AttractorError, match="no images of the class '7'"):
+        train(ExperimentConfig.from_dict(classifier), gap, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_attractors_need_no_images_of_every_class_that_is_named(digits, tmp_path):
+    gap = digits.take(np.flatnonzero(digits.labels != 7))
+    run = train(config(epochs=1), gap, tmp_path)
+    detector = fit_detector(run.path, gap)
+    assert detector.classes_.tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9]
 
 
 def test_an_unknown_device_is_refused(digits, tmp_path):

@@ -164,7 +164,8 @@ def sweep(
         raise AttractorError('scheduler and resources require backend "dask"; set it as well')
     waiting = [i for i, folder in enumerate(folders) if not Run(folder).finished]
     root = () if data_root is None else ("--data-root", str(Path(data_root).resolve()))
-    tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), root) for i in waiting}
+    here = os.getcwd()  # noqa: PTH109
+    tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), root, here) for i in waiting}
     number, threads = _local_workers(jobs, workers) if backend == "processes" else (1, 1)
     if backend == "processes" and min(number, len(waiting)) > 1:
         # Fill the cache of images before several processes would each decode them.
@@ -211,6 +212,8 @@ class _Task:
     config: str
     folder: str
     options: tuple[str, ...]
+    here: str
+    """Current folder of the sweep, which relative paths in the config refer to."""
 
 
 class _Child:
@@ -225,7 +228,8 @@ class _Child:
 
     def _start(self) -> None:
         self._output = Path(self._files.name) / "stderr"
-        command = [sys.executable, "-m", "attractor_ae", "train", str(self._config)]
+        # -P: no module is imported from the current folder, which may contain a random.py.
+        command = [sys.executable, "-P", "-m", "attractor_ae", "train", str(self._config)]
         command += ["--out", self._task.folder, "--resume", *self._task.options]
         threads = {"OMP_NUM_THREADS": str(self._threads), PARENT_VARIABLE: str(os.getpid())}
         with self._output.open("wb") as stderr:
@@ -235,6 +239,8 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
+                # A worker of a cluster may have been started in another folder.
+                cwd=self._task.here,
                 env={**os.environ, **threads, "COLUMNS": "1000"},
                 start_new_session=True,
             )
