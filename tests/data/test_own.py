@@ -211,6 +211,7 @@ def test_an_image_is_known_by_its_content(animals, load):
     for name in ("Makefile", "6.bin", "notes", "7.json"):
         (animals / "new" / name).write_bytes(b"no image \0")
     (animals / "new" / "empty").touch()
+    os.mkfifo(animals / "new" / "pipe")
     images = load(animals)
     assert images.classes == ("10", "cat", "dog", "new")
     assert sorted(greys(images))[-6:] == [240, 241, 242, 243, 244, 245]

@@ -132,6 +132,31 @@ def test_the_spellings_of_a_split(tmp_path, names):
     assert splits == {"train": [0], "test": [1], "val": [2], "all": [0, 1, 2]}
 
 
+@pytest.mark.parametrize(
+    ("start", "encoding"),
+    [("sep=;\n", "utf-8"), ("SEP=;\r\n", "utf-16"), ("\n\r\n", "utf-8"), ("", "utf-16-be")],
+)
+def test_a_table_of_a_spreadsheet(tmp_path, load, start, encoding):
+    draw(tmp_path / "ä b.png", 7)
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "t.csv").write_bytes(f"{mark}{start}path;label\r\nä b.png;ü\r\n".encode(encoding))
+    images = load(tmp_path / "t.csv")
+    assert (greys(images), images.classes) == ([7], ("ü",))
+    (tmp_path / "t.csv").write_bytes(f"{mark}{start}path;label\nx\n".encode(encoding))
+    number = 2 + start.count("\n")
+    with pytest.raises(AttractorError, match=f"line {number}: 1 fields"):
+        find_images(tmp_path / "t.csv")
+
+
+@pytest.mark.skipif(os.sep != "/", reason="a backslash separates names")
+def test_paths_of_windows_and_of_a_browser(tmp_path, load):
+    draw(tmp_path / "x" / "a b.png", 7)
+    draw(tmp_path / "x\\c.png", 9)  # a name that is like this
+    url = (tmp_path / "x" / "a b.png").as_uri()
+    (tmp_path / "t.csv").write_text(f"path\nx\\a b.png\n{url}\nx\\c.png\n")
+    assert greys(load(tmp_path / "t.csv")) == [7, 7, 9]
+
+
 def test_a_repeated_row_is_in_one_split(tmp_path, load):
     for i in range(20):
         draw(tmp_path / f"{i}.png", i)

@@ -26,7 +26,7 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import user_path
+from attractor_ae._files import flush_to_disk, user_path
 from attractor_ae.data.decode import (
     UndecodableError,
     decode_quietly,
@@ -236,8 +236,7 @@ def _decode_into(
         shape = (len(kept), *form.shape)
         file.flush()
         _write_header(file, shape)
-        file.flush()
-        os.fsync(file.fileno())
+        flush_to_disk(file)
     left = labels[np.array(kept, dtype=np.int64)]
     np.save(folder / "labels.npy", left, allow_pickle=False)
     contents = {

@@ -187,12 +187,17 @@ def recognised(path: str) -> str | None:
     Otherwise, the result is the reason why the image cannot be read, or None for another file.
     """
     suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
-    if suffix in _TEXT or not os.path.isfile(path):  # noqa: PTH113
+    try:  # reading a pipe or a file of /proc might never end
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
         return None
+    if suffix in _TEXT or not stat.S_ISREG(status.st_mode) or not status.st_size:
+        return None
+    known = {*_BY_CONTENT} & {*readable_formats()}
     if is_other_image(path):
         return f"is an image of the format {suffix[1:]}, which is not read; convert it"
     try:
-        with without_warnings(), Image.open(path, formats=_known(_BY_CONTENT)):
+        with without_warnings(), Image.open(path, formats=sorted(known)):
             return ""
     except UnidentifiedImageError:
         reason = _unidentified(Path(path))
@@ -204,10 +209,6 @@ def recognised(path: str) -> str | None:
 def is_other_image(path: str) -> bool:
     """Return whether a file is an image of a format that is never read, by its suffix."""
     return path.lower().endswith(_OTHER_IMAGES)
-
-
-def _known(formats: tuple[str, ...]) -> list[str]:
-    return [form for form in formats if form in readable_formats()]
 
 
 def _unidentified(source: "Source") -> str:
@@ -230,26 +231,24 @@ def _unidentified(source: "Source") -> str:
     return _UNKNOWN
 
 
-@contextmanager
-def _captured_words() -> Iterator[list[str]]:
-    """Yield a list that receives what C libraries write to the standard error of the process."""
-    words: list[str] = []
+def _load_tiff(image: Image.Image) -> None:
+    """Load a TIFF; what libtiff writes to standard error becomes part of the error."""
     try:
         terminal = os.dup(2)
     except OSError:  # a process without standard error
-        yield words
+        image.load()
         return
-    try:
-        with tempfile.TemporaryFile() as file:
-            os.dup2(file.fileno(), 2)
-            try:
-                yield words
-            finally:
-                os.dup2(terminal, 2)
-                file.seek(0)
-                words += file.read(2000).decode(errors="replace").splitlines()
-    finally:
-        os.close(terminal)
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            image.load()
+        except Exception as error:
+            file.seek(0)
+            words = file.read(2000).decode(errors="replace")
+            raise ValueError(f"{str(error) or type(error).__name__} {words}") from None
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _decode(source: Source, form: ImageFormat) -> NDArray[np.uint8]:
@@ -277,13 +276,8 @@ def _decode(source: Source, form: ImageFormat) -> NDArray[np.uint8]:
 def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
     if 0 in image.size:
         raise ValueError("has no pixels")
-    if image.format == "TIFF":  # libtiff writes its errors to the terminal
-        words: list[str] = []
-        try:
-            with _captured_words() as words:
-                image.load()
-        except Exception as error:
-            raise ValueError(f"{str(error) or type(error).__name__}: {' '.join(words)}") from None
+    if image.format == "TIFF":
+        _load_tiff(image)
     image.load()
     with suppress(Exception):  # ignore damaged EXIF data of an intact image
         image = ImageOps.exif_transpose(image)

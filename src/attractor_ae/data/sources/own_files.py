@@ -7,14 +7,18 @@ labels are indices into) and ``split``, or a ``.npy`` file of images. Arrays of 
 are refused.
 """
 
+import codecs
 import csv
 import importlib
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 from numpy.typing import NDArray
@@ -87,7 +91,7 @@ def in_table(table: Path) -> Found:
     for place, path, *named in read(table):
         if not path:
             raise AttractorError(f"{where}, {place}: the path is empty; give one")
-        row = (os.path.join(folder, path), _label(named[0]), split_name(named[1]))  # noqa: PTH118
+        row = (_local(folder, path), _label(named[0]), split_name(named[1]))
         first = labelled.setdefault(os.path.normpath(row[0]), row) if row[1] else row
         if first is row:
             rows.append(row)
@@ -105,13 +109,31 @@ def in_table(table: Path) -> Found:
     return Found(table, labels, splits, paths, notes=notes)
 
 
+def _local(folder: str, path: str) -> str:
+    """Return a path of a table, which may be a file:// URL, or have the separators of Windows."""
+    if path.startswith("file://"):
+        path = url2pathname(urlsplit(path).path)
+    joined = os.path.join(folder, path)  # noqa: PTH118 - text, as there may be many
+    if "\\" in path and os.sep == "/" and not os.path.lexists(joined):
+        return os.path.join(folder, path.replace("\\", "/"))  # noqa: PTH118
+    return joined
+
+
 def _csv_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
     """Yield the line number of each row, its path, label and split; "" for none."""
     try:
-        # File names need not be UTF-8; they are decoded as Python decodes the system's.
-        text = table.read_bytes().decode("utf-8-sig", "surrogateescape")
+        data = table.read_bytes()
     except OSError as error:
         raise AttractorError(f"{displayed(table)}: cannot be read ({error.strerror})") from None
+    if data[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:  # as spreadsheets write it
+        whole = data.decode("utf-16", "replace")
+    else:
+        # File names need not be UTF-8; they are decoded as Python decodes the system's.
+        whole = data.decode("utf-8-sig", "surrogateescape")
+    text = re.sub(
+        r"\A[\r\n]*(sep=.[\r\n]+)?", "", whole, flags=re.IGNORECASE
+    )  # a line of spreadsheets
+    above = len(whole[: len(whole) - len(text)].splitlines())
     header = text.splitlines()[0] if text.strip() else ""
 
     def names_in(delimiter: str) -> list[str]:
@@ -128,11 +150,11 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
                 continue
             if len(row) != len(names):
                 raise AttractorError(
-                    f"{displayed(table)}, line {rows.line_num}: {len(row)} fields, "
+                    f"{displayed(table)}, line {above + rows.line_num}: {len(row)} fields, "
                     f"expected {len(names)}; repair the line"
                 )
             path, label, split = ("" if i is None else row[i].strip() for i in wanted)
-            yield f"line {rows.line_num}", path, label, split
+            yield f"line {above + rows.line_num}", path, label, split
     except csv.Error as error:
         raise AttractorError(f"{displayed(table)}: is not a table ({error}); repair it") from None
 
