@@ -31,7 +31,7 @@ from attractor_ae.experiment.suites import read_suite
 
 FORM = ImageFormat(size=16)
 FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "ICO", "TGA", "JPEG2000", "PCX")
-SUFFIXES = (".png", ".jpg", "", "?w=1", ".TIF", ".heic")
+SUFFIXES = (".png", ".jpg", "", "_w=1", ".TIF", ".heic")
 SETTINGS = {
     "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4, "image_size": 16},
     "training": {"epochs": 40, "loss": "mse", "device": "cpu", "checkpoint_interval": 3},

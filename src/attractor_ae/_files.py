@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -68,15 +69,19 @@ def temporary_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove the temporary files and folders in ``folder`` of processes that were killed."""
+def remove_leftovers(folder: Path, seconds: float = 0) -> None:
+    """Remove temporary files and folders of killed processes that are older than ``seconds``."""
     for path in folder.glob(".*.tmp"):
-        if not re.fullmatch(r"\..*\.[0-9a-f]{8}\.tmp", path.name):
-            continue
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
         with suppress(OSError):
-            path.unlink()
+            age = time.time() - path.stat().st_mtime
+            if (seconds and age < seconds) or not re.fullmatch(
+                r"\..*\.[0-9a-f]{8}\.tmp", path.name
+            ):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
 
 
 def _temporary(path: Path) -> Path:

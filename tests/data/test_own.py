@@ -204,14 +204,17 @@ def test_results_and_caches_are_never_data(tmp_path, load):
 
 
 def test_an_image_is_known_by_its_content(animals, load):
-    names = ("photo", "1.jpg?w=300", "2.jpg_large", "3.dat", "4.download", "5.PNG ")
+    names = ["photo", "1.jpg?w=300", "2.jpg_large", "3.dat", "4.download", "5.PNG "]
+    if os.name == "nt":  # refuses two of them
+        names[1:6:4] = "1", "5"
     for i, name in enumerate(names):
         draw(animals / "new" / "x.png", 240 + i)
         (animals / "new" / "x.png").rename(animals / "new" / name)
     for name in ("Makefile", "6.bin", "notes", "7.json"):
         (animals / "new" / name).write_bytes(b"no image \0")
     (animals / "new" / "empty").touch()
-    os.mkfifo(animals / "new" / "pipe")
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(animals / "new" / "pipe")
     images = load(animals)
     assert images.classes == ("10", "cat", "dog", "new")
     assert sorted(greys(images))[-6:] == [240, 241, 242, 243, 244, 245]
@@ -246,6 +249,19 @@ def test_photographs_that_cannot_be_read_are_counted_with_a_reason(
         load(animals)
     images = load(animals, max_broken=0.1)
     assert [path for path, _ in images.left_out] == [str(animals / "only" / name)]
+
+
+def test_a_class_of_files_that_are_never_read_is_listed(animals, load):
+    (animals / "scan").mkdir()
+    for i in range(3):
+        (animals / "scan" / f"{i}.dcm").write_bytes(bytes(128) + b"DICM")
+    (animals / "boxes").mkdir()
+    (animals / "boxes" / "1.txt").write_text("0 1 2 3 4")
+    images = load(animals)
+    assert len(images) == 44
+    [(path, reason)] = images.left_out
+    assert path == str(animals / "scan")
+    assert "3 files" in reason
 
 
 def test_raw_photographs_are_listed(animals, load):

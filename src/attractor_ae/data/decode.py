@@ -34,7 +34,7 @@ _OTHER_IMAGES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2",
 
 # Photographs that Pillow may not read; and text, so frequent next to images that it is not opened.
 _PHOTOGRAPHS = (".avif", ".heic", ".heif", ".hif", ".jxl")
-_TEXT = [".csv", ".html", ".json", ".md", ".py", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml"]
+_TEXT = (".csv", ".html", ".json", ".md", ".py", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml")
 
 _UNKNOWN = "is not an image of a known format"
 
@@ -191,7 +191,7 @@ def recognised(path: str) -> str | None:
         status = os.stat(path)  # noqa: PTH116
     except OSError:
         return None
-    if suffix in _TEXT or not stat.S_ISREG(status.st_mode) or not status.st_size:
+    if is_text(path) or not stat.S_ISREG(status.st_mode) or not status.st_size:
         return None
     known = {*_BY_CONTENT} & {*readable_formats()}
     if is_other_image(path):
@@ -209,6 +209,11 @@ def recognised(path: str) -> str | None:
 def is_other_image(path: str) -> bool:
     """Return whether a file is an image of a format that is never read, by its suffix."""
     return path.lower().endswith(_OTHER_IMAGES)
+
+
+def is_text(path: str) -> bool:
+    """Return whether a file is text, e.g. an annotation, by its suffix."""
+    return path.lower().endswith(_TEXT)
 
 
 def _unidentified(source: "Source") -> str:

@@ -19,7 +19,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import user_path
 from attractor_ae._random import Stream, generator
 from attractor_ae.data.cache import Broken, prepare
-from attractor_ae.data.decode import displayed, image_suffixes, is_other_image, recognised
+from attractor_ae.data.decode import displayed, image_suffixes, is_other_image, is_text, recognised
 from attractor_ae.data.image_set import ImageSet, Wanted, drawn_rows
 from attractor_ae.data.info import DatasetInfo, SplitInfo
 from attractor_ae.data.sources.own_files import (
@@ -296,12 +296,19 @@ def _walked(
         visible = [name for name in (*inner, *files) if not name.startswith(".")]
         # A folder with the suffix of an image is reported as a broken image.
         named = sorted(name for name in visible if name.lower().endswith(suffixes))
-        for name in sorted({*files} & {*visible} - {*named}):
+        others = sorted({*files} & {*visible} - {*named})
+        before = len(unusable) + len(ignored)
+        for name in others:
             path = os.path.join(folder, name)  # noqa: PTH118
             if (reason := recognised(path)) == "":
                 named.append(name)
             elif reason:
                 (ignored if is_other_image(name) else unusable).append((displayed(path), reason))
+        strange = [name for name in others if not is_text(name)]
+        if strange and not named and before == len(unusable) + len(ignored):
+            # E.g. a class of medical images or arrays, which would vanish without a word.
+            reason = f"has {len(strange)} files but no image that is read, e.g. {strange[0]}"
+            ignored.append((displayed(folder), displayed(reason)))
         images += [(folders, os.path.join(folder, name)) for name in sorted(named)]  # noqa: PTH118
         inner[:] = sorted({*inner} & {*visible} - {*named})
         paths = {name: os.path.join(folder, name) for name in inner}  # noqa: PTH118
