@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _REMEDIES = {
     errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EFBIG: "allow larger files (ulimit -f), or choose another folder",
     **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space, or choose another folder"),
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "choose another folder or name"),
 }

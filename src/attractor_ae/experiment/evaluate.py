@@ -146,7 +146,7 @@ def _evaluated_into(
             f"{home.path}: replacing the result and detector made with other settings or images"
         )
     home.path.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(home.path, seconds=3600)  # not of another evaluation that is running
+    remove_leftovers(home.path, seconds=3600.0)  # not of another evaluation that is running
     for images in sets:
         if images.left_out:
             home.log(f"left out of {images.name} ({images.split}): {len(images.left_out)} files")
