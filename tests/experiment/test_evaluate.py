@@ -245,18 +245,24 @@ def test_an_evaluation_that_fails_leaves_the_result_that_was_there(evaluated):
 
 
 @pytest.mark.slow
-def test_a_half_written_evaluation_is_not_taken_for_a_complete_one(evaluated, monkeypatch):
+@pytest.mark.parametrize(("moment", "scored"), [("_write_figures", 0), ("_replace_result", 2)])
+def test_a_half_written_evaluation_is_not_taken_for_a_complete_one(
+    evaluated, monkeypatch, moment, scored
+):
+    """While the new result is written, the old one is there; while it is replaced, none."""
     run, settings, _ = evaluated
     counted(run, settings)
 
-    def interrupted(*_):
+    def interrupted(home, *_):
+        if moment == "_replace_result":
+            (home.evaluation_folder / "metrics.json").unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "_write_figures", interrupted)
+        patch.setattr(evaluation, moment, interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_evaluation(run.path, overrides=[*settings, "evaluation.trials=3"])
-    assert counted(run, settings)[1] == 2
+    assert counted(run, settings)[1] == scored
 
 
 @pytest.mark.slow
