@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PYTHON_OF_VENV := $(BIN)/python$(if $(filter Windows_NT,$(OS)),.exe)
 
-.PHONY: demo test test-all test-real soak bench configs wheel lint format clean
+.PHONY: demo test test-all test-real fuzz soak bench configs wheel lint format clean
 
 demo: .venv/.demo
 	$(BIN)/attractor-ae demo --out demo
@@ -19,7 +19,11 @@ test: lint
 test-all: lint
 	$(PYTEST) -m "not soak and not real"
 
-# Fuzzing, killed processes, many files: by hand.
+# Damaged files and killed processes, at random; FUZZ="--seed 1 --seconds 60" for another run.
+fuzz: .venv/.test
+	$(BIN)/python tests/fuzz.py $(FUZZ)
+
+# Some minutes of fuzzing, killed processes, many files: by hand.
 soak: .venv/.test
 	$(BIN)/pytest -m soak
 

@@ -4,13 +4,17 @@ import os
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from hypothesis import given
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import (
     atomic_path,
+    file_name,
     load_weights,
     read_tensors,
+    remove_leftovers,
     write_json,
     write_tensors,
     write_text,
@@ -54,6 +58,84 @@ def test_new_files_have_the_permissions_of_the_umask(tmp_path):
     assert (tmp_path / "a").stat().st_mode & 0o777 == 0o640
 
 
+def test_a_file_system_that_refuses_chmod(tmp_path, monkeypatch):
+    """exFAT, and mounts without metadata."""
+
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM), str(path))
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    write_text(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="the rule that is simulated is that of Windows")
+def test_windows_flushes_only_files_that_are_open_for_writing(tmp_path, monkeypatch):
+    import fcntl
+
+    fsync = os.fsync
+
+    def as_on_windows(number):
+        if fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        fsync(number)
+
+    monkeypatch.setattr(os, "fsync", as_on_windows)
+    write_text(tmp_path / "a", "x")
+    assert (tmp_path / "a").read_text() == "x"
+
+
+@pytest.mark.parametrize(("code", "written"), [(errno.EINVAL, True), (errno.EIO, False)])
+def test_a_file_system_without_fsync_and_a_broken_disk(tmp_path, monkeypatch, code, written):
+    def fail(_):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", fail)
+    if written:
+        write_text(tmp_path / "a", "x")
+    else:
+        with pytest.raises(AttractorError, match="a: cannot be written"):
+            write_text(tmp_path / "a", "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["a"] * written
+
+
+def test_a_name_that_is_too_long_is_called_that(tmp_path):
+    with pytest.raises(AttractorError, match="too long.*shorter name"):
+        write_text(tmp_path / ("x" * 300), "")
+    write_text(tmp_path / ("x" * 250), "long, but possible")
+    assert [len(path.name) for path in tmp_path.iterdir()] == [250]
+
+
+@given(st.text(min_size=1))
+def test_a_label_is_a_short_file_name(label):
+    name = file_name(label * 40)
+    assert 1 <= len(name.encode()) <= 80
+    assert name == file_name(name)
+
+
+def test_long_labels_keep_apart():
+    assert file_name("a" * 300) != file_name("a" * 301)
+
+
+def test_leftovers_of_killed_processes_are_removed(tmp_path):
+    with atomic_path(tmp_path / "checkpoint.safetensors") as temporary:
+        (tmp_path / "copy").write_text("what kill -9 leaves")
+        os.link(temporary, tmp_path / f"{temporary.name[:-12]}01234567.tmp")
+    kept = [".mine.tmp", "a.01234567.tmp", "notes.txt"]
+    for name in kept:
+        (tmp_path / name).touch()
+    remove_leftovers(tmp_path)
+    names = sorted(path.name for path in tmp_path.iterdir())
+    assert names == sorted([*kept, "checkpoint.safetensors", "copy"])
+
+
+def test_a_text_that_is_not_utf_8_is_one_line(tmp_path):
+    with pytest.raises(AttractorError, match="udce9.*rename") as caught:
+        write_text(tmp_path / "a", "name = 'caf\udce9'")
+    assert str(caught.value).isprintable()
+    assert not list(tmp_path.iterdir())
+
+
 def test_json_is_strict(tmp_path):
     write_json(tmp_path / "a.json", {"x": [1, 2.5, None]})
     assert json.loads((tmp_path / "a.json").read_text()) == {"x": [1, 2.5, None]}
@@ -79,6 +161,32 @@ def test_a_truncated_tensor_file_is_named(tmp_path, keep):
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(AttractorError, match="a.safetensors: is truncated or damaged"):
         read_tensors(path)
+
+
+def test_a_change_of_any_byte_is_noticed(tmp_path):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {"x": torch.rand(10), "n": torch.arange(3)}, {"epoch": "3"})
+    whole = path.read_bytes()
+    for place in range(len(whole)):
+        for flip in (1, 32, 128):
+            damaged = bytearray(whole)
+            damaged[place] ^= flip
+            path.write_bytes(damaged)
+            with pytest.raises(AttractorError, match="a.safetensors: is truncated or damaged"):
+                read_tensors(path)
+    for place in range(0, len(whole), 7):
+        path.write_bytes(whole[:place] + whole[place + 1 :])  # one byte lost
+        with pytest.raises(AttractorError, match="a.safetensors: is truncated or damaged"):
+            read_tensors(path)
+
+
+def test_a_file_of_another_program_has_no_digest(tmp_path):
+    path = tmp_path / "a.safetensors"
+    for metadata in (None, {"format": "pt"}):
+        save_file({"x": torch.ones(2)}, path, metadata)
+        tensors, found = read_tensors(path)
+        assert torch.equal(tensors["x"], torch.ones(2))
+        assert found == (metadata or {})
 
 
 def test_a_pickle_is_not_opened(tmp_path):

@@ -200,6 +200,7 @@ def test_every_random_image_has_a_score(fitted):
         (torch.zeros(2, 1, 64, 64, dtype=torch.int32), "dtype torch.int32"),
         (np.full((2, 1, 64, 64), 2.0), "got 2..2"),
         (np.full((2, 1, 64, 64), -0.1), "got -0.1..-0.1"),
+        (np.full((2, 1, 64, 64), 1.0000001), "got 1.0000001..1.0000001"),
         (np.full((2, 1, 64, 64), np.nan), "got nan..nan"),
         (np.zeros((2, 64, 64), np.uint8), r"shape \(2, 64, 64\); give \(n, 1, 64, 64\)"),
         (np.zeros((2, 3, 64, 64), np.uint8), r"shape \(2, 3, 64, 64\)"),

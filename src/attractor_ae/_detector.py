@@ -477,8 +477,10 @@ def check_images(x: Images, *shapes: tuple[int, ...]) -> Tensor:
     if images.ndim == 4 and images.is_floating_point() and images.numel():
         low, high = images.min().item(), images.max().item()
         if not (low >= 0 and high <= 1):  # also catches NaN
+            # Every digit, as 1.0000001 is too large.
+            found = "..".join(repr(value).removesuffix(".0") for value in (low, high))
             raise AttractorError(
-                f"float images must be in [0, 1], got {low:g}..{high:g}; divide by 255"
+                f"float images must be in [0, 1], got {found}; rescale them, or give uint8"
             )
     return images
 

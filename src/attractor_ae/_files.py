@@ -4,71 +4,138 @@ A file is written under a temporary name and renamed, so it is either complete o
 is pickled, so reading a file cannot run code.
 """
 
+import errno
+import hashlib
 import json
 import os
 import re
-import tempfile
+import shutil
+import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
+from uuid import uuid4
 
 from attractor_ae._errors import AttractorError
 
 if TYPE_CHECKING:
     import torch
 
-_REMEDY = "free space, or choose another folder"
+_REMEDIES = {
+    errno.ENAMETOOLONG: "choose a shorter name",
+    errno.EFBIG: "allow larger files (ulimit -f), or choose another folder",
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space, or choose another folder"),
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST, errno.EISDIR), "choose another folder or name"),
+}
+_REMEDY = "check its permissions, or choose another folder"
+
+_DIGEST = "sha256"  # key of the metadata, and prefix of its value
+_NO_DIGEST = f"{_DIGEST}:{'0' * 64}"
 
 
 @contextmanager
-def atomic_path(path: Path, remedy: str = _REMEDY) -> Iterator[Path]:
+def atomic_path(path: Path, remedy: str = "") -> Iterator[Path]:
     """Yield a temporary name in the folder of ``path``, and rename it when the block ends.
 
     If the block fails, ``path`` stays as it was and the temporary file is removed. ``remedy`` ends
     the message if the file cannot be written.
     """
+    temporary = _temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        os.close(handle)
-    except OSError as error:
-        raise cannot_write(path, error, remedy) from None
-    temporary = Path(name)
-    try:
+        # Created with the permissions of the umask: some file systems refuse to change them.
+        temporary.open("xb").close()
         yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.umask(mask := os.umask(0))  # the umask can only be read by setting it
-        temporary.chmod(0o666 & ~mask)
+        with temporary.open("rb+") as file:
+            flush_to_disk(file)
         temporary.replace(path)
     except OSError as error:
         raise cannot_write(path, error, remedy) from None
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def temporary_folder(path: Path) -> Iterator[Path]:
+    """Yield a new folder next to ``path``, for its future files; it is removed afterwards."""
+    temporary = _temporary(path)
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path, seconds: float = 0) -> None:
+    """Remove temporary files and folders of killed processes that are older than ``seconds``."""
+    for path in folder.glob(".*.tmp"):
+        with suppress(OSError):
+            age = time.time() - path.stat().st_mtime
+            if (seconds and age < seconds) or not re.fullmatch(
+                r"\..*\.[0-9a-f]{8}\.tmp", path.name
+            ):
+                continue
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink()
+
+
+def _temporary(path: Path) -> Path:
+    return path.with_name(f".{path.name[:40]}.{uuid4().hex[:8]}.tmp")
+
+
+def flush_to_disk(file: IO[bytes]) -> None:
+    """Wait until a file, open for writing, is on the disk, on file systems that can tell."""
+    file.flush()
+    try:
+        os.fsync(file.fileno())
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOSYS, errno.ENOTSUP):
+            raise
+
+
+def user_path(path: Path | str) -> Path:
+    """Return a path with ``~`` replaced by the user's home; ``~0``, of no user, is a plain name."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - the method of Path refuses ``~0``
 
 
 def file_name(label: str) -> str:
     """Return a label as a file name, without characters that some systems refuse.
 
+    A name of more than 80 bytes is shortened; it then ends with a part of its SHA-256.
+
     Examples:
         >>> file_name("MC-AE, fused"), file_name("sviro:tesla")
         ('MC-AE-fused', 'sviro-tesla')
     """
-    return re.sub(r"[^\w.-]+", "-", label).strip("-.") or "unnamed"
+    name = re.sub(r"[^\w.-]+", "-", label).strip("-.") or "unnamed"
+    if len(data := name.encode(errors="surrogatepass")) <= 80:
+        return name
+    return f"{data[:70].decode(errors='ignore')}-{hashlib.sha256(data).hexdigest()[:8]}"
 
 
-def cannot_write(path: Path, error: OSError, remedy: str = _REMEDY) -> AttractorError:
+def cannot_write(path: Path, error: OSError, remedy: str = "") -> AttractorError:
     """Return the error for a path that cannot be written."""
-    return AttractorError(
-        f"{error.filename or path}: cannot be written ({error.strerror or error}); {remedy}"
-    )
+    remedy = remedy or _REMEDIES.get(error.errno or 0, _REMEDY)
+    return AttractorError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
 
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 text file atomically."""
+    try:
+        data = text.encode()
+    except UnicodeEncodeError as error:  # a file name of other bytes
+        part = ascii(text[max(0, error.start - 20) : error.end])
+        raise AttractorError(
+            f"{path}: cannot contain {part}, which is not UTF-8; rename the file or folder"
+        ) from None
     with atomic_path(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
@@ -79,25 +146,44 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 def write_tensors(
     path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str]
 ) -> None:
-    """Write tensors with metadata to a safetensors file, atomically."""
+    """Write tensors with metadata to a safetensors file, atomically.
+
+    The file contains its SHA-256, computed with zeros in the place of the digest.
+    """
     from safetensors.torch import save
 
-    data = save({k: t.detach().cpu().contiguous() for k, t in tensors.items()}, dict(metadata))
+    held = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    data = save(held, {**metadata, _DIGEST: _NO_DIGEST})
+    digest = f"{_DIGEST}:{hashlib.sha256(data).hexdigest()}"
+    data = data.replace(_NO_DIGEST.encode(), digest.encode(), 1)  # in the header, which is first
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
-    """Read a safetensors file: its tensors, on the CPU, and its metadata."""
-    from safetensors import SafetensorError, safe_open
+    """Read a safetensors file: its tensors, on the CPU, and its metadata.
+
+    Raises:
+        AttractorError: If the file is missing, truncated, or not as `write_tensors` wrote it. A
+            file of another program, without a digest, is read as it is.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
 
     if not os.path.isfile(path):  # noqa: PTH113 - returns False if access is denied
         raise AttractorError(f"{path}: no such file; create it again")
     try:
-        with safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
+        data = path.read_bytes()
+        end = 8 + int.from_bytes(data[:8], "little")
+        metadata = json.loads(data[8:end]).get("__metadata__", {})
+        digest = metadata.pop(_DIGEST, "")
+        # A damaged key would hide the digest, but not its value.
+        if digest or f'"{_DIGEST}:'.encode() in data[:end]:
+            original = data[:end].replace(digest.encode(), _NO_DIGEST.encode(), 1) + data[end:]
+            if digest != f"{_DIGEST}:{hashlib.sha256(original).hexdigest()}":
+                raise ValueError("its checksum is wrong")
+        return load(data), metadata
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
         raise AttractorError(
             f"{path}: is truncated or damaged ({error}); create it again"
         ) from None

@@ -13,6 +13,8 @@ from PIL import Image, ImageOps
 from torchvision.transforms import v2
 
 from attractor_ae._errors import AttractorError
+from attractor_ae.data import load
+from attractor_ae.data.cache import BrokenFilesError
 from attractor_ae.data.decode import (
     ImageFormat,
     UndecodableError,
@@ -313,6 +315,41 @@ def test_the_filters_of_warnings_are_restored(monkeypatch):
 def test_a_header_that_promises_too_much_is_refused():
     with pytest.raises(UndecodableError):
         decode(png_with_large_header(), PLAIN)
+
+
+def test_the_limit_of_pixels_can_be_raised(monkeypatch, tmp_path):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 100)
+    path = tmp_path / "a.png"
+    COINS.resize((12, 12)).save(path)
+    with pytest.raises(UndecodableError, match="100 pixels; .*ATTRACTOR_AE_MAX_PIXELS"):
+        decode(path, PLAIN)
+    with pytest.raises(BrokenFilesError):
+        load(str(tmp_path), "all", cache=tmp_path / "cache")
+    monkeypatch.setenv("ATTRACTOR_AE_MAX_PIXELS", "144")
+    assert decode(path, PLAIN).shape == (1, 64, 64)
+    assert len(load(str(tmp_path), "all", cache=tmp_path / "cache")) == 1  # not from the cache
+    assert Image.MAX_IMAGE_PIXELS == 100
+    for wrong in ("many", "0", "-5", "1e9"):
+        monkeypatch.setenv("ATTRACTOR_AE_MAX_PIXELS", wrong)
+        with pytest.raises(AttractorError, match="number of pixels"):
+            decode(path, PLAIN)
+
+
+@pytest.mark.parametrize("compression", ["tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"])
+def test_what_libtiff_says_is_part_of_the_reason(capfd, compression):
+    data = bytearray(stored(COINS, "TIFF", compression=compression))
+    reasons = []
+    for place in range(8, len(data), len(data) // 40):
+        damaged = data[:place] + bytes(40) + data[place + 40 :]
+        try:
+            decode(bytes(damaged), PLAIN)
+        except UndecodableError as error:
+            reasons.append(error.reason)
+    assert any(reasons)
+    assert all(len(reason.splitlines()) == 1 for reason in reasons)
+    assert any(word in " ".join(reasons) for word in ("Decode", "TIFF", "JPEG", "LZW"))
+    os.write(2, b"standard error is as before")
+    assert capfd.readouterr().err == "standard error is as before"
 
 
 def test_suffixes_are_those_of_what_is_read():

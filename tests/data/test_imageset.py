@@ -1,6 +1,7 @@
 import jaxtyping
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -113,6 +114,9 @@ def _as_users_run_it():
         ([0], {"labels": np.zeros(2, np.int64)}, r"got int64 \(2,\)"),
         ([0, 3], {}, r"labels must be in -1\.\.2, got 0\.\.3"),
         ([-2, 0], {}, r"labels must be in -1\.\.2, got -2\.\.0"),
+        ([0], {"labels": [0.5]}, r"got float64 \(1,\)"),
+        ([0], {"labels": ["a"]}, "got <U1"),
+        ([0], {"classes": ("a", "b", "a")}, "distinct names, got .'a', 'b', 'a'"),
         ([0], {"classes": ()}, r"labels must be in -1\.\.-1, got 0\.\.0"),
     ],
 )
@@ -131,6 +135,20 @@ def test_random_per_class_draws_n_of_each_in_order(labels, n, seed):
         assert chosen.labels.tolist().count(label) == min(n, labels.count(label))
     assert places(drawn(images, n, seed)) == places(chosen)
     assert set(places(chosen)) <= set(places(drawn(images, n + 1, seed)))
+
+
+def test_labels_may_be_a_list_or_a_tensor():
+    expected = image_set([2, -1, 0])
+    for labels in (
+        [2, -1, 0],
+        (2, -1, 0),
+        torch.tensor([2, -1, 0]),
+        torch.tensor([2, -1, 0]).int(),
+    ):
+        given_so = image_set([2, -1, 0], labels=labels)
+        np.testing.assert_array_equal(given_so.labels, expected.labels, strict=True)
+        assert given_so.digest == expected.digest
+    assert image_set([], labels=[]).labels.dtype == np.int64
 
 
 def test_random_per_class_draws_every_image_equally_often(unchanged_random_state):

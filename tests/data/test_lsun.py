@@ -133,6 +133,18 @@ def test_without_the_package_one_line_says_how_to_get_it(pictures, tmp_path, mon
     )
 
 
+@pytest.mark.parametrize("keep", [1, 2, 3, 5, -1])
+def test_a_truncated_database_is_one_line(tmp_path, keep):
+    for category in CATEGORIES:
+        data = {bytes([65 + i]): RANDOM.bytes(9000) for i in range(4)}
+        path = write(tmp_path, category, data) / "data.mdb"
+    whole = path.read_bytes()
+    path.write_bytes(whole[: keep * 4096])
+    with pytest.raises(AttractorError, match="tower_train_lmdb: is not an LMDB database") as caught:
+        read(tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+
+
 def test_a_file_that_is_not_a_database(pictures, tmp_path):
     file = tmp_path / "lsun/kitchen_train_lmdb/data.mdb"
     file.write_bytes(b"\0" * 8192)

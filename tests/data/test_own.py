@@ -8,9 +8,11 @@ from torchvision.datasets import ImageFolder
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
+from attractor_ae.data import decode as decode_module
 from attractor_ae.data import find_dataset
 from attractor_ae.data.cache import BrokenFilesError
-from attractor_ae.data.decode import ImageFormat, decode
+from attractor_ae.data.decode import ImageFormat, decode, image_suffixes
+from attractor_ae.data.sources import own
 from attractor_ae.data.sources.own import find_images
 
 FORM = ImageFormat(size=16)
@@ -20,6 +22,14 @@ def draw(path, grey):
     """Write an image of one grey, which tells it from others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (5, 4), grey).save(path)
+
+
+class Notes(Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, line):
+        self.lines.append(line)
 
 
 def greys(images):
@@ -137,6 +147,141 @@ def test_splits_that_are_there_are_used(tmp_path, load):
     assert extra.labels.tolist() == [-1]
     with pytest.raises(AttractorError, match="has no split 'val'; available: train, test, extra"):
         load(root, "val")
+
+
+@pytest.mark.parametrize(
+    "names", [("training", "testing", "validation"), ("Train", "TEST", "Valid")]
+)
+def test_the_spellings_of_a_split(tmp_path, load, names):
+    root = tmp_path / "mp"
+    for i, name in enumerate(names):
+        for label in "ab":
+            draw(root / name / label / "1.png", i)
+    source = find_images(root)
+    assert source.classes == ("a", "b")
+    assert [greys(load(root, split)) for split in ("train", "test", "val")] == [
+        [0] * 2,
+        [1] * 2,
+        [2] * 2,
+    ]
+
+
+def test_splits_without_labels(tmp_path, load):
+    for name in ("Training", "val"):
+        draw(tmp_path / "x" / name / "1.png", 1)
+    assert find_images(tmp_path / "x").classes == ()
+    assert list(find_images(tmp_path / "x").splits) == ["train", "val", "all"]
+
+
+def test_results_and_caches_are_never_data(tmp_path, load):
+    root = tmp_path / "pets"
+    for i in range(4):
+        draw(root / "ab"[i % 2] / f"{i}.png", i)
+    results = {
+        "runs/x-seed0": "config.toml environment.json evaluation/entropy.png",
+        "runs/ensemble/evaluation": "metrics.json scores.safetensors entropy.png",
+        "figures": "roc.png roc.pdf precision-recall.pdf reliability.pdf",
+        "original": "cfg.toml checkpoints/last.pth images/1.png",
+        "a/cache": "CACHEDIR.TAG 1.png",
+        ".ipynb_checkpoints": "1.png",
+        "training": "config.toml history.csv evaluation/1.png",
+    }
+    for folder, names in results.items():
+        for name in names.split():
+            draw(root / folder / "x.png", 99)
+            (root / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (root / folder / "x.png").rename(root / folder / name)
+    reporter = Notes()
+    images = load(root, reporter=reporter)
+    assert images.classes == ("a", "b")
+    assert greys(images) == [0, 2, 1, 3]
+    noted = "\n".join(reporter.lines)
+    for folder in results:
+        assert str(root / folder) in noted
+    # Given as data sets themselves, they have no images.
+    with pytest.raises(AttractorError, match="no images"):
+        load(root / "runs")
+
+
+def test_an_image_is_known_by_its_content(animals, load):
+    names = ["photo", "1.jpg?w=300", "2.jpg_large", "3.dat", "4.download", "5.PNG "]
+    if os.name == "nt":  # refuses two of them
+        names[1:6:4] = "1", "5"
+    for i, name in enumerate(names):
+        draw(animals / "new" / "x.png", 240 + i)
+        (animals / "new" / "x.png").rename(animals / "new" / name)
+    for name in ("Makefile", "6.bin", "notes", "7.json"):
+        (animals / "new" / name).write_bytes(b"no image \0")
+    (animals / "new" / "empty").touch()
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(animals / "new" / "pipe")
+    images = load(animals)
+    assert images.classes == ("10", "cat", "dog", "new")
+    assert sorted(greys(images))[-6:] == [240, 241, 242, 243, 244, 245]
+    assert images.left_out == ()
+
+
+HEIC = b"\0\0\0\x18ftypheic" + bytes(100)
+AVIF = b"\0\0\0\x1cftypavif" + bytes(100)
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("IMG_1.HEIC", HEIC, r"attractor-ae\[heic\]"),
+        ("IMG_1.jpg", HEIC, r"attractor-ae\[heic\]"),
+        ("IMG_1", HEIC, r"attractor-ae\[heic\]"),
+        ("1.avif", AVIF, "AVIF"),
+        ("1.jxl", b"\xff\x0a" + bytes(50), "JPEG XL"),
+        ("1.heic", b"text", "not an image"),
+    ],
+)
+def test_photographs_that_cannot_be_read_are_counted_with_a_reason(
+    animals, load, monkeypatch, name, data, reason
+):
+    formats = tuple(f for f in decode_module.readable_formats() if f not in {"HEIF", "AVIF"})
+    suffixes = image_suffixes() - {".heic", ".heif", ".hif", ".avif"}
+    monkeypatch.setattr(decode_module, "readable_formats", lambda: formats)
+    monkeypatch.setattr(own, "image_suffixes", lambda: suffixes)
+    (animals / "only").mkdir()
+    (animals / "only" / name).write_bytes(data)
+    with pytest.raises(BrokenFilesError, match=f"1 of 45 .*{name}.*{reason}"):
+        load(animals)
+    images = load(animals, max_broken=0.1)
+    assert [path for path, _ in images.left_out] == [str(animals / "only" / name)]
+
+
+def test_a_class_of_files_that_are_never_read_is_listed(animals, load):
+    (animals / "scan").mkdir()
+    for i in range(3):
+        (animals / "scan" / f"{i}.dcm").write_bytes(bytes(128) + b"DICM")
+    (animals / "boxes").mkdir()
+    (animals / "boxes" / "1.txt").write_text("0 1 2 3 4")
+    images = load(animals)
+    assert len(images) == 44
+    [(path, reason)] = images.left_out
+    assert path == str(animals / "scan")
+    assert "3 files" in reason
+
+
+def test_raw_photographs_are_listed(animals, load):
+    for i in range(14):
+        (animals / "dog" / f"{i}.NEF").write_bytes(b"II*\0" + bytes(40))
+    reporter = Notes()
+    assert len(load(animals, reporter=reporter)) == 44
+    lines = [line for line in reporter.lines if "nef" in line]
+    assert len(lines) == 11
+    assert "4 other files" in lines[-1]
+
+
+def test_heic_is_read_with_its_extra(tmp_path, load):
+    heif = pytest.importorskip("pillow_heif")
+    picture = Image.new("RGB", (64, 48), (200, 200, 200))
+    for name in ("1.HEIC", "2"):
+        (tmp_path / "phone" / "a").mkdir(parents=True, exist_ok=True)
+        heif.from_pillow(picture).save(tmp_path / "phone" / "a" / "x.heic", quality=100)
+        (tmp_path / "phone" / "a" / "x.heic").rename(tmp_path / "phone" / "a" / name)
+    np.testing.assert_allclose(greys(load(tmp_path / "phone")), [200, 200], atol=2)
 
 
 def test_a_class_may_be_called_train(tmp_path):

@@ -1,8 +1,10 @@
 import numpy as np
 import pytest
+from PIL import Image
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data import ImageFormat, load
+from attractor_ae.data.decode import decode
 from attractor_ae.data.sources.own import find_images
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (50, 16, 16, 3), dtype=np.uint8)
@@ -63,6 +65,29 @@ def test_arrays_with_labels(tmp_path, load, arrays, classes, labels):
     assert np.bincount(test.labels).tolist() == [5, 5]
     rows = find_images(path).splits["test"]
     np.testing.assert_array_equal(test.images[:, 0], PIXELS[rows, ..., 0])
+
+
+def test_missing_labels_and_spellings_of_splits(tmp_path, load):
+    path = tmp_path / "array.npz"
+    labels = np.array(["cat", "nan", "", "dog", "-1", "None"])
+    splits = np.array(["Training", "TEST", b"valid", " val ", "testing", "train"])
+    np.savez(path, images=PIXELS[:6, ..., 0], labels=labels, split=splits)
+    assert load(path).classes == ("cat", "dog")
+    assert load(path).labels.tolist() == [0, -1, -1, 1, -1, -1]
+    splits = {name: rows.tolist() for name, rows in find_images(path).splits.items()}
+    assert splits == {"train": [0, 5], "test": [1, 4], "val": [2, 3], "all": [0, 1, 2, 3, 4, 5]}
+
+
+@pytest.mark.parametrize("wrong", [1.0000001, -1e-9])
+def test_the_value_that_is_wrong_is_visible(tmp_path, load, wrong):
+    pixels = np.full((3, 8, 8), 0.5)
+    pixels[1, 2, 3] = wrong
+    np.save(tmp_path / "x.npy", pixels)
+    with pytest.raises(AttractorError, match=f"image 1 .*{wrong}"):
+        load(tmp_path / "x.npy")
+    Image.fromarray(pixels[1].astype(np.float32)).save(tmp_path / "x.tif")
+    with pytest.raises(AttractorError, match=str(float(np.float32(wrong)))):
+        decode(tmp_path / "x.tif", ImageFormat(16))
 
 
 def npz(path, **arrays):

@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from attractor_ae._errors import AttractorError
+from attractor_ae._reporter import Reporter
 from attractor_ae.data.cache import BrokenFilesError
 from attractor_ae.data.sources.own import find_images
 
@@ -16,6 +17,14 @@ def draw(path, grey):
     """Write an image of one grey, which tells it from others."""
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("L", (5, 4), grey).save(path)
+
+
+class Notes(Reporter):
+    def __init__(self):
+        self.lines = []
+
+    def note(self, line):
+        self.lines.append(line)
 
 
 def greys(images):
@@ -79,6 +88,98 @@ def test_a_parquet_table_written_by_pyarrow(tmp_path, load, labels, classes, exp
     assert images.classes == classes
     assert images.labels.tolist() == expected
     assert greys(images) == [0, 1, 2]
+
+
+MISSING = ("", "nan", "NaN", "NA", "N/A", "None", "null", "<NA>", "-1", "-1.0", "NaT")
+
+
+@pytest.mark.parametrize("missing", MISSING)
+def test_the_spellings_of_a_missing_label(tmp_path, load, missing):
+    labels = ["b", missing, "none", "a", f" {missing} "]
+    lines = [f"{i}.png,{label}" for i, label in enumerate(labels)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *lines]))
+    columns = {"path": [f"{i}.png" for i in range(5)], "label": labels}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "table.parquet")
+    for i in range(5):
+        draw(tmp_path / f"{i}.png", i)
+    for ending in ("csv", "parquet"):
+        reporter = Notes()
+        images = load(tmp_path / f"table.{ending}", reporter=reporter)
+        assert images.classes == ("a", "b", "none")
+        assert images.labels.tolist() == [1, -1, 2, 0, -1]
+        assert any("2 of 5 images have no label" in line for line in reporter.lines)
+
+
+@pytest.mark.parametrize("kind", ["int64", "double", "float"])
+def test_minus_1_is_a_missing_label_in_parquet_too(tmp_path, load, kind):
+    for i in range(3):
+        draw(tmp_path / f"{i}.png", i)
+    labels = pyarrow.array([1, -1, 0], pyarrow.type_for_alias(kind))
+    columns = {"path": [f"{i}.png" for i in range(3)], "label": labels}
+    pyarrow.parquet.write_table(pyarrow.table(columns), tmp_path / "table.parquet")
+    assert load(tmp_path / "table.parquet").labels.tolist() == [1, -1, 0]
+
+
+@pytest.mark.parametrize(
+    "names", [("training", "Testing", "Valid"), (" TRAIN", "test ", "validation")]
+)
+def test_the_spellings_of_a_split(tmp_path, names):
+    lines = [f"{i}.png,ab,{name}" for i, name in enumerate(names)]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label,split", *lines]))
+    splits = {
+        name: rows.tolist() for name, rows in find_images(tmp_path / "table.csv").splits.items()
+    }
+    assert splits == {"train": [0], "test": [1], "val": [2], "all": [0, 1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("start", "encoding"),
+    [("sep=;\n", "utf-8"), ("SEP=;\r\n", "utf-16"), ("\n\r\n", "utf-8"), ("", "utf-16-be")],
+)
+def test_a_table_of_a_spreadsheet(tmp_path, load, start, encoding):
+    draw(tmp_path / "ä b.png", 7)
+    mark = "\ufeff" if encoding == "utf-16-be" else ""
+    (tmp_path / "t.csv").write_bytes(f"{mark}{start}path;label\r\nä b.png;ü\r\n".encode(encoding))
+    images = load(tmp_path / "t.csv")
+    assert (greys(images), images.classes) == ([7], ("ü",))
+    (tmp_path / "t.csv").write_bytes(f"{mark}{start}path;label\nx\n".encode(encoding))
+    number = 2 + start.count("\n")
+    with pytest.raises(AttractorError, match=f"line {number}: 1 fields"):
+        find_images(tmp_path / "t.csv")
+
+
+@pytest.mark.skipif(os.sep != "/", reason="a backslash separates names")
+def test_paths_of_windows_and_of_a_browser(tmp_path, load):
+    draw(tmp_path / "x" / "a b.png", 7)
+    draw(tmp_path / "x\\c.png", 9)  # a name that is like this
+    url = (tmp_path / "x" / "a b.png").as_uri()
+    (tmp_path / "t.csv").write_text(f"path\nx\\a b.png\n{url}\nx\\c.png\n")
+    assert greys(load(tmp_path / "t.csv")) == [7, 7, 9]
+
+
+def test_a_repeated_row_is_in_one_split(tmp_path, load):
+    for i in range(20):
+        draw(tmp_path / f"{i}.png", i)
+    rows = [f"{i}.png,{'ab'[i % 2]}" for i in range(20)]
+    again = [f"./x/../{row}" for row in rows]
+    (tmp_path / "table.csv").write_text("\n".join(["path,label", *rows, *rows, *again]))
+    reporter = Notes()
+    train = load(tmp_path / "table.csv", "train", reporter=reporter)
+    test = load(tmp_path / "table.csv", "test")
+    assert sorted(greys(train) + greys(test)) == list(range(20))
+    assert any("40 repeated rows" in line for line in reporter.lines)
+    # Without labels there is no split, and each row has its score.
+    (tmp_path / "table.csv").write_text("path\n1.png\n1.png\n")
+    assert greys(load(tmp_path / "table.csv")) == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("row", "value"), [("1.png,dog,train", "'dog'"), ("1.png,cat,test", "'test'")]
+)
+def test_an_image_with_two_labels_or_splits_is_refused(tmp_path, row, value):
+    (tmp_path / "table.csv").write_text(f"path,label,split\n1.png,cat,train\n{row}\n")
+    with pytest.raises(AttractorError, match=f"line 3: 1.png .*{value}"):
+        find_images(tmp_path / "table.csv")
 
 
 def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):

@@ -67,6 +67,12 @@ def error_of(path, *overrides):
     return message
 
 
+def test_a_file_of_an_editor_that_marks_utf_8(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("[dataset]\nname = 'Bäume'\n", encoding="utf-8-sig")
+    assert ExperimentConfig.from_toml(path).dataset.name == "Bäume"
+
+
 def test_reads_the_original_as_it_is(original):
     config = ExperimentConfig.from_toml(original)
     written = tomllib.loads(ORIGINAL)

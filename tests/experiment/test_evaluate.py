@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from attractor_ae import (
     EvaluationResult,
@@ -17,15 +18,17 @@ from attractor_ae import (
     metrics,
     run_ensemble_evaluation,
     run_evaluation,
+    run_training,
     train,
 )
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
 from attractor_ae.data import Dataset
 from attractor_ae.experiment import evaluate as evaluation
-from attractor_ae.experiment.compare import measured_runs
+from attractor_ae.experiment.compare import draw_runs, measured_runs
 from attractor_ae.experiment.plan import Plan, make_plan
 from attractor_ae.experiment.presets import preset
+from attractor_ae.reporting import compare
 
 SETTINGS = {
     "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},
@@ -136,6 +139,78 @@ def counted(run, settings, **options):
     return result, len(scored.names)
 
 
+def test_an_error_keeps_the_earlier_result(evaluated, monkeypatch):
+    run, settings, _ = evaluated
+    files = {path: path.read_bytes() for path in run.path.rglob("*") if path.is_file()}
+    del files[run.log_file]
+
+    def fail(*_):
+        raise AttractorError("a figure cannot be written")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(evaluation, "_write_figures", fail)
+        with pytest.raises(AttractorError, match="figure"):
+            run_evaluation(run.path, overrides=[*settings, "evaluation.trials=1"])
+    left = {path for path in run.path.rglob("*") if path.is_file()} - {run.log_file}
+    assert left == files.keys()
+    assert {path: path.read_bytes() for path in left} == files
+    assert counted(run, settings)[1] == 0  # the stored result is used
+
+
+def test_names_of_figures_are_short_and_differ(evaluated, tmp_path):
+    run, _, result = evaluated
+    detector = load_detector(run.detector_file)
+    images = load("faces", "test").take(range(4))
+    names = ("x" * 300, "x" * 301, "a,b", "a b")
+    sets = [dataclasses.replace(images, name=name) for name in names]
+    evaluation._write_figures(tmp_path, result, detector, sets, Reporter())
+    assert len(list(tmp_path.glob("reconstructions-*.png"))) == 4
+
+
+@pytest.mark.slow  # from files to tables and figures
+def test_images_without_a_label_do_not_count_in_the_accuracy(tmp_path):
+    """The usual layout of a competition: train/ in folders, test/ flat; and a table with gaps."""
+    digits = load("mnist5k", "train", per_class=6)
+    rows = []
+    for i, (image, label) in enumerate(zip(digits.images, digits.labels, strict=True)):
+        split = "test" if i % 3 == 0 else "train"
+        path = tmp_path / "flat" / split / ("" if split == "test" else f"{label}") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(path)
+        rows.append((split, label, path.relative_to(tmp_path).as_posix()))
+
+    def table(name, labels):
+        labels = iter(labels)
+        lines = [f"{p},{next(labels) if s == 'test' else n},{s}" for s, n, p in rows]
+        (tmp_path / name).write_text("\n".join(["path,label,split", *lines]))
+
+    tests = [label for split, label, _ in rows if split == "test"]
+    half = [n if i % 2 else "" for i, n in enumerate(tests)]
+    table("half.csv", half)
+    table("new.csv", ["unseen" if i % 2 else n for i, n in enumerate(tests)])
+    settings = {**SETTINGS, "training": {**SETTINGS["training"], "epochs": 3}}
+    found = {}
+    for name in ("flat", "half.csv", "new.csv"):
+        settings["dataset"] = {"name": str(tmp_path / name), "image_size": 16}
+        run = run_training(ExperimentConfig.from_dict(settings), tmp_path / "runs" / name)
+        overrides = ["evaluation.out_datasets=['faces']"]
+        found[name] = run_evaluation(run.path, overrides=overrides)
+    known = found["half.csv"].in_scores
+    right = known.predicted(1) == [int(n or -1) for n in half]
+    counts = {name: result.metrics()["labelled"] for name, result in found.items()}
+    assert counts == {"flat": 0, "half.csv": 10, "new.csv": 20}
+    assert found["half.csv"].accuracy() == right.sum() / 10
+    assert found["half.csv"].misclassification().curves.ac.max() == right.sum()
+    assert np.isnan(found["flat"].accuracy())
+    assert found["new.csv"].accuracy() <= 0.5  # a class that was not trained is never right
+    # Tables and figures of labels that are there in part, or not at all.
+    for name in ("flat", "half.csv"):
+        text = compare({name: [found[name]]}).accuracy
+        assert ("10 of 20 images" in str(text.notes)) == (name == "half.csv")
+        draw_runs([str(tmp_path / "runs" / name)], tmp_path / "figures" / name)
+        assert (tmp_path / "figures" / name / "rejection.png").exists() == (name == "half.csv")
+
+
 @pytest.mark.slow
 def test_what_was_measured_is_not_measured_again(evaluated):
     run, settings, first = evaluated
@@ -170,18 +245,24 @@ def test_an_evaluation_that_fails_leaves_the_result_that_was_there(evaluated):
 
 
 @pytest.mark.slow
-def test_a_half_written_evaluation_is_not_taken_for_a_complete_one(evaluated, monkeypatch):
+@pytest.mark.parametrize(("moment", "scored"), [("_write_figures", 0), ("_replace_result", 2)])
+def test_a_half_written_evaluation_is_not_taken_for_a_complete_one(
+    evaluated, monkeypatch, moment, scored
+):
+    """While the new result is written, the old one is there; while it is replaced, none."""
     run, settings, _ = evaluated
     counted(run, settings)
 
-    def interrupted(*_):
+    def interrupted(home, *_):
+        if moment == "_replace_result":
+            (home.evaluation_folder / "metrics.json").unlink()
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(evaluation, "_write_figures", interrupted)
+        patch.setattr(evaluation, moment, interrupted)
         with pytest.raises(KeyboardInterrupt):
             run_evaluation(run.path, overrides=[*settings, "evaluation.trials=3"])
-    assert counted(run, settings)[1] == 2
+    assert counted(run, settings)[1] == scored
 
 
 @pytest.mark.slow

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ from attractor_ae import EvaluationResult, ImageSet, evaluate, load
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
 from attractor_ae.experiment.compare import compare_runs
+from attractor_ae.reporting import compare, detection_table
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,42 @@ def test_each_data_set_is_scored_once(sets, detector, monkeypatch):
     tasks = {task for task, _, _ in reporter.steps}
     assert tasks == {f"scoring {images.name}" for images in sets.values()}
     assert all(done <= total for _, done, total in reporter.steps)
+
+
+def test_images_without_a_label_are_not_wrong(detector, sets, tmp_path):
+    known = sets["in"]
+    right = (detector.predict_label(known.images).numpy() == known.labels)[:15]
+    half = np.where(np.arange(len(known)) < 15, known.labels, -1)
+    labels = {"half": half, "none": np.full(len(known), -1)}
+    results = {}
+    for name, some in labels.items():
+        images = dataclasses.replace(known, labels=some)
+        results[name] = evaluate(detector, images, [sets["faces"]])
+        results[name].save(tmp_path / name)
+        results[name] = EvaluationResult.load(tmp_path / name)
+    metrics = results["half"].metrics()
+    assert (metrics["labelled"], metrics["accuracy"]) == (15, right.mean())
+    assert results["half"].misclassification().curves.ac.max() == right.sum()
+    assert len(results["half"].in_scores.labels) == 30  # for the detection, all count
+    assert results["none"].metrics()["labelled"] == 0
+    assert math.isnan(results["none"].accuracy())
+    for name, (shown, caption) in {"half": (True, "15 of 30"), "none": (False, "0 of 30")}.items():
+        table = detection_table(results[name])
+        accuracy = str(next(table.columns[-1].cells))
+        assert (accuracy != "") == shown
+        assert caption in str(table.caption)
+    assert len(compare({"a": [results["none"]]}).accuracy.cells) == 1
+
+
+def test_a_class_that_was_not_trained_is_never_right(detector, sets):
+    known = sets["in"]
+    classes = (*known.classes, "new")
+    labels = np.where(np.arange(len(known)) < 15, known.labels, 10)
+    images = dataclasses.replace(known, labels=labels, classes=classes)
+    result = evaluate(detector, images, [sets["faces"]])
+    predicted = detector.predict_label(known.images).numpy()
+    assert result.metrics()["labelled"] == 30
+    assert result.accuracy() == (predicted == labels).sum() / 30
 
 
 def test_metrics_are_scikit_learns_on_the_stored_scores(result):

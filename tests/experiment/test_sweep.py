@@ -13,9 +13,10 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from safetensors.torch import load_file
 
-from attractor_ae import ExperimentConfig, Run, run_training
+from attractor_ae import ExperimentConfig, Run, load, run_training
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
 from attractor_ae.experiment import sweep as sweep_module
@@ -433,6 +434,25 @@ def test_a_cluster_reports_failures_and_stops_at_ctrl_c(cluster, tmp_path):
     [job] = met
     assert Run(job.folder).checkpoint_file.exists()
     assert process_of(job) is None
+
+
+@pytest.mark.slow  # only a worker has a current folder of its own
+def test_relative_paths_are_those_of_the_sweep_on_a_worker_elsewhere(
+    cluster, tmp_path, monkeypatch
+):
+    images = load("mnist5k", "train", per_class=4)
+    for i, (image, label) in enumerate(zip(images.images, images.labels, strict=True)):
+        path = tmp_path / "data" / "pets" / str(label % 2) / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image[0]).save(path)
+    monkeypatch.chdir(tmp_path / "data")
+    # A file of the user with the name of a module of Python.
+    (tmp_path / "data" / "random.py").write_text("raise ImportError('not mine')")
+    values = {**SETTINGS, "dataset": {"name": "pets", "image_size": 16}}
+    jobs = seed_jobs(ExperimentConfig.from_dict(values), (0,), "runs")
+    report = sweep(jobs, backend="dask", scheduler=cluster.scheduler_address)
+    assert report.finished == tuple(jobs)
+    assert Run(tmp_path / "data" / "runs" / "seed0").finished
 
 
 @pytest.mark.slow

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
@@ -30,6 +32,16 @@ def test_every_number_of_trials_is_that_of_an_detector_with_so_many(autoencoder,
             u = np.r_[result.in_scores.score(1), out.score(1)]
             truth = np.r_[np.zeros(len(known)), np.ones(len(out.labels))]
             assert row[trials - 1] == pytest.approx(roc_auc_score(truth, u), abs=1e-9)
+
+
+def test_images_without_a_label_do_not_count(detector, sets, tmp_path):
+    known, outs = sets
+    whole = trial_curve(detector, known.take(range(5)), outs)
+    half = dataclasses.replace(known, labels=np.r_[known.labels[:5], np.full(15, -1)])
+    np.testing.assert_array_equal(trial_curve(detector, half, outs).accuracy, whole.accuracy)
+    curve = trial_curve(detector, dataclasses.replace(known, labels=np.full(20, -1)), outs)
+    curve.save(tmp_path / "none.json")
+    assert np.isnan(TrialCurve.load(tmp_path / "none.json").accuracy).all()
 
 
 def test_a_curve_is_read_as_it_was_written(tmp_path):

@@ -13,11 +13,11 @@ import tomllib
 import numpy as np
 import pytest
 import torch
-from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
-from attractor_ae import Augmentation, ExperimentConfig, ImageSet, train
+from attractor_ae import Augmentation, ExperimentConfig, ImageSet, fit_detector, train
 from attractor_ae._errors import AttractorError
+from attractor_ae._files import read_tensors, write_tensors
 from attractor_ae._reporter import Reporter
 from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.data.image_set import first_rows
@@ -218,6 +218,20 @@ def test_a_killed_run_resumes_to_bitwise_the_same_weights(digits, tmp_path):
     assert same(weights(whole), weights(resumed))
 
 
+@pytest.mark.parametrize("finished", [False, True])
+def test_what_a_killed_process_leaves_is_removed_at_the_next_start(digits, tmp_path, finished):
+    settings = config(epochs=2)
+    if finished:
+        train(settings, digits, tmp_path)
+        (tmp_path / "checkpoint.safetensors").touch()
+    for name in ("checkpoint.safetensors", "history.csv"):
+        (tmp_path / f".{name}.0123abcd.tmp").write_text("half")
+    run = train(settings, digits, tmp_path, resume=True)
+    assert run.finished
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+    assert not run.checkpoint_file.exists()
+
+
 def test_the_seed_decides_everything(digits, tmp_path, unchanged_random_state):
     a, b, c = (
         train(config(seed=seed, epochs=1), digits, tmp_path / name)
@@ -348,10 +362,8 @@ def test_a_checkpoint_without_all_of_the_optimiser_is_refused(digits, tmp_path, 
     with pytest.raises(KeyboardInterrupt):
         train(config(), digits, tmp_path, reporter=Steps(8))
     path = tmp_path / "checkpoint.safetensors"
-    with safe_open(path, "pt") as file:
-        metadata = file.metadata()
-    kept = {k: t for k, t in load_file(path).items() if not k.startswith(drop)}
-    save_file(kept, path, metadata)
+    tensors, metadata = read_tensors(path)
+    write_tensors(path, {k: t for k, t in tensors.items() if not k.startswith(drop)}, metadata)
     with pytest.raises(AttractorError, match="does not fit this network"):
         train(config(), digits, tmp_path, resume=True)
 
@@ -430,7 +442,19 @@ def test_what_cannot_be_trained_on_is_refused(digits, tmp_path):
         train(config(make_scene_impossible=True), digits, tmp_path)
     with pytest.raises(AttractorError, match="at least 2 classes"):
         train(config(), digits.take(np.arange(4)), tmp_path)
+    gap = digits.take(np.flatnonzero(digits.labels != 7))
+    classifier = config().model_dump()
+    classifier["model"]["type"] = "conv"
+    with pytest.raises(AttractorError, match="no images of the class '7'"):
+        train(ExperimentConfig.from_dict(classifier), gap, tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+def test_attractors_need_no_images_of_every_class_that_is_named(digits, tmp_path):
+    gap = digits.take(np.flatnonzero(digits.labels != 7))
+    run = train(config(epochs=1), gap, tmp_path)
+    detector = fit_detector(run.path, gap)
+    assert detector.classes_.tolist() == [0, 1, 2, 3, 4, 5, 6, 8, 9]
 
 
 def test_an_unknown_device_is_refused(digits, tmp_path):

@@ -11,7 +11,7 @@ import typer
 
 from attractor_ae import __version__
 from attractor_ae.cli import experiments, results
-from attractor_ae.cli._terminal import one_line_errors, out
+from attractor_ae.cli._terminal import one_line_errors, say, show_every_character
 from attractor_ae.cli.data import data_app
 
 # As in `attractor_ae.experiment.sweep`, whose import would slow down --help.
@@ -40,6 +40,7 @@ app.add_typer(data_app, name="data")
 
 def main() -> NoReturn:
     """Run the command line; exit with 2 on an error that the user can repair, 130 on Ctrl-C."""
+    show_every_character()
     # SIGTERM, e.g. at a batch system's time limit, writes a checkpoint as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     if parent := os.environ.get(PARENT_VARIABLE):
@@ -66,5 +67,5 @@ def _options(
     ] = False,
 ) -> None:
     if version:
-        out.print(f"attractor-ae {__version__}", highlight=False)
+        say(f"attractor-ae {__version__}")
         raise typer.Exit

@@ -1,5 +1,7 @@
 """Output of the command line: lines, one-line errors and progress."""
 
+import codecs
+import io
 import sys
 import time
 from collections.abc import Iterator
@@ -11,8 +13,30 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 from attractor_ae._errors import AttractorError, quoted_command
 from attractor_ae._reporter import Reporter, duration
 
-out = Console()
-err = Console(stderr=True)
+# Names may contain square brackets and colons, which rich would read as markup and emoji.
+out = Console(markup=False, emoji=False, highlight=False)
+err = Console(stderr=True, markup=False, emoji=False, highlight=False)
+
+_ASCII = {"±": "+-", "…": "...", "→": "->", "↑": "^", "↓": "v"}
+
+
+def show_every_character() -> None:
+    """Replace what a terminal or pipe cannot show, e.g. with LANG=C; the default is an error."""
+    codecs.register_error("attractor_ae", _replaced)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # not None, or replaced by another program
+            stream.reconfigure(errors="attractor_ae")
+
+
+def _replaced(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    shown = []
+    for character in error.object[error.start : error.end]:
+        # Bytes of a file name that are not UTF-8 are surrogates.
+        byte = ord(character) - 0xDC00
+        escaped = f"\\x{byte:02x}" if 0x80 <= byte <= 0xFF else ascii(character)[1:-1]
+        shown.append(_ASCII.get(character, escaped))
+    return "".join(shown), error.end
 
 
 @contextmanager
@@ -43,12 +67,12 @@ def one_line_errors(*, continues: bool = False, resume: str = "", hint: str = ""
 
 def say(line: str) -> None:
     """Print a line without wrapping or colouring it."""
-    out.print(line, markup=False, highlight=False, soft_wrap=True)
+    out.print(line, soft_wrap=True)
 
 
 def complain(line: str, style: str = "") -> None:
     """Print a line to standard error without wrapping it."""
-    err.print(line, style=style, markup=False, highlight=False, soft_wrap=True)
+    err.print(line, style=style, soft_wrap=True)
 
 
 class TerminalReporter(Reporter):
@@ -87,10 +111,10 @@ class TerminalReporter(Reporter):
 def terminal_reporter() -> Iterator[TerminalReporter]:
     """Yield a reporter; its progress bars are closed when the block ends."""
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TimeRemainingColumn(elapsed_when_finished=True),
-        TextColumn("{task.fields[detail]}"),
+        TextColumn("{task.fields[detail]}", markup=False),
         console=out,
         disable=not out.is_terminal,  # lines are printed instead
     ) as bars:

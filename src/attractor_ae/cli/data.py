@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
-from rich.text import Text
 
 from attractor_ae.cli._terminal import one_line_errors, out, say, terminal_reporter
 from attractor_ae.cli.options import DataRootOption
@@ -64,7 +63,7 @@ def data_list(
                 _describe(state)
         else:
             out.print(_listing(states))
-        out.print(f"Data root: {folder_of(data_root)}", highlight=False, soft_wrap=True)
+        say(f"Data root: {folder_of(data_root)}")
         if not names:
             say("To describe one data set in full, run: attractor-ae data list NAME")
             say("For your own images, give a path instead of a name: a folder with one sub-folder")
@@ -184,8 +183,7 @@ def _listing(states: "list[DatasetStatus]") -> Table:
             lines.append(info.obtain)
         some = state.present or not all(state.missing.values())
         there = "present" if state.present else "partial" if some else "missing"
-        # Text, so that rich does not read square brackets as markup.
-        table.add_row(info.name, there, Text("\n".join([*lines, ""])))
+        table.add_row(info.name, there, "\n".join([*lines, ""]))
     return table
 
 

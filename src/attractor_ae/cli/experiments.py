@@ -1,5 +1,6 @@
 """Commands that train and evaluate."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -157,7 +158,11 @@ def evaluate(
         str | None, typer.Option(help="Classifier of the latent codes: mlp or knn.")
     ] = None,
     out_datasets: Annotated[
-        str | None, typer.Option(help="D_outs (data sets of unknown images), separated by commas.")
+        list[str] | None,
+        typer.Option(
+            help="D_out (data set of unknown images), or several, separated by commas. Can be "
+            "given several times."
+        ),
     ] = None,
     grid: GridOption = "exact",
     orientation: OrientationOption = "in",
@@ -179,12 +184,9 @@ def evaluate(
     for key, value in {"recursions": recursions, "trials": trials, "head": head}.items():
         if value is not None:
             overrides.append(f"evaluation.{key}={value}")
-    if out_datasets is not None:
-        names = [name.strip() for name in out_datasets.split(",") if name.strip()]
-        if not names:
-            raise typer.BadParameter("name at least one data set", param_hint="--out-datasets")
-        overrides.append(f"evaluation.out_datasets={names}")
     with one_line_errors(continues=True):
+        if out_datasets:
+            overrides += _named_outs(out_datasets, data_root)
         from attractor_ae.experiment.compare import compare_runs
         from attractor_ae.experiment.evaluate import (
             ENSEMBLE,
@@ -237,6 +239,23 @@ def import_run(
         run = make_run(folder, place, seed=seed, data_root=data_root)
         say(f"Imported: {run.path}")
         say(f"Next: {quoted_command('evaluate', run.path)}")
+
+
+def _named_outs(values: list[str], data_root: Path | None) -> list[str]:
+    """Return the override for D_outs: a value with a comma is one name if this exists."""
+    from attractor_ae._files import user_path
+    from attractor_ae.data import data_root as folder_of
+    from attractor_ae.experiment.suites import as_overrides
+
+    names = []
+    for value in values:
+        places = (user_path(value), folder_of(data_root) / value)
+        one = "," not in value or any(map(os.path.exists, places))
+        parts = [value] if one else [part.strip() for part in value.split(",")]
+        names += [part for part in parts if part.strip()]
+    if not names:
+        raise typer.BadParameter("name at least one data set", param_hint="--out-datasets")
+    return as_overrides("evaluation", {"out_datasets": names})
 
 
 def _amounts(resources: list[str] | None) -> dict[str, float] | None:

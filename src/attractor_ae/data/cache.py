@@ -26,7 +26,15 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.decode import UndecodableError, decode_quietly, displayed, without_warnings
+from attractor_ae._files import flush_to_disk, user_path
+from attractor_ae.data.decode import (
+    UndecodableError,
+    decode_quietly,
+    displayed,
+    pixel_limit,
+    readable_formats,
+    without_warnings,
+)
 from attractor_ae.data.image_set import ImageSet, Wanted
 
 CACHE_VARIABLE = "ATTRACTOR_AE_CACHE"
@@ -65,7 +73,7 @@ def cache_root(cache: Path | None = None) -> Path:
     if cache is None:
         named = os.environ.get(CACHE_VARIABLE)
         cache = Path(named) if named else user_cache_path("attractor-ae", appauthor=False)
-    return cache.expanduser()
+    return user_path(cache)
 
 
 def clear(name: str | None = None, cache: Path | None = None) -> int:
@@ -124,7 +132,9 @@ def prepare(
             raise BrokenFilesError(where, unusable, len(unusable), max_broken)
         raise AttractorError(f"{where} has no images; check its files")
     form = json.dumps(asdict(wanted.image_format))
-    entry = _key(source_files, (VERSION, name, split, *classes, form, *key))
+    # Files that were broken may be read with another limit, or with an extra.
+    decoder = f"{pixel_limit()} {'HEIF' in readable_formats()}"
+    entry = _key(source_files, (VERSION, name, split, *classes, form, decoder, *key))
     folder = cache_root(wanted.cache) / "prepared" / _folder_name(name) / entry
     opened = _open(folder)
     if opened is None:
@@ -226,8 +236,7 @@ def _decode_into(
         shape = (len(kept), *form.shape)
         file.flush()
         _write_header(file, shape)
-        file.flush()
-        os.fsync(file.fileno())
+        flush_to_disk(file)
     left = labels[np.array(kept, dtype=np.int64)]
     np.save(folder / "labels.npy", left, allow_pickle=False)
     contents = {

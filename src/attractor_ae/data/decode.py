@@ -1,8 +1,10 @@
 """Decoding of image files to uint8 arrays: conversion to grey or colour, crop and resize."""
 
+import importlib
 import io
 import os
 import stat
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -20,6 +22,21 @@ from attractor_ae._errors import AttractorError
 # Formats that Pillow lists but cannot decode by itself: stubs without a decoder, and page
 # descriptions, for which it would run another program.
 _NOT_READ = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "PDF", "WMF"})
+
+PIXELS_VARIABLE = "ATTRACTOR_AE_MAX_PIXELS"
+"""Environment variable with the largest number of pixels of an image; default: that of Pillow."""
+
+# Formats that are recognised by the first bytes of a file whose name does not say what it is.
+_BY_CONTENT = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "TIFF", "WEBP")
+
+# Images that Pillow opens as something else, e.g. their preview, or not at all.
+_OTHER_IMAGES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".srw", ".svg")
+
+# Photographs that Pillow may not read; and text, so frequent next to images that it is not opened.
+_PHOTOGRAPHS = (".avif", ".heic", ".heif", ".hif", ".jxl")
+_TEXT = (".csv", ".html", ".json", ".md", ".py", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml")
+
+_UNKNOWN = "is not an image of a known format"
 
 # Pillow cannot convert these modes directly to grey or colour: intermediate mode of each.
 _ONE_STEP_BEFORE = {"LAB": "RGB", "La": "LA", "RGBa": "RGBA"}
@@ -76,9 +93,9 @@ def decode(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
 
     Raises:
         UndecodableError: If the file does not exist, is not an image, is empty, truncated or
-            damaged, is a folder or a device, would unpack to more pixels than
-            ``PIL.Image.MAX_IMAGE_PIXELS``, or has grey levels of an unknown range. The content of
-            a file causes no other errors and no warnings.
+            damaged, is a folder or a device, would unpack to more pixels than `pixel_limit`, or
+            has grey levels of an unknown range. The content of a file causes no other errors and no
+            warnings.
 
     Examples:
         >>> decode(Image.new("RGB", (30, 20), "red"), ImageFormat(size=32))[0, 0, 0]
@@ -91,10 +108,23 @@ def decode(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
 @contextmanager
 def without_warnings() -> Iterator[None]:
     """Ignore warnings, but raise Pillow's decompression bomb warning as an error."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        warnings.simplefilter("error", Image.DecompressionBombWarning)
-        yield
+    before, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, pixel_limit()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            yield
+    finally:
+        Image.MAX_IMAGE_PIXELS = before
+
+
+def pixel_limit() -> int | None:
+    """Return the largest number of pixels of an image: $ATTRACTOR_AE_MAX_PIXELS, or Pillow's."""
+    if not (text := os.environ.get(PIXELS_VARIABLE, "")):
+        return Image.MAX_IMAGE_PIXELS
+    if not (text.isascii() and text.isdecimal() and int(text)):
+        raise AttractorError(f"{PIXELS_VARIABLE}={text!r}: must be a number of pixels, at least 1")
+    return int(text)
 
 
 def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
@@ -103,9 +133,10 @@ def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint
     try:
         return _decode(source, image_format)
     except UnidentifiedImageError:
-        reason = "is not an image of a known format"
+        reason = _unidentified(source)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-        reason = f"unpacks to more than {Image.MAX_IMAGE_PIXELS} pixels"
+        reason = f"unpacks to more than {Image.MAX_IMAGE_PIXELS} pixels; to use it, set a higher "
+        reason += PIXELS_VARIABLE
     except MemoryError:
         reason = "needs more memory than is available"
     except OSError as error:
@@ -136,14 +167,93 @@ def displayed(path: Path | str) -> str:
 @lru_cache(maxsize=1)
 def image_suffixes() -> frozenset[str]:
     """Return the suffixes, lower case with their dot, of the files that :func:`decode` reads."""
+    known = readable_formats()
     suffixes = Image.registered_extensions().items()
-    return frozenset(suffix for suffix, form in suffixes if form in _formats())
+    return frozenset(suffix for suffix, form in suffixes if form in known)
 
 
 @lru_cache(maxsize=1)
-def _formats() -> tuple[str, ...]:
+def readable_formats() -> tuple[str, ...]:
+    """Return the names of the formats that :func:`decode` reads; HEIF with the extra ``heic``."""
+    with suppress(ImportError):
+        importlib.import_module("pillow_heif").register_heif_opener()
     Image.init()
     return tuple(form for form in Image.ID if form not in _NOT_READ)
+
+
+def recognised(path: str) -> str | None:
+    """Look into a file without the suffix of an image: "" if it is an image that can be read.
+
+    Otherwise, the result is the reason why the image cannot be read, or None for another file.
+    """
+    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122
+    try:  # reading a pipe or a file of /proc might never end
+        status = os.stat(path)  # noqa: PTH116
+    except OSError:
+        return None
+    if is_text(path) or not stat.S_ISREG(status.st_mode) or not status.st_size:
+        return None
+    known = {*_BY_CONTENT} & {*readable_formats()}
+    if is_other_image(path):
+        return f"is an image of the format {suffix[1:]}, which is not read; convert it"
+    try:
+        with without_warnings(), Image.open(path, formats=sorted(known)):
+            return ""
+    except UnidentifiedImageError:
+        reason = _unidentified(Path(path))
+        return reason if suffix in _PHOTOGRAPHS or reason != _UNKNOWN else None
+    except Exception:  # e.g. no permission; the decoder states the reason
+        return "" if suffix in _PHOTOGRAPHS else None
+
+
+def is_other_image(path: str) -> bool:
+    """Return whether a file is an image of a format that is never read, by its suffix."""
+    return path.lower().endswith(_OTHER_IMAGES)
+
+
+def is_text(path: str) -> bool:
+    """Return whether a file is text, e.g. an annotation, by its suffix."""
+    return path.lower().endswith(_TEXT)
+
+
+def _unidentified(source: "Source") -> str:
+    """Return why Pillow does not identify an image, judged by its first bytes."""
+    data = b""
+    with suppress(OSError):
+        if isinstance(source, Path | str):
+            with Path(source).open("rb") as file:
+                data = file.read(12)
+        elif isinstance(source, bytes):
+            data = source[:12]
+    brand = data[8:12].lower() if data[4:8] == b"ftyp" else b""
+    if brand[:3] in {b"hei", b"hev"} or brand in {b"mif1", b"msf1"}:
+        damaged = "HEIF" in readable_formats()
+        return "is damaged" if damaged else "is HEIC; run: pip install 'attractor-ae[heic]'"
+    if brand[:3] == b"avi":
+        return "is AVIF; to read it, run: pip install --upgrade pillow"
+    if data[:2] == b"\xff\x0a" or data[4:8] == b"JXL ":
+        return "is JPEG XL, which is not read; convert it"
+    return _UNKNOWN
+
+
+def _load_tiff(image: Image.Image) -> None:
+    """Load a TIFF; what libtiff writes to standard error becomes part of the error."""
+    try:
+        terminal = os.dup(2)
+    except OSError:  # a process without standard error
+        image.load()
+        return
+    with tempfile.TemporaryFile() as file:
+        os.dup2(file.fileno(), 2)
+        try:
+            image.load()
+        except Exception as error:
+            file.seek(0)
+            words = file.read(2000).decode(errors="replace")
+            raise ValueError(f"{str(error) or type(error).__name__} {words}") from None
+        finally:
+            os.dup2(terminal, 2)
+            os.close(terminal)
 
 
 def _decode(source: Source, form: ImageFormat) -> NDArray[np.uint8]:
@@ -158,19 +268,21 @@ def _decode(source: Source, form: ImageFormat) -> NDArray[np.uint8]:
             raise ValueError("is not a regular file")
         if status.st_size == 0:
             raise ValueError("is empty (0 bytes)")
-        with source.open("rb") as file, Image.open(file, formats=_formats()) as image:
+        with source.open("rb") as file, Image.open(file, formats=readable_formats()) as image:
             return _prepared(image, form)
     if isinstance(source, bytes):
         if not source:
             raise ValueError("is empty (0 bytes)")
         source = io.BytesIO(source)
-    with Image.open(source, formats=_formats()) as image:
+    with Image.open(source, formats=readable_formats()) as image:
         return _prepared(image, form)
 
 
 def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
     if 0 in image.size:
         raise ValueError("has no pixels")
+    if image.format == "TIFF":
+        _load_tiff(image)
     image.load()
     with suppress(Exception):  # ignore damaged EXIF data of an intact image
         image = ImageOps.exif_transpose(image)
@@ -193,7 +305,7 @@ def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
     low, high = levels.min(), levels.max()
     if image.mode == "F":
         if not 0 <= low <= high <= 1:  # also refuses NaN
-            raise ValueError(f"has grey levels {low:g}..{high:g}, expected 0..1 in floating point")
+            raise ValueError(f"has grey levels {low}..{high}, expected 0..1 in floating point")
         return np.round(levels * 255).astype(np.uint8)
     # Pillow opens some 16-bit files in the 32-bit mode "I".
     if not 0 <= low <= high <= 65535:

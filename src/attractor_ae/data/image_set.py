@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,11 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._random import Stream, generator
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data.decode import ImageFormat
+
+if TYPE_CHECKING:
+    Labels = NDArray[np.int64]
+else:  # a list or tensor is converted
+    Labels = Any
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,28 +28,33 @@ class ImageSet:
         name: Name of the data set, as in the catalogue.
         split: Name of the split, e.g. ``"train"``.
         images: uint8 array of shape (n, channels, height, width), values 0..255, C-contiguous.
-        labels: int64 array of shape (n,), an index into ``classes``; -1 where there is no label.
-        classes: Names of the classes; empty for a set without labels.
+        labels: int64 array of shape (n,), an index into ``classes``; -1 where there is no label. A
+            list or tensor of integers is converted.
+        classes: Distinct names of the classes; empty for a set without labels.
         left_out: Files of the split that cannot be used, each with the reason.
         paths: File of each image; empty if the images are not read from one file each.
         features: Features of the images (docs/features.md), float32 of shape (n, features), if they
             are computed.
 
     Raises:
-        AttractorError: If an array has another dtype or shape, or a label is not an index into
-            ``classes``.
+        AttractorError: If an array has another dtype or shape, a label is not an index into
+            ``classes``, or two classes have the same name.
     """
 
     name: str
     split: str
     images: NDArray[np.uint8]
-    labels: NDArray[np.int64]
+    labels: Labels
     classes: tuple[str, ...] = ()
     left_out: tuple[tuple[str, str], ...] = ()
     paths: tuple[str, ...] = ()
     features: NDArray[np.float32] | None = None
 
     def __post_init__(self) -> None:
+        if not isinstance(self.labels, np.ndarray):
+            labels = np.asarray(self.labels)
+            integers = labels.dtype.kind in "iu" or not labels.size
+            object.__setattr__(self, "labels", labels.astype(np.int64) if integers else labels)
         images, labels, n = self.images, self.labels, len(self.images)
         problem = ""
         if images.dtype != np.uint8 or images.ndim != 4:
@@ -57,6 +68,8 @@ class ImageSet:
         elif n and not -1 <= labels.min() <= labels.max() < len(self.classes):
             problem = f"labels must be in -1..{len(self.classes) - 1}"
             problem += f", got {labels.min()}..{labels.max()}"
+        elif len(set(self.classes)) < len(self.classes):
+            problem = f"classes must have distinct names, got {list(self.classes)}"
         elif self.paths and len(self.paths) != n:
             problem = f"{len(self.paths)} paths for {n} images; give one per image"
         elif self.features is not None and (self.features.ndim, len(self.features)) != (2, n):

@@ -9,6 +9,7 @@ from pathlib import Path
 from platformdirs import user_data_path
 
 from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._files import user_path
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import cache as prepared
 from attractor_ae.data.decode import ImageFormat, displayed
@@ -22,6 +23,7 @@ ROOT_VARIABLE = "ATTRACTOR_AE_DATA"
 """Environment variable that names the data root."""
 
 _LEFT_OUT_SHOWN = 10
+"""Number of files that are named per reason."""
 
 
 @dataclass(frozen=True)
@@ -71,10 +73,14 @@ class Dataset:
         if self.note:
             wanted.reporter.note(self.note)
         images = self.info.source.load(split, self.root, wanted)
-        for path, reason in images.left_out[:_LEFT_OUT_SHOWN]:
-            wanted.reporter.note(f"left out: {path}: {reason}")
-        if len(images.left_out) > _LEFT_OUT_SHOWN:
-            wanted.reporter.note(f"left out: {len(images.left_out) - _LEFT_OUT_SHOWN} other files")
+        reasons: dict[str, list[str]] = {}
+        for path, reason in images.left_out:
+            reasons.setdefault(reason, []).append(path)
+        for reason, paths in reasons.items():
+            for path in paths[:_LEFT_OUT_SHOWN]:
+                wanted.reporter.note(f"left out: {path}: {reason}")
+            if others := len(paths[_LEFT_OUT_SHOWN:]):
+                wanted.reporter.note(f"left out: {others} other files: {reason}")
         return images
 
     def status(self, factor: str = "") -> DatasetStatus:
@@ -108,7 +114,7 @@ def data_root(root: Path | str | None = None) -> Path:
     """Return ``root`` if given, else ``$ATTRACTOR_AE_DATA``, else the user's data directory."""
     if root is None:
         root = os.environ.get(ROOT_VARIABLE) or user_data_path("attractor-ae", appauthor=False)
-    return Path(root).expanduser()
+    return user_path(root)
 
 
 def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0) -> Dataset:
@@ -124,7 +130,7 @@ def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0)
     folder = data_root(root)
     # A name without a folder is searched in the data root first, as `data list` shows it.
     bare = Path(name).name == name
-    places = [folder / name, Path(name).expanduser()]
+    places = [folder / name, user_path(name)]
     found = [path for path in (places if bare else places[::-1]) if name and is_there(path)]
     info = CATALOGUE.get(name.lower()) if bare else None
     if info is not None:
@@ -262,7 +268,7 @@ def clear(
     if name is None or name in CATALOGUE:
         return prepared.clear(name, store)
     # Only the name is used: the user's images may be gone, but the prepared ones still exist.
-    path = Path(os.path.realpath(Path(name).expanduser()))
+    path = Path(os.path.realpath(user_path(name)))
     stored = path.stem if path.suffix.lower() in SUFFIXES else path.name
     freed = prepared.clear(stored, store) if name and stored else 0
     if not freed:

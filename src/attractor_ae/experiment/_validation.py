@@ -16,7 +16,7 @@ def read_toml(path: str | Path) -> dict[str, Any]:
     """Return the tables of a TOML file."""
     path = Path(path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise AttractorError(f"{path}: no such file; give the path of a TOML config") from None
     except (OSError, UnicodeDecodeError) as error:

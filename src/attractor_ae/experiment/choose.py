@@ -10,6 +10,7 @@ from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.presets import preset
 from attractor_ae.experiment.run import Run
+from attractor_ae.experiment.suites import as_overrides
 from attractor_ae.experiment.train import run_training
 
 _SPACES = {"photographs": "features of a pretrained network", "default": "standardised pixels"}
@@ -82,4 +83,5 @@ def run_chosen_training(
 
 def _config(experiment: ExperimentConfig, overrides: Sequence[str]) -> ExperimentConfig:
     """Return the same experiment with the preset ``photographs``."""
-    return preset("photographs", [f"dataset.name={experiment.dataset.name}", *overrides])
+    named = as_overrides("dataset", {"name": experiment.dataset.name})
+    return preset("photographs", [*named, *overrides])

@@ -10,7 +10,7 @@ from attractor_ae import __version__
 from attractor_ae._detector import Detector
 from attractor_ae._devices import mixed_precision
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import file_name, write_json
+from attractor_ae._files import file_name, remove_leftovers, temporary_folder, write_json
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
@@ -146,6 +146,7 @@ def _evaluated_into(
             f"{home.path}: replacing the result and detector made with other settings or images"
         )
     home.path.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(home.path, seconds=3600.0)  # not of another evaluation that is running
     for images in sets:
         if images.left_out:
             home.log(f"left out of {images.name} ({images.split}): {len(images.left_out)} files")
@@ -168,15 +169,15 @@ def _evaluated_into(
         },
         reporter=reporter,
     )
-    # The old result is removed only now, first the file that marks it as complete.
-    for name in (METRICS_FILE, TRIALS_FILE):
-        (home.evaluation_folder / name).unlink(missing_ok=True)
-    if home not in runs:
-        members = [os.path.relpath(run.path, home.path) for run in runs]
-        write_json(home.path / MEMBERS_FILE, {"members": members})
-    detector.save(home.detector_file)
-    _write_figures(home.evaluation_folder, result, detector, sets, reporter)
-    result.save(home.evaluation_folder)  # last: it marks the evaluation as complete
+    # Everything is written to a temporary folder first, so that an error keeps the old result.
+    with temporary_folder(home.evaluation_folder) as new:
+        detector.save(new / home.detector_file.name)
+        _write_figures(new, result, detector, sets, reporter)
+        result.save(new)
+        _replace_result(home, new)
+        if home not in runs:
+            members = [os.path.relpath(run.path, home.path) for run in runs]
+            write_json(home.path / MEMBERS_FILE, {"members": members})
     home.log(f"evaluated on {', '.join(images.name for images in sets)}")
     note_failures(runs, reporter)
     return result
@@ -195,6 +196,20 @@ def stored_result(home: Run, basis: Mapping[str, Any]) -> EvaluationResult | Non
     return result if same else None
 
 
+def _replace_result(home: Run, new: Path) -> None:
+    """Move the files of a new result into an evaluated folder, in place of the old result."""
+    folder = home.evaluation_folder
+    folder.mkdir(exist_ok=True)
+    # Figures of other sets would be mistaken for those of the new result. The file that marks a
+    # result as complete is removed first and written last.
+    stale = (*folder.glob("reconstructions-*"), *folder.glob("recursions.*"))
+    for path in (folder / METRICS_FILE, folder / TRIALS_FILE, *stale):
+        path.unlink(missing_ok=True)
+    (new / home.detector_file.name).replace(home.detector_file)
+    for path in sorted(new.iterdir(), key=lambda path: path.name == METRICS_FILE):
+        path.replace(folder / path.name)
+
+
 def _file_digest(path: Path) -> str:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
@@ -209,9 +224,6 @@ def _write_figures(
     sets: Sequence[ImageSet],
     reporter: Reporter,
 ) -> None:
-    # Figures of an earlier evaluation's sets would be mistaken for results of this one.
-    for stale in (*folder.glob("reconstructions-*"), *folder.glob("recursions.*")):
-        stale.unlink()
     save_figure(entropy_histogram(result), folder / "entropy")
     if result.recursions > 1:
         save_figure(auroc_by_recursion(result), folder / "recursions")
@@ -220,7 +232,9 @@ def _write_figures(
     blocks = middle_blocks(detector, sets)
     if blocks:
         save_figure(reconstruction_figure(blocks, per_row=3), folder / "reconstructions")
-    for i, block in enumerate(blocks, start=1):
+    names = [file_name(block.title) for block in blocks]
+    for i, (block, name) in enumerate(zip(blocks, names, strict=True), start=1):
         reporter.progress("drawing", i, len(blocks), f"{i}/{len(blocks)} figures")
         figure = reconstruction_figure([block])
-        save_figure(figure, folder / f"reconstructions-{file_name(block.title)}")
+        number = f"-{i}" if names.count(name) > 1 else ""
+        save_figure(figure, folder / f"reconstructions-{name}{number}")

@@ -97,8 +97,11 @@ def suite_figures(
         save("recursions", reporting.auroc_by_recursion(results))
     save("roc", reporting.roc_figure(results))
     save("precision-recall", reporting.precision_recall_figure(results))
-    save("rejection", reporting.accuracy_rejection_figure(results))
-    save("reliability", reporting.reliability_diagram(results))
+    if all(len(result.known_scores().labels) for found in results.values() for result in found):
+        save("rejection", reporting.accuracy_rejection_figure(results))
+        save("reliability", reporting.reliability_diagram(results))
+    else:
+        on_note("not drawn: rejection and reliability: no image of D_in has a label")
     curves = {
         label: [_trial_curve(run, *images(run)) for run in runs]
         for label, runs in _with_runs(measured)

@@ -3,7 +3,7 @@
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -41,7 +41,7 @@ class DatasetScores:
     Attributes:
         role: ``"in"``: D_in, ``"out"``: a D_out, or ``"covariate_shift"``: the known classes under
             other conditions.
-        labels: Index of the true class; -1 for an unknown class.
+        labels: Index of the true class; -1 without a label, -2 for a class that is not known.
         probabilities: p_r of every recursion (PROTOCOL section 1); if unknown, with 0 classes.
         scores: Values at every recursion, float64, shape (recursions, n), by name. The entropy
             is computed from the probabilities.
@@ -96,6 +96,17 @@ class DatasetScores:
         """Names of the scores; the entropy first, if there are probabilities."""
         first = ("entropy",) if self.probabilities.shape[-1] else ()
         return tuple(dict.fromkeys((*first, *self.scores)))
+
+    @property
+    def labelled(self) -> "DatasetScores":
+        """The scores of the images that have a label."""
+        rows = self.labels != -1
+        if rows.all():
+            return self
+        scores = {name: values[:, rows] for name, values in self.scores.items()}
+        return replace(
+            self, labels=self.labels[rows], probabilities=self.probabilities[:, rows], scores=scores
+        )
 
     def predicted(self, recursion: int) -> Int64[np.ndarray, " n"]:
         """Return the index of the most probable class of each image; -1 without classes."""
@@ -217,8 +228,8 @@ class EvaluationResult:
     ) -> MisclassificationMetrics:
         """Return the metrics of a score in [0, 1] as a predictor of wrong predictions on a set.
 
-        The set is D_in by default, or one under covariate shift; the default score is
-        `error_score`. The result is cached.
+        The set is D_in by default, or one under covariate shift; images without a label do not
+        count. The default score is `error_score`. The result is cached.
         """
         name, r = self._reported(score or self.error_score, recursion)
         scores = self.known_scores(dataset)
@@ -251,15 +262,18 @@ class EvaluationResult:
         return wasserstein_sums(self.in_scores.score(r, name), outs, reference=reference)
 
     def accuracy(self, dataset: str | None = None, recursion: int | None = None) -> float:
-        """Return the accuracy on D_in, or a set under covariate shift; NaN without classes."""
+        """Return the accuracy on the labelled images of D_in, or of a set under covariate shift.
+
+        It is NaN without classes, or if no image has a label.
+        """
         scores = self.known_scores(dataset)
-        if not scores.probabilities.shape[-1]:
+        if not scores.probabilities.shape[-1] or not len(scores.labels):
             return math.nan
         predicted = scores.predicted(self._reported(None, recursion)[1])
         return float(np.mean(predicted == scores.labels))
 
     def known_scores(self, dataset: str | None = None) -> DatasetScores:
-        """Return the scores of D_in, or of a set under covariate shift by its name.
+        """Return the scores of the labelled images of D_in, or of a set under covariate shift.
 
         Raises:
             AttractorError: If there is no such set.
@@ -267,7 +281,7 @@ class EvaluationResult:
         sets = {s.name: s for s in (self.in_scores, *self.covariate_shift_scores)}
         if dataset is not None and dataset not in sets:
             raise unknown_name("data set of known classes", dataset, sets)
-        return self.in_scores if dataset is None else sets[dataset]
+        return (self.in_scores if dataset is None else sets[dataset]).labelled
 
     def _reported(self, score: str | None, recursion: int | None) -> tuple[str, int]:
         return (
@@ -280,14 +294,16 @@ class EvaluationResult:
     ) -> dict[str, Any]:
         """Return every rate of PROTOCOL section 8 at one recursion, as nested dictionaries.
 
-        Keys: ``accuracy`` and ``misclassification`` (for scores in [0, 1]) on D_in;
+        Keys: ``accuracy`` on the ``labelled`` images of D_in, whose number it is, and
+        ``misclassification`` (for scores in [0, 1]) on these;
         ``covariate_shift`` and ``out``, by data set; ``wasserstein``, the sums of distances. Rates
         are in [0, 1].
         """
         name, r = self._reported(score, recursion)
         errors, judged = {}, score or self.error_score
-        u = self.in_scores.score(r, judged)
-        if self.in_scores.probabilities.shape[-1] and 0 <= u.min() <= u.max() <= 1:
+        known = self.known_scores()
+        u = known.score(r, judged)
+        if known.probabilities.shape[-1] and len(u) and 0 <= u.min() <= u.max() <= 1:
             found = self.misclassification(None, judged, r, grid)
             errors = {"score": judged, **asdict(found.detection), **asdict(found.selective)}
             errors["areas"] = asdict(found.areas)
@@ -305,6 +321,7 @@ class EvaluationResult:
             "recursion": r,
             "score": name,
             "accuracy": self.accuracy(None, r),
+            "labelled": len(known.labels),
             "mean_score": float(self.in_scores.score(r, name).mean()),
             "misclassification": errors,
             "covariate_shift": {
@@ -461,7 +478,7 @@ def check_sets(sets: Sequence[ImageSet]) -> None:
 def _known_labels(
     images: ImageSet, role: Role, in_dataset: ImageSet, detector: Detector
 ) -> np.ndarray:
-    """Return each image's class as an index into the detector's classes; -1 if it is unknown."""
+    """Return each image's class as an index into the detector's classes; see `DatasetScores`."""
     if role == "out":
         return np.full(len(images), -1, dtype=np.int64)
     known = [in_dataset.classes[label] for label in detector.classes_.tolist()]
@@ -471,7 +488,7 @@ def _known_labels(
             f"data set {images.name!r} has the class {strange[0]!r}, which {in_dataset.name!r} "
             "does not have; list this data set under out_datasets instead"
         )
-    index = np.array([*(known.index(c) if c in known else -1 for c in images.classes), -1])
+    index = np.array([*(known.index(c) if c in known else -2 for c in images.classes), -1])
     return index[images.labels].astype(np.int64)
 
 

@@ -104,7 +104,7 @@ class Run:
         """Append a line with the time to the log."""
         stamp = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S")
         try:
-            with self.log_file.open("a", encoding="utf-8") as file:
+            with self.log_file.open("a", encoding="utf-8", errors="backslashreplace") as file:
                 file.write(f"{stamp} {line}\n")
         except OSError as error:
             raise cannot_write(self.log_file, error) from None

@@ -24,7 +24,7 @@ from typing import Any
 from uuid import uuid4
 
 from attractor_ae._errors import AttractorError, optional_package, unknown_name
-from attractor_ae._files import write_json
+from attractor_ae._files import remove_leftovers, write_json
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.plan import make_plan
@@ -168,7 +168,8 @@ def sweep(
         raise AttractorError('scheduler and resources require backend "dask"; set it as well')
     waiting = [i for i, folder in enumerate(folders) if not Run(folder).finished]
     root = () if data_root is None else ("--data-root", str(Path(data_root).resolve()))
-    tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), root) for i in waiting}
+    here = os.getcwd()  # noqa: PTH109
+    tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), root, here) for i in waiting}
     number, threads = _local_workers(jobs, workers) if backend == "processes" else (1, 1)
     if backend == "processes" and min(number, len(waiting)) > 1:
         # Fill the cache of images before several processes would each decode them.
@@ -185,6 +186,8 @@ def sweep(
         else:
             running = _in_processes(tasks, number, threads, reporter)
         connection.enter_context(closing(running))  # an error below also stops the trainings
+        for parent in {folder.parent for folder in folders}:
+            remove_leftovers(parent)
         _write_states(folders, {})
         start = time.perf_counter()
         for index, error in running:
@@ -213,6 +216,8 @@ class _Task:
     config: str
     folder: str
     options: tuple[str, ...]
+    here: str
+    """Current folder of the sweep, which relative paths in the config refer to."""
 
 
 class _Child:
@@ -227,7 +232,8 @@ class _Child:
 
     def _start(self) -> None:
         self._output = Path(self._files.name) / "stderr"
-        command = [sys.executable, "-m", "attractor_ae", "train", str(self._config)]
+        # -P: no module is imported from the current folder, which may contain a random.py.
+        command = [sys.executable, "-P", "-m", "attractor_ae", "train", str(self._config)]
         command += ["--out", self._task.folder, "--resume", *self._task.options]
         threads = {"OMP_NUM_THREADS": str(self._threads), PARENT_VARIABLE: str(os.getpid())}
         with self._output.open("wb") as stderr:
@@ -237,6 +243,8 @@ class _Child:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stderr,
+                # A worker of a cluster may have been started in another folder.
+                cwd=self._task.here,
                 env={**os.environ, **threads, "COLUMNS": "1000"},
                 start_new_session=True,
             )

@@ -23,7 +23,8 @@ class TrialCurve:
     """AUROC and accuracy of the first 1, 2, 3, ... trials (members), at the reported recursion.
 
     At index t - 1, for the mean distribution of the first t trials: the AUROC of its entropy
-    against each D_out, in [0, 1], and its accuracy on D_in.
+    against each D_out, in [0, 1], and its accuracy on the labelled images of D_in; NaN if there
+    are none.
     """
 
     method: str
@@ -35,7 +36,8 @@ class TrialCurve:
 
     def save(self, path: Path) -> None:
         """Write the curve to a JSON file, atomically."""
-        arrays = {"auroc": self.auroc.tolist(), "accuracy": self.accuracy.tolist()}
+        right = [None if np.isnan(rate) else rate for rate in self.accuracy.tolist()]
+        arrays = {"auroc": self.auroc.tolist(), "accuracy": right}
         write_json(path, {**vars(self), **arrays})
 
     @classmethod
@@ -70,6 +72,7 @@ def trial_curve(
     known = _means(detector, in_dataset)
     u = normalised_entropy(known).numpy()
     labels = detector.classes_.numpy()[prediction(known).numpy()]  # (trials, n)
+    some = in_dataset.labels >= 0
     auroc = [
         [detection_metrics(*pair).auroc for pair in zip(u, of_out, strict=True)]
         for of_out in (normalised_entropy(_means(detector, s)).numpy() for s in out_datasets)
@@ -80,7 +83,7 @@ def trial_curve(
         tuple(images.name for images in out_datasets),
         detector.recursion,
         np.array(auroc),
-        (labels == in_dataset.labels).mean(-1),
+        (labels == in_dataset.labels)[:, some].mean(-1) if some.any() else np.full(len(u), np.nan),
     )
 
 

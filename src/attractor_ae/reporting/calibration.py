@@ -9,7 +9,7 @@ from sklearn.calibration import calibration_curve
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import expected_calibration_error
 from attractor_ae.reporting.panels import Curve, draw_curve
-from attractor_ae.reporting.seeds import Results, by_method, stated
+from attractor_ae.reporting.seeds import Results, by_method, labelled_scores, stated
 from attractor_ae.reporting.style import (
     COLUMN_WIDTH,
     REFERENCE_COLOUR,
@@ -31,7 +31,7 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
 
     Raises:
         AttractorError: If the results of a method differ in their experiment, or ``dataset`` is not
-            a data set of known classes.
+            a data set of known classes with labels.
     """
     methods = by_method(results)
     shown = next(iter(methods.values()))[0].known_scores(dataset).name
@@ -64,7 +64,7 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
 
 def _predictions(result: EvaluationResult, dataset: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Return the confidence of each prediction, and whether it is correct."""
-    scores = result.known_scores(dataset)
+    scores = labelled_scores(result, dataset)
     p = scores.probabilities[result.recursion].astype(np.float64)
     # A float32 softmax can exceed 1 by its rounding.
     return np.minimum(p.max(-1), 1), scores.predicted(result.recursion) == scores.labels

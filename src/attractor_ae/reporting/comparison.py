@@ -142,17 +142,18 @@ def compare(
     unbounded: dict[str, None] = {}
 
     def accuracy_rates(result: EvaluationResult, method: ComparedMethod) -> Rates:
-        known = (result.in_scores, *result.covariate_shift_scores)
+        sets = (result.in_scores, *result.covariate_shift_scores)
+        known = [scores.labelled for scores in sets]
         judged = result.error_score if method.score == result.score else method.score
         values = [scores.score(method.recursion, judged) for scores in known]
-        bounded = all(0 <= u.min() <= u.max() <= 1 for u in values)
+        bounded = all(0 <= u.min() <= u.max() <= 1 for u in values if len(u))
         if not (bounded and result.in_scores.probabilities.shape[-1]):
             bounded, unbounded[method.name] = False, None
         rates: Rates = {}
         for scores in known:
             found = dict.fromkeys((metric.key for metric in ACCURACY_METRICS), math.nan)
             found["accuracy"] = result.accuracy(scores.name, method.recursion)
-            if bounded:
+            if bounded and len(scores.labels):
                 at = (scores.name, judged, method.recursion, grid)
                 errors = result.misclassification(*at)
                 oriented = _oriented(errors.detection, orientation)
@@ -243,6 +244,7 @@ def compare(
             "p(a|c) is p(accurate|certain), p(u|i) is p(uncertain|inaccurate), rem. err. and "
             "rem. acc. are the remaining error and accuracy rate, err./acc. is the area of the "
             "first over the second.",
+            *_partly_labelled(first),
         ),
         table(
             f"Sums of Wasserstein distances between scores; D_in is {first.name}",
@@ -251,6 +253,13 @@ def compare(
             "",
         ),
     )
+
+
+def _partly_labelled(scores: DatasetScores) -> list[str]:
+    labelled, n = len(scores.labelled.labels), len(scores.labels)
+    if labelled == n:
+        return []
+    return [f"{labelled} of {n} images of {scores.name} have a label; only these count."]
 
 
 def check_reported(grid: str, orientation: str) -> None:

@@ -94,10 +94,10 @@ def _curves(
     x: np.ndarray, auroc: Mapping[str, np.ndarray], right: np.ndarray, known: str
 ) -> dict[str, Curve]:
     """Return the curves of a method."""
-    return {
-        **{f"AUROC, {name}": Curve(x, y, f"AUROC, {name}") for name, y in auroc.items()},
-        f"accuracy, {known}": Curve(x, right, f"accuracy, {known}", known=True),
-    }
+    curves = {f"AUROC, {name}": Curve(x, y, f"AUROC, {name}") for name, y in auroc.items()}
+    if not np.isnan(right).any():  # some images have a label
+        curves[f"accuracy, {known}"] = Curve(x, right, f"accuracy, {known}", known=True)
+    return curves
 
 
 def _figure(curves: Curves, xlabel: str, reported: int | None = None) -> Figure:

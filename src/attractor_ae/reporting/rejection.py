@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import accepted_errors, checked_correct, checked_scores
 from attractor_ae.reporting.panels import Curve, draw_curve
-from attractor_ae.reporting.seeds import Results, by_method, stated
+from attractor_ae.reporting.seeds import Results, by_method, labelled_scores, stated
 from attractor_ae.reporting.style import COLUMN_WIDTH, legend_above, look, plain, styled, wrapped
 
 _GRID = np.linspace(0, 1, 201)
@@ -55,7 +55,7 @@ def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -
 
     Raises:
         AttractorError: If the results of a method differ in their experiment, or ``dataset`` is not
-            a data set of known classes.
+            a data set of known classes with labels.
     """
     methods = by_method(results)
     shown = next(iter(methods.values()))[0].known_scores(dataset).name
@@ -95,7 +95,7 @@ def _curves(name: str, seeds: Sequence[EvaluationResult], dataset: str | None) -
     """Return the curves of a method, of an oracle, and of random rejection."""
     own, oracle, chance = [], [], []
     for result in seeds:
-        scores = result.known_scores(dataset)
+        scores = labelled_scores(result, dataset)
         correct = scores.predicted(result.recursion) == scores.labels
         own.append(rejection_curve(scores.score(result.recursion, result.error_score), correct))
         oracle.append(rejection_curve(~correct, correct))

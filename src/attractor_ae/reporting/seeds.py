@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.experiment.result import EvaluationResult
+from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 
 Results = EvaluationResult | Sequence[EvaluationResult] | Mapping[str, Sequence[EvaluationResult]]
 """One result, several results (grouped by method), or method name -> results. Results of one method
@@ -35,6 +35,17 @@ def by_method(results: Results) -> dict[str, tuple[EvaluationResult, ...]]:
                         "seeds of one experiment; give each experiment a different name"
                     )
     return methods
+
+
+def labelled_scores(result: EvaluationResult, dataset: str | None) -> DatasetScores:
+    """Return `EvaluationResult.known_scores`, or raise an AttractorError if there are no labels."""
+    scores = result.known_scores(dataset)
+    if not len(scores.labels):
+        raise AttractorError(
+            f"no image of {scores.name} ({scores.split}) has a label; draw this for a set with "
+            "labels"
+        )
+    return scores
 
 
 def mean_and_deviation(values: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,8 +1,10 @@
 """Terminal tables of one evaluation."""
 
+import math
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.metrics import Thresholds
@@ -18,8 +20,7 @@ def detection_table(
     """
     r, known = result.recursion, result.in_scores
     positive = {"in": "D_in", "out": "D_out"}[orientation]
-    accuracy = f"{100 * result.accuracy():.1f}"
-    images = f"{len(known.labels)}"
+    accuracy, images = _percent(result.accuracy()), f"{len(known.labels)}"
     rows = [[known.name, "known", images, "", "", "", _mean(result, known), accuracy]]
     names = ("auroc", f"aupr_{orientation}", f"fpr95_{orientation}")
     for scores in (*result.covariate_shift_scores, *result.out_scores):
@@ -32,7 +33,7 @@ def detection_table(
                 f"{rates.n_out}",
                 *(f"{100 * getattr(rates, name):.1f}" for name in names),
                 _mean(result, scores),
-                f"{100 * result.accuracy(scores.name):.1f}" if shifted else "",
+                _percent(result.accuracy(scores.name)) if shifted else "",
             ]
         )
     heads = ["data set", "role", "images", "AUROC", "AUPR", "FPR95", "mean score", "accuracy"]
@@ -40,7 +41,10 @@ def detection_table(
     how = "percent; " if grid == "exact" else "percent; paper grid; "
     table = _table(f"{title}({how}{positive} is the positive class)", heads, rows, left=2)
     table.caption_justify = "left"
-    table.caption = f"accuracy on {known.name} ({known.split}, {images} images): {accuracy}"
+    labelled = len(known.labelled.labels)
+    counted = f"{labelled} of {images} images have a label" if labelled < len(known.labels) else ""
+    caption = f"accuracy on {known.name} ({known.split}, {counted or f'{images} images'}): "
+    table.caption = Text(caption + (accuracy or "none"))
     return table
 
 
@@ -50,7 +54,7 @@ def recursion_table(result: EvaluationResult, *, grid: Thresholds = "exact") -> 
     rows = [
         [
             f"{r}",
-            f"{100 * result.accuracy(None, r):.1f}",
+            _percent(result.accuracy(None, r)),
             *(f"{100 * result.rates(name, None, r, grid).auroc:.1f}" for name in outs),
         ]
         for r in range(result.recursions)
@@ -77,6 +81,10 @@ def score_table(result: EvaluationResult) -> Table:
     return _table(title, ["score", *outs, "mean"], rows, left=1, bold=bold)
 
 
+def _percent(rate: float) -> str:
+    return "" if math.isnan(rate) else f"{100 * rate:.1f}"
+
+
 def _mean(result: EvaluationResult, scores: DatasetScores) -> str:
     return f"{100 * scores.score(result.recursion, result.score).mean():.1f}"
 
@@ -85,10 +93,11 @@ def _table(
     title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *, left: int, bold: int = -1
 ) -> Table:
     # Without a frame, three D_outs fit into a terminal of 80 columns.
-    table = Table(title=title, title_justify="left", show_edge=False, pad_edge=False)
+    # Text, so that square brackets in names are not read as markup.
+    table = Table(title=Text(title), title_justify="left", show_edge=False, pad_edge=False)
     for i, head in enumerate(heads):
         justify = "left" if i < left else "right"
-        table.add_column(head, justify=justify, overflow="ellipsis" if i else "fold")
+        table.add_column(Text(head), justify=justify, overflow="ellipsis" if i else "fold")
     for i, row in enumerate(rows):
-        table.add_row(*row, style="bold" if i == bold else None)
+        table.add_row(*map(Text, row), style="bold" if i == bold else None)
     return table

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attractor_ae._devices import mixed_precision, pixels, resolve_device
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import write_json, write_tensors, write_text
+from attractor_ae._files import remove_leftovers, write_json, write_tensors, write_text
 from attractor_ae._memory import keep_freed_memory
 from attractor_ae._random import Stream, generator
 from attractor_ae._reporter import SILENT, Reporter, duration
@@ -81,7 +81,9 @@ def train(
     images, kept = training_part(config, with_features(config, images, reporter))
     check_trainable(config, images)
     started = check_claim(run, config, resume)
+    remove_leftovers(run.path)
     if run.finished:
+        run.checkpoint_file.unlink(missing_ok=True)  # left if the process was killed at the end
         return run
 
     # Everything that can fail is built before anything is written.

@@ -66,5 +66,13 @@ def check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
             f"network for ({channels}, {side}, {side}); set dataset.channels and "
             "dataset.image_size to those of the images"
         )
-    if len(np.unique(images.labels)) < 2:
+    present = np.unique(images.labels)
+    if len(present) < 2:
         raise AttractorError(f"{where} must contain labelled images of at least 2 classes")
+    missing = np.setdiff1d(np.arange(len(images.classes)), present)
+    # Attractors need no images of every class, but a classifier has an output for each.
+    if config.model.type == "conv" and len(missing):
+        raise AttractorError(
+            f"{where} has no images of the class {images.classes[missing[0]]!r}; add some, or "
+            "remove it from the classes"
+        )

@@ -5,6 +5,7 @@ databases are read directly, with the package ``lmdb``.
 """
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -89,11 +90,20 @@ def _pictures(databases: list[Path], rows: list[NDArray[np.int64]]) -> Iterator[
                     yield Encoded(name, bytes(value))
 
 
-def _open(path: Path) -> Any:  # noqa: ANN401
-    """Open a database for reading; nothing is written."""
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Open a database for reading; nothing is written. Raise an AttractorError if it is damaged."""
     lmdb = optional_package("lmdb", "lsun", "data set 'lsun'")
     try:
-        return lmdb.open(str(path), readonly=True, lock=False, readahead=False, create=False)
+        with lmdb.open(
+            str(path), readonly=True, lock=False, readahead=False, create=False
+        ) as environment:
+            # Reading beyond the end of a truncated file would kill the process.
+            pages = environment.info()["last_pgno"] + 1
+            expected, size = pages * environment.stat()["psize"], (path / "data.mdb").stat().st_size
+            if size < expected:
+                raise lmdb.Error(f"truncated: {size} of {expected} bytes")
+            yield environment
     except lmdb.Error as error:
         raise AttractorError(
             f"{path}: is not an LMDB database ({error}); download it again"

@@ -1,10 +1,10 @@
 """Your own images: a folder, a table of paths and labels, or an array.
 
-A folder contains one sub-folder per class, or folders of splits (``train/``, ``test/`` and others)
-that do, or images without labels; `own_files` reads tables and arrays. Images are in the order of
-their names, or of the table or array. If no splits are given, labelled images are divided into
-"train" and "test" at random, class by class and reproducibly for a seed. The split "all" contains
-all images; without labels and splits it is the only one.
+A folder contains one sub-folder per class, or folders of splits (``train/``, ``test/``, ``val/``
+and others) that do, or images without labels; `own_files` reads tables and arrays. Images are in
+the order of their names, or of the table or array. If no splits are given, labelled images are
+divided into "train" and "test" at random, class by class and reproducibly for a seed. The split
+"all" contains all images; without labels and splits it is the only one.
 """
 
 import os
@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from attractor_ae._errors import AttractorError
+from attractor_ae._files import user_path
 from attractor_ae._random import Stream, generator
 from attractor_ae.data.cache import Broken, prepare
-from attractor_ae.data.decode import displayed, image_suffixes
+from attractor_ae.data.decode import displayed, image_suffixes, is_other_image, is_text, recognised
 from attractor_ae.data.image_set import ImageSet, Wanted, drawn_rows
 from attractor_ae.data.info import DatasetInfo, SplitInfo
 from attractor_ae.data.sources.own_files import (
@@ -28,6 +29,8 @@ from attractor_ae.data.sources.own_files import (
     array_images,
     in_array,
     in_table,
+    is_split,
+    split_name,
 )
 
 ALL = "all"
@@ -36,8 +39,21 @@ ALL = "all"
 SUFFIXES = (*TABLES, *ARRAYS)
 """Suffixes of files that contain or list images."""
 
-_SPLITS = ("train", "test")
 _TEST_FRACTION = 0.2
+
+# Files and folders by which a folder of results or a cache is known; it is never data.
+_RESULTS = tuple(
+    frozenset(names.split())
+    for names in (
+        "config.toml environment.json",
+        "config.toml history.csv",
+        "metrics.json scores.safetensors",
+        "precision-recall.pdf reliability.pdf",
+        "table.csv table.tex",
+        "cfg.toml checkpoints",  # of the released code
+        "CACHEDIR.TAG",
+    )
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +107,14 @@ class OwnImages:
                 f"are used, {how} {wanted.per_class} per class "
                 "(to use all, set dataset.nbr_of_samples_per_class=-1)"
             )
+        for line in found.notes:
+            wanted.reporter.note(line)
         labels = self.labels[rows]
+        if self.classes and (unlabelled := int((self.labels[of_split] < 0).sum())):
+            wanted.reporter.note(
+                f"{displayed(found.path)}, {split}: {unlabelled} of {len(of_split)} images have no "
+                "label"
+            )
         files = [found.paths[row] for row in rows.tolist()] if found.paths else [found.path]
         seeded = "" if self.seed is None or split == ALL else str(self.seed)
         key = (labels.tobytes(), os.fspath(found.path), wanted.selection, seeded)
@@ -119,7 +142,7 @@ def own_info(name: str, path: Path, *, seed: int = 0) -> DatasetInfo:
     others = [split for split in splits if split not in {"train", ALL}]
     test = "test" if "test" in splits else next(iter(others or splits))
     return DatasetInfo(
-        name=name,
+        name=displayed(name),
         title="your own images",
         kind="own",
         splits=splits,
@@ -138,15 +161,17 @@ def own_info(name: str, path: Path, *, seed: int = 0) -> DatasetInfo:
 def find_images(path: Path, *, seed: int = 0) -> OwnImages:
     """Find the images, splits and classes at a path, without decoding an image.
 
-    Folders are searched recursively. Names that start with a dot, and files without the suffix of
-    an image format, are skipped. A folder is divided into splits if it has ``train/`` and
-    ``test/``, or one of them with folders inside; in a split, each folder with images is a class.
-    ``seed`` determines the random split, which puts a fifth of each class into "test".
+    Folders are searched recursively, without hidden ones, run folders and other results. Files
+    without the suffix of an image are recognised by their content. A folder is divided into splits
+    if it has two of ``train/``, ``test/`` and ``val/``, or one of them with folders inside
+    (``training``, ``testing``, ``valid`` and ``validation`` are the same, in upper or lower case);
+    in a split, each folder with images is a class. ``seed`` determines the random split, which puts
+    a fifth of each class into "test".
     """
     if seed < 0:
         raise AttractorError(f"seed must be at least 0, got {seed}")
     try:
-        path = Path(os.path.realpath(path.expanduser()))
+        path = Path(os.path.realpath(user_path(path)))
         folder, there = path.is_dir(), path.exists()
     except (OSError, ValueError, RuntimeError) as error:
         raise AttractorError(f"{displayed(path)}: cannot be read ({error})") from None
@@ -208,41 +233,49 @@ def _in_order(names: set[str]) -> list[str]:
 
 def _in_folder(root: Path) -> Found:
     unusable: list[Broken] = []
-    nested, images = _walked(os.fspath(root), unusable)
+    ignored: list[Broken] = []
+    hidden: list[str] = []
+    nested, images = _walked(os.fspath(root), unusable, ignored, hidden)
     if not images and not unusable:
+        reason = " {}: {};".format(*ignored[0]) if ignored else ""
         raise AttractorError(
-            f"{displayed(root)}: no images in this folder; it must have one sub-folder per class"
+            f"{displayed(root)}: no images in this folder;{reason} it must have one sub-folder per "
+            "class"
         )
-    both = {folders[0].lower() for folders in nested} >= set(_SPLITS)
-    divided = both or any(_is_split(folders[0]) for folders in nested if len(folders) == 2)
+    several = len({split_name(folders[0]) for folders in nested if is_split(folders[0])}) > 1
+    divided = several or any(is_split(folders[0]) for folders in nested if len(folders) == 2)
     depth = 1 if divided else 0  # number of folders above those of the classes
     with_classes = {folders[:depth] for folders, _ in images if len(folders) > depth}
-    rows, ignored = [], []
+    rows = []
     for folders, path in images:
         if len(folders) < depth:
             ignored.append((displayed(path), "is not in a folder of a split"))
         elif len(folders) == depth and folders in with_classes:
             ignored.append((displayed(path), "is not in a folder of a class"))
         else:
-            split = folders[0] if divided else ""
+            split = split_name(folders[0]) if divided else ""
             label = folders[depth] if len(folders) > depth else ""
-            rows.append((split.lower() if _is_split(split) else split, label, path))
+            rows.append((split, label, path))
     # "train" first, as its classes come first, then "test", then the others.
     rows.sort(key=lambda row: (row[0] != "train", row[0] != "test", row[0]))
     splits, labels, paths = zip(*rows, strict=True) if rows else ((), (), ())
-    broken = tuple(dict.fromkeys(unusable))
-    return Found(root, labels, splits, paths, unusable=broken, ignored=tuple(ignored))
-
-
-def _is_split(name: str) -> bool:
-    return name.lower() in _SPLITS
+    broken, others = tuple(dict.fromkeys(unusable)), tuple(ignored)
+    note = f"hidden folders are not read: {displayed(min(hidden))}" if hidden else ""
+    note += f" and {len(hidden) - 1} others" if hidden[1:] else ""
+    return Found(root, labels, splits, paths, None, broken, others, notes=(note,) if note else ())
 
 
 Folders = tuple[str, ...]
 
 
-def _walked(top: str, unusable: list[Broken]) -> tuple[list[Folders], list[tuple[Folders, str]]]:
-    """Return the folders below ``top``, and its images with the folders that they are in."""
+def _walked(
+    top: str, unusable: list[Broken], ignored: list[Broken], hidden: list[str]
+) -> tuple[list[Folders], list[tuple[Folders, str]]]:
+    """Return the folders below ``top``, and its images with the folders that they are in.
+
+    Images that cannot be read are added to ``unusable``, what is not data to ``ignored`` and
+    ``hidden``.
+    """
 
     def report(error: OSError) -> None:
         unusable.append((displayed(error.filename), error.strerror or str(error)))
@@ -254,12 +287,30 @@ def _walked(top: str, unusable: list[Broken]) -> tuple[list[Folders], list[tuple
     for folder, inner, files in os.walk(top, onerror=report, followlinks=True):
         here = (*above.get(folder, ()), os.path.realpath(folder))
         folders = Path(folder).relative_to(top).parts
+        if folders and any(names <= {*inner, *files} for names in _RESULTS):
+            ignored.append((displayed(folder), "is a folder of results or a cache, not of images"))
+            inner.clear()
+            continue
+        nested += [folders] if folders else []
+        hidden += [os.path.join(folder, name) for name in inner if name.startswith(".")]  # noqa: PTH118
         visible = [name for name in (*inner, *files) if not name.startswith(".")]
         # A folder with the suffix of an image is reported as a broken image.
         named = sorted(name for name in visible if name.lower().endswith(suffixes))
-        images += [(folders, os.path.join(folder, name)) for name in named]  # noqa: PTH118
+        others = sorted({*files} & {*visible} - {*named})
+        before = len(unusable) + len(ignored)
+        for name in others:
+            path = os.path.join(folder, name)  # noqa: PTH118
+            if (reason := recognised(path)) == "":
+                named.append(name)
+            elif reason:
+                (ignored if is_other_image(name) else unusable).append((displayed(path), reason))
+        strange = [name for name in others if not is_text(name)]
+        if strange and not named and before == len(unusable) + len(ignored):
+            # E.g. a class of medical images or arrays, which would vanish without a word.
+            reason = f"has {len(strange)} files but no image that is read, e.g. {strange[0]}"
+            ignored.append((displayed(folder), displayed(reason)))
+        images += [(folders, os.path.join(folder, name)) for name in sorted(named)]  # noqa: PTH118
         inner[:] = sorted({*inner} & {*visible} - {*named})
-        nested += [(*folders, name) for name in inner]
         paths = {name: os.path.join(folder, name) for name in inner}  # noqa: PTH118
         # A symbolic link to a parent folder is not followed.
         inner[:] = [name for name, path in paths.items() if os.path.realpath(path) not in here]

@@ -7,14 +7,18 @@ labels are indices into) and ``split``, or a ``.npy`` file of images. Arrays of 
 are refused.
 """
 
+import codecs
 import csv
 import importlib
 import io
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +32,13 @@ ARRAYS = (".npz", ".npy")
 
 _DELIMITERS = ",;\t|"
 
+_SPLITS = {"training": "train", "testing": "test", "valid": "val", "validation": "val"}
+_SPLITS |= {name: name for name in _SPLITS.values()}
+
+# What pandas writes and reads as missing, in its spellings ("none" is a class), and -1.
+_NO_LABEL = {"", "-1", "-1.0", "-1.#IND", "-1.#QNAN", "1.#IND", "1.#QNAN", "#N/A", "#NA", "N/A"}
+_NO_LABEL |= {"n/a", "NA", "<NA>", "NULL", "null", "NaN", "nan", "-NaN", "-nan", "NaT", "None"}
+
 
 @dataclass(frozen=True, eq=False)
 class Found:
@@ -35,7 +46,7 @@ class Found:
 
     ``labels`` and ``splits`` are names, "" for none. ``paths`` are text, to save memory; empty for
     an array, which is ``images``. ``unusable``: files that cannot be used, and ``ignored``: images
-    outside the folders of classes or splits, each with the reason.
+    outside the folders of classes or splits, each with the reason; ``notes``: lines for the user.
     """
 
     path: Path
@@ -46,31 +57,83 @@ class Found:
     unusable: tuple[Broken, ...] = ()
     ignored: tuple[Broken, ...] = ()
     classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+
+
+def split_name(text: str) -> str:
+    """Return the name of a split: "train", "test" or "val" for their spellings, else the text.
+
+    Examples:
+        >>> split_name("Training"), split_name("valid"), split_name("val_256")
+        ('train', 'val', 'val_256')
+    """
+    return _SPLITS.get(text.strip().lower(), text.strip())
+
+
+def is_split(text: str) -> bool:
+    """Return whether a text is a spelling of "train", "test" or "val"."""
+    return text.lower() in _SPLITS
+
+
+def _label(text: str) -> str:
+    """Return a label without blanks around it, "" for a missing one."""
+    return "" if text.strip() in _NO_LABEL else text.strip()
 
 
 def in_table(table: Path) -> Found:
-    """Return the images of a table."""
+    """Return the images of a table; a repeated row with a label counts once."""
     folder = os.fspath(table.parent)
     read = _parquet_rows if table.suffix.lower() == ".parquet" else _csv_rows
-    paths, labels, splits = [], [], []
-    for place, path, label, split in read(table):
+    where = displayed(table)
+    rows: list[tuple[str, str, str]] = []
+    labelled: dict[str, tuple[str, str, str]] = {}
+    repeated = 0
+    for place, path, *named in read(table):
         if not path:
-            raise AttractorError(f"{displayed(table)}, {place}: the path is empty; give one")
-        paths.append(os.path.join(folder, path))  # noqa: PTH118  text, as there may be many
-        labels.append(label)
-        splits.append(split.lower() if split.lower() in {"train", "test"} else split)
-    if not paths:
-        raise AttractorError(f"{displayed(table)}: has no rows; give one per image")
-    return Found(table, labels, splits, tuple(paths))
+            raise AttractorError(f"{where}, {place}: the path is empty; give one")
+        row = (_local(folder, path), _label(named[0]), split_name(named[1]))
+        first = labelled.setdefault(os.path.normpath(row[0]), row) if row[1] else row
+        if first is row:
+            rows.append(row)
+            continue
+        repeated += 1  # it could be both trained on and tested on
+        if first[1:] != row[1:]:
+            raise AttractorError(
+                f"{where}, {place}: {displayed(path)} has the label {row[1]!r} and split "
+                f"{row[2]!r} here, but {first[1]!r} and {first[2]!r} before; give it one row"
+            )
+    if not rows:
+        raise AttractorError(f"{where}: has no rows; give one per image")
+    paths, labels, splits = zip(*rows, strict=True)
+    notes = (f"{where}: {repeated} repeated rows count once",) if repeated else ()
+    return Found(table, labels, splits, paths, notes=notes)
+
+
+def _local(folder: str, path: str) -> str:
+    """Return a path of a table, which may be a file:// URL, or have the separators of Windows."""
+    if path.startswith("file://"):
+        path = url2pathname(urlsplit(path).path)
+    joined = os.path.join(folder, path)  # noqa: PTH118 - text, as there may be many
+    if "\\" in path and os.sep == "/" and not os.path.lexists(joined):
+        return os.path.join(folder, path.replace("\\", "/"))  # noqa: PTH118
+    return joined
 
 
 def _csv_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
     """Yield the line number of each row, its path, label and split; "" for none."""
     try:
-        # File names need not be UTF-8; they are decoded as Python decodes the system's.
-        text = table.read_bytes().decode("utf-8-sig", "surrogateescape")
+        data = table.read_bytes()
     except OSError as error:
         raise AttractorError(f"{displayed(table)}: cannot be read ({error.strerror})") from None
+    if data[:2] in {codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE}:  # as spreadsheets write it
+        whole = data.decode("utf-16", "replace")
+    else:
+        # File names need not be UTF-8; they are decoded as Python decodes the system's.
+        whole = data.decode("utf-8-sig", "surrogateescape")
+    text = re.sub(
+        r"\A[\r\n]*(sep=.[\r\n]+)?", "", whole, flags=re.IGNORECASE
+    )  # a line of spreadsheets
+    above = len(whole[: len(whole) - len(text)].splitlines())
     header = text.splitlines()[0] if text.strip() else ""
 
     def names_in(delimiter: str) -> list[str]:
@@ -87,11 +150,11 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
                 continue
             if len(row) != len(names):
                 raise AttractorError(
-                    f"{displayed(table)}, line {rows.line_num}: {len(row)} fields, "
+                    f"{displayed(table)}, line {above + rows.line_num}: {len(row)} fields, "
                     f"expected {len(names)}; repair the line"
                 )
             path, label, split = ("" if i is None else row[i].strip() for i in wanted)
-            yield f"line {rows.line_num}", path, label, split
+            yield f"line {above + rows.line_num}", path, label, split
     except csv.Error as error:
         raise AttractorError(f"{displayed(table)}: is not a table ({error}); repair it") from None
 
@@ -176,7 +239,7 @@ def in_array(file: Path) -> Found:
         shape = arrays[name].shape if name in arrays else (count,)
         check(shape == (count,), f"{name} must have shape ({count},), got {shape}")
     splits = [
-        v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v)
+        split_name(v.decode(errors="backslashreplace") if isinstance(v, bytes) else str(v))
         for v in arrays.get("split", np.full(count, "")).tolist()
     ]
     labels, classes = _labels_of(where, arrays.get("labels"), arrays.get("classes"), count)
@@ -190,7 +253,7 @@ def _labels_of(
     if labels is None:
         return [""] * count, None
     if labels.dtype.kind == "U":
-        return labels.tolist(), None
+        return list(map(_label, labels.tolist())), None
     if labels.dtype.kind not in "iu":
         raise AttractorError(f"{where}: labels must be integers or text, got {labels.dtype}")
     if classes is None:
@@ -214,8 +277,8 @@ def array_images(found: Found, rows: NDArray[np.int64]) -> Iterator[NDArray[np.u
         if values.dtype.kind == "f":
             if not ((values >= 0) & (values <= 1)).all():  # also refuses NaN
                 raise AttractorError(
-                    f"{displayed(found.path)}: image {row} has values {values.min():g}.."
-                    f"{values.max():g}, floats must be in [0, 1]; rescale them, or save uint8"
+                    f"{displayed(found.path)}: image {row} has values {values.min()}.."
+                    f"{values.max()}, floats must be in [0, 1]; rescale them, or save uint8"
                 )
             values = np.round(values * np.asarray(255, dtype=values.dtype))
         elif values.dtype.itemsize == 2:
