@@ -6,7 +6,16 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.conformal import SMALLEST_CALIBRATION, OODScore, check_enough, halves, p_values
+from attractor_ae.conformal import (
+    SMALLEST_CALIBRATION,
+    OODScore,
+    check_alpha,
+    check_enough,
+    false_alarm_rate,
+    halves,
+    least_calibration,
+    p_values,
+)
 
 NAMES = ("a", "b", "c")
 
@@ -132,5 +141,29 @@ def test_what_only_one_score_sees_is_flagged():
 
 def test_too_few_known_images_are_refused():
     check_enough(SMALLEST_CALIBRATION)
-    with pytest.raises(AttractorError, match="at least 20 .* got 19"):
+    with pytest.raises(AttractorError, match="at least 9 .* got 8"):
         check_enough(SMALLEST_CALIBRATION - 1)
+
+
+@given(st.floats(1e-4, 0.99), st.integers(1, 3000))
+def test_alpha_is_possible_if_the_smallest_p_value_reaches_it(alpha, n):
+    possible = 1 / (n + 1) <= alpha
+    assert (n >= least_calibration(alpha)) == possible
+    if possible:
+        check_alpha(alpha, n, "")
+    else:
+        with pytest.raises(AttractorError, match=str(least_calibration(alpha))):
+            check_alpha(alpha, n, "")
+
+
+@pytest.mark.parametrize(("alpha", "n"), [(0.05, 112), (0.05, 19), (0.1, 60), (0.3, 500)])
+def test_the_rate_of_false_alarms_over_many_calibrations(alpha, n):
+    """Known images are uniform: the rate of a calibration is where its threshold is."""
+    rng = np.random.default_rng(0)
+    known = np.sort(rng.random((20_000, n)), axis=1)
+    k = sum((1 + i) / (n + 1) <= alpha + 1e-12 for i in range(n))  # of the largest values
+    rates = 1 - known[:, n - k]
+    mean, low, high = false_alarm_rate(alpha, n)
+    assert rates.mean() == pytest.approx(mean, rel=0.03)
+    assert np.mean((rates >= low) & (rates <= high)) == pytest.approx(0.9, abs=0.01)
+    assert mean <= alpha

@@ -8,6 +8,10 @@ from .core.dynamics import Trajectory, iterate
 from .core.masks import DropoutMasks
 from .data import CATALOGUE, ImageSet, load
 from .data.augmentation import Augmentation
+from .deploy.evaluation import ModelEvaluation, evaluate_model
+from .deploy.fit import fit_model, model_of_run
+from .deploy.model import Model, load_model
+from .deploy.verdicts import Verdict
 from .experiment.compare import compare_runs, draw_runs
 from .experiment.config import ExperimentConfig
 from .experiment.convert import import_run
@@ -36,17 +40,24 @@ __all__ = [
     "ExperimentConfig",
     "ImageSet",
     "MCDropoutDetector",
+    "Model",
+    "ModelEvaluation",
     "Run",
     "Trajectory",
+    "Verdict",
     "compare_runs",
     "draw_runs",
     "evaluate",
+    "evaluate_model",
     "fit_detector",
     "fit_ensemble",
+    "fit_model",
     "import_run",
     "iterate",
     "load",
     "load_detector",
+    "load_model",
+    "model_of_run",
     "preset",
     "run_demo",
     "run_ensemble_evaluation",

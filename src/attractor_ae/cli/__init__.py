@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from attractor_ae import __version__
-from attractor_ae.cli import experiments, results
+from attractor_ae.cli import experiments, models, results
 from attractor_ae.cli._terminal import one_line_errors, out
 from attractor_ae.cli.data import data_app
 
@@ -25,6 +25,7 @@ app = typer.Typer(
     "To start, run: attractor-ae demo",
 )
 for _command in (
+    models.fit,
     experiments.demo,
     experiments.train,
     experiments.sweep,

@@ -66,5 +66,6 @@ def check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
             f"network for ({channels}, {side}, {side}); set dataset.channels and "
             "dataset.image_size to those of the images"
         )
-    if len(np.unique(images.labels)) < 2:
+    compared = config.model.metric or config.training.class_weight or config.model.type == "conv"
+    if len(np.unique(images.labels)) < (2 if compared else min(2, len(images.classes))):
         raise AttractorError(f"{where} must contain labelled images of at least 2 classes")
