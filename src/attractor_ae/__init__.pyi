@@ -9,8 +9,9 @@ from .core.masks import DropoutMasks
 from .data import CATALOGUE, ImageSet, load
 from .data.augmentation import Augmentation
 from .deploy.evaluation import ModelEvaluation, evaluate_model
-from .deploy.fit import fit_model, model_of_run
+from .deploy.fit import fit_model, model_of_run, recalibrate
 from .deploy.model import Model, load_model
+from .deploy.table import score_to_file
 from .deploy.verdicts import Verdict
 from .experiment.compare import compare_runs, draw_runs
 from .experiment.config import ExperimentConfig
@@ -59,10 +60,12 @@ __all__ = [
     "load_model",
     "model_of_run",
     "preset",
+    "recalibrate",
     "run_demo",
     "run_ensemble_evaluation",
     "run_evaluation",
     "run_reproduction",
     "run_training",
+    "score_to_file",
     "train",
 ]

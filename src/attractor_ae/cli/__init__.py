@@ -22,10 +22,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Uncertainty estimation and detection of unknown images with autoencoder attractors.\n\n"
-    "To start, run: attractor-ae demo",
+    "To start, run: attractor-ae fit FOLDER --out FILE, then attractor-ae score FILE FOLDER; or, "
+    "without images of your own: attractor-ae demo",
 )
 for _command in (
     models.fit,
+    models.score,
+    models.calibrate,
     experiments.demo,
     experiments.train,
     experiments.sweep,

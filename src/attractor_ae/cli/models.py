@@ -1,13 +1,16 @@
 """Commands that make model files and use them."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from attractor_ae._errors import AttractorError, quoted_command
 from attractor_ae.cli._terminal import one_line_errors, say, terminal_reporter
 from attractor_ae.cli.options import DataRootOption, SetOption
+
+if TYPE_CHECKING:
+    from attractor_ae.deploy.verdicts import Verdict
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
@@ -88,3 +91,110 @@ def fit(
         say(model.threshold())
         say(f"Model: {target}, card: {card_path(target)}")
         say(f"Next: {quoted_command('score', target, 'FOLDER', '--out', 'verdicts.csv')}")
+
+
+ModelArgument = Annotated[Path, typer.Argument(help="Model file, which fit has written.")]
+
+
+def score(
+    model: ModelArgument,
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="PATH...",
+            help="Folders, images, patterns of them, tables with a column 'path', or '-' for one "
+            "path per line from standard input.",
+        ),
+    ],
+    target: Annotated[
+        Path | None,
+        model_out(
+            "File to write, ending in .csv, .jsonl or .parquet. Default: rows on the terminal."
+        ),
+    ] = None,
+    alpha: AlphaOption = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(
+            help="Instead of alpha, the largest expected fraction of known images among the "
+            "unknown verdicts of the file (Benjamini and Hochberg). Needs --out."
+        ),
+    ] = None,
+    parts: Annotated[
+        bool,
+        typer.Option(
+            "--scores", help="Add the p-value of each score: which of them rejected an image."
+        ),
+    ] = False,
+    copy_unknown: Annotated[
+        Path | None,
+        typer.Option(metavar="FOLDER", help="Copy unknown images to this folder. Needs --out."),
+    ] = None,
+    fail_on_unknown: Annotated[
+        bool, typer.Option("--fail-on-unknown", help="Exit with code 3 if an image is unknown.")
+    ] = False,
+    again: AgainOption = False,
+) -> None:
+    """Give every image a verdict: known, unknown, or unscored with the reason.
+
+    An interrupted call continues when it is made again.
+    """
+    with one_line_errors(continues=target is not None):
+        if target is None and (fdr is not None or copy_unknown is not None):
+            raise AttractorError("--fdr and --copy-unknown need --out FILE")
+        from attractor_ae.deploy.model import load_model
+        from attractor_ae.deploy.table import score_to_file
+
+        loaded = load_model(model)
+        if target is None:
+            unknown = 0
+            for verdict in loaded.score_files(sources, alpha=alpha):
+                unknown += verdict.verdict == "unknown"
+                say(_line(verdict, parts))
+        else:
+            with terminal_reporter() as reporter:
+                summary = score_to_file(
+                    loaded,
+                    sources,
+                    target,
+                    alpha=alpha,
+                    fdr=fdr,
+                    parts=parts,
+                    copy_unknown=copy_unknown,
+                    again=again,
+                    reporter=reporter,
+                )
+            unknown = summary.unknown
+            say(f"{summary}: {target}")
+    if fail_on_unknown and unknown:
+        raise typer.Exit(3)
+
+
+def calibrate(
+    model: ModelArgument,
+    folder: Annotated[
+        str,
+        typer.Argument(
+            help="Folder of known images that the model was not trained on, with or without "
+            "sub-folders for the classes."
+        ),
+    ],
+    target: Annotated[Path, model_out("Model file to write.")],
+    alpha: AlphaOption = None,
+    again: AgainOption = False,
+) -> None:
+    """Calibrate a model on other known images, without training."""
+    with one_line_errors():
+        from attractor_ae.deploy.fit import card_path, recalibrate
+
+        with terminal_reporter() as reporter:
+            made = recalibrate(model, folder, target, alpha=alpha, again=again, reporter=reporter)
+        say(made.threshold())
+        say(f"Model: {target}, card: {card_path(target)}")
+
+
+def _line(verdict: "Verdict", parts: bool) -> str:
+    if verdict.reason:
+        return f"{verdict.verdict:8} {verdict.path}: {verdict.reason}"
+    more = "".join(f"  {name} {p:.3g}" for name, p in verdict.parts.items()) if parts else ""
+    return f"{verdict.verdict:8} p {verdict.p_value:<8.3g} {verdict.label}  {verdict.path}{more}"

@@ -25,7 +25,7 @@ from attractor_ae.data.sources.own import ALL
 from attractor_ae.deploy.audit import audit
 from attractor_ae.deploy.card import model_card
 from attractor_ae.deploy.evaluation import evaluate_verdicts
-from attractor_ae.deploy.model import Model, codes_of, described
+from attractor_ae.deploy.model import Model, codes_of, described, load_model
 from attractor_ae.experiment.choose import (
     features_are_installed,
     run_chosen_training,
@@ -42,7 +42,8 @@ MOST_FITTED = 10_000
 """Largest number of training images that heads and statistics are fitted on, whose codes are
 stored: it bounds the size of a model file and the time per image."""
 
-_FEATURE_STEPS = 2_160  # those of the preset: 60 epochs of 2 250 images
+_FEATURE_EPOCHS = 60  # of a training on features, as in the preset, but
+_FEWEST, _MOST = 300, 2_160  # steps at least and at most: 60 epochs of 2 250 images
 _FRACTION, _MANY, _FRACTION_OF_MANY = 0.2, 2_500, 0.1  # of the images, for calibration
 _COLOURED = 0.01  # of the images, from which the network sees colour
 _FEATURES = "model.space=features"
@@ -86,9 +87,7 @@ def fit_model(
             more calibration images than can be reserved.
     """
     out = _free(out, again)
-    path = Path(folder).expanduser()
-    name = str(path.resolve()) if path.exists() else str(folder)
-    dataset = find_dataset(name, data_root)
+    dataset = find_dataset(name := _name(folder), data_root)
     split, test = _splits(dataset)
     shared = [f"dataset.name={name!r}", f"dataset.split={split!r}", "dataset.max_broken=1"]
     shared += ["dataset.nbr_of_samples_per_class=-1", "dataset.aspect=crop"]
@@ -113,7 +112,8 @@ def fit_model(
     one = len(images.classes) == 1
     shared += ["model.metric=''", "training.class_weight=0"] if one else []
     steps = math.ceil((len(images) - len(held_out)) / preset("photographs").training.batch_size)
-    of_features = [*shared, f"training.epochs={math.ceil(_FEATURE_STEPS / steps)}", *overrides]
+    epochs = min(max(_FEATURE_EPOCHS, math.ceil(_FEWEST / steps)), math.ceil(_MOST / steps))
+    of_features = [*shared, f"training.epochs={epochs}", *overrides]
     of_pixels = [*shared, channels, *overrides]
     named = any(text.replace("'", "").replace('"', "") == _FEATURES for text in overrides)
     features = named or (one and coloured and features_are_installed())
@@ -183,6 +183,37 @@ def model_of_run(
     return model
 
 
+def recalibrate(
+    file: str | Path,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    alpha: float | None = None,
+    again: bool = False,
+    reporter: Reporter = SILENT,
+) -> Model:
+    """Write a model file that is calibrated on other known images (``attractor-ae calibrate``).
+
+    Args:
+        file: Model file.
+        folder: Known images that the network was not trained on, as for `fit_model`; all are used.
+        out, again, reporter: As for `fit_model`.
+        alpha: In place of the model's.
+
+    Raises:
+        AttractorError: As `fit_model` and `Model.calibrated`.
+    """
+    out = _free(out, again)
+    model = load_model(file)
+    dataset = find_dataset(_name(folder))
+    split = ALL if ALL in dataset.info.splits else dataset.info.test_split
+    images = dataset.load(split, Wanted(image_format=model.image_format, reporter=reporter))
+    made = model.calibrated(images, alpha)
+    made.facts.pop("evaluation", None)  # of the old threshold
+    _write(made, out)
+    return made
+
+
 def _made(
     run: Run,
     dataset: Dataset,
@@ -247,6 +278,12 @@ def _write(model: Model, out: Path) -> None:
 def card_path(out: Path) -> Path:
     """Return the path of the model card of a model file."""
     return out.with_name(f"{out.name}.md")
+
+
+def _name(folder: str | Path) -> str:
+    """Return the name of a data set: a path that exists is never the name of a built-in set."""
+    path = Path(folder).expanduser()
+    return str(path.resolve()) if path.exists() else str(folder)
 
 
 def _free(out: str | Path, again: bool) -> Path:

@@ -3,9 +3,8 @@
 import glob
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TextIO
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data.decode import displayed, image_suffixes
@@ -15,7 +14,9 @@ STREAM = "-"
 """Source of one path per line from standard input."""
 
 
-def image_paths(sources: Sequence[str | Path], stream: TextIO | None = None) -> Iterator[str]:
+def image_paths(
+    sources: Sequence[str | Path], stream: Iterable[str] | None = None
+) -> Iterator[str]:
     """Yield the paths of images, each once.
 
     Args:
@@ -43,7 +44,7 @@ def image_paths(sources: Sequence[str | Path], stream: TextIO | None = None) -> 
             )
 
 
-def _paths_of(source: str, stream: TextIO) -> Iterator[str]:
+def _paths_of(source: str, stream: Iterable[str]) -> Iterator[str]:
     if source == STREAM:
         yield from filter(None, (line.rstrip("\r\n") for line in stream))
     elif os.path.isdir(source):  # noqa: PTH112  text, as there may be many
