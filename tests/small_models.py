@@ -11,9 +11,10 @@ from attractor_ae.deploy.model import codes_of, described
 FORM = ImageFormat(16)
 
 
-def make_model(images, calibration, alpha=0.05, **settings):
+def make_model(images, calibration, alpha=0.05, network=None, **settings):
     """A calibrated model of an untrained network."""
-    network = Autoencoder(8, image_size=16, generator=torch.Generator().manual_seed(0))
+    if network is None:
+        network = Autoencoder(8, image_size=16, generator=torch.Generator().manual_seed(0))
     settings = {"recursions": 2, "recursion": 1, "trials": 3, "precision": "float32"} | settings
     detector = AttractorDetector(network, **settings)
     detector.fit(images.images, images.labels, least_classes=1)

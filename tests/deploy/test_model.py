@@ -6,12 +6,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
-from small_models import FORM, write_images
+from small_models import FORM, make_model, write_images
 
 from attractor_ae import AttractorError, Autoencoder, load, load_model
 from attractor_ae._files import write_tensors
+from attractor_ae.conformal import false_alarm_rate, p_values
+from attractor_ae.core.autoencoder import FeatureAutoencoder
 from attractor_ae.deploy import _format
 from attractor_ae.deploy.model import fit_confidence
+from attractor_ae.extractors import _MADE, Extractor, make_extractor, register
 
 
 def assert_alike(found, expected):
@@ -185,3 +188,53 @@ def test_files_are_scored_as_their_arrays(model, small_digits, tmp_path):
     assert found[7].p_value is None
     expected = model.score(images, paths=paths)
     assert_alike(found[:7] + found[8:], expected[:7] + expected[8:])
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1])
+def test_the_guarantee_over_random_divisions_of_real_images(model, alpha):
+    """200 divisions of 1 500 digits into 60 to calibrate on and others to count false alarms on."""
+    images = load("mnist5k", "test", per_class=150, image_format=FORM).images
+    values, _ = model.component_values(torch.tensor(images))
+    t = model.ood.statistic(values, model.detector.recursion).numpy()
+    rng, n = np.random.default_rng(0), 60
+    rates = []
+    for _ in range(200):
+        order = rng.permutation(t)
+        known, others = np.sort(order[:n]), order[n:]
+        p = (1 + n - np.searchsorted(known, others)) / (n + 1)
+        assert np.array_equal(p, p_values(torch.tensor(others), torch.tensor(known)).numpy())
+        rates.append((p <= alpha).mean())
+    assert np.mean(rates) <= alpha + 2 * np.std(rates) / np.sqrt(len(rates))
+    mean, low, high = false_alarm_rate(alpha, n)
+    assert np.mean(rates) == pytest.approx(mean, abs=0.006)
+    covered = np.mean([low <= rate <= high for rate in rates])
+    assert covered == pytest.approx(0.9, abs=0.06)
+
+
+def test_other_weights_of_the_extractor_are_refused(tmp_path):
+    class Means(torch.nn.Module):
+        def __init__(self, factor):
+            super().__init__()
+            self.register_buffer("factor", torch.tensor(factor))
+
+        def forward(self, x):
+            return self.factor * x.unflatten(3, (4, -1)).unflatten(2, (4, -1)).mean((3, 5)).flatten(
+                1
+            )
+
+    images = load("mnist5k", "train", per_class=4, image_format=FORM)
+    register("means", lambda: Extractor("means", Means(1.0), licence="CC0"))
+    try:
+        network = FeatureAutoencoder(8, image_size=16, channels=1, extractor="means")
+        features = make_extractor("means")(torch.tensor(images.images) / 255)
+        network.space.fit(features)
+        made = make_model(images, images, network=network)
+        made.save(tmp_path / "m.model")
+        assert load_model(tmp_path / "m.model").score(images.images) == made.score(images.images)
+        assert made.extractor["licence"] == "CC0"
+        register("means", lambda: Extractor("means", Means(2.0)))
+        with pytest.raises(AttractorError, match="'means'.*weights"):
+            load_model(tmp_path / "m.model")
+    finally:
+        _MADE.pop("means")
+        make_extractor.cache_clear()
