@@ -27,7 +27,8 @@ def make_model(images, calibration, alpha=0.05, network=None, **settings):
         "training": described(images),
     }
     values = torch.zeros(len(detector.ood_.components), len(calibration))
-    parts = (images.classes, FORM, codes, names, alpha, values, (1.0, 0.0), facts)
+    predicted = torch.zeros(len(calibration), dtype=torch.int64)
+    parts = (images.classes, FORM, codes, names, alpha, values, predicted, (1.0, 0.0), facts)
     return Model(detector, *parts).calibrated(calibration)
 
 

@@ -15,6 +15,7 @@ from attractor_ae.conformal import (
     halves,
     least_calibration,
     p_values,
+    p_values_per_class,
 )
 
 NAMES = ("a", "b", "c")
@@ -167,3 +168,44 @@ def test_the_rate_of_false_alarms_over_many_calibrations(alpha, n):
     assert rates.mean() == pytest.approx(mean, rel=0.03)
     assert np.mean((rates >= low) & (rates <= high)) == pytest.approx(0.9, abs=0.01)
     assert mean <= alpha
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups"),
+    [
+        ([5, 7, 9], [[0], [1], [2]]),
+        ([2, 7, 9], [[0, 1], [2]]),
+        ([0, 6, 1, 1, 8], [[0, 2, 3, 1], [4]]),
+        ([1, 1, 1], [[0, 1, 2]]),
+    ],
+)
+def test_p_values_per_class_count_the_known_of_the_same_group(counts, groups):
+    """With at least five per group, counted one by one."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    known, values = rng.normal(size=len(labels)), rng.normal(size=40)
+    new = rng.integers(len(counts), size=40)
+    arrays = (torch.tensor(a) for a in (values, new, known, labels))
+    found = p_values_per_class(*arrays, len(counts), least=5)
+    for value, label, p in zip(values, new, found.tolist(), strict=True):
+        (group,) = (group for group in groups if label in group)
+        same = known[np.isin(labels, group)]
+        assert p == pytest.approx((1 + (same >= value).sum()) / (1 + len(same)))
+
+
+def test_every_predicted_class_has_the_promised_rate():
+    """Two classes, of which the known images of the one are stranger: 5 % of each, not 10 and 0."""
+    rng = np.random.default_rng(0)
+    rates = {"apart": [], "together": []}
+    new = torch.arange(2).repeat_interleave(4000)
+    shift = np.repeat([0.0, 3.0], 4000)
+    for _ in range(40):
+        known = torch.tensor(rng.normal(size=400) + np.repeat([0.0, 3.0], 200))
+        labels = torch.arange(2).repeat_interleave(200)
+        values = torch.tensor(rng.normal(size=8000) + shift)
+        apart = p_values_per_class(values, new, known, labels, 2)
+        together = p_values(values, known.sort().values)
+        for name, p in (("apart", apart), ("together", together)):
+            rates[name].append((p <= 0.05).float().unflatten(0, (2, -1)).mean(1).numpy())
+    np.testing.assert_allclose(np.mean(rates["apart"], axis=0), 0.05, atol=0.006)
+    assert np.mean(rates["together"], axis=0).tolist() == pytest.approx([0, 0.1], abs=0.01)

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attractor_ae._errors import AttractorError
@@ -46,6 +46,9 @@ FEATURE_COMPONENTS = ("layer_mahalanobis@0", "cosine_distance@0", "feature_norm@
 SMALLEST_CALIBRATION = 9
 """Smallest number of calibration images: with nine, alpha can be 0.1."""
 
+LEAST_PER_CLASS = 100
+"""Smallest number of calibration images of a class with p-values of its own."""
+
 _FINER = 1e-3  # largest e, as a fraction of one count
 _ROUNDING = 1e-9  # of 1 / alpha and alpha (n + 1), which are often whole numbers
 
@@ -59,6 +62,32 @@ def p_values(values: Float[Tensor, " n"], known: Float[Tensor, " m"]) -> Float[T
     """
     below = torch.searchsorted(known, values)  # number of smaller values
     return (1 + len(known) - below).to(values.dtype) / (1 + len(known))
+
+
+def p_values_per_class(
+    values: Float[Tensor, " n"],
+    labels: Int[Tensor, " n"],
+    known: Float[Tensor, " m"],
+    known_labels: Int[Tensor, " m"],
+    classes: int,
+    least: int = LEAST_PER_CLASS,
+) -> Float[Tensor, " n"]:
+    """Return p-values among the known images of the same predicted class, in (0, 1].
+
+    Then P(p <= a) <= a for the images of each predicted class, not only for all together (Mondrian
+    conformal prediction; Vovk, Gammerman and Shafer 2005, section 4.5). Classes with fewer than
+    ``least`` known images are taken together, with the next larger ones until they are as many.
+    Labels are in 0 .. classes - 1.
+    """
+    counts = known_labels.bincount(minlength=classes)
+    order = counts.argsort(stable=True)
+    before = counts[order].cumsum(0) - counts[order]  # known images of the smaller classes
+    alone = order[(before >= least) | (counts.min() >= least)]
+    rest = ~torch.isin(labels, alone), ~torch.isin(known_labels, alone)
+    found = torch.ones_like(values)
+    for new, old in (rest, *((labels == c, known_labels == c) for c in alone)):
+        found[new] = p_values(values[new], known[old].sort().values)
+    return found
 
 
 def check_enough(n: int) -> None:

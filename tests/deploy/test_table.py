@@ -1,6 +1,8 @@
 import csv
 import io
 import json
+import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -145,6 +147,33 @@ def test_killed_at_random_moments(file, folder, tmp_path):
     else:
         subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
     assert out.read_bytes() == whole.read_bytes()
+
+
+def test_images_that_arrive_are_scored_until_ctrl_c(shared_model, folder, tmp_path, monkeypatch):
+    new, out = tmp_path / "new", tmp_path / "v.csv"
+    digits = sorted((folder / "digits").iterdir())
+    arriving = iter([[], [0, 1], [2], [], [3, 4]])
+
+    def wait(_):
+        """Put the next images into the folder, in place of a second."""
+        for i in next(arriving, [None]):
+            if i is None:
+                raise KeyboardInterrupt
+            shutil.copyfile(digits[i], new / digits[i].name)
+            os.utime(new / digits[i].name, (0, 0))
+        (new / "half.png").write_bytes(b"\x89PNG")  # still being written
+
+    new.mkdir()
+    monkeypatch.setattr("attractor_ae.deploy.table.time.sleep", wait)
+    score_to_file(shared_model, [new], out, watch=1.0)
+    assert [row["path"] for row in read_csv(out)] == [str(new / d.name) for d in digits[:5]]
+
+
+def test_p_values_per_class(shared_model, folder, tmp_path):
+    """With 60 calibration images, all classes are taken together."""
+    for name, per_class in (("a", False), ("b", True)):
+        score_to_file(shared_model, [folder], tmp_path / f"{name}.csv", per_class=per_class)
+    assert (tmp_path / "a.csv").read_text() == (tmp_path / "b.csv").read_text()
 
 
 def test_the_false_discovery_rate_is_that_of_scipy(shared_model, folder, tmp_path):

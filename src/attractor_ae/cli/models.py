@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
+_SECONDS = 1.0  # between looks for images that have arrived
+
 AlphaOption = Annotated[
     float | None,
     typer.Option(
@@ -120,10 +122,25 @@ def score(
             "unknown verdicts of the file (Benjamini and Hochberg). Needs --out."
         ),
     ] = None,
+    per_class: Annotated[
+        bool,
+        typer.Option(
+            "--per-class",
+            help="Keep the false-alarm rate for each predicted class with at least 100 calibration "
+            "images, not only for all together.",
+        ),
+    ] = False,
     parts: Annotated[
         bool,
         typer.Option(
             "--scores", help="Add the p-value of each score: which of them rejected an image."
+        ),
+    ] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Go on with images that arrive, until Ctrl-C; then write the file. Needs --out.",
         ),
     ] = False,
     copy_unknown: Annotated[
@@ -140,15 +157,15 @@ def score(
     An interrupted call continues when it is made again.
     """
     with one_line_errors(continues=target is not None):
-        if target is None and (fdr is not None or copy_unknown is not None):
-            raise AttractorError("--fdr and --copy-unknown need --out FILE")
+        if target is None and (fdr is not None or copy_unknown is not None or watch):
+            raise AttractorError("--fdr, --watch and --copy-unknown need --out FILE")
         from attractor_ae.deploy.model import load_model
         from attractor_ae.deploy.table import score_to_file
 
         loaded = load_model(model)
         if target is None:
             unknown = 0
-            for verdict in loaded.score_files(sources, alpha=alpha):
+            for verdict in loaded.score_files(sources, alpha=alpha, per_class=per_class):
                 unknown += verdict.verdict == "unknown"
                 say(_line(verdict, parts))
         else:
@@ -159,7 +176,9 @@ def score(
                     target,
                     alpha=alpha,
                     fdr=fdr,
+                    per_class=per_class,
                     parts=parts,
+                    watch=_SECONDS if watch else None,
                     copy_unknown=copy_unknown,
                     again=again,
                     reporter=reporter,

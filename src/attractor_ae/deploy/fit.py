@@ -257,6 +257,7 @@ def _made(
         _relative(some, dataset),
         alpha,
         torch.zeros(1, len(kept)),
+        torch.zeros(len(kept), dtype=torch.int64),
         (1.0, 0.0),
         facts,
     ).calibrated(kept, inputs=torch.tensor(kept.inputs))

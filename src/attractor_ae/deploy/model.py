@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -23,7 +23,14 @@ from attractor_ae._devices import pixels, resolve_device
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.baselines import stored_detector
-from attractor_ae.conformal import OODScore, check_alpha, false_alarm_rate, p_values
+from attractor_ae.conformal import (
+    LEAST_PER_CLASS,
+    OODScore,
+    check_alpha,
+    false_alarm_rate,
+    p_values,
+    p_values_per_class,
+)
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import OOD_SCORE
 from attractor_ae.core.spaces import Features
@@ -57,6 +64,7 @@ class Model:
         nearest: Path of each of these training images.
         alpha: Largest fraction of known images that are rejected, on average over calibrations.
         values: The components of the OOD score, (components, n), of the calibration images.
+        predicted: Their predicted classes, int64 (n,), as indices of ``detector.classes_``.
         confidence: Slope and offset of the logit of ``confidence`` as a function of that of
             ``probability``.
         facts: Provenance, as JSON values: training data, self-check, metrics, versions.
@@ -74,12 +82,14 @@ class Model:
         nearest: Sequence[str],
         alpha: float,
         values: Float[Tensor, "components n"],
+        predicted: Int[Tensor, " n"],
         confidence: tuple[float, float],
         facts: Mapping[str, Any],
     ) -> None:
         self.detector, self.classes, self.image_format = detector, tuple(classes), image_format
         self.codes, self.nearest, self.alpha = codes, tuple(nearest), alpha
-        self.values, self.confidence, self.facts = values, confidence, dict(facts)
+        self.values, self.predicted = values, predicted
+        self.confidence, self.facts = confidence, dict(facts)
         self.digest = ""
         check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
 
@@ -120,6 +130,7 @@ class Model:
         *,
         paths: Sequence[str] | None = None,
         alpha: float | None = None,
+        per_class: bool = False,
     ) -> list[Verdict]:
         """Return the verdict on each image.
 
@@ -128,18 +139,27 @@ class Model:
                 ``image_format``.
             paths: Path of each image, for the verdicts.
             alpha: In place of the model's.
+            per_class: Whether p-values are those among the calibration images of the same predicted
+                class, see `p_values_per_class`.
 
         Raises:
             AttractorError: If the images have a wrong dtype, shape or range, or alpha needs more
                 calibration images.
         """
         alpha = self._alpha(alpha)
+        if per_class:
+            check_alpha(alpha, min(LEAST_PER_CLASS, self.calibration_images), _MORE_IMAGES)
         inputs, r = self.inputs(images), self.detector.recursion
         components = self.ood.components
         found = self.detector.predict_scores(inputs, [*components, *_OF_CLASSES], [r])
         values = torch.stack([found.scores[name][0] for name in components])  # (components, n)
         likely, label = found.probabilities[0].max(-1)
-        p = p_values(self.ood.statistic(values, r), self.ood.statistics[r])  # type: ignore[index]
+        t, known = self.ood.statistic(values, r), self.ood.statistic(self.values, r)
+        if per_class:
+            of = (known, self.predicted, len(self.detector.classes_))
+            p = p_values_per_class(t, label, *of)
+        else:
+            p = p_values(t, known.sort().values)
         ordered = self.values.sort(-1).values
         of_parts = torch.stack([p_values(a, b) for a, b in zip(values, ordered, strict=True)])
         several = len(self.classes) > 1
@@ -173,6 +193,7 @@ class Model:
         sources: Sequence[str | Path] | str | Path,
         *,
         alpha: float | None = None,
+        per_class: bool = False,
         reporter: Reporter = SILENT,
     ) -> Iterator[Verdict]:
         """Yield the verdict on each image file, in the order of `image_paths`.
@@ -182,7 +203,7 @@ class Model:
 
         Args:
             sources: Folders, files, patterns, tables of paths, or ``-`` for standard input.
-            alpha: In place of the model's.
+            alpha, per_class: As for `score`.
             reporter: Receives the progress.
 
         Raises:
@@ -190,7 +211,8 @@ class Model:
         """
         listed = [sources] if isinstance(sources, str | Path) else list(sources)
         total = None if "-" in listed else sum(1 for _ in image_paths(listed))
-        return self.score_paths(image_paths(listed), total, alpha=alpha, reporter=reporter)
+        shared = {"alpha": alpha, "per_class": per_class}
+        return self.score_paths(image_paths(listed), total, **shared, reporter=reporter)
 
     def score_paths(
         self,
@@ -198,6 +220,7 @@ class Model:
         total: int | None = None,
         *,
         alpha: float | None = None,
+        per_class: bool = False,
         done: int = 0,
         reporter: Reporter = SILENT,
     ) -> Iterator[Verdict]:
@@ -209,7 +232,7 @@ class Model:
             while decoded:
                 with without_warnings():  # a state of the whole process: not left open at a yield
                     following = self._start_decoding(pool, next(chunks, []))
-                    verdicts = self._verdicts(decoded, alpha)
+                    verdicts = self._verdicts(decoded, alpha, per_class)
                     decoded = [(path, future.result()) for path, future in following]
                 done += len(verdicts)
                 speed = (done - first) / max(time.monotonic() - began, 1e-6)
@@ -227,13 +250,14 @@ class Model:
         return [(path, pool.submit(_decode, path, self.image_format)) for path in paths]
 
     def _verdicts(
-        self, decoded: Sequence[tuple[str, NDArray[np.uint8] | str]], alpha: float
+        self, decoded: Sequence[tuple[str, NDArray[np.uint8] | str]], alpha: float, per_class: bool
     ) -> list[Verdict]:
         read = [(path, image) for path, image in decoded if not isinstance(image, str)]
         scored: Iterator[Verdict] = iter(())
         if read:
             paths, images = zip(*read, strict=True)
-            scored = iter(self.score(np.stack(images), paths=paths, alpha=alpha))
+            shared = {"alpha": alpha, "per_class": per_class}
+            scored = iter(self.score(np.stack(images), paths=paths, **shared))
         return [
             Verdict(path, UNSCORED, reason=image) if isinstance(image, str) else next(scored)
             for path, image in decoded
@@ -308,8 +332,9 @@ class Model:
             confidence = fit_confidence(likely, right)
         detector.ood_, detector.score = detector.ood_.calibrated(every.scores), OOD_SCORE
         facts = {**self.facts, "calibration": described(images)}
-        shared = (self.image_format, self.codes, self.nearest)
-        return Model(detector, self.classes, *shared, alpha, values, confidence, facts)
+        shared = (self.image_format, self.codes, self.nearest, alpha)
+        predicted = probabilities.argmax(-1)
+        return Model(detector, self.classes, *shared, values, predicted, confidence, facts)
 
     # ---- files
 
@@ -320,7 +345,8 @@ class Model:
             AttractorError: If the file cannot be written.
         """
         tensors, metadata = self.detector.stored()
-        tensors |= {"model.codes": self.codes, "model.values": self.values}
+        names = ("codes", "values", "predicted")
+        tensors |= {f"model.{name}": getattr(self, name) for name in names}
         facts = {
             **self.facts,
             "classes": self.classes,
@@ -361,6 +387,7 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
         values["nearest"],
         values["alpha"],
         tensors["model.values"],
+        tensors["model.predicted"],
         tuple(facts.pop("confidence")),
         facts,
     )

@@ -15,7 +15,7 @@ STREAM = "-"
 
 
 def image_paths(
-    sources: Sequence[str | Path], stream: Iterable[str] | None = None
+    sources: Sequence[str | Path], stream: Iterable[str] | None = None, *, empty: bool = False
 ) -> Iterator[str]:
     """Yield the paths of images, each once.
 
@@ -25,6 +25,7 @@ def image_paths(
             (``.csv``, ``.tsv``, ``.parquet``) with a column ``path``, relative to the table's
             folder; ``-`` for one path per line from ``stream``.
         stream: By default standard input.
+        empty: Whether a source may contain no images.
 
     Raises:
         AttractorError: If a source does not exist, or contains no images.
@@ -37,7 +38,7 @@ def image_paths(
             if (key := hash(path)) not in seen:
                 seen.add(key)
                 yield path
-        if not found and source != STREAM:
+        if not (found or empty or source == STREAM):
             raise AttractorError(
                 f"{displayed(source)}: no images there; give a folder of images, an image, a "
                 "pattern, or a table with a column 'path'"

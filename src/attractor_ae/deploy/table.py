@@ -10,7 +10,9 @@ import itertools
 import json
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,7 +51,9 @@ def score_to_file(
     *,
     alpha: float | None = None,
     fdr: float | None = None,
+    per_class: bool = False,
     parts: bool = False,
+    watch: float | None = None,
     copy_unknown: str | Path | None = None,
     again: bool = False,
     reporter: Reporter = SILENT,
@@ -67,7 +71,10 @@ def score_to_file(
         fdr: Instead of alpha, the largest expected fraction of known images among the unknown
             verdicts of this file, by the procedure of Benjamini and Hochberg (1995; for conformal
             p-values: Bates et al., "Testing for outliers with conformal p-values", 2023).
+        per_class: As for `Model.score`.
         parts: Whether to add the p-value of each component of the OOD score.
+        watch: Seconds between looks for images that have arrived, until the call is interrupted by
+            Ctrl-C; then ``out`` is written. A file is read when it is as old as this.
         copy_unknown: Folder to copy unknown images to.
         again: Replace ``out``.
         reporter: Receives progress and notes.
@@ -92,21 +99,37 @@ def score_to_file(
         "model": model.digest,
         "alpha": model.alpha if alpha is None else alpha,
         "fdr": fdr,
+        "per_class": per_class,
         "parts": parts,
         "sources": [str(source) for source in sources],
     }
     part = out.with_name(f"{out.name}.part")
-    total = None if STREAM in sources else sum(1 for _ in image_paths(sources))
     done = _resumed(part, settings)
-    paths = _without(image_paths(sources), (row["path"] for row in _rows(part)))
     if done:
         reporter.note(f"{part}: continuing after {done} images")
+    seen = {hash(row["path"]) for row in _rows(part)}  # hashes, as there may be many
     try:
         with part.open("a", encoding="utf-8") as file:
-            verdicts = model.score_paths(paths, total, alpha=alpha, done=done, reporter=reporter)
-            while chunk := list(itertools.islice(verdicts, CHUNK)):
-                file.writelines(json.dumps(verdict.row(parts)) + "\n" for verdict in chunk)
-                file.flush()
+            while True:
+                total = None if STREAM in sources or watch else sum(1 for _ in image_paths(sources))
+                verdicts = model.score_paths(
+                    _arrived(image_paths(sources, empty=bool(watch)), seen, watch),
+                    total,
+                    alpha=alpha,
+                    per_class=per_class,
+                    done=len(seen),
+                    reporter=reporter,
+                )
+                while chunk := list(itertools.islice(verdicts, CHUNK)):
+                    file.writelines(json.dumps(verdict.row(parts)) + "\n" for verdict in chunk)
+                    file.flush()
+                    seen.update(hash(verdict.path) for verdict in chunk)
+                if watch is None:
+                    break
+                time.sleep(watch)
+    except KeyboardInterrupt:
+        if watch is None:
+            raise
     except OSError as error:
         raise cannot_write(part, error) from None
     columns = [*COLUMNS, *(part_column(name) for name in model.ood.components if parts)]
@@ -167,10 +190,15 @@ def _rows(part: Path) -> Iterator[Row]:
         yield from map(json.loads, file)
 
 
-def _without(paths: Iterable[str], done: Iterable[str]) -> Iterator[str]:
-    """Yield the paths that are not done; hashes, as there may be many."""
-    seen = {hash(path) for path in done}
-    return (path for path in paths if hash(path) not in seen)
+def _arrived(paths: Iterable[str], seen: set[int], age: float | None) -> Iterator[str]:
+    """Yield the paths that were not seen; with ``age``, of files that are as old, in seconds."""
+    for path in paths:
+        if hash(path) in seen:
+            continue
+        with suppress(OSError):  # it is reported as unscored
+            if age and time.time() - os.stat(path).st_mtime < age:  # noqa: PTH116  many
+                continue
+        yield path
 
 
 def _counted(rows: Iterable[Row], counts: dict[str, int]) -> Iterator[Row]:
