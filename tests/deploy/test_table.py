@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow.parquet
 import pytest
 from at_terminal import error_line, invoke
+from PIL import Image
 from scipy.stats import false_discovery_control
 from small_models import write_images
 
@@ -207,6 +208,33 @@ def test_unknown_images_are_copied(shared_model, folder, tmp_path, monkeypatch):
         assert (tmp_path / "odd" / name).read_bytes() == (folder.parent / name).read_bytes()
     with pytest.raises(AttractorError, match="scored"):
         score_to_file(shared_model, ["new"], tmp_path / "w.csv", copy_unknown="new/odd")
+
+
+def test_files_of_every_kind_have_a_row(file, shared_model, folder, tmp_path):
+    """Odd names, and files that cannot be read; nothing stops, and nothing hangs."""
+    new = tmp_path / "new"
+    new.mkdir()
+    names = ["a,b.png", 'quote".png', "line\nbreak.png", os.fsdecode(b"caf\xe9.png"), "=1+1.png"]
+    for name in names:
+        shutil.copyfile(folder / "digits/000.png", new / name)
+    Image.new("L", (1, 1)).save(new / "tiny.png")
+    bad = ["empty.png", "text.jpg", "cut.png", "pipe.png", "nowhere.png"]
+    (new / "empty.png").touch()
+    (new / "text.jpg").write_text("<svg></svg>")
+    (new / "cut.png").write_bytes((folder / "digits/000.png").read_bytes()[:60])
+    os.mkfifo(new / "pipe.png")
+    (new / "nowhere.png").symlink_to(new / "missing.png")
+    for ending in ("csv", "jsonl", "parquet"):
+        score_to_file(shared_model, [new], tmp_path / f"v.{ending}")
+    text = (tmp_path / "v.csv").read_text(encoding="utf-8", errors="surrogateescape")
+    rows = {r["path"].removeprefix(f"{new}/"): r for r in csv.DictReader(io.StringIO(text))}
+    assert rows.keys() == {*names, *bad, "tiny.png"}
+    assert {name for name, row in rows.items() if row["verdict"] == "unscored"} == {*bad}
+    assert all(rows[name]["reason"] and "\n" not in rows[name]["reason"] for name in bad)
+    assert pyarrow.parquet.read_table(tmp_path / "v.parquet").num_rows == len(rows)
+    result = invoke("score", file, new)
+    assert result.exit_code == 0, result.output
+    assert len(result.stdout.splitlines()) == len(rows)
 
 
 @pytest.mark.parametrize("name", ["v.xlsx", "v", "v.csv.gz"])

@@ -213,7 +213,10 @@ def calibrate(
 
 
 def _line(verdict: "Verdict", parts: bool) -> str:
+    from attractor_ae.data.decode import displayed
+
+    path = displayed(verdict.path)
     if verdict.reason:
-        return f"{verdict.verdict:8} {verdict.path}: {verdict.reason}"
+        return f"{verdict.verdict:8} {path}: {verdict.reason}"
     more = "".join(f"  {name} {p:.3g}" for name, p in verdict.parts.items()) if parts else ""
-    return f"{verdict.verdict:8} p {verdict.p_value:<8.3g} {verdict.label}  {verdict.path}{more}"
+    return f"{verdict.verdict:8} p {verdict.p_value:<8.3g} {verdict.label}  {path}{more}"
