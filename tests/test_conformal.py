@@ -12,6 +12,7 @@ from attractor_ae.conformal import (
     check_alpha,
     check_enough,
     false_alarm_rate,
+    first_drift,
     halves,
     least_calibration,
     p_values,
@@ -209,3 +210,22 @@ def test_every_predicted_class_has_the_promised_rate():
             rates[name].append((p <= 0.05).float().unflatten(0, (2, -1)).mean(1).numpy())
     np.testing.assert_allclose(np.mean(rates["apart"], axis=0), 0.05, atol=0.006)
     assert np.mean(rates["together"], axis=0).tolist() == pytest.approx([0, 0.1], abs=0.01)
+
+
+def test_a_stream_like_the_known_images_rarely_raises_an_alarm():
+    """At most 5 % of streams at that level; a shift of one deviation is found within 300 images."""
+    rng = np.random.default_rng(0)
+    alarms, delays = 0, []
+    for _ in range(150):
+        alarms += first_drift(rng.normal(size=400), rng.normal(size=100), 0.05) is not None
+    for _ in range(20):
+        stream = np.concatenate([rng.normal(size=100), rng.normal(1, 1, size=400)])
+        delays.append(first_drift(stream, rng.normal(size=100)))
+    assert alarms <= binom(150, 0.05).ppf(0.999)
+    assert None not in delays
+    assert 0 < np.median(delays) - 100 < 300
+
+
+def test_equal_scores_say_nothing():
+    assert first_drift([1.0] * 500, [1.0] * 30) is None
+    assert first_drift([2.0] * 500, [1.0] * 30) is not None

@@ -19,8 +19,9 @@ score is 1 - p, in [0, 1): flagging images above 1 - a flags at most the fractio
 on average over calibrations.
 """
 
+import bisect
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -88,6 +89,38 @@ def p_values_per_class(
     for new, old in (rest, *((labels == c, known_labels == c) for c in alone)):
         found[new] = p_values(values[new], known[old].sort().values)
     return found
+
+
+def first_drift(
+    values: Iterable[float], known: Iterable[float], level: float = 0.01, seed: int = 0
+) -> int | None:
+    """Return the position in a stream from which on it is not like the known images, or None.
+
+    The conformal test martingale "simple jumper" bets against uniform p-values, each among the
+    known images and all earlier ones of the stream. As long as all are exchangeable, it ever
+    reaches 1 / ``level`` with at most the probability ``level`` (Vovk et al., "Retrain or not
+    retrain: conformal test martingales for change-point detection", 2021).
+
+    Args:
+        values: Scores of a stream in its order, larger = more out of distribution.
+        known: Scores of the calibration images.
+        level: Probability of a false alarm in the whole stream, however long.
+        seed: Seed that ranks equal scores.
+    """
+    rng = generator(seed, Stream.CALIBRATION, 1)
+    earlier, capital, jump = sorted(known), [1 / 3] * 3, 0.01
+    for position, value in enumerate(values):
+        low, high = bisect.bisect_left(earlier, value), bisect.bisect_right(earlier, value)
+        larger, equal = len(earlier) - high, high - low + 1
+        p = (larger + rng.random() * equal) / (len(earlier) + 1)
+        total = sum(capital)
+        shared = ((1 - jump) * part + jump * total / 3 for part in capital)
+        bets = (1 + slope * (p - 0.5) for slope in (-1, 0, 1))
+        capital = [part * bet for part, bet in zip(shared, bets, strict=True)]
+        if sum(capital) >= 1 / level:
+            return position
+        bisect.insort(earlier, value)
+    return None
 
 
 def check_enough(n: int) -> None:

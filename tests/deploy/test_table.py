@@ -150,6 +150,22 @@ def test_killed_at_random_moments(file, folder, tmp_path):
     assert out.read_bytes() == whole.read_bytes()
 
 
+def test_drift_is_noted(shared_model, folder, tmp_path):
+    faces = load("faces", "test", image_format=ImageFormat(32)).images
+    write_images(tmp_path / "faces", faces[:60])
+    said = {}
+    for name, source in (("same", folder / "digits"), ("other", tmp_path / "faces")):
+        notes, reporter = [], Reporter()
+        reporter.note = notes.append
+        score_to_file(
+            shared_model, [source], tmp_path / f"{name}.csv", drift=True, reporter=reporter
+        )
+        said[name] = "".join(notes)
+    assert "no evidence" in said["same"]
+    assert "warning: drift" in said["other"]
+    assert "faces/0" in said["other"]
+
+
 def test_images_that_arrive_are_scored_until_ctrl_c(shared_model, folder, tmp_path, monkeypatch):
     new, out = tmp_path / "new", tmp_path / "v.csv"
     digits = sorted((folder / "digits").iterdir())

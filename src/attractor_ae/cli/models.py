@@ -143,6 +143,14 @@ def score(
             help="Go on with images that arrive, until Ctrl-C; then write the file. Needs --out.",
         ),
     ] = False,
+    drift: Annotated[
+        bool,
+        typer.Option(
+            "--drift",
+            help="Warn if the images, in their order, stop being like the calibration images. "
+            "Needs --out.",
+        ),
+    ] = False,
     copy_unknown: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Copy unknown images to this folder. Needs --out."),
@@ -157,8 +165,8 @@ def score(
     An interrupted call continues when it is made again.
     """
     with one_line_errors(continues=target is not None):
-        if target is None and (fdr is not None or copy_unknown is not None or watch):
-            raise AttractorError("--fdr, --watch and --copy-unknown need --out FILE")
+        if target is None and (fdr is not None or copy_unknown is not None or watch or drift):
+            raise AttractorError("--fdr, --watch, --drift and --copy-unknown need --out FILE")
         from attractor_ae.deploy.model import load_model
         from attractor_ae.deploy.table import score_to_file
 
@@ -179,6 +187,7 @@ def score(
                     per_class=per_class,
                     parts=parts,
                     watch=_SECONDS if watch else None,
+                    drift=drift,
                     copy_unknown=copy_unknown,
                     again=again,
                     reporter=reporter,

@@ -22,6 +22,8 @@ import numpy as np
 from attractor_ae._errors import AttractorError, optional_package
 from attractor_ae._files import atomic_path, cannot_write
 from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.conformal import first_drift
+from attractor_ae.data.decode import displayed
 from attractor_ae.deploy.model import CHUNK, Model
 from attractor_ae.deploy.paths import STREAM, image_paths
 from attractor_ae.deploy.verdicts import COLUMNS, KNOWN, UNKNOWN, UNSCORED, part_column
@@ -54,6 +56,7 @@ def score_to_file(
     per_class: bool = False,
     parts: bool = False,
     watch: float | None = None,
+    drift: bool = False,
     copy_unknown: str | Path | None = None,
     again: bool = False,
     reporter: Reporter = SILENT,
@@ -75,6 +78,8 @@ def score_to_file(
         parts: Whether to add the p-value of each component of the OOD score.
         watch: Seconds between looks for images that have arrived, until the call is interrupted by
             Ctrl-C; then ``out`` is written. A file is read when it is as old as this.
+        drift: Whether to test if the images, in their order, are like the calibration images, and
+            to note the first one after which they are not (`first_drift`).
         copy_unknown: Folder to copy unknown images to.
         again: Replace ``out``.
         reporter: Receives progress and notes.
@@ -139,6 +144,8 @@ def score_to_file(
 
     if fdr is not None:
         rows = _controlled(rows, fdr, model.calibration_images, reporter)
+    if drift:
+        reporter.note(_drift(model, _rows(part)))
     if copy_unknown is not None:
         _copy((row["path"] for row in rows() if row["verdict"] == UNKNOWN), Path(copy_unknown))
     counts: dict[str, int] = dict.fromkeys((KNOWN, UNKNOWN, UNSCORED), 0)
@@ -237,6 +244,26 @@ def _controlled(
             yield row
 
     return controlled
+
+
+def _drift(model: Model, rows: Iterable[Row]) -> str:
+    known = model.ood(model.values, model.detector.recursion).tolist()
+    paths: list[str] = []
+
+    def scores() -> Iterator[float]:
+        for row in rows:
+            if row["ood_score"] is not None:
+                paths[:] = [row["path"]]
+                yield row["ood_score"]
+
+    found = first_drift(scores(), known)
+    if found is None:
+        return "drift: no evidence that the images differ from the calibration images (level 1 %)"
+    return (
+        f"warning: drift: by image {found + 1}, {displayed(paths[0])}, it is clear that the images "
+        "differ from the calibration images (level 1 %), so the false-alarm rate does not hold; "
+        "calibrate on known images like them (attractor-ae calibrate)"
+    )
 
 
 def _copy(paths: Iterable[str], folder: Path) -> None:
