@@ -145,6 +145,16 @@ def test_a_classifier_is_refused(tmp_path, digits):
     assert "classifier" in line
 
 
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [(["model.type=conv", "model.metric="], "classifier"), (["training.epoch=3"], "epochs")],
+)
+def test_impossible_settings_are_refused_first(folder, tmp_path, settings, said):
+    out = tmp_path / "m.model"
+    assert said in error_line(invoke("fit", folder, "--out", out, *options(settings)))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("arguments", [[], ["FOLDER", "--from", "RUN"], ["--from", "nowhere"]])
 def test_either_a_folder_or_a_run(arguments, tmp_path):
     error_line(invoke("fit", *arguments, "--out", tmp_path / "m.model"))

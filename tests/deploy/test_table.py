@@ -336,3 +336,4 @@ def test_calibrate_and_evaluate(file, folder, small_digits, tmp_path):
     assert "of 2" in result.stdout
     assert "AUROC" in result.stdout
     error_line(invoke("evaluate", better, "--unknown", faces))
+    assert "--known" in error_line(invoke("evaluate", better))

@@ -187,7 +187,8 @@ def evaluate(
     runs, writes scores, metrics, figures and the fitted detector into each run folder; a stored
     result with the same settings is shown instead of evaluating again.
     """
-    if known is not None or unknown is not None or alpha is not None:
+    a_file = len(runs) == 1 and Path(runs[0]).is_file()
+    if a_file or known is not None or unknown is not None or alpha is not None:
         _evaluate_model(runs, known, unknown, alpha)
         return
     overrides = [*(settings or ())]

@@ -92,8 +92,13 @@ def fit_model(
     shared = [f"dataset.name={name!r}", f"dataset.split={split!r}", "dataset.max_broken=1"]
     shared += ["dataset.nbr_of_samples_per_class=-1", "dataset.aspect=crop"]
     shared += [] if size is None else [f"dataset.image_size={size}"]
+    named = any(text.replace("'", "").replace('"', "") == _FEATURES for text in overrides)
+    # A mistake in the settings is found before the images are read.
+    wanted = preset("photographs" if named else "default", [*shared, *overrides])
+    _check_autoencoder(wanted, str(folder))
     # The audit sees colour in the size of the preset for photographs, which needs these images.
-    config = preset("photographs", [*shared, *overrides]).dataset
+    of_data = [text for text in overrides if text.startswith("dataset.")]
+    config = preset("photographs", [*shared, *of_data]).dataset
     form = dataclasses.replace(image_format(config), channels=3)
     images = _load(dataset, split, config, form, reporter)
     fraction = config.calibration_fraction
@@ -101,6 +106,7 @@ def fit_model(
         fraction = _calibration_fraction(images.labels, alpha)
         shared.append(f"dataset.calibration_fraction={fraction}")
     held_out = divided_rows(images.labels, fraction, config.split_seed)
+    held_out = held_out[images.labels[held_out] >= 0]
     check_alpha(alpha, len(held_out), "use a larger alpha, or more images")
     findings = audit(images, held_out, reporter)
     for line in findings.lines():
@@ -115,7 +121,6 @@ def fit_model(
     epochs = min(max(_FEATURE_EPOCHS, math.ceil(_FEWEST / steps)), math.ceil(_MOST / steps))
     of_features = [*shared, f"training.epochs={epochs}", *overrides]
     of_pixels = [*shared, channels, *overrides]
-    named = any(text.replace("'", "").replace('"', "") == _FEATURES for text in overrides)
     features = named or (one and coloured and features_are_installed())
     experiment = preset("photographs", of_features) if features else preset("default", of_pixels)
 
@@ -168,8 +173,7 @@ def model_of_run(
     """
     out, run = _free(out, again), Run.open(folder)
     config = run.config()
-    if config.model.type == "conv":
-        raise AttractorError(f"{run.path}: is a classifier; a model file needs an autoencoder")
+    _check_autoencoder(config, str(run.path))
     if not config.dataset.calibration_fraction:
         raise AttractorError(
             f"{run.path}: was trained without calibration images; train with "
@@ -279,6 +283,13 @@ def _write(model: Model, out: Path) -> None:
 def card_path(out: Path) -> Path:
     """Return the path of the model card of a model file."""
     return out.with_name(f"{out.name}.md")
+
+
+def _check_autoencoder(config: ExperimentConfig, where: str) -> None:
+    if config.model.type == "conv":
+        raise AttractorError(
+            f'{where}: model.type "conv" is a classifier, but a model file needs an autoencoder'
+        )
 
 
 def _name(folder: str | Path) -> str:
