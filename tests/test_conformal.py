@@ -6,7 +6,18 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.conformal import SMALLEST_CALIBRATION, OODScore, check_enough, halves, p_values
+from attractor_ae.conformal import (
+    SMALLEST_CALIBRATION,
+    OODScore,
+    check_alpha,
+    check_enough,
+    false_alarm_rate,
+    first_drift,
+    halves,
+    least_calibration,
+    p_values,
+    p_values_per_class,
+)
 
 NAMES = ("a", "b", "c")
 
@@ -132,5 +143,89 @@ def test_what_only_one_score_sees_is_flagged():
 
 def test_too_few_known_images_are_refused():
     check_enough(SMALLEST_CALIBRATION)
-    with pytest.raises(AttractorError, match="at least 20 .* got 19"):
+    with pytest.raises(AttractorError, match="at least 9 .* got 8"):
         check_enough(SMALLEST_CALIBRATION - 1)
+
+
+@given(st.floats(1e-4, 0.99), st.integers(1, 3000))
+def test_alpha_is_possible_if_the_smallest_p_value_reaches_it(alpha, n):
+    possible = 1 / (n + 1) <= alpha
+    assert (n >= least_calibration(alpha)) == possible
+    if possible:
+        check_alpha(alpha, n, "")
+    else:
+        with pytest.raises(AttractorError, match=str(least_calibration(alpha))):
+            check_alpha(alpha, n, "")
+
+
+@pytest.mark.parametrize(("alpha", "n"), [(0.05, 112), (0.05, 19), (0.1, 60), (0.3, 500)])
+def test_the_rate_of_false_alarms_over_many_calibrations(alpha, n):
+    """Known images are uniform: the rate of a calibration is where its threshold is."""
+    rng = np.random.default_rng(0)
+    known = np.sort(rng.random((20_000, n)), axis=1)
+    k = sum((1 + i) / (n + 1) <= alpha + 1e-12 for i in range(n))  # of the largest values
+    rates = 1 - known[:, n - k]
+    mean, low, high = false_alarm_rate(alpha, n)
+    assert rates.mean() == pytest.approx(mean, rel=0.03)
+    assert np.mean((rates >= low) & (rates <= high)) == pytest.approx(0.9, abs=0.01)
+    assert mean <= alpha
+
+
+@pytest.mark.parametrize(
+    ("counts", "groups"),
+    [
+        ([5, 7, 9], [[0], [1], [2]]),
+        ([2, 7, 9], [[0, 1], [2]]),
+        ([0, 6, 1, 1, 8], [[0, 2, 3, 1], [4]]),
+        ([1, 1, 1], [[0, 1, 2]]),
+    ],
+)
+def test_p_values_per_class_count_the_known_of_the_same_group(counts, groups):
+    """With at least five per group, counted one by one."""
+    rng = np.random.default_rng(0)
+    labels = np.repeat(np.arange(len(counts)), counts)
+    known, values = rng.normal(size=len(labels)), rng.normal(size=40)
+    new = rng.integers(len(counts), size=40)
+    arrays = (torch.tensor(a) for a in (values, new, known, labels))
+    found = p_values_per_class(*arrays, len(counts), least=5)
+    for value, label, p in zip(values, new, found.tolist(), strict=True):
+        (group,) = (group for group in groups if label in group)
+        same = known[np.isin(labels, group)]
+        assert p == pytest.approx((1 + (same >= value).sum()) / (1 + len(same)))
+
+
+def test_every_predicted_class_has_the_promised_rate():
+    """Two classes, of which the known images of the one are stranger: 5 % of each, not 10 and 0."""
+    rng = np.random.default_rng(0)
+    rates = {"apart": [], "together": []}
+    new = torch.arange(2).repeat_interleave(4000)
+    shift = np.repeat([0.0, 3.0], 4000)
+    for _ in range(40):
+        known = torch.tensor(rng.normal(size=400) + np.repeat([0.0, 3.0], 200))
+        labels = torch.arange(2).repeat_interleave(200)
+        values = torch.tensor(rng.normal(size=8000) + shift)
+        apart = p_values_per_class(values, new, known, labels, 2)
+        together = p_values(values, known.sort().values)
+        for name, p in (("apart", apart), ("together", together)):
+            rates[name].append((p <= 0.05).float().unflatten(0, (2, -1)).mean(1).numpy())
+    np.testing.assert_allclose(np.mean(rates["apart"], axis=0), 0.05, atol=0.006)
+    assert np.mean(rates["together"], axis=0).tolist() == pytest.approx([0, 0.1], abs=0.01)
+
+
+def test_a_stream_like_the_known_images_rarely_raises_an_alarm():
+    """At most 5 % of streams at that level; a shift of one deviation is found within 300 images."""
+    rng = np.random.default_rng(0)
+    alarms, delays = 0, []
+    for _ in range(150):
+        alarms += first_drift(rng.normal(size=400), rng.normal(size=100), 0.05) is not None
+    for _ in range(20):
+        stream = np.concatenate([rng.normal(size=100), rng.normal(1, 1, size=400)])
+        delays.append(first_drift(stream, rng.normal(size=100)))
+    assert alarms <= binom(150, 0.05).ppf(0.999)
+    assert None not in delays
+    assert 0 < np.median(delays) - 100 < 300
+
+
+def test_equal_scores_say_nothing():
+    assert first_drift([1.0] * 500, [1.0] * 30) is None
+    assert first_drift([2.0] * 500, [1.0] * 30) is not None

@@ -35,6 +35,7 @@ MAY_IMPORT = {
     "reporting": {"core", "data", "metrics", "experiment (values)"},
 }
 MAY_IMPORT["experiment"] = {*MAY_IMPORT, "training", "reporting"}
+MAY_IMPORT["deploy"] = {*MAY_IMPORT}
 MAY_IMPORT["cli"] = {*MAY_IMPORT}
 # A config, a run folder and a result are plain values that other rooms read.
 VALUES = {"config", "run", "result", "trial_curve", "_validation"}
@@ -71,7 +72,7 @@ def lines(paths):
 
 def test_the_method_is_short():
     assert lines((ROOT / "core").glob("*.py")) <= 1_150
-    assert lines(ROOT.rglob("*.py")) <= 14_700
+    assert lines(ROOT.rglob("*.py")) <= 16_500
 
 
 def test_no_module_imports_itself_through_others():

@@ -8,6 +8,11 @@ from .core.dynamics import Trajectory, iterate
 from .core.masks import DropoutMasks
 from .data import CATALOGUE, ImageSet, load
 from .data.augmentation import Augmentation
+from .deploy.evaluation import ModelEvaluation, evaluate_model
+from .deploy.fit import fit_model, model_of_run, recalibrate
+from .deploy.model import Model, load_model
+from .deploy.table import score_to_file
+from .deploy.verdicts import Verdict
 from .experiment.compare import compare_runs, draw_runs
 from .experiment.config import ExperimentConfig
 from .experiment.convert import import_run
@@ -36,22 +41,31 @@ __all__ = [
     "ExperimentConfig",
     "ImageSet",
     "MCDropoutDetector",
+    "Model",
+    "ModelEvaluation",
     "Run",
     "Trajectory",
+    "Verdict",
     "compare_runs",
     "draw_runs",
     "evaluate",
+    "evaluate_model",
     "fit_detector",
     "fit_ensemble",
+    "fit_model",
     "import_run",
     "iterate",
     "load",
     "load_detector",
+    "load_model",
+    "model_of_run",
     "preset",
+    "recalibrate",
     "run_demo",
     "run_ensemble_evaluation",
     "run_evaluation",
     "run_reproduction",
     "run_training",
+    "score_to_file",
     "train",
 ]

@@ -157,19 +157,27 @@ class Detector(ABC):
 
     # ---- fit, calibrate, predict
 
-    def fit(self: D, data: Images | Batches, labels: Tensor | NDArray[Any] | None = None) -> D:
+    def fit(
+        self: D,
+        data: Images | Batches,
+        labels: Tensor | NDArray[Any] | None = None,
+        *,
+        least_classes: int = 2,
+    ) -> D:
         """Fit on labelled images and return self; the networks are not trained.
 
         Args:
             data: Images, or a loader of batches (images, labels).
             labels: Integers, shape (n,), if ``data`` contains images. Images with labels below zero
                 are ignored.
+            least_classes: Smallest number of classes. With one class, every image has the
+                probability 1 and the uncertainty 0.
 
         Raises:
             AttractorError: If images or labels have a wrong dtype, shape or range, or there are
-                fewer than two classes; the detector is then unchanged.
+                fewer than ``least_classes``; the detector is then unchanged.
         """
-        images, labels = gather(data, labels, self._shapes)
+        images, labels = gather(data, labels, self._shapes, least_classes)
         classes, targets = torch.unique(labels, return_inverse=True)
         with torch.no_grad():
             self._fit(images, targets, len(classes))
@@ -245,15 +253,18 @@ class Detector(ABC):
         self,
         x: Images,
         names: Sequence[str] | None = None,
+        recursions: Sequence[int] | None = None,
         *,
         reporter: Reporter = SILENT,
         task: str = "scoring",
     ) -> ScoredImages:
-        """Return class distributions and scores at every recursion, from one pass.
+        """Return class distributions and scores at some recursions, from one pass.
 
         Args:
             x: Images.
-            names: Some of ``score_names``; all by default.
+            names: Some of ``score_names``, also as ``name@r``: always at recursion r; all of them
+                by default.
+            recursions: Recursions of the result; every recursion by default.
             reporter, task: Receiver of progress reports, and the name of the task in them.
 
         Raises:
@@ -261,7 +272,8 @@ class Detector(ABC):
                 before `calibrate`.
         """
         wanted = self.score_names if names is None else names
-        return self._scores(x, wanted, range(self.recursions), reporter=reporter, task=task)
+        every = range(self.recursions) if recursions is None else recursions
+        return self._scores(x, wanted, every, reporter=reporter, task=task)
 
     def sample_proba(self, x: Images) -> Float[Tensor, "trials n classes"]:
         """Return the class distribution of every member at the reported recursion."""
@@ -307,7 +319,7 @@ class Detector(ABC):
                 raise AttractorError(
                     "OOD score is available only after calibration; call calibrate first"
                 )
-            if name not in self.score_names:
+            if parse_component(name, 0)[0] not in self.score_names:
                 raise unknown_name("score", name, self.score_names)
             for part in self.ood_.components if name == OOD_SCORE else (name,):
                 for r in recursions:
@@ -335,7 +347,7 @@ class Detector(ABC):
 
         def score(name: str, r: int) -> Tensor:
             if name != OOD_SCORE:
-                return value(name, r)
+                return value(*parse_component(name, r))
             parts = [value(*parse_component(part, r)) for part in self.ood_.components]
             return self.ood_(torch.stack(parts), r)
 
@@ -417,6 +429,10 @@ class Detector(ABC):
         Raises:
             AttractorError: If nothing was fitted, or the file cannot be written.
         """
+        write_tensors(Path(path), *self.stored())
+
+    def stored(self) -> tuple[dict[str, Tensor], dict[str, str]]:
+        """Return the tensors and metadata that `save` writes and `load_detector` reads."""
         self._check_fitted()
         names = (*self.settings, "seed", "batch_size", "precision")
         metadata = {
@@ -432,7 +448,7 @@ class Detector(ABC):
         if self.ood_.statistics is not None:
             parts["ood"]["statistics"] = self.ood_.statistics
         tensors = {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
-        write_tensors(Path(path), tensors, metadata)
+        return tensors, metadata
 
     def _check_fitted(self) -> None:
         if not hasattr(self, "classes_"):
@@ -503,6 +519,7 @@ def gather(
     data: Images | Batches,
     labels: Tensor | NDArray[Any] | None,
     shapes: tuple[tuple[int, ...], ...],
+    least_classes: int = 2,
 ) -> tuple[Tensor, Tensor]:
     """Return the images and labels of `Detector.fit`, without those labelled below zero."""
     if labels is not None:
@@ -523,6 +540,8 @@ def gather(
             raise AttractorError("fit got an empty loader; give one that yields labelled images")
         images, targets = (torch.cat(column) for column in zip(*batches, strict=True))
     known = targets >= 0
-    if len(torch.unique(targets[known])) < 2:
-        raise AttractorError("fit needs images of at least 2 classes with labels of 0 or more")
+    if len(torch.unique(targets[known])) < least_classes:
+        raise AttractorError(
+            f"fit needs images of at least {least_classes} classes with labels of 0 or more"
+        )
     return images[known], targets[known]

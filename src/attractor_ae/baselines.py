@@ -226,7 +226,13 @@ def load_detector(path: str | Path) -> Detector:
         AttractorError: If the file is missing, damaged, or not a detector.
     """
     path = Path(path)
-    tensors, metadata = read_tensors(path)
+    return stored_detector(*read_tensors(path), path)
+
+
+def stored_detector(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str], path: Path
+) -> Detector:
+    """Return the detector of the tensors and metadata of `Detector.stored`, read from ``path``."""
     if "method" not in metadata:
         raise AttractorError(f"{path}: is not a detector; give a file written by Detector.save")
     if metadata["method"] not in METHODS:

@@ -19,12 +19,14 @@ score is 1 - p, in [0, 1): flagging images above 1 - a flags at most the fractio
 on average over calibrations.
 """
 
-from collections.abc import Mapping, Sequence
+import bisect
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from attractor_ae._errors import AttractorError
@@ -42,10 +44,14 @@ DEFAULT_COMPONENTS = (
 FEATURE_COMPONENTS = ("layer_mahalanobis@0", "cosine_distance@0", "feature_norm@0", "mahalanobis")
 """The same in the space of features."""
 
-SMALLEST_CALIBRATION = 20
-"""Smallest number of calibration images."""
+SMALLEST_CALIBRATION = 9
+"""Smallest number of calibration images: with nine, alpha can be 0.1."""
+
+LEAST_PER_CLASS = 100
+"""Smallest number of calibration images of a class with p-values of its own."""
 
 _FINER = 1e-3  # largest e, as a fraction of one count
+_ROUNDING = 1e-9  # of 1 / alpha and alpha (n + 1), which are often whole numbers
 
 
 def p_values(values: Float[Tensor, " n"], known: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
@@ -59,6 +65,64 @@ def p_values(values: Float[Tensor, " n"], known: Float[Tensor, " m"]) -> Float[T
     return (1 + len(known) - below).to(values.dtype) / (1 + len(known))
 
 
+def p_values_per_class(
+    values: Float[Tensor, " n"],
+    labels: Int[Tensor, " n"],
+    known: Float[Tensor, " m"],
+    known_labels: Int[Tensor, " m"],
+    classes: int,
+    least: int = LEAST_PER_CLASS,
+) -> Float[Tensor, " n"]:
+    """Return p-values among the known images of the same predicted class, in (0, 1].
+
+    Then P(p <= a) <= a for the images of each predicted class, not only for all together (Mondrian
+    conformal prediction; Vovk, Gammerman and Shafer 2005, section 4.5). Classes with fewer than
+    ``least`` known images are taken together, with the next larger ones until they are as many.
+    Labels are in 0 .. classes - 1.
+    """
+    counts = known_labels.bincount(minlength=classes)
+    order = counts.argsort(stable=True)
+    before = counts[order].cumsum(0) - counts[order]  # known images of the smaller classes
+    alone = order[(before >= least) | (counts.min() >= least)]
+    rest = ~torch.isin(labels, alone), ~torch.isin(known_labels, alone)
+    found = torch.ones_like(values)
+    for new, old in (rest, *((labels == c, known_labels == c) for c in alone)):
+        found[new] = p_values(values[new], known[old].sort().values)
+    return found
+
+
+def first_drift(
+    values: Iterable[float], known: Iterable[float], level: float = 0.01, seed: int = 0
+) -> int | None:
+    """Return the position in a stream from which on it is not like the known images, or None.
+
+    The conformal test martingale "simple jumper" bets against uniform p-values, each among the
+    known images and all earlier ones of the stream. As long as all are exchangeable, it ever
+    reaches 1 / ``level`` with at most the probability ``level`` (Vovk et al., "Retrain or not
+    retrain: conformal test martingales for change-point detection", 2021).
+
+    Args:
+        values: Scores of a stream in its order, larger = more out of distribution.
+        known: Scores of the calibration images.
+        level: Probability of a false alarm in the whole stream, however long.
+        seed: Seed that ranks equal scores.
+    """
+    rng = generator(seed, Stream.CALIBRATION, 1)
+    earlier, capital, jump = sorted(known), [1 / 3] * 3, 0.01
+    for position, value in enumerate(values):
+        low, high = bisect.bisect_left(earlier, value), bisect.bisect_right(earlier, value)
+        larger, equal = len(earlier) - high, high - low + 1
+        p = (larger + rng.random() * equal) / (len(earlier) + 1)
+        total = sum(capital)
+        shared = ((1 - jump) * part + jump * total / 3 for part in capital)
+        bets = (1 + slope * (p - 0.5) for slope in (-1, 0, 1))
+        capital = [part * bet for part, bet in zip(shared, bets, strict=True)]
+        if sum(capital) >= 1 / level:
+            return position
+        bisect.insort(earlier, value)
+    return None
+
+
 def check_enough(n: int) -> None:
     """Raise an AttractorError if there are fewer than ``SMALLEST_CALIBRATION`` images."""
     if n < SMALLEST_CALIBRATION:
@@ -67,6 +131,56 @@ def check_enough(n: int) -> None:
             f"for training or fitting, got {n}; set dataset.calibration_fraction higher, or use "
             "more images"
         )
+
+
+def least_calibration(alpha: float) -> int:
+    """Return the number of calibration images that the false-alarm rate ``alpha`` needs.
+
+    With fewer, no p-value is as small as alpha, and nothing is rejected.
+
+    Examples:
+        >>> least_calibration(0.05), least_calibration(0.1), least_calibration(0.5)
+        (19, 9, 1)
+    """
+    return math.ceil(1 / alpha - _ROUNDING) - 1
+
+
+def check_alpha(alpha: float, n: int, remedy: str) -> None:
+    """Raise an AttractorError if ``alpha`` is not in (0, 1), or n calibration images are too few.
+
+    ``remedy`` ends the message, after the number needed and the smallest alpha possible.
+    """
+    if not 0 < alpha < 1:
+        raise AttractorError(f"alpha must be between 0 and 1, got {alpha:g}; give e.g. 0.05")
+    if n < (needed := least_calibration(alpha)):
+        raise AttractorError(
+            f"alpha {alpha:g} needs {needed} calibration images, but there are {n}, with which the "
+            f"smallest alpha is {math.ceil(1e4 / (n + 1)) / 1e4:g}; {remedy}"
+        )
+
+
+def false_alarm_rate(alpha: float, n: int, share: float = 0.9) -> tuple[float, float, float]:
+    """Return mean and interval of the fraction of known images with p <= alpha.
+
+    Over calibrations with n images, this fraction is Beta(k, n + 1 - k) distributed, with
+    k = floor(alpha (n + 1)), if the statistic T is continuous, and smaller otherwise (Vovk,
+    "Conditional validity of inductive conformal predictors", 2012).
+
+    Returns:
+        Mean, lower and upper end of the central interval that contains the fraction in ``share`` of
+        calibrations.
+
+    Examples:
+        >>> [round(100 * rate, 1) for rate in false_alarm_rate(0.05, 112)]
+        [4.4, 1.8, 8.0]
+    """
+    from scipy.stats import beta  # slow to import
+
+    k = math.floor(alpha * (n + 1) + _ROUNDING)
+    if not k:
+        return 0.0, 0.0, 0.0
+    low, high = beta(k, n + 1 - k).ppf([(1 - share) / 2, (1 + share) / 2])
+    return k / (n + 1), float(low), float(high)
 
 
 def halves(n: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -117,7 +231,7 @@ class OODScore:
     def calibrated(self, scores: Mapping[str, Tensor]) -> "OODScore":
         """Return the combination, calibrated on scores (recursions, n) of known images."""
         values = component_values(scores, self.components).unbind(1)
-        statistics = torch.stack([self._statistic(of_r, r) for r, of_r in enumerate(values)])
+        statistics = torch.stack([self.statistic(of_r, r) for r, of_r in enumerate(values)])
         return OODScore(self.components, self.mean, self.deviation, statistics.sort(-1).values)
 
     def standardised(
@@ -132,10 +246,12 @@ class OODScore:
     ) -> Float[Tensor, " n"]:
         """Return the OOD score, in [0, 1), of the components' values at a recursion."""
         assert self.statistics is not None  # the caller has calibrated
-        t, known = self._statistic(values.double(), recursion), self.statistics[recursion]
+        t, known = self.statistic(values.double(), recursion), self.statistics[recursion]
         finer = _FINER / (1 + t) / (1 + len(known))
         return 1 - (p_values(t, known) + finer).clamp_max(1)
 
-    def _statistic(self, values: Tensor, r: int) -> Tensor:
-        """Return T, (n,)."""
-        return F.softplus(self.standardised(values, r)).mean(0)
+    def statistic(
+        self, values: Float[Tensor, "components n"], recursion: int
+    ) -> Float[Tensor, " n"]:
+        """Return T of the components' values at a recursion; larger is more out of distribution."""
+        return F.softplus(self.standardised(values, recursion)).mean(0)

@@ -369,3 +369,12 @@ def test_suffixes_are_those_of_what_is_read():
 def test_a_format_that_no_network_takes(changed, message):
     with pytest.raises(AttractorError, match=message):
         ImageFormat(**changed)
+
+
+@pytest.mark.parametrize("size", [(40, 20), (20, 40)])
+def test_padding_adds_black_margins(size):
+    found = decode(Image.new("L", size, 200), ImageFormat(size=64, pad=True))[0]
+    upright = found if size[0] > size[1] else found.T
+    assert (upright[:15] == 0).all()
+    assert (upright[17:47] == 200).all()
+    assert (upright[49:] == 0).all()

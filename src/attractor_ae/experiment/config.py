@@ -107,6 +107,9 @@ class DatasetConfig(_Section):
     """Height and width of the images and of the network's input."""
     channels: Literal[1, 3] = 1
     """Channels of the images and of the network's input; 1: grey, 3: colour."""
+    aspect: Literal["stretch", "crop", "pad"] = "stretch"
+    """Images that are not square: height and width scaled independently, the centre cropped to the
+    shorter side, or black margins added."""
     calibration_fraction: float = Field(default=0.0, ge=0, le=0.5)
     """Fraction of each class that is not trained on but used for calibration."""
     max_broken: float = Field(default=0.01, ge=0, le=1)

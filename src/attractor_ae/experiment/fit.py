@@ -34,6 +34,7 @@ def fit_detector(
     *,
     overrides: Sequence[str] = (),
     augmentation: AugmentationKind | None = None,
+    at_most: int | None = None,
     reporter: Reporter = SILENT,
 ) -> Detector:
     """Return the detector of a finished run, fitted on the images that the run was trained on.
@@ -41,7 +42,8 @@ def fit_detector(
     The run determines the method (PROTOCOL section 5): attractors for an autoencoder, MC dropout
     for a classifier with dropout, or an ensemble of one for a classifier without. The detector is
     calibrated on the run's calibration images, if any. ``overrides`` are any number of
-    ``"evaluation.key=value"``; ``augmentation`` is as for `attractor_ae.train`.
+    ``"evaluation.key=value"``; ``augmentation`` is as for `attractor_ae.train`; ``at_most`` is the
+    largest number of training images to fit on, evenly spaced over the set.
 
     Raises:
         AttractorError: If the weights are missing or damaged, the run was trained on another set,
@@ -49,7 +51,7 @@ def fit_detector(
     """
     run = Run.open(folder)
     config = evaluation_config(run, overrides)
-    detector = detector_of([run], [config], images, augmentation, reporter)
+    detector = detector_of([run], [config], images, augmentation, reporter, at_most)
     note_failures([run], reporter)
     return detector
 
@@ -99,6 +101,7 @@ def detector_of(
     images: ImageSet,
     augmentation: AugmentationKind | None,
     reporter: Reporter = SILENT,
+    at_most: int | None = None,
 ) -> Detector:
     """Return the fitted detector of opened runs: one run, or several members of an ensemble."""
     if len(runs) != 1:
@@ -115,7 +118,7 @@ def detector_of(
         detector = MCDropoutDetector(network, **chosen, seed=seed)
     else:
         detector = EnsembleDetector([network], precision=settings.precision, seed=seed)
-    _fit(detector, configs[0], images, reporter)
+    _fit(detector, configs[0], images, reporter, at_most)
     return detector
 
 
@@ -176,13 +179,21 @@ def _trained_network(run: Run, config: ExperimentConfig, images: ImageSet) -> Ne
 
 
 def _fit(
-    detector: Detector, config: ExperimentConfig, images: ImageSet, reporter: Reporter
+    detector: Detector,
+    config: ExperimentConfig,
+    images: ImageSet,
+    reporter: Reporter,
+    at_most: int | None = None,
 ) -> None:
     """Fit and calibrate a detector with the settings and device of a config."""
     detector.to(resolve_device(config.training.device, config.training.gpu))
     trained, kept = training_part(config, with_features(config, images, reporter))
+    if at_most is not None and at_most < len(trained):
+        reporter.note(f"the detector is fitted on {at_most} of {len(trained)} training images")
+        trained = trained.at_most(at_most)
     reporter.progress("fitting the detector", 0, 1, "started")
-    detector.fit(trained.inputs, trained.labels)
+    least = min(2, len(trained.classes))
+    detector.fit(trained.inputs, trained.labels, least_classes=least)
     reporter.progress("fitting the detector", 1, 1, "done")
     if len(kept):
         detector.calibrate(kept.inputs, kept.labels, reporter)

@@ -10,7 +10,7 @@ from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import CATALOGUE, Dataset, ImageFormat, ImageSet, Wanted, find_dataset
 from attractor_ae.data.info import AugmentationKind
 from attractor_ae.data.sources.own import ALL
-from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.experiment.config import DatasetConfig, ExperimentConfig
 from attractor_ae.training import with_features
 
 BUILT_IN_OUT = ("faces", "textures", "photos")
@@ -69,7 +69,7 @@ class Plan:
             planned.per_class,
             subset_seed=None if dataset.subset_seed < 0 else dataset.subset_seed,
             factor=planned.factor,
-            image_format=ImageFormat(dataset.image_size, dataset.channels),
+            image_format=image_format(dataset),
             max_broken=dataset.max_broken,
             reporter=reporter,
         )
@@ -91,6 +91,12 @@ class Plan:
                 "train on another split"
             )
         return self.load(self.training, reporter)
+
+
+def image_format(dataset: DatasetConfig) -> ImageFormat:
+    """Return the format of the images of a config."""
+    crop, pad = (dataset.aspect == name for name in ("crop", "pad"))
+    return ImageFormat(dataset.image_size, dataset.channels, crop=crop, pad=pad)
 
 
 def make_plan(config: ExperimentConfig, data_root: str | Path | None = None) -> Plan:

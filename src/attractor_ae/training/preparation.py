@@ -67,7 +67,8 @@ def check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
             "dataset.image_size to those of the images"
         )
     present = np.unique(images.labels)
-    if len(present) < 2:
+    compared = config.model.metric or config.training.class_weight or config.model.type == "conv"
+    if len(present) < (2 if compared else min(2, len(images.classes))):
         raise AttractorError(f"{where} must contain labelled images of at least 2 classes")
     missing = np.setdiff1d(np.arange(len(images.classes)), present)
     # Attractors need no images of every class, but a classifier has an output for each.

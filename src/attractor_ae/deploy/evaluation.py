@@ -1,0 +1,142 @@
+"""What the threshold of a model does on known and unknown images."""
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from attractor_ae._errors import AttractorError
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.deploy.model import Model
+from attractor_ae.deploy.verdicts import UNKNOWN, UNSCORED, Verdict
+from attractor_ae.metrics import detection_metrics
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A measured fraction, with its exact 95 % confidence interval (Clopper and Pearson, 1934)."""
+
+    count: int
+    of: int
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Lower and upper end."""
+        from scipy.stats import binomtest
+
+        if not self.of:
+            return 0.0, 1.0
+        found = binomtest(self.count, self.of).proportion_ci(0.95, method="exact")
+        return float(found.low), float(found.high)
+
+    def __str__(self) -> str:
+        if not self.of:
+            return "none"
+        low, high = self.interval
+        share = f"{self.count / self.of:.1%}"
+        return f"{self.count} of {self.of}, {share} (95 % interval {low:.1%} to {high:.1%})"
+
+
+@dataclass(frozen=True)
+class ModelEvaluation:
+    """What a threshold does.
+
+    Attributes:
+        alpha: The threshold.
+        false_alarms: Known images with the verdict "unknown".
+        per_class: The same for the known images of each class, if the classes are given.
+        right: Known images whose class is predicted, if the classes are given.
+        detected: Unknown images with the verdict "unknown".
+        auroc: Of the OOD score, known against unknown images; None without unknown ones.
+        unscored: Number of images that could not be read.
+    """
+
+    alpha: float
+    false_alarms: Rate
+    per_class: dict[str, Rate]
+    right: Rate | None
+    detected: Rate | None
+    auroc: float | None
+    unscored: int
+
+    def lines(self) -> list[str]:
+        """Return the result as lines of text."""
+        lines = [f"false alarms at alpha {self.alpha:g}: {self.false_alarms}"]
+        lines += [f"  {name}: {rate}" for name, rate in self.per_class.items()]
+        if self.right is not None:
+            lines.append(f"class is right: {self.right}")
+        if self.detected is not None:
+            lines.append(f"unknown images detected: {self.detected}")
+        if self.auroc is not None:
+            lines.append(f"AUROC of the OOD score: {self.auroc:.1%}")
+        if self.unscored:
+            lines.append(f"images that could not be read: {self.unscored}")
+        return lines
+
+    def values(self) -> dict[str, Any]:
+        """Return the JSON values that a model file has."""
+        rates = {
+            "false alarms": self.false_alarms,
+            "class is right": self.right,
+            "unknown images detected": self.detected,
+        }
+        return {name: rate and [rate.count, rate.of] for name, rate in rates.items()}
+
+
+def evaluate_model(
+    model: Model,
+    known: Sequence[str | Path] | str | Path,
+    unknown: Sequence[str | Path] | str | Path | None = None,
+    *,
+    alpha: float | None = None,
+    reporter: Reporter = SILENT,
+) -> ModelEvaluation:
+    """Return what the threshold does on your own known and unknown images.
+
+    Args:
+        model: The model.
+        known: Sources of known images, as for `Model.score_files`. If the folder of an image has
+            the name of a class, this is its class.
+        unknown: Sources of unknown images.
+        alpha: In place of the model's.
+        reporter: Receives the progress.
+
+    Raises:
+        AttractorError: If there are no images, or none can be read.
+    """
+    shared = {"alpha": alpha, "reporter": reporter}
+    of_known = list(model.score_files(known, **shared))
+    of_unknown = [] if unknown is None else list(model.score_files(unknown, **shared))
+    labels = [os.path.basename(os.path.dirname(v.path)) for v in of_known]  # noqa: PTH119, PTH120
+    labels = [label if label in model.classes else "" for label in labels]
+    return evaluate_verdicts(model.alpha if alpha is None else alpha, of_known, labels, of_unknown)
+
+
+def evaluate_verdicts(
+    alpha: float, known: Sequence[Verdict], labels: Sequence[str], unknown: Sequence[Verdict] = ()
+) -> ModelEvaluation:
+    """Return what a threshold does; ``labels`` are the classes of known images, "" for none."""
+    pairs = [(v, name) for v, name in zip(known, labels, strict=True) if v.verdict != UNSCORED]
+    out = [verdict for verdict in unknown if verdict.verdict != UNSCORED]
+    if not pairs or (unknown and not out):
+        raise AttractorError("none of the known or of the unknown images can be read")
+    labelled = [pair for pair in pairs if pair[1]]
+    names = sorted({name for _, name in labelled})
+    scores = [np.array([v.ood_score for v in some]) for some in ([v for v, _ in pairs], out)]
+    return ModelEvaluation(
+        alpha,
+        _rejected(v for v, _ in pairs),
+        {name: _rejected(v for v, label in labelled if label == name) for name in names},
+        Rate(sum(v.label == name for v, name in labelled), len(labelled)) if labelled else None,
+        _rejected(out) if out else None,
+        detection_metrics(*scores).auroc if out else None,
+        len(known) + len(unknown) - len(pairs) - len(out),
+    )
+
+
+def _rejected(verdicts: Iterable[Verdict]) -> Rate:
+    flags = [verdict.verdict == UNKNOWN for verdict in verdicts]
+    return Rate(sum(flags), len(flags))

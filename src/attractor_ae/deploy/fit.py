@@ -1,0 +1,363 @@
+"""From a folder of images to a model file (``attractor-ae fit``)."""
+
+import dataclasses
+import hashlib
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from attractor_ae._devices import mixed_precision
+from attractor_ae._errors import AttractorError
+from attractor_ae._files import write_text
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.conformal import SMALLEST_CALIBRATION, check_alpha, least_calibration
+from attractor_ae.core.detector import AttractorDetector
+from attractor_ae.data import Dataset, ImageFormat, ImageSet, Wanted, find_dataset
+from attractor_ae.data.decode import displayed
+from attractor_ae.data.image_set import divided_rows
+from attractor_ae.data.sources.own import ALL
+from attractor_ae.deploy.audit import audit
+from attractor_ae.deploy.card import model_card
+from attractor_ae.deploy.evaluation import evaluate_verdicts
+from attractor_ae.deploy.model import Model, codes_of, described, load_model
+from attractor_ae.experiment.choose import (
+    features_are_installed,
+    run_chosen_training,
+    space_is_open,
+)
+from attractor_ae.experiment.config import DatasetConfig, ExperimentConfig
+from attractor_ae.experiment.fit import fit_detector
+from attractor_ae.experiment.plan import image_format
+from attractor_ae.experiment.presets import preset
+from attractor_ae.experiment.run import Run, environment
+from attractor_ae.training import train, training_part, with_features
+
+MOST_FITTED = 10_000
+"""Largest number of training images that heads and statistics are fitted on, whose codes are
+stored: it bounds the size of a model file and the time per image."""
+
+_FEATURE_EPOCHS = 60  # of a training on features, as in the preset, but
+_FEWEST, _MOST = 300, 2_160  # steps at least and at most: 60 epochs of 2 250 images
+_FRACTION, _MANY, _FRACTION_OF_MANY = 0.2, 2_500, 0.1  # of the images, for calibration
+_COLOURED = 0.01  # of the images, from which the network sees colour
+_FEATURES = "model.space=features"
+_ONE = "known"  # class of images without classes
+
+
+def fit_model(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    alpha: float = 0.05,
+    size: int | None = None,
+    colour: bool | None = None,
+    overrides: Sequence[str] = (),
+    data_root: str | Path | None = None,
+    again: bool = False,
+    reporter: Reporter = SILENT,
+) -> Model:
+    """Train, calibrate and check a model on a folder of known images, and write its file.
+
+    The images are audited first. The network is trained in the space that `run_chosen_training`
+    takes: features of a pretrained network, or pixels. An interrupted call continues when it is
+    made again.
+
+    Args:
+        folder: Folder of images with one sub-folder per class, or without sub-folders for a single
+            class; also a table, an array, or the name of a data set. With sub-folders ``train`` and
+            ``test``, the model is trained on the first and evaluated on the second; otherwise all
+            images are used.
+        out: Model file to write; the model card is written next to it, ``OUT.md``.
+        alpha: Largest fraction of known images that are rejected, on average over calibrations.
+        size: Height and width of the images; by default 160 for features and 64 for pixels.
+        colour: Whether the network sees colour; by default, if more than 1 % of the images do.
+        overrides: Any number of ``"section.key=value"`` of the config.
+        data_root: Folder of the data sets' files.
+        again: Replace ``out``.
+        reporter: Receives progress, the audit and notes.
+
+    Raises:
+        AttractorError: On everything that a user can repair. Before the training, if alpha needs
+            more calibration images than can be reserved.
+    """
+    out = _free(out, again)
+    dataset = find_dataset(name := _name(folder), data_root)
+    split, test = _splits(dataset)
+    shared = [f"dataset.name={name!r}", f"dataset.split={split!r}", "dataset.max_broken=1"]
+    shared += ["dataset.nbr_of_samples_per_class=-1", "dataset.aspect=crop"]
+    shared += [] if size is None else [f"dataset.image_size={size}"]
+    named = any(text.replace("'", "").replace('"', "") == _FEATURES for text in overrides)
+    # A mistake in the settings is found before the images are read.
+    wanted = preset("photographs" if named else "default", [*shared, *overrides])
+    _check_autoencoder(wanted, str(folder))
+    # The audit sees colour in the size of the preset for photographs, which needs these images.
+    of_data = [text for text in overrides if text.startswith("dataset.")]
+    config = preset("photographs", [*shared, *of_data]).dataset
+    form = dataclasses.replace(image_format(config), channels=3)
+    images = _load(dataset, split, config, form, reporter)
+    fraction = config.calibration_fraction
+    if not any(text.startswith("dataset.calibration_fraction") for text in overrides):
+        fraction = _calibration_fraction(images.labels, alpha)
+        shared.append(f"dataset.calibration_fraction={fraction}")
+    held_out = divided_rows(images.labels, fraction, config.split_seed)
+    held_out = held_out[images.labels[held_out] >= 0]
+    check_alpha(alpha, len(held_out), "use a larger alpha, or more images")
+    findings = audit(images, held_out, reporter)
+    for line in findings.lines():
+        reporter.note(line)
+
+    coloured = findings.coloured > _COLOURED if colour is None else colour
+    channels = f"dataset.channels={3 if coloured else 1}"
+    shared += [] if colour is None else [channels]
+    one = len(images.classes) == 1
+    shared += ["model.metric=''", "training.class_weight=0"] if one else []
+    steps = math.ceil((len(images) - len(held_out)) / preset("photographs").training.batch_size)
+    epochs = min(max(_FEATURE_EPOCHS, math.ceil(_FEWEST / steps)), math.ceil(_MOST / steps))
+    of_features = [*shared, f"training.epochs={epochs}", *overrides]
+    of_pixels = [*shared, channels, *overrides]
+    features = named or (one and coloured and features_are_installed())
+    experiment = preset("photographs", of_features) if features else preset("default", of_pixels)
+
+    def training(
+        config: ExperimentConfig,
+        place: str | Path,
+        *,
+        data_root: str | Path | None,
+        resume: bool,
+        reporter: Reporter,
+    ) -> Run:
+        found = _load(dataset, split, config.dataset, image_format(config.dataset), reporter)
+        kind = dataset.info.augmentation
+        return train(config, found, place, augmentation=kind, resume=resume, reporter=reporter)
+
+    key = hashlib.sha256(f"{experiment} {of_features} {images.digest}".encode()).hexdigest()[:12]
+    work = out.parent / f".{out.name}.training" / key
+    shared_by_both = {"data_root": data_root, "resume": True, "reporter": reporter}
+    if space_is_open(overrides) and not one:
+        run = run_chosen_training(
+            experiment, work, overrides=of_features, training=training, **shared_by_both
+        )
+    else:
+        run = training(experiment, work, **shared_by_both)
+    facts = {"audit": findings.lines()}
+    model = _made(run, dataset, split, test, alpha, facts, reporter)
+    _write(model, out)
+    shutil.rmtree(work.parent, ignore_errors=True)
+    return model
+
+
+def model_of_run(
+    folder: str | Path,
+    out: str | Path,
+    *,
+    alpha: float = 0.05,
+    data_root: str | Path | None = None,
+    again: bool = False,
+    reporter: Reporter = SILENT,
+) -> Model:
+    """Write the model file of a finished run of an autoencoder (``fit --from RUN``).
+
+    Args:
+        folder: Run folder; its images must be where they were in the training.
+        out, alpha, data_root, again, reporter: As for `fit_model`.
+
+    Raises:
+        AttractorError: If the run is not that of an autoencoder, has too few calibration images for
+            alpha, or its images are missing.
+    """
+    out, run = _free(out, again), Run.open(folder)
+    config = run.config()
+    _check_autoencoder(config, str(run.path))
+    if not config.dataset.calibration_fraction:
+        raise AttractorError(
+            f"{run.path}: was trained without calibration images; train with "
+            "--set dataset.calibration_fraction=0.2"
+        )
+    dataset = find_dataset(config.dataset.name, data_root, config.dataset.split_seed)
+    split = config.dataset.split
+    test = dataset.info.test_split if split not in (ALL, dataset.info.test_split) else ""
+    model = _made(run, dataset, split, test, alpha, {}, reporter)
+    _write(model, out)
+    return model
+
+
+def recalibrate(
+    file: str | Path,
+    folder: str | Path,
+    out: str | Path,
+    *,
+    alpha: float | None = None,
+    again: bool = False,
+    reporter: Reporter = SILENT,
+) -> Model:
+    """Write a model file that is calibrated on other known images (``attractor-ae calibrate``).
+
+    Args:
+        file: Model file.
+        folder: Known images that the network was not trained on, as for `fit_model`; all are used.
+        out, again, reporter: As for `fit_model`.
+        alpha: In place of the model's.
+
+    Raises:
+        AttractorError: As `fit_model` and `Model.calibrated`.
+    """
+    out = _free(out, again)
+    model = load_model(file)
+    dataset = find_dataset(_name(folder))
+    split = ALL if ALL in dataset.info.splits else dataset.info.test_split
+    images = dataset.load(split, Wanted(image_format=model.image_format, reporter=reporter))
+    made = model.calibrated(images, alpha)
+    made.facts.pop("evaluation", None)  # of the old threshold
+    _write(made, out)
+    return made
+
+
+def _made(
+    run: Run,
+    dataset: Dataset,
+    split: str,
+    test: str,
+    alpha: float,
+    facts: dict[str, Any],
+    reporter: Reporter,
+) -> Model:
+    """Return the calibrated model of a finished run."""
+    config = run.config()
+    form = image_format(config.dataset)
+    images = _load(dataset, split, config.dataset, form, reporter)
+    trained, kept = training_part(config, with_features(config, images, reporter))
+    check_alpha(alpha, len(kept), "use a larger alpha, or train with more calibration images")
+    detector = cast(
+        "AttractorDetector",
+        fit_detector(
+            run.path,
+            images,
+            augmentation=dataset.info.augmentation,
+            at_most=MOST_FITTED,
+            reporter=reporter,
+        ),
+    )
+    some = trained.at_most(MOST_FITTED)
+    codes = codes_of(detector, torch.tensor(some.inputs))
+    precision = mixed_precision(detector.device, detector.precision)
+    facts |= {
+        "environment": environment(str(detector.device), str(precision)),
+        "config": config.to_toml(),
+        "space": config.model.space,
+        "self_check": run.self_check(),
+        "training": described(trained),
+    }
+    model = Model(
+        detector,
+        images.classes,
+        form,
+        codes,
+        _relative(some, dataset),
+        alpha,
+        torch.zeros(1, len(kept)),
+        torch.zeros(len(kept), dtype=torch.int64),
+        (1.0, 0.0),
+        facts,
+    ).calibrated(kept, inputs=torch.tensor(kept.inputs))
+    if test:
+        others = _load(dataset, test, config.dataset, form, reporter)
+        labels = [others.classes[i] if i >= 0 else "" for i in others.labels]
+        labels = [label if label in model.classes else "" for label in labels]
+        model.facts["evaluation"] = evaluate_verdicts(
+            alpha, model.score(others.images), labels
+        ).values()
+    return model
+
+
+def _write(model: Model, out: Path) -> None:
+    model.save(out)
+    write_text(card_path(out), model_card(model, out.name))
+
+
+def card_path(out: Path) -> Path:
+    """Return the path of the model card of a model file."""
+    return out.with_name(f"{out.name}.md")
+
+
+def _check_autoencoder(config: ExperimentConfig, where: str) -> None:
+    if config.model.type == "conv":
+        raise AttractorError(
+            f'{where}: model.type "conv" is a classifier, but a model file needs an autoencoder'
+        )
+
+
+def _name(folder: str | Path) -> str:
+    """Return the name of a data set: a path that exists is never the name of a built-in set."""
+    path = Path(folder).expanduser()
+    return str(path.resolve()) if path.exists() else str(folder)
+
+
+def _free(out: str | Path, again: bool) -> Path:
+    out = Path(out)
+    if out.is_dir():
+        raise AttractorError(f"{out}: is a folder; give the name of a model file, e.g. parts.model")
+    if out.exists() and not again:
+        raise AttractorError(f"{out}: exists; replace it with --again, or choose another --out")
+    return out
+
+
+def _splits(dataset: Dataset) -> tuple[str, str]:
+    """Return the split to train and calibrate on, and that of held-out images or ""."""
+    info = dataset.info
+    if info.kind == "own" and info.out_split in (ALL, None):  # no test images were set apart
+        return ALL, ""
+    return "train", info.test_split
+
+
+def _load(
+    dataset: Dataset, split: str, config: DatasetConfig, form: ImageFormat, reporter: Reporter
+) -> ImageSet:
+    """Load the images of a split; images without any classes are those of one class."""
+    seed = None if config.subset_seed < 0 else config.subset_seed
+    per_class = config.nbr_of_samples_per_class
+    shared = {"image_format": form, "max_broken": config.max_broken, "reporter": reporter}
+    images = dataset.load(split, Wanted(per_class, seed, config.factor, **shared))
+    images = dataclasses.replace(images, name=dataset.info.name)
+    if images.classes:
+        return images
+    return dataclasses.replace(images, classes=(_ONE,), labels=np.zeros_like(images.labels))
+
+
+def _calibration_fraction(labels: NDArray[np.int64], alpha: float) -> float:
+    """Return the fraction of images to calibrate on: a fifth, a tenth of many, or what is needed.
+
+    Raises:
+        AttractorError: If even half of the images are too few for alpha.
+    """
+    sizes = np.unique(labels[labels >= 0], return_counts=True)[1]
+    check_alpha(alpha, 10**9, "")  # its range
+    needed = max(SMALLEST_CALIBRATION, least_calibration(alpha))
+    usual = _FRACTION if sizes.sum() < _MANY else _FRACTION_OF_MANY
+    counts = {p / 100: int(np.round(p / 100 * sizes).sum()) for p in range(round(usual * 100), 51)}
+    enough = [fraction for fraction, count in counts.items() if count >= needed]
+    if not enough:
+        most = max(counts.values())
+        smallest = f"the smallest alpha is {math.ceil(1e4 / (most + 1)) / 1e4:g}"
+        if most < SMALLEST_CALIBRATION:
+            smallest = "no alpha is possible"
+        raise AttractorError(
+            f"alpha {alpha:g} needs {needed} calibration images, at most half of all; of these "
+            f"{sizes.sum()} images {most} can be reserved, with which {smallest}; "
+            "use a larger --alpha, or more images"
+        )
+    return enough[0]
+
+
+def _relative(images: ImageSet, dataset: Dataset) -> list[str]:
+    """Return the paths of images relative to their folder, or their numbers."""
+    if not images.paths:
+        return []
+    top = Path(dataset.info.source.expected(images.split, dataset.root)[0])
+    paths = map(Path, images.paths)
+    return [displayed(p.relative_to(top) if p.is_relative_to(top) else p) for p in paths]

@@ -1,0 +1,460 @@
+"""A model: a calibrated detector with everything that a verdict on an image file needs."""
+
+import copy
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+from torch import Tensor
+
+from attractor_ae._detector import check_images
+from attractor_ae._devices import pixels, resolve_device
+from attractor_ae._errors import AttractorError
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.baselines import stored_detector
+from attractor_ae.conformal import (
+    LEAST_PER_CLASS,
+    OODScore,
+    check_alpha,
+    false_alarm_rate,
+    p_values,
+    p_values_per_class,
+)
+from attractor_ae.core.detector import AttractorDetector
+from attractor_ae.core.scores import OOD_SCORE
+from attractor_ae.core.spaces import Features
+from attractor_ae.data import ImageFormat, ImageSet
+from attractor_ae.data.decode import UndecodableError, decode_quietly, without_warnings
+from attractor_ae.deploy._format import read_model, write_model
+from attractor_ae.deploy.paths import image_paths
+from attractor_ae.deploy.verdicts import KNOWN, UNKNOWN, UNSCORED, Verdict
+from attractor_ae.extractors import make_extractor
+
+CHUNK = 128
+"""Number of files that are decoded while the ones before them are scored."""
+
+_OF_CLASSES = ("entropy", "mutual_information")
+_ROUNDING = 1e-9  # of p-values, which are compared with alpha
+_MORE_IMAGES = (
+    "use a larger alpha, or calibrate on more known images: attractor-ae calibrate MODEL FOLDER"
+)
+
+
+class Model:
+    """A calibrated detector with class names, image format and threshold.
+
+    `load_model` reads one from a model file; `attractor_ae.fit_model` makes one.
+
+    Args:
+        detector: A fitted detector.
+        classes: Name of each label 0, 1, ...
+        image_format: Format of the images.
+        codes: Latent codes of training images without dropout, (m, latent), of length 1.
+        nearest: Path of each of these training images.
+        alpha: Largest fraction of known images that are rejected, on average over calibrations.
+        values: The components of the OOD score, (components, n), of the calibration images.
+        predicted: Their predicted classes, int64 (n,), as indices of ``detector.classes_``.
+        confidence: Slope and offset of the logit of ``confidence`` as a function of that of
+            ``probability``.
+        facts: Provenance, as JSON values: training data, self-check, metrics, versions.
+
+    Attributes:
+        digest: SHA-256 of the model file; "" if it was not written yet.
+    """
+
+    def __init__(
+        self,
+        detector: AttractorDetector,
+        classes: Sequence[str],
+        image_format: ImageFormat,
+        codes: Float[Tensor, "m latent"],
+        nearest: Sequence[str],
+        alpha: float,
+        values: Float[Tensor, "components n"],
+        predicted: Int[Tensor, " n"],
+        confidence: tuple[float, float],
+        facts: Mapping[str, Any],
+    ) -> None:
+        self.detector, self.classes, self.image_format = detector, tuple(classes), image_format
+        self.codes, self.nearest, self.alpha = codes, tuple(nearest), alpha
+        self.values, self.predicted = values, predicted
+        self.confidence, self.facts = confidence, dict(facts)
+        self.digest = ""
+        check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
+
+    @property
+    def calibration_images(self) -> int:
+        """Number of calibration images."""
+        return self.values.shape[1]
+
+    @property
+    def ood(self) -> OODScore:
+        """The combination of scores, and its calibration."""
+        return self.detector.ood_
+
+    @property
+    def extractor(self) -> dict[str, str] | None:
+        """Name, digest and licence of the extractor, if the network works on features."""
+        space = self.detector.network.space
+        if not isinstance(space, Features):
+            return None
+        extractor = make_extractor(space.name)
+        return {n: str(getattr(extractor, n)) for n in ("name", "digest", "licence")}
+
+    def threshold(self, alpha: float | None = None) -> str:
+        """Return one line on the threshold, with the interval of the true false-alarm rate."""
+        alpha, n = self.alpha if alpha is None else alpha, self.calibration_images
+        mean, low, high = false_alarm_rate(alpha, n)
+        return (
+            f"alpha {alpha:g}: an image is unknown if its p-value is at most {alpha:g}; expected "
+            f"false alarms {mean:.1%} of known images, {low:.1%} to {high:.1%} in 90 % of "
+            f"calibrations with {n} images"
+        )
+
+    # ---- scoring
+
+    def score(
+        self,
+        images: NDArray[Any] | Tensor,
+        *,
+        paths: Sequence[str] | None = None,
+        alpha: float | None = None,
+        per_class: bool = False,
+    ) -> list[Verdict]:
+        """Return the verdict on each image.
+
+        Args:
+            images: uint8 in 0..255 or floats in [0, 1], shape (n, channels, height, width) of
+                ``image_format``.
+            paths: Path of each image, for the verdicts.
+            alpha: In place of the model's.
+            per_class: Whether p-values are those among the calibration images of the same predicted
+                class, see `p_values_per_class`.
+
+        Raises:
+            AttractorError: If the images have a wrong dtype, shape or range, or alpha needs more
+                calibration images.
+        """
+        alpha = self._alpha(alpha)
+        if per_class:
+            check_alpha(alpha, min(LEAST_PER_CLASS, self.calibration_images), _MORE_IMAGES)
+        inputs, r = self.inputs(images), self.detector.recursion
+        components = self.ood.components
+        found = self.detector.predict_scores(inputs, [*components, *_OF_CLASSES], [r])
+        values = torch.stack([found.scores[name][0] for name in components])  # (components, n)
+        likely, label = found.probabilities[0].max(-1)
+        t, known = self.ood.statistic(values, r), self.ood.statistic(self.values, r)
+        if per_class:
+            of = (known, self.predicted, len(self.detector.classes_))
+            p = p_values_per_class(t, label, *of)
+        else:
+            p = p_values(t, known.sort().values)
+        ordered = self.values.sort(-1).values
+        of_parts = torch.stack([p_values(a, b) for a, b in zip(values, ordered, strict=True)])
+        several = len(self.classes) > 1
+        rounded: dict[str, list[Any]] = {
+            "probability": _rounded(likely),
+            "confidence": _rounded(self._confidence(likely)),
+            "uncertainty": _rounded(found.scores["entropy"][0]),
+            "epistemic": _rounded(found.scores["mutual_information"][0]),
+            "ood_score": _rounded(self.ood(values, r), 9),
+            "p_value": _rounded(p),
+        }
+        if not several:  # of one class, they say nothing
+            for name in ("probability", "confidence", "uncertainty", "epistemic"):
+                del rounded[name]
+        labels = [self.classes[i] for i in self.detector.classes_[label].tolist()]
+        nearest, rejected = self._nearest(inputs), (p <= alpha + _ROUNDING).tolist()
+        return [
+            Verdict(
+                "" if paths is None else paths[i],
+                UNKNOWN if rejected[i] else KNOWN,
+                labels[i],
+                nearest=nearest[i],
+                parts=dict(zip(components, _rounded(of_parts[:, i]), strict=True)),
+                **{name: column[i] for name, column in rounded.items()},
+            )
+            for i in range(len(p))
+        ]
+
+    def score_files(
+        self,
+        sources: Sequence[str | Path] | str | Path,
+        *,
+        alpha: float | None = None,
+        per_class: bool = False,
+        reporter: Reporter = SILENT,
+    ) -> Iterator[Verdict]:
+        """Yield the verdict on each image file, in the order of `image_paths`.
+
+        Files are decoded while others are scored, and memory does not grow with their number. A
+        file that cannot be read has the verdict "unscored", with the reason.
+
+        Args:
+            sources: Folders, files, patterns, tables of paths, or ``-`` for standard input.
+            alpha, per_class: As for `score`.
+            reporter: Receives the progress.
+
+        Raises:
+            AttractorError: If a source does not exist or contains no images; as `score`.
+        """
+        listed = [sources] if isinstance(sources, str | Path) else list(sources)
+        total = None if "-" in listed else sum(1 for _ in image_paths(listed))
+        shared = {"alpha": alpha, "per_class": per_class}
+        return self.score_paths(image_paths(listed), total, **shared, reporter=reporter)
+
+    def score_paths(
+        self,
+        paths: Iterable[str],
+        total: int | None = None,
+        *,
+        alpha: float | None = None,
+        per_class: bool = False,
+        done: int = 0,
+        reporter: Reporter = SILENT,
+    ) -> Iterator[Verdict]:
+        """Yield the verdict on each path; ``done`` of ``total`` files were scored before."""
+        alpha, chunks, first = self._alpha(alpha), _chunks(paths), done
+        began = time.monotonic()
+        with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+            decoded = self._decoded(pool, next(chunks, []))
+            while decoded:
+                with without_warnings():  # a state of the whole process: not left open at a yield
+                    following = self._start_decoding(pool, next(chunks, []))
+                    verdicts = self._verdicts(decoded, alpha, per_class)
+                    decoded = [(path, future.result()) for path, future in following]
+                done += len(verdicts)
+                speed = (done - first) / max(time.monotonic() - began, 1e-6)
+                detail = f"{done}/{'?' if total is None else total} images, {speed:.0f} images/s"
+                left = None if total is None else (total - done) / speed
+                reporter.progress("scoring", done, max(total or 0, done), detail, left)
+                yield from verdicts
+
+    def _decoded(self, pool: ThreadPoolExecutor, paths: Sequence[str]) -> list[tuple[str, Any]]:
+        with without_warnings():
+            started = self._start_decoding(pool, paths)
+            return [(path, future.result()) for path, future in started]
+
+    def _start_decoding(self, pool: ThreadPoolExecutor, paths: Sequence[str]) -> list[Any]:
+        return [(path, pool.submit(_decode, path, self.image_format)) for path in paths]
+
+    def _verdicts(
+        self, decoded: Sequence[tuple[str, NDArray[np.uint8] | str]], alpha: float, per_class: bool
+    ) -> list[Verdict]:
+        read = [(path, image) for path, image in decoded if not isinstance(image, str)]
+        scored: Iterator[Verdict] = iter(())
+        if read:
+            paths, images = zip(*read, strict=True)
+            shared = {"alpha": alpha, "per_class": per_class}
+            scored = iter(self.score(np.stack(images), paths=paths, **shared))
+        return [
+            Verdict(path, UNSCORED, reason=image) if isinstance(image, str) else next(scored)
+            for path, image in decoded
+        ]
+
+    def inputs(self, images: NDArray[Any] | Tensor) -> Tensor:
+        """Return what the detector is applied to: images, or their features, computed once."""
+        checked = check_images(images, self.image_format.shape)
+        space = self.detector.network.space
+        if not isinstance(space, Features) or not len(checked):
+            return checked
+        extractor = make_extractor(space.name).to(self.detector.device)
+        parts = [extractor(pixels(some, self.detector.device)) for some in checked.split(CHUNK)]
+        return torch.cat(parts)
+
+    def component_values(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the components of the OOD score, (components, n), and the probabilities."""
+        r, components = self.detector.recursion, self.ood.components
+        found = self.detector.predict_scores(inputs, components, [r])
+        return torch.stack([found.scores[name][0] for name in components]), found.probabilities[0]
+
+    def _alpha(self, alpha: float | None) -> float:
+        if alpha is None:
+            return self.alpha
+        check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
+        return alpha
+
+    def _confidence(self, probability: Tensor) -> Tensor:
+        slope, offset = self.confidence
+        return (slope * _logit(probability.double()) + offset).sigmoid()
+
+    def _nearest(self, inputs: Tensor) -> list[str]:
+        if not len(self.nearest) or not len(inputs):
+            return [""] * len(inputs)
+        codes = codes_of(self.detector, inputs)
+        closest = (codes @ self.codes.float().T).argmax(-1)
+        return [self.nearest[row] for row in closest.tolist()]
+
+    # ---- calibration
+
+    def calibrated(
+        self, images: ImageSet, alpha: float | None = None, *, inputs: Tensor | None = None
+    ) -> "Model":
+        """Return a model with this network, calibrated on other known images.
+
+        Args:
+            images: Known images that the network was not trained on, in ``image_format``. The
+                p-values do not use labels; with labels, ``confidence`` is estimated again.
+            alpha: In place of the model's.
+            inputs: What `inputs` returns for these images, if it was computed before.
+
+        Raises:
+            AttractorError: If there are too few images for alpha, or a class is not the model's.
+        """
+        alpha = self.alpha if alpha is None else alpha
+        check_alpha(alpha, len(images), "use a larger alpha, or more images")
+        unknown = sorted(set(images.classes) - set(self.classes))
+        if unknown and len(self.classes) > 1:
+            raise AttractorError(
+                f"{images.name}: class {unknown[0]!r} is not known to the model; calibrate only on "
+                f"images of its classes: {', '.join(self.classes)}"
+            )
+        detector = copy.copy(self.detector)  # this model stays as it is
+        inputs = self.inputs(images.images) if inputs is None else inputs
+        every = detector.predict_scores(inputs, detector._parts)
+        values, probabilities = self.component_values(inputs)
+        confidence = self.confidence
+        labels = [self.classes.index(images.classes[i]) if i >= 0 else -1 for i in images.labels]
+        if (rows := np.flatnonzero(np.array(labels) >= 0)).size:
+            likely, predicted = probabilities[rows].max(-1)
+            right = detector.classes_[predicted] == torch.tensor(labels)[rows]
+            confidence = fit_confidence(likely, right)
+        detector.ood_, detector.score = detector.ood_.calibrated(every.scores), OOD_SCORE
+        facts = {**self.facts, "calibration": described(images)}
+        shared = (self.image_format, self.codes, self.nearest, alpha)
+        predicted = probabilities.argmax(-1)
+        return Model(detector, self.classes, *shared, values, predicted, confidence, facts)
+
+    # ---- files
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file atomically.
+
+        Raises:
+            AttractorError: If the file cannot be written.
+        """
+        tensors, metadata = self.detector.stored()
+        names = ("codes", "values", "predicted")
+        tensors |= {f"model.{name}": getattr(self, name) for name in names}
+        facts = {
+            **self.facts,
+            "classes": self.classes,
+            "image_format": asdict(self.image_format),
+            "nearest": self.nearest,
+            "alpha": self.alpha,
+            "confidence": self.confidence,
+            "extractor": self.extractor,
+        }
+        self.digest = write_model(Path(path), tensors, metadata, facts)
+
+
+def load_model(path: str | Path, *, device: str = "auto") -> Model:
+    """Load a model file.
+
+    Raises:
+        AttractorError: If the file is missing, damaged in any byte, not a model file, or written by
+            a newer version; if the extractor is missing or has other weights; if the device cannot
+            be used.
+    """
+    path = Path(path)
+    tensors, metadata, facts, digest = read_model(path)
+    if extractor := facts.get("extractor"):
+        found = make_extractor(extractor["name"]).digest
+        if found != extractor["digest"]:
+            raise AttractorError(
+                f"{path}: needs the extractor {extractor['name']!r} with the weights "
+                f"{extractor['digest'][:12]}, but those here are {found[:12]}; install the version "
+                "that it was trained with, or fit again"
+            )
+    detector = cast("AttractorDetector", stored_detector(tensors, metadata, path))
+    values = {name: facts.pop(name) for name in ("classes", "image_format", "nearest", "alpha")}
+    model = Model(
+        detector.to(resolve_device(device)),
+        values["classes"],
+        ImageFormat(**values["image_format"]),
+        tensors["model.codes"],
+        values["nearest"],
+        values["alpha"],
+        tensors["model.values"],
+        tensors["model.predicted"],
+        tuple(facts.pop("confidence")),
+        facts,
+    )
+    model.digest = digest
+    return model
+
+
+def codes_of(detector: AttractorDetector, inputs: Tensor) -> Float[Tensor, "n latent"]:
+    """Return the latent codes of images or features without dropout, of length 1, on the CPU."""
+    network, parts = detector.network, []
+    with torch.no_grad():
+        for some in inputs.split(CHUNK):
+            x = network.space.points(pixels(some, detector.device))
+            parts.append(F.normalize(network.encode(x), dim=-1).cpu())
+    return torch.cat(parts)
+
+
+def fit_confidence(
+    probability: Float[Tensor, " n"], right: Tensor, most: float = 10.0
+) -> tuple[float, float]:
+    """Return slope and offset of the logit of P(right) as a function of that of ``probability``.
+
+    A logistic regression with Platt's targets, which are not 0 and 1, so that n right predictions
+    do not mean certainty (Platt, "Probabilistic outputs for support vector machines", 1999). The
+    slope is in [0, ``most``].
+    """
+    from sklearn.linear_model import LogisticRegression
+
+    hits = right.cpu().numpy().astype(bool)
+    x, good, bad = _logit(probability.cpu().double()).numpy(), hits.sum(), (~hits).sum()
+    target = np.where(hits, (good + 1) / (good + 2), 1 / (bad + 2))
+    weights, answers = np.concatenate([target, 1 - target]), np.repeat([1, 0], len(x))
+    fitted = LogisticRegression(C=1e6).fit(np.concatenate([x, x])[:, None], answers, weights)
+    slope, offset = float(fitted.coef_[0, 0]), float(fitted.intercept_[0])
+    if 0 <= slope <= most:
+        return slope, offset
+    mean = float(target.mean())
+    return 0.0, math.log(mean / (1 - mean))
+
+
+def described(images: ImageSet) -> dict[str, Any]:
+    """Return the facts about a set of images that a model file has: counts and fingerprint."""
+    counts = np.bincount(images.labels[images.labels >= 0], minlength=len(images.classes))
+    return {
+        "images": len(images),
+        "per_class": dict(zip(images.classes, counts.tolist(), strict=True)),
+        "sha256": images.digest,
+    }
+
+
+def _decode(path: str, form: ImageFormat) -> NDArray[np.uint8] | str:
+    """Return a decoded file, or the reason why it cannot be read."""
+    try:
+        return decode_quietly(path, form)
+    except UndecodableError as error:
+        return error.reason
+
+
+def _chunks(paths: Iterable[str]) -> Iterator[list[str]]:
+    paths = iter(paths)
+    while chunk := list(itertools.islice(paths, CHUNK)):
+        yield chunk
+
+
+def _logit(p: Tensor) -> Tensor:
+    return torch.logit(p, eps=1e-6)
+
+
+def _rounded(values: Tensor, digits: int = 6) -> list[float]:
+    return [float(f"{value:.{digits}g}") for value in values.tolist()]

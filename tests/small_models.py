@@ -1,0 +1,45 @@
+"""Small models of real digits, without training: the scores are poor, but they are scores."""
+
+import numpy as np
+import torch
+from PIL import Image
+
+from attractor_ae import AttractorDetector, Autoencoder, Model
+from attractor_ae.data import ImageFormat
+from attractor_ae.deploy.model import codes_of, described
+
+FORM = ImageFormat(16)
+
+
+def make_model(images, calibration, alpha=0.05, network=None, **settings):
+    """A calibrated model of an untrained network."""
+    if network is None:
+        network = Autoencoder(8, image_size=16, generator=torch.Generator().manual_seed(0))
+    settings = {"recursions": 2, "recursion": 1, "trials": 3, "precision": "float32"} | settings
+    detector = AttractorDetector(network, **settings)
+    detector.fit(images.images, images.labels, least_classes=1)
+    codes = codes_of(detector, torch.tensor(images.images))
+    names = [f"{images.classes[label]}/{i}.png" for i, label in enumerate(images.labels)]
+    facts = {
+        "environment": {"created": "2026-01-01", "packages": {"attractor-ae": "0"}},
+        "space": "pixels",
+        "self_check": {"self_check": "passed"},
+        "training": described(images),
+    }
+    values = torch.zeros(len(detector.ood_.components), len(calibration))
+    predicted = torch.zeros(len(calibration), dtype=torch.int64)
+    parts = (images.classes, FORM, codes, names, alpha, values, predicted, (1.0, 0.0), facts)
+    return Model(detector, *parts).calibrated(calibration)
+
+
+def write_images(folder, images, names=None):
+    """Write images as PNG files; return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for i, image in enumerate(images):
+        path = folder / (names[i] if names else f"{i:03}.png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = image[0] if len(image) == 1 else np.moveaxis(image, 0, 2)
+        Image.fromarray(pixels).save(path)
+        paths.append(str(path))
+    return paths
