@@ -14,7 +14,7 @@ from attractor_ae.conformal import false_alarm_rate, p_values
 from attractor_ae.core.autoencoder import FeatureAutoencoder
 from attractor_ae.deploy import _format
 from attractor_ae.deploy.model import fit_confidence
-from attractor_ae.extractors import _MADE, Extractor, make_extractor, register
+from attractor_ae.extractors import _BUNDLED, _MADE, Extractor, make_extractor, register
 
 
 def assert_alike(found, expected):
@@ -235,6 +235,18 @@ def test_other_weights_of_the_extractor_are_refused(tmp_path):
         register("means", lambda: Extractor("means", Means(2.0)))
         with pytest.raises(AttractorError, match="'means'.*weights"):
             load_model(tmp_path / "m.model")
+        # With its weights in the file, the other ones do not matter.
+        register("means", lambda: Extractor("means", Means(1.0)))
+        made.bundle = True
+        made.save(tmp_path / "b.model")
+        register("means", lambda: Extractor("means", Means(2.0)))
+        loaded = load_model(tmp_path / "b.model")
+        assert loaded.score(images.images) == made.score(images.images)
+        loaded.save(tmp_path / "again.model")
+        assert load_model(tmp_path / "again.model").score(images.images) == made.score(
+            images.images
+        )
     finally:
         _MADE.pop("means")
+        _BUNDLED.clear()
         make_extractor.cache_clear()

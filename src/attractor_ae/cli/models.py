@@ -60,6 +60,12 @@ def fit(
     run: Annotated[
         Path | None, typer.Option("--from", help="Finished run to take instead of training.")
     ] = None,
+    bundle: Annotated[
+        bool,
+        typer.Option(
+            "--bundle", help="Write the weights of the pretrained network to the file, too."
+        ),
+    ] = False,
     again: AgainOption = False,
     settings: SetOption = None,
     data_root: DataRootOption = None,
@@ -78,6 +84,7 @@ def fit(
 
         with terminal_reporter() as reporter:
             shared = {"data_root": data_root, "again": again, "reporter": reporter}
+            shared["bundle"] = bundle
             shared |= {} if alpha is None else {"alpha": alpha}
             if run is not None:
                 model = model_of_run(run, target, **shared)

@@ -58,6 +58,7 @@ def fit_model(
     size: int | None = None,
     colour: bool | None = None,
     overrides: Sequence[str] = (),
+    bundle: bool = False,
     data_root: str | Path | None = None,
     again: bool = False,
     reporter: Reporter = SILENT,
@@ -78,6 +79,8 @@ def fit_model(
         size: Height and width of the images; by default 160 for features and 64 for pixels.
         colour: Whether the network sees colour; by default, if more than 1 % of the images do.
         overrides: Any number of ``"section.key=value"`` of the config.
+        bundle: Whether the file contains the weights of the extractor, so that they need not be
+            installed or downloaded where it is used.
         data_root: Folder of the data sets' files.
         again: Replace ``out``.
         reporter: Receives progress, the audit and notes.
@@ -147,6 +150,7 @@ def fit_model(
         run = training(experiment, work, **shared_by_both)
     facts = {"audit": findings.lines()}
     model = _made(run, dataset, split, test, alpha, facts, reporter)
+    model.bundle = bundle
     _write(model, out)
     shutil.rmtree(work.parent, ignore_errors=True)
     return model
@@ -157,6 +161,7 @@ def model_of_run(
     out: str | Path,
     *,
     alpha: float = 0.05,
+    bundle: bool = False,
     data_root: str | Path | None = None,
     again: bool = False,
     reporter: Reporter = SILENT,
@@ -165,7 +170,7 @@ def model_of_run(
 
     Args:
         folder: Run folder; its images must be where they were in the training.
-        out, alpha, data_root, again, reporter: As for `fit_model`.
+        out, alpha, bundle, data_root, again, reporter: As for `fit_model`.
 
     Raises:
         AttractorError: If the run is not that of an autoencoder, has too few calibration images for
@@ -183,6 +188,7 @@ def model_of_run(
     split = config.dataset.split
     test = dataset.info.test_split if split not in (ALL, dataset.info.test_split) else ""
     model = _made(run, dataset, split, test, alpha, {}, reporter)
+    model.bundle = bundle
     _write(model, out)
     return model
 

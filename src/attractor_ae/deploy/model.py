@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_ae._detector import check_images
+from attractor_ae._detector import check_images, part_of
 from attractor_ae._devices import pixels, resolve_device
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
@@ -39,12 +39,13 @@ from attractor_ae.data.decode import UndecodableError, decode_quietly, without_w
 from attractor_ae.deploy._format import read_model, write_model
 from attractor_ae.deploy.paths import image_paths
 from attractor_ae.deploy.verdicts import KNOWN, UNKNOWN, UNSCORED, Verdict
-from attractor_ae.extractors import make_extractor
+from attractor_ae.extractors import make_extractor, use_weights
 
 CHUNK = 128
 """Number of files that are decoded while the ones before them are scored."""
 
 _OF_CLASSES = ("entropy", "mutual_information")
+_EXTRACTOR = "extractor"  # prefix of its weights in a model file
 _ROUNDING = 1e-9  # of p-values, which are compared with alpha
 _MORE_IMAGES = (
     "use a larger alpha, or calibrate on more known images: attractor-ae calibrate MODEL FOLDER"
@@ -71,6 +72,7 @@ class Model:
 
     Attributes:
         digest: SHA-256 of the model file; "" if it was not written yet.
+        bundle: Whether the file contains the weights of the extractor.
     """
 
     def __init__(
@@ -90,7 +92,7 @@ class Model:
         self.codes, self.nearest, self.alpha = codes, tuple(nearest), alpha
         self.values, self.predicted = values, predicted
         self.confidence, self.facts = confidence, dict(facts)
-        self.digest = ""
+        self.digest, self.bundle = "", False
         check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
 
     @property
@@ -334,7 +336,9 @@ class Model:
         facts = {**self.facts, "calibration": described(images)}
         shared = (self.image_format, self.codes, self.nearest, alpha)
         predicted = probabilities.argmax(-1)
-        return Model(detector, self.classes, *shared, values, predicted, confidence, facts)
+        made = Model(detector, self.classes, *shared, values, predicted, confidence, facts)
+        made.bundle = self.bundle
+        return made
 
     # ---- files
 
@@ -347,6 +351,9 @@ class Model:
         tensors, metadata = self.detector.stored()
         names = ("codes", "values", "predicted")
         tensors |= {f"model.{name}": getattr(self, name) for name in names}
+        if self.bundle and (extractor := self.extractor):
+            weights = make_extractor(extractor["name"]).state_dict()
+            tensors |= {f"{_EXTRACTOR}.{name}": weight for name, weight in weights.items()}
         facts = {
             **self.facts,
             "classes": self.classes,
@@ -369,7 +376,10 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
     """
     path = Path(path)
     tensors, metadata, facts, digest = read_model(path)
+    weights = part_of(tensors, _EXTRACTOR)
     if extractor := facts.get("extractor"):
+        if weights:
+            use_weights(extractor["name"], weights)
         found = make_extractor(extractor["name"]).digest
         if found != extractor["digest"]:
             raise AttractorError(
@@ -391,7 +401,7 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
         tuple(facts.pop("confidence")),
         facts,
     )
-    model.digest = digest
+    model.digest, model.bundle = digest, bool(weights)
     return model
 
 
