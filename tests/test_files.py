@@ -151,7 +151,7 @@ def test_tensors_are_plain_safetensors(tmp_path):
     assert torch.equal(load_file(path)["x"], image)
     tensors, metadata = read_tensors(path)
     assert torch.equal(tensors["x"], image)
-    assert metadata == {"epoch": "3"}
+    assert metadata["epoch"] == "3"
 
 
 @pytest.mark.parametrize("keep", [0, 5, 60, -1])

