@@ -158,7 +158,7 @@ def write_tensors(
     data = data.replace(_NO_DIGEST.encode(), digest.encode(), 1)  # in the header, which is first
     with atomic_path(path) as temporary:
         temporary.write_bytes(data)
-    return digest
+    return digest.removeprefix(f"{_DIGEST}:")
 
 
 def read_tensors(

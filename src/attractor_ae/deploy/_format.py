@@ -49,7 +49,8 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str,
             damaged in any byte.
     """
     tensors, metadata = read_tensors(path, _REMEDY)
-    digest, version = metadata.get("sha256"), metadata.get("format_version", "")
+    digest = metadata.get("sha256", "").removeprefix("sha256:")
+    version = metadata.get("format_version", "")
     if metadata.get("format") != _FORMAT or not digest:
         raise AttractorError(f"{path}: is not a model file; {_REMEDY}")
     if int(version) > _VERSION:

@@ -68,7 +68,8 @@ def model_card(model: Model, name: str) -> str:
     if evaluation:
         lines += ["", "## Measured on held-out images", ""]
         lines += [f"* {name}: {Rate(*counts)}" for name, counts in evaluation.items() if counts]
-    return "\n".join([*lines, "", f"SHA-256 of the model file: `{model.digest}`", ""])
+    digest = f"Digest of the model file, with zeros in its place: `{model.digest}` (SHA-256)"
+    return "\n".join([*lines, "", digest, ""])
 
 
 def _aspect(form: ImageFormat) -> str:

@@ -71,7 +71,7 @@ class Model:
         facts: Provenance, as JSON values: training data, self-check, metrics, versions.
 
     Attributes:
-        digest: SHA-256 of the model file; "" if it was not written yet.
+        digest: SHA-256 of the model file, with zeros in its place; "" if it was not written yet.
         bundle: Whether the file contains the weights of the extractor.
     """
 
