@@ -119,3 +119,5 @@ def test_features_must_be_better_by_more_than_the_standard_error():
     assert features_are_better(0.6, 0.5, 100)
     assert not features_are_better(0.56, 0.5, 100)
     assert not features_are_better(0.6, 0.5, 48)
+    assert not features_are_better(1.0, 239 / 240, 240)  # one image more
+    assert features_are_better(1.0, 230 / 240, 240)
