@@ -349,13 +349,13 @@ def _calibration_fraction(labels: NDArray[np.int64], alpha: float) -> float:
     enough = [fraction for fraction, count in counts.items() if count >= needed]
     if not enough:
         most = max(counts.values())
-        smallest = f"the smallest alpha is {math.ceil(1e4 / (most + 1)) / 1e4:g}"
+        smallest = f"the smallest alpha is {math.ceil(1e4 / (most + 1)) / 1e4:g}; use a larger"
+        smallest += " --alpha, or more images"
         if most < SMALLEST_CALIBRATION:
-            smallest = "no alpha is possible"
+            smallest = "no alpha is possible; use more images"
         raise AttractorError(
             f"alpha {alpha:g} needs {needed} calibration images, at most half of all; of these "
-            f"{sizes.sum()} images {most} can be reserved, with which {smallest}; "
-            "use a larger --alpha, or more images"
+            f"{sizes.sum()} images {most} can be reserved, with which {smallest}"
         )
     return enough[0]
 
