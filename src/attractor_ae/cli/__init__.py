@@ -70,6 +70,7 @@ def _options(
         bool, typer.Option("--version", is_eager=True, help="Show the version and exit.")
     ] = False,
 ) -> None:
+    show_every_character()  # of other streams, where the app is invoked without `main`
     if version:
         say(f"attractor-ae {__version__}")
         raise typer.Exit
