@@ -27,6 +27,7 @@ from attractor_ae.conformal import (
     LEAST_PER_CLASS,
     OODScore,
     check_alpha,
+    component_values,
     false_alarm_rate,
     p_values,
     p_values_per_class,
@@ -275,12 +276,6 @@ class Model:
         parts = [extractor(pixels(some, self.detector.device)) for some in checked.split(CHUNK)]
         return torch.cat(parts)
 
-    def component_values(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the components of the OOD score, (components, n), and the probabilities."""
-        r, components = self.detector.recursion, self.ood.components
-        found = self.detector.predict_scores(inputs, components, [r])
-        return torch.stack([found.scores[name][0] for name in components]), found.probabilities[0]
-
     def _alpha(self, alpha: float | None) -> float:
         if alpha is None:
             return self.alpha
@@ -324,8 +319,9 @@ class Model:
             )
         detector = copy.copy(self.detector)  # this model stays as it is
         inputs = self.inputs(images.images) if inputs is None else inputs
-        every = detector.predict_scores(inputs, detector._parts)
-        values, probabilities = self.component_values(inputs)
+        every, r = detector.predict_scores(inputs, detector._parts), detector.recursion
+        values = component_values(every.scores, self.ood.components)[:, r]
+        probabilities = every.probabilities[r]
         confidence = self.confidence
         labels = [self.classes.index(images.classes[i]) if i >= 0 else -1 for i in images.labels]
         if (rows := np.flatnonzero(np.array(labels) >= 0)).size:
