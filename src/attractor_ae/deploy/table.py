@@ -145,7 +145,7 @@ def score_to_file(
     if fdr is not None:
         rows = _controlled(rows, fdr, model.calibration_images, reporter)
     if drift:
-        reporter.note(_drift(model, _rows(part)))
+        reporter.note(_drift(model, part))
     if copy_unknown is not None:
         _copy((row["path"] for row in rows() if row["verdict"] == UNKNOWN), Path(copy_unknown))
     counts: dict[str, int] = dict.fromkeys((KNOWN, UNKNOWN, UNSCORED), 0)
@@ -246,21 +246,17 @@ def _controlled(
     return controlled
 
 
-def _drift(model: Model, rows: Iterable[Row]) -> str:
+def _drift(model: Model, part: Path) -> str:
+    def scored() -> Iterator[Row]:
+        return (row for row in _rows(part) if row["ood_score"] is not None)
+
     known = model.ood(model.values, model.detector.recursion).tolist()
-    paths: list[str] = []
-
-    def scores() -> Iterator[float]:
-        for row in rows:
-            if row["ood_score"] is not None:
-                paths[:] = [row["path"]]
-                yield row["ood_score"]
-
-    found = first_drift(scores(), known)
+    found = first_drift((row["ood_score"] for row in scored()), known)
     if found is None:
         return "drift: no evidence that the images differ from the calibration images (level 1 %)"
+    path = next(itertools.islice(scored(), found, None))["path"]
     return (
-        f"warning: drift: by image {found + 1}, {displayed(paths[0])}, it is clear that the images "
+        f"warning: drift: by image {found + 1}, {displayed(path)}, it is clear that the images "
         "differ from the calibration images (level 1 %), so the false-alarm rate does not hold; "
         "calibrate on known images like them (attractor-ae calibrate)"
     )
