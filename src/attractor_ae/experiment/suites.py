@@ -135,8 +135,8 @@ class Suite(_Table):
             "covariate_shift_datasets": self.covariate_shift_datasets,
         }
         source = method.quick_experiment if quick else method.experiment
-        known = method in METHODS or method in _OPEN_SET_METHODS
-        read = preset if source in PRESETS and known else read_experiment
+        ours = method in (*METHODS, *_OPEN_SET_METHODS)
+        read = preset if source in PRESETS and ours else read_experiment
         settings = [
             *method.settings,
             *(method.quick if quick else method.full),
@@ -157,7 +157,7 @@ def as_overrides(section: str, values: Mapping[str, Any]) -> list[str]:
     return [f"{section}.{tomli_w.dumps({key: value})}" for key, value in values.items()]
 
 
-_SUITES = (
+_BUILT_IN = (
     Suite(
         name="builtin",
         in_dataset="mnist5k",
@@ -171,6 +171,8 @@ _SUITES = (
         open_set=True,
         methods=_OPEN_SET_METHODS,
     ),
+)
+_PUBLISHED = (
     Suite(
         name="mnist", in_dataset="mnist", out_datasets=("fashion", "omniglot", "cifar10", "svhn")
     ),
@@ -195,7 +197,9 @@ _SUITES = (
     ),
 )
 
-SUITES: Mapping[str, Suite] = MappingProxyType({suite.name: suite for suite in _SUITES})
+SUITES: Mapping[str, Suite] = MappingProxyType(
+    {suite.name: suite for suite in (*_BUILT_IN, *_PUBLISHED)}
+)
 """The suites of the published table (PROTOCOL section 7), and two that need no download."""
 
 
@@ -206,9 +210,9 @@ def published() -> dict[str, ExperimentConfig]:
     """Return the published experiments by name, e.g. "mnist", "mnist-ensemble"."""
     return {
         suite.name + _ENDINGS[method.label]: suite.experiment(method)
-        for suite in SUITES.values()
+        for suite in _PUBLISHED
         for method in METHODS
-        if suite.name not in {"builtin", "open-set"} and method.label in _ENDINGS
+        if method.label in _ENDINGS
     }
 
 
@@ -310,7 +314,7 @@ def read_suite(source: str | Path) -> Suite:
 def _suite_of(config: ExperimentConfig, path: Path) -> Suite:
     """Return the suite of a single experiment."""
     dataset, evaluation, model = config.dataset, config.evaluation, config.model
-    names = {suite.in_dataset: suite for suite in SUITES.values() if not suite.open_set}
+    names = {suite.in_dataset: suite for suite in _PUBLISHED}
     known = names.get(dataset.name.lower(), SUITES["builtin"])
     ensemble = model.type == "conv" and not model.dropout
     label = "deep ensemble" if ensemble else "MC dropout" if model.type == "conv" else "MC-AE"
