@@ -26,7 +26,7 @@ def make_model(images, calibration, alpha=0.05, network=None, **settings):
         "self_check": {"self_check": "passed"},
         "training": described(images),
     }
-    values = torch.zeros(len(detector.ood_.components), len(calibration))
+    values = torch.zeros(1, len(detector.ood_.components), len(calibration))
     predicted = torch.zeros(len(calibration), dtype=torch.int64)
     parts = (images.classes, FORM, codes, names, alpha, values, predicted, (1.0, 0.0), facts)
     return Model(detector, *parts).calibrated(calibration)

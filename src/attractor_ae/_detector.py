@@ -127,6 +127,7 @@ class Detector(ABC):
         self.seed, self.batch_size, self.precision = seed, batch_size, precision
         self.trials, self.recursions, self.recursion = trials, recursions, recursion
         self.mask_scope = mask_scope
+        self._first_trial = 0
         self._drawn: dict[tuple[object, ...], list[DropoutMasks]] = {}
 
     # ---- implemented by each method
@@ -362,19 +363,26 @@ class Detector(ABC):
     def _pixels(self, x: Images) -> Tensor:
         return pixels(check_images(x, *self._shapes), self.device)
 
+    def some_trials(self: D, first: int, count: int) -> D:
+        """Return this detector with ``count`` trials from ``first`` on; weights are shared."""
+        some = copy.copy(self)
+        some._first_trial, some.trials, some._drawn = first, count, {}
+        return some
+
     def _masks(
         self, first: int, count: int, dtype: torch.dtype | None = None
     ) -> Iterator[DropoutMasks]:
         """Yield the masks of each trial for the images first .. first + count - 1."""
         dtype = self._dtype if dtype is None else dtype
         of = (self.networks[0].site_shapes, self.networks[0].dropout, self.seed)
+        trials = range(self._first_trial, self._first_trial + self.trials)
         if self.mask_scope == "sample":
-            for t in range(self.trials):
+            for t in trials:
                 yield sample_masks(*of, t, first, count, dtype=dtype).to(self.device)
             return
         key = (self.seed, self.trials, dtype, self.device)
         if key not in self._drawn:
-            drawn = [trial_masks(*of, t, dtype).to(self.device) for t in range(self.trials)]
+            drawn = [trial_masks(*of, t, dtype).to(self.device) for t in trials]
             self._drawn = {key: drawn}
         yield from self._drawn[key]
 

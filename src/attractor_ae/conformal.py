@@ -205,6 +205,12 @@ def component_values(
     return torch.stack([torch.stack([scores[n][r].double() for n, r in c]) for c in at])
 
 
+def ood_score(t: Float[Tensor, " n"], known: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
+    """Return the OOD score of the statistics T, in [0, 1); ``known`` ascends."""
+    finer = _FINER / (1 + t) / (1 + len(known))
+    return 1 - (p_values(t, known) + finer).clamp_max(1)
+
+
 @dataclass(frozen=True, eq=False)
 class OODScore:
     """A combination of scores.
@@ -246,9 +252,7 @@ class OODScore:
     ) -> Float[Tensor, " n"]:
         """Return the OOD score, in [0, 1), of the components' values at a recursion."""
         assert self.statistics is not None  # the caller has calibrated
-        t, known = self.statistic(values.double(), recursion), self.statistics[recursion]
-        finer = _FINER / (1 + t) / (1 + len(known))
-        return 1 - (p_values(t, known) + finer).clamp_max(1)
+        return ood_score(self.statistic(values.double(), recursion), self.statistics[recursion])
 
     def statistic(
         self, values: Float[Tensor, "components n"], recursion: int

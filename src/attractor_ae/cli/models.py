@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from attractor_ae._errors import AttractorError, quoted_command
+from attractor_ae._errors import AttractorError, optional_package, quoted_command
 from attractor_ae.cli._terminal import one_line_errors, say, terminal_reporter
 from attractor_ae.cli.options import DataRootOption, SetOption
 
@@ -137,6 +137,14 @@ def score(
             "images, not only for all together.",
         ),
     ] = False,
+    trials: Annotated[
+        tuple[int, int] | None,
+        typer.Option(
+            metavar="MIN MAX",
+            help="Smallest and largest number of masks per image, e.g. 1 8: an image stops when "
+            "its verdict can no longer plausibly change. Default: all masks for all images.",
+        ),
+    ] = None,
     parts: Annotated[
         bool,
         typer.Option(
@@ -180,7 +188,9 @@ def score(
         loaded = load_model(model)
         if target is None:
             unknown = 0
-            for verdict in loaded.score_files(sources, alpha=alpha, per_class=per_class):
+            for verdict in loaded.score_files(
+                sources, alpha=alpha, per_class=per_class, trials=trials
+            ):
                 unknown += verdict.verdict == "unknown"
                 say(_line(verdict, parts))
         else:
@@ -192,6 +202,7 @@ def score(
                     alpha=alpha,
                     fdr=fdr,
                     per_class=per_class,
+                    trials=trials,
                     parts=parts,
                     watch=_SECONDS if watch else None,
                     drift=drift,
@@ -226,6 +237,36 @@ def calibrate(
             made = recalibrate(model, folder, target, alpha=alpha, again=again, reporter=reporter)
         say(made.threshold())
         say(f"Model: {target}, card: {card_path(target)}")
+
+
+def serve(
+    model: ModelArgument,
+    host: Annotated[
+        str, typer.Option(help="Address to listen on; other machines reach it with 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8000,
+    alpha: AlphaOption = None,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="Largest request.")] = 32,
+    megapixels: Annotated[float, typer.Option(min=0.001, help="Largest image.")] = 50,
+    queue: Annotated[int, typer.Option(min=1, help="Images in progress, at most.")] = 512,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Longest request.")] = 30,
+) -> None:
+    """Serve a model over HTTP: POST images to /score, get the rows of score.
+
+    There is no authentication: keep it on this machine, or behind a server that has one.
+    """
+    with one_line_errors():
+        for package in ("uvicorn", "fastapi", "multipart", "prometheus_client"):
+            optional_package(package, "serve", "the server")
+        import uvicorn
+
+        from attractor_ae.deploy.model import load_model
+        from attractor_ae.deploy.server import Limits, make_app
+
+        limits = Limits(round(megabytes * 2**20), round(megapixels * 1e6), queue, seconds)
+        app = make_app(load_model(model), alpha=alpha, limits=limits)
+        say(f"The interface is described at http://{host}:{port}/docs; Ctrl-C ends the server.")
+        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=5)
 
 
 def _line(verdict: "Verdict", parts: bool) -> str:

@@ -17,7 +17,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import read_tensors, write_tensors
 
 _FORMAT = "attractor-ae model"
-_VERSION = 1
+_VERSION = 2
 _REMEDY = "give a model file, as attractor-ae fit writes it, or make it again"
 
 
@@ -45,7 +45,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str,
     """Read a model file: its tensors, metadata of the detector, facts, and digest.
 
     Raises:
-        AttractorError: If the file is missing, not a model file, written by a newer version, or
+        AttractorError: If the file is missing, not a model file, written in another format, or
             damaged in any byte.
     """
     tensors, metadata = read_tensors(path, _REMEDY)
@@ -53,10 +53,10 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str,
     version = metadata.get("format_version", "")
     if metadata.get("format") != _FORMAT or not digest:
         raise AttractorError(f"{path}: is not a model file; {_REMEDY}")
-    if int(version) > _VERSION:
+    if int(version) != _VERSION:
         raise AttractorError(
             f"{path}: was written by attractor-ae {metadata.get('written_by')} in format {version};"
-            f" version {__version__} reads format {_VERSION}; install the newer version"
+            f" version {__version__} reads format {_VERSION}; install that version, or fit again"
         )
     return tensors, json.loads(metadata["detector"]), json.loads(metadata["facts"]), digest
 

@@ -266,7 +266,7 @@ def _made(
         codes,
         _relative(some, dataset),
         alpha,
-        torch.zeros(1, len(kept)),
+        torch.zeros(1, 1, len(kept)),
         torch.zeros(len(kept), dtype=torch.int64),
         (1.0, 0.0),
         facts,

@@ -29,14 +29,16 @@ from attractor_ae.conformal import (
     check_alpha,
     component_values,
     false_alarm_rate,
+    ood_score,
     p_values,
     p_values_per_class,
 )
 from attractor_ae.core.detector import AttractorDetector
-from attractor_ae.core.scores import OOD_SCORE
+from attractor_ae.core.scores import OOD_SCORE, normalised_entropy
 from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageFormat, ImageSet
 from attractor_ae.data.decode import UndecodableError, decode_quietly, without_warnings
+from attractor_ae.deploy._adaptive import StoppingRule, chosen_stages, sampled, stages
 from attractor_ae.deploy._format import read_model, write_model
 from attractor_ae.deploy.paths import image_paths
 from attractor_ae.deploy.verdicts import KNOWN, UNKNOWN, UNSCORED, Verdict
@@ -45,7 +47,6 @@ from attractor_ae.extractors import make_extractor, use_weights
 CHUNK = 128
 """Number of files that are decoded while the ones before them are scored."""
 
-_OF_CLASSES = ("entropy", "mutual_information")
 _EXTRACTOR = "extractor"  # prefix of its weights in a model file
 _ROUNDING = 1e-9  # of p-values, which are compared with alpha
 _MORE_IMAGES = (
@@ -65,7 +66,8 @@ class Model:
         codes: Latent codes of training images without dropout, (m, latent), of length 1.
         nearest: Path of each of these training images.
         alpha: Largest fraction of known images that are rejected, on average over calibrations.
-        values: The components of the OOD score, (components, n), of the calibration images.
+        values: The components of the OOD score of the calibration images, after the trials of each
+            stage of adaptive sampling; the last one is that of all trials.
         predicted: Their predicted classes, int64 (n,), as indices of ``detector.classes_``.
         confidence: Slope and offset of the logit of ``confidence`` as a function of that of
             ``probability``.
@@ -84,7 +86,7 @@ class Model:
         codes: Float[Tensor, "m latent"],
         nearest: Sequence[str],
         alpha: float,
-        values: Float[Tensor, "components n"],
+        values: Float[Tensor, "stages components n"],
         predicted: Int[Tensor, " n"],
         confidence: tuple[float, float],
         facts: Mapping[str, Any],
@@ -99,7 +101,7 @@ class Model:
     @property
     def calibration_images(self) -> int:
         """Number of calibration images."""
-        return self.values.shape[1]
+        return self.values.shape[-1]
 
     @property
     def ood(self) -> OODScore:
@@ -134,6 +136,7 @@ class Model:
         paths: Sequence[str] | None = None,
         alpha: float | None = None,
         per_class: bool = False,
+        trials: tuple[int, int] | None = None,
     ) -> list[Verdict]:
         """Return the verdict on each image.
 
@@ -144,34 +147,54 @@ class Model:
             alpha: In place of the model's.
             per_class: Whether p-values are those among the calibration images of the same predicted
                 class, see `p_values_per_class`.
+            trials: Smallest and largest number of masks per image: an image stops when its verdict
+                can no longer plausibly change. Both are among 1, 2, 4, ... and all; by default, all
+                images have all.
 
         Raises:
-            AttractorError: If the images have a wrong dtype, shape or range, or alpha needs more
-                calibration images.
+            AttractorError: If the images have a wrong dtype, shape or range, alpha needs more
+                calibration images, or ``trials`` are other numbers or given with ``per_class``.
         """
-        alpha = self._alpha(alpha)
+        alpha = self.checked_alpha(alpha)
         if per_class:
             check_alpha(alpha, min(LEAST_PER_CLASS, self.calibration_images), _MORE_IMAGES)
+            if trials is not None:
+                raise AttractorError("per_class needs all trials; leave out one of both")
         inputs, r = self.inputs(images), self.detector.recursion
-        components = self.ood.components
-        found = self.detector.predict_scores(inputs, [*components, *_OF_CLASSES], [r])
-        values = torch.stack([found.scores[name][0] for name in components])  # (components, n)
-        likely, label = found.probabilities[0].max(-1)
-        t, known = self.ood.statistic(values, r), self.ood.statistic(self.values, r)
+        components, every = self.ood.components, self.detector.trials
+        at = chosen_stages(every, (1, every) if trials is None else trials)
+        known_stages = torch.stack([self.ood.statistic(of, r) for of in self.values[at]])
+        rule = StoppingRule.of(known_stages, alpha)
+
+        def stops(stage: int, means: dict[str, Tensor]) -> Tensor:
+            return rule.stops(self.ood.statistic(_stacked(means, components), r), stage)
+
+        values = torch.zeros(len(components), len(inputs), dtype=torch.float64)
+        p_mean = torch.zeros(len(inputs), len(self.detector.classes_))
+        of_members = torch.zeros(len(inputs), dtype=torch.float64)
+        names = [*components, "member_entropy"]
+        counts, rule_of = stages(every)[at], None if trials is None else stops
+        for rows, means in sampled(self.detector, inputs, names, [r], counts, rule_of):
+            values[:, rows] = _stacked(means, components)
+            p_mean[rows], of_members[rows] = means[""][0], means["member_entropy"][0]
+        uncertainty = normalised_entropy(p_mean)
+        likely, label = p_mean.max(-1)
+        t = self.ood.statistic(values, r)
+        known = known_stages[-1] if trials is None else rule.applied(known_stages)
         if per_class:
             of = (known, self.predicted, len(self.detector.classes_))
             p = p_values_per_class(t, label, *of)
         else:
             p = p_values(t, known.sort().values)
-        ordered = self.values.sort(-1).values
+        ordered = self.values[at][-1].sort(-1).values
         of_parts = torch.stack([p_values(a, b) for a, b in zip(values, ordered, strict=True)])
         several = len(self.classes) > 1
         rounded: dict[str, list[Any]] = {
             "probability": _rounded(likely),
             "confidence": _rounded(self._confidence(likely)),
-            "uncertainty": _rounded(found.scores["entropy"][0]),
-            "epistemic": _rounded(found.scores["mutual_information"][0]),
-            "ood_score": _rounded(self.ood(values, r), 9),
+            "uncertainty": _rounded(uncertainty),
+            "epistemic": _rounded((uncertainty - of_members).clamp_min(0)),
+            "ood_score": _rounded(ood_score(t, known.sort().values), 9),
             "p_value": _rounded(p),
         }
         if not several:  # of one class, they say nothing
@@ -197,6 +220,7 @@ class Model:
         *,
         alpha: float | None = None,
         per_class: bool = False,
+        trials: tuple[int, int] | None = None,
         reporter: Reporter = SILENT,
     ) -> Iterator[Verdict]:
         """Yield the verdict on each image file, in the order of `image_paths`.
@@ -206,7 +230,7 @@ class Model:
 
         Args:
             sources: Folders, files, patterns, tables of paths, or ``-`` for standard input.
-            alpha, per_class: As for `score`.
+            alpha, per_class, trials: As for `score`.
             reporter: Receives the progress.
 
         Raises:
@@ -214,7 +238,7 @@ class Model:
         """
         listed = [sources] if isinstance(sources, str | Path) else list(sources)
         total = None if "-" in listed else sum(1 for _ in image_paths(listed))
-        shared = {"alpha": alpha, "per_class": per_class}
+        shared = {"alpha": alpha, "per_class": per_class, "trials": trials}
         return self.score_paths(image_paths(listed), total, **shared, reporter=reporter)
 
     def score_paths(
@@ -224,18 +248,20 @@ class Model:
         *,
         alpha: float | None = None,
         per_class: bool = False,
+        trials: tuple[int, int] | None = None,
         done: int = 0,
         reporter: Reporter = SILENT,
     ) -> Iterator[Verdict]:
         """Yield the verdict on each path; ``done`` of ``total`` files were scored before."""
-        alpha, chunks, first = self._alpha(alpha), _chunks(paths), done
+        options = {"alpha": self.checked_alpha(alpha), "per_class": per_class, "trials": trials}
+        chunks, first = _chunks(paths), done
         began = time.monotonic()
         with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
             decoded = self._decoded(pool, next(chunks, []))
             while decoded:
                 with without_warnings():  # a state of the whole process: not left open at a yield
                     following = self._start_decoding(pool, next(chunks, []))
-                    verdicts = self._verdicts(decoded, alpha, per_class)
+                    verdicts = self._verdicts(decoded, options)
                     decoded = [(path, future.result()) for path, future in following]
                 done += len(verdicts)
                 speed = (done - first) / max(time.monotonic() - began, 1e-6)
@@ -253,14 +279,13 @@ class Model:
         return [(path, pool.submit(_decode, path, self.image_format)) for path in paths]
 
     def _verdicts(
-        self, decoded: Sequence[tuple[str, NDArray[np.uint8] | str]], alpha: float, per_class: bool
+        self, decoded: Sequence[tuple[str, NDArray[np.uint8] | str]], options: dict[str, Any]
     ) -> list[Verdict]:
         read = [(path, image) for path, image in decoded if not isinstance(image, str)]
         scored: Iterator[Verdict] = iter(())
         if read:
             paths, images = zip(*read, strict=True)
-            shared = {"alpha": alpha, "per_class": per_class}
-            scored = iter(self.score(np.stack(images), paths=paths, **shared))
+            scored = iter(self.score(np.stack(images), paths=paths, **options))
         return [
             Verdict(path, UNSCORED, reason=image) if isinstance(image, str) else next(scored)
             for path, image in decoded
@@ -276,7 +301,8 @@ class Model:
         parts = [extractor(pixels(some, self.detector.device)) for some in checked.split(CHUNK)]
         return torch.cat(parts)
 
-    def _alpha(self, alpha: float | None) -> float:
+    def checked_alpha(self, alpha: float | None) -> float:
+        """Return alpha, or the model's; raise an AttractorError if it needs more images."""
         if alpha is None:
             return self.alpha
         check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
@@ -319,19 +345,22 @@ class Model:
             )
         detector = copy.copy(self.detector)  # this model stays as it is
         inputs = self.inputs(images.images) if inputs is None else inputs
-        every, r = detector.predict_scores(inputs, detector._parts), detector.recursion
-        values = component_values(every.scores, self.ood.components)[:, r]
-        probabilities = every.probabilities[r]
+        recursions, r, means = range(detector.recursions), detector.recursion, {}
+        counts, values = stages(detector.trials), []
+        for _, means in sampled(detector, inputs, detector._parts, recursions, counts):
+            values.append(component_values(_scores(means), self.ood.components)[:, r])
+        probabilities = means[""][r]
         confidence = self.confidence
         labels = [self.classes.index(images.classes[i]) if i >= 0 else -1 for i in images.labels]
         if (rows := np.flatnonzero(np.array(labels) >= 0)).size:
             likely, predicted = probabilities[rows].max(-1)
             right = detector.classes_[predicted] == torch.tensor(labels)[rows]
             confidence = fit_confidence(likely, right)
-        detector.ood_, detector.score = detector.ood_.calibrated(every.scores), OOD_SCORE
+        detector.ood_, detector.score = detector.ood_.calibrated(_scores(means)), OOD_SCORE
         facts = {**self.facts, "calibration": described(images)}
         shared = (self.image_format, self.codes, self.nearest, alpha)
         predicted = probabilities.argmax(-1)
+        values = torch.stack(values)
         made = Model(detector, self.classes, *shared, values, predicted, confidence, facts)
         made.bundle = self.bundle
         return made
@@ -450,6 +479,14 @@ def _decode(path: str, form: ImageFormat) -> NDArray[np.uint8] | str:
         return decode_quietly(path, form)
     except UndecodableError as error:
         return error.reason
+
+
+def _stacked(means: Mapping[str, Tensor], components: Sequence[str]) -> Tensor:
+    return torch.stack([means[name][0] for name in components])  # (components, n)
+
+
+def _scores(means: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: values for name, values in means.items() if name}
 
 
 def _chunks(paths: Iterable[str]) -> Iterator[list[str]]:

@@ -54,6 +54,7 @@ def score_to_file(
     alpha: float | None = None,
     fdr: float | None = None,
     per_class: bool = False,
+    trials: tuple[int, int] | None = None,
     parts: bool = False,
     watch: float | None = None,
     drift: bool = False,
@@ -74,7 +75,7 @@ def score_to_file(
         fdr: Instead of alpha, the largest expected fraction of known images among the unknown
             verdicts of this file, by the procedure of Benjamini and Hochberg (1995; for conformal
             p-values: Bates et al., "Testing for outliers with conformal p-values", 2023).
-        per_class: As for `Model.score`.
+        per_class, trials: As for `Model.score`.
         parts: Whether to add the p-value of each component of the OOD score.
         watch: Seconds between looks for images that have arrived, until the call is interrupted by
             Ctrl-C; then ``out`` is written. A file is read when it is as old as this.
@@ -94,6 +95,8 @@ def score_to_file(
         raise AttractorError(f"{out}: exists; replace it with --again, or choose another --out")
     if fdr is not None and not 0 < fdr < 1:
         raise AttractorError(f"fdr must be between 0 and 1, got {fdr:g}; give e.g. 0.1")
+    if drift and trials is not None:
+        raise AttractorError("drift needs all trials; leave out one of both")
     for source in sources if copy_unknown is not None else ():
         if Path(str(copy_unknown)).resolve().is_relative_to(Path(source).resolve()):
             raise AttractorError(
@@ -105,6 +108,7 @@ def score_to_file(
         "alpha": model.alpha if alpha is None else alpha,
         "fdr": fdr,
         "per_class": per_class,
+        "trials": trials and list(trials),
         "parts": parts,
         "sources": [str(source) for source in sources],
     }
@@ -122,6 +126,7 @@ def score_to_file(
                     total,
                     alpha=alpha,
                     per_class=per_class,
+                    trials=trials,
                     done=len(seen),
                     reporter=reporter,
                 )
@@ -250,7 +255,7 @@ def _drift(model: Model, part: Path) -> str:
     def scored() -> Iterator[Row]:
         return (row for row in _rows(part) if row["ood_score"] is not None)
 
-    known = model.ood(model.values, model.detector.recursion).tolist()
+    known = model.ood(model.values[-1], model.detector.recursion).tolist()
     found = first_drift((row["ood_score"] for row in scored()), known)
     if found is None:
         return "drift: no evidence that the images differ from the calibration images (level 1 %)"

@@ -1,0 +1,114 @@
+"""Adaptive sampling: an image draws masks until its verdict can no longer plausibly change.
+
+T_n is the statistic of the OOD score (`attractor_ae.conformal`) from the first n trials. Images can
+stop after 1, 2, 4, ... trials, and stop after n if T_n is further from the threshold q of T than
+all but 2 % of the calibration images have |T_n - T_last|. The calibration images stop by the same
+rule, so that p-values compare what was computed alike.
+"""
+
+import itertools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from attractor_ae._errors import AttractorError
+from attractor_ae.core.scores import IMAGE_SCORES
+
+ERROR = 0.02
+"""Fraction of calibration images whose T differs by more from T of all trials, at each stage."""
+
+
+def stages(trials: int) -> list[int]:
+    """Return the numbers of trials after which an image can stop.
+
+    Examples:
+        >>> stages(8), stages(20)
+        ([1, 2, 4, 8], [1, 2, 4, 8, 16, 20])
+    """
+    return [*(2**k for k in range(math.ceil(math.log2(trials)))), trials]
+
+
+def chosen_stages(trials: int, of: tuple[int, int]) -> slice:
+    """Return the rows of ``stages(trials)`` from a smallest to a largest number of trials.
+
+    Raises:
+        AttractorError: If a number is not one of them, or the smallest exceeds the largest.
+    """
+    possible = stages(trials)
+    if not set(of) <= set(possible) or of[0] > of[1]:
+        raise AttractorError(
+            f"trials {of[0]} to {of[1]}: give two of {', '.join(map(str, possible))}, ascending"
+        )
+    return slice(possible.index(of[0]), possible.index(of[1]) + 1)
+
+
+@dataclass(frozen=True)
+class StoppingRule:
+    """Threshold q of T, and the distance from q beyond which an image stops at each stage."""
+
+    threshold: float
+    distances: tuple[float, ...]
+
+    @classmethod
+    def of(cls, t: Float[Tensor, "stages n"], alpha: float, error: float = ERROR) -> "StoppingRule":
+        """Return the rule for T_n of the calibration images, at the threshold of ``alpha``."""
+        n = t.shape[1]
+        rank = n - math.floor(alpha * (n + 1) + 1e-9)  # images with a larger T are rejected
+        differences = (t - t[-1]).abs().quantile(1 - error, dim=1, interpolation="higher")
+        return cls(t[-1].sort().values[rank].item(), (*differences[:-1].tolist(), -1.0))
+
+    def stops(self, t: Float[Tensor, " n"], stage: int) -> Bool[Tensor, " n"]:
+        """Return whether images with T_n = t stop at a stage; at the last one, all do."""
+        return (t - self.threshold).abs() > self.distances[stage]
+
+    def applied(self, t: Float[Tensor, "stages n"]) -> Float[Tensor, " n"]:
+        """Return T_n of each image at the stage at which it stops."""
+        stopped = torch.stack([self.stops(of_stage, i) for i, of_stage in enumerate(t)])
+        return t.gather(0, stopped.int().argmax(0, keepdim=True))[0]
+
+
+def sampled(
+    detector: Any,  # noqa: ANN401
+    inputs: Tensor,
+    names: Sequence[str],
+    recursions: Sequence[int],
+    counts: Sequence[int],
+    stops: Callable[[int, dict[str, Tensor]], Tensor] | None = None,
+) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+    """Yield the rows that are left at each stage, and the means over the trials so far.
+
+    Args:
+        detector: A fitted `AttractorDetector`.
+        inputs: Images or features (n, ...).
+        names: Scores that are means over trials, or of the image alone.
+        recursions: Recursions of the result.
+        counts: Number of trials at each stage, ascending.
+        stops: Return, for a stage and the means of the rows, which rows stop; without it, none.
+
+    Yields:
+        Rows, int64 (m,), and score -> (recursions, m); the class distributions are named "".
+    """
+    rows, means = torch.arange(len(inputs)), None
+    for stage, (before, after) in enumerate(itertools.pairwise((0, *counts))):
+        some = detector.some_trials(before, after - before)
+        varying = [n for n in names if means is None or n.partition("@")[0] not in IMAGE_SCORES]
+        found = some.predict_scores(inputs[rows], varying, recursions)
+        new = {**found.scores, "": found.probabilities}
+        share = (after - before) / after
+        means = (
+            new
+            if means is None
+            else means
+            | {name: means[name] + (values - means[name]) * share for name, values in new.items()}
+        )
+        yield rows, means
+        if stops is not None:
+            left = ~stops(stage, means)
+            rows, means = rows[left], {name: of[:, left] for name, of in means.items()}
+            if not len(rows):
+                return

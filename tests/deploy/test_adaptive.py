@@ -1,0 +1,84 @@
+"""Adaptive sampling: which images stop, and what their verdicts are."""
+
+import numpy as np
+import pytest
+import torch
+
+from attractor_ae import AttractorError
+from attractor_ae.deploy import _adaptive
+from attractor_ae.deploy._adaptive import StoppingRule, chosen_stages, sampled, stages
+
+
+def test_the_rule_by_hand():
+    # Four calibration images; alpha 0.5 rejects the two largest T of all trials: q is 3.
+    t = torch.tensor([[1.0, 2.5, 3.0, 9.0], [1.0, 2.0, 3.0, 4.0]])
+    rule = StoppingRule.of(t, 0.5)
+    assert (rule.threshold, rule.distances[0]) == (3.0, 5.0)  # the largest difference
+    assert rule.stops(torch.tensor([-2.5, -2.0, 3.0, 8.0, 8.5]), 0).tolist() == [1, 0, 0, 0, 1]
+    assert rule.applied(t).tolist() == [1.0, 2.0, 3.0, 9.0]  # the last one stops at once
+
+
+def test_stages_are_powers_of_two_and_all():
+    assert [stages(n) for n in (1, 2, 3, 20)] == [[1], [1, 2], [1, 2, 3], [1, 2, 4, 8, 16, 20]]
+    assert stages(20)[chosen_stages(20, (2, 16))] == [2, 4, 8, 16]
+
+
+@pytest.mark.parametrize("trials", [(0, 2), (2, 1), (1, 5), (1, 100)])
+def test_other_numbers_of_trials_are_refused(model, small_digits, trials):
+    with pytest.raises(AttractorError, match=f"{trials[0]} to {trials[1]}"):
+        model.score(small_digits[2].images[:1], trials=trials)
+
+
+def test_means_over_stages_are_those_of_all_trials(model, small_digits):
+    images, detector = torch.tensor(small_digits[2].images[:20]), model.detector
+    names = [*model.ood.components, "member_entropy"]
+    *_, (rows, means) = sampled(detector, images, names, [0, 1], stages(detector.trials))
+    found = detector.predict_scores(images, names, [0, 1])
+    assert rows.tolist() == list(range(20))
+    torch.testing.assert_close(means.pop(""), found.probabilities)
+    for name, values in means.items():
+        torch.testing.assert_close(values, found.scores[name], rtol=1e-5, atol=1e-6)
+
+
+def test_far_images_draw_few_masks_and_their_verdict_is_the_same(model, small_digits, monkeypatch):
+    passes = []
+    sampled_before = _adaptive.sampled
+
+    def counting(*arguments):
+        for rows, means in sampled_before(*arguments):
+            passes.append(len(rows))
+            yield rows, means
+
+    monkeypatch.setattr("attractor_ae.deploy.model.sampled", counting)
+    known = small_digits[2].images
+    noise = np.random.default_rng(0).integers(0, 256, known.shape, dtype=np.uint8)
+    every = model.detector.trials
+    for images in (known, noise):
+        passes.clear()
+        all_trials = model.score(images)
+        assert passes == [len(images)] * len(stages(every))
+        passes.clear()
+        stopped = model.score(images, trials=(1, every))
+        assert passes[0] == len(images)
+        same = [a.verdict == b.verdict for a, b in zip(all_trials, stopped, strict=True)]
+        assert np.mean(same) >= 0.95
+    assert passes == [len(noise)]  # every noise image stops after one mask
+    assert {verdict.verdict for verdict in stopped} == {"unknown"}
+
+
+def test_fixed_trials_are_those_of_a_detector_with_fewer(model, small_digits):
+    images = small_digits[2].images[:10]
+    found = model.score(images, trials=(1, 1))
+    one = model.detector.some_trials(0, 1)
+    values = one.predict_scores(images, model.ood.components, [one.recursion])
+    t = model.ood.statistic(
+        torch.stack([values.scores[name][0] for name in model.ood.components]), one.recursion
+    ).numpy()
+    known = model.ood.statistic(model.values[0], one.recursion).numpy()
+    p = (1 + (known >= t[:, None]).sum(1)) / (1 + len(known))
+    assert np.allclose([verdict.p_value for verdict in found], p, atol=1e-6)
+
+
+def test_per_class_p_values_need_all_trials(model, small_digits):
+    with pytest.raises(AttractorError, match="per_class"):
+        model.score(small_digits[2].images[:1], per_class=True, trials=(1, 2))
