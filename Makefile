@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PYTHON_OF_VENV := $(BIN)/python$(if $(filter Windows_NT,$(OS)),.exe)
 
-.PHONY: demo test test-all test-real fuzz soak bench configs wheel lint format clean
+.PHONY: demo test test-all test-real fuzz soak bench configs docs wheel lint format clean
 
 demo: .venv/.demo
 	$(BIN)/attractor-ae demo --out demo
@@ -40,6 +40,10 @@ configs: .venv/.test
 	$(BIN)/python -c "from pathlib import Path; from attractor_ae.experiment.suites import write_configs; write_configs(Path('configs'))"
 	$(BIN)/python docs/config_reference.py
 
+# The documentation as a site, build/site/; warnings, e.g. broken links, are errors.
+docs: .venv/.docs
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 # The wheel, installed in an empty environment and tried outside the checkout.
 wheel: $(PYTHON_OF_VENV)
 	rm -rf build/dist build/wheel-env build/outside
@@ -74,6 +78,10 @@ $(PYTHON_OF_VENV):
 
 .venv/.demo: pyproject.toml | $(PYTHON_OF_VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[demo]'
+	@touch $@
+
+.venv/.docs: pyproject.toml | $(PYTHON_OF_VENV)
+	$(BIN)/python -m pip install --quiet --editable '.[docs]'
 	@touch $@
 
 .venv/.test: pyproject.toml | $(PYTHON_OF_VENV)
