@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from attractor_ae._errors import AttractorError, unknown_name
-from attractor_ae.experiment._validation import read_toml, validated
+from attractor_ae.experiment._validation import Table, read_toml, validated
 
 ReconstructionLossName = Literal["", "ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
 MetricLossName = Literal["", "triplet", "angular", "npair", "contrastive", "ntxent"]
@@ -37,11 +37,7 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 # The elementwise activations of torch.nn; a test checks that the list is complete.
 ACTIVATIONS = tuple(
-    re.findall(
-        r"\w+",
-        "ReLU Hardtanh ReLU6 Sigmoid Hardsigmoid Tanh SiLU Mish Hardswish ELU CELU SELU GELU "
-        "Hardshrink LeakyReLU LogSigmoid Softplus Softshrink PReLU Softsign Tanhshrink",
-    )
+    ["ReLU", "Hardtanh", "ReLU6", "Sigmoid", "Hardsigmoid", "Tanh", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "SELU", "GELU", "Hardshrink", "LeakyReLU", "LogSigmoid", "Softplus", "Softshrink", "PReLU", "Softsign", "Tanhshrink"]
 )
 
 PRESETS = ("default", "paper", "quick", "photographs")
@@ -74,18 +70,13 @@ def _activation(name: str) -> str:
     return str(spelled)
 
 
-class _Section(BaseModel):
-    # Strict: true and "3" are not accepted as integers. Lists still become tuples.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1)]
 PerClass = Annotated[int, Field(ge=-1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class DatasetConfig(_Section):
+class DatasetConfig(Table):
     """``[dataset]``: the training images."""
 
     name: str
@@ -116,7 +107,7 @@ class DatasetConfig(_Section):
     """Largest fraction of broken files that are left out; more are an error."""
 
 
-class ModelConfig(_Section):
+class ModelConfig(Table):
     """``[model]``: the network."""
 
     type: Annotated[ModelType, _spelled(ModelType)] = "dropout-cae"
@@ -138,7 +129,7 @@ class ModelConfig(_Section):
     """Factor of the first weights; those of PyTorch shrink a signal by about 1.7 per layer."""
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Table):
     """``[training]``: the optimisation."""
 
     gpu: str = Field(default="0", pattern=r"^(|-1|\d+(,\d+)*)$")
@@ -210,7 +201,7 @@ class TrainingConfig(_Section):
         return self
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Table):
     """``[evaluation]``: the detector and its data sets; the defaults are the published values."""
 
     recursions: Positive = 6
@@ -254,7 +245,7 @@ class EvaluationConfig(_Section):
         return self
 
 
-class ExperimentConfig(_Section):
+class ExperimentConfig(Table):
     """One experiment: the content of a TOML file.
 
     Examples:
