@@ -16,7 +16,7 @@ from attractor_ae.data.decode import ImageFormat, displayed
 from attractor_ae.data.image_set import ImageSet, Wanted
 from attractor_ae.data.info import DatasetInfo
 from attractor_ae.data.registry import CATALOGUE
-from attractor_ae.data.sources import Downloadable, is_there
+from attractor_ae.data.sources import is_there
 from attractor_ae.data.sources.own import SUFFIXES, own_info
 
 ROOT_VARIABLE = "ATTRACTOR_AE_DATA"
@@ -240,10 +240,10 @@ def download(name: str, root: Path | str | None = None) -> None:
         raise unknown_name("data set", name, CATALOGUE)
     dataset = find_dataset(name, root)
     info = dataset.info
-    if not isinstance(info.source, Downloadable):
+    if not hasattr(info.source, "download"):
         raise AttractorError(f"data set {name!r} cannot be downloaded; {info.obtain}")
     try:
-        info.source.download(dataset.root)
+        info.source.download(dataset.root)  # type: ignore[attr-defined]
     except (OSError, RuntimeError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
         state = dataset.status()

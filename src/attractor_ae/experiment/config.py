@@ -37,7 +37,11 @@ Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 # The elementwise activations of torch.nn; a test checks that the list is complete.
 ACTIVATIONS = tuple(
-    ["ReLU", "Hardtanh", "ReLU6", "Sigmoid", "Hardsigmoid", "Tanh", "SiLU", "Mish", "Hardswish", "ELU", "CELU", "SELU", "GELU", "Hardshrink", "LeakyReLU", "LogSigmoid", "Softplus", "Softshrink", "PReLU", "Softsign", "Tanhshrink"]
+    re.findall(
+        r"\w+",
+        "ReLU Hardtanh ReLU6 Sigmoid Hardsigmoid Tanh SiLU Mish Hardswish ELU CELU SELU GELU "
+        "Hardshrink LeakyReLU LogSigmoid Softplus Softshrink PReLU Softsign Tanhshrink",
+    )
 )
 
 PRESETS = ("default", "paper", "quick", "photographs")

@@ -24,7 +24,6 @@ from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._fast_layers import activation_function
 from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae.data import CATALOGUE, data_root
-from attractor_ae.data.sources import Layouts
 from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.experiment.suites import published
@@ -304,7 +303,7 @@ def _trained_set(
     if info is None or split not in info.splits:
         return name, None, None
     classes = getattr(info.source, "classes", ())
-    if isinstance(info.source, Layouts) and not classes:
+    if listing := getattr(info.source, "listing", None):
         with suppress(AttractorError):  # the files with the class names are missing
-            classes = info.source.listing(split, data_root(root))[2]
+            classes = classes or listing(split, data_root(root))[2]
     return name, info.splits[split].classes, classes or None

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attractor_ae._errors import AttractorError, optional_package
 from attractor_ae.data.cache import Encoded, prepare
 from attractor_ae.data.image_set import ImageSet, Wanted
-from attractor_ae.data.sources import is_there
+from attractor_ae.data.sources import Source, is_there
 
 CATEGORIES = (
     "bedroom",
@@ -34,7 +34,7 @@ CATEGORIES = (
 
 
 @dataclass(frozen=True)
-class LsunFiles:
+class LsunFiles(Source):
     """Source of the ten scene categories, in ``lsun/<category>_train_lmdb`` below the root.
 
     The test images have no category: all have label 0.
