@@ -1,13 +1,11 @@
 """Table of methods against data sets and metrics, with deviations, marks and tests."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import wilcoxon
-
-from attractor_ae._errors import unknown_name
 
 FEWEST_PAIRS = 6
 """Smallest number of pairs that are tested: with 5, p is at least 2 / 2^5 = 0.0625."""
@@ -105,7 +103,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Grid:
-    """Table of methods and columns; ``cells[i][k]`` is method i, column k.
+    """Table of methods and columns; ``cells``: method, label of the data set, key of the metric.
 
     The columns of a data set are adjacent. ``notes`` are sentences that explain the numbers;
     ``tests`` are the tests of all marked columns with at least two methods, if requested.
@@ -114,7 +112,7 @@ class Grid:
     title: str
     methods: tuple[ComparedMethod, ...]
     columns: tuple[Column, ...]
-    cells: tuple[tuple[Cell, ...], ...]
+    cells: Mapping[tuple[str, str, str], Cell]
     notes: tuple[str, ...] = ()
     tests: tuple[PairedTest, ...] = ()
 
@@ -129,22 +127,8 @@ class Grid:
         return tuple(dict.fromkeys(column.metric for column in self.columns))
 
     def cell(self, method: str, label: str, metric: str) -> Cell:
-        """Return a cell by method, label of the data set and key of the metric.
-
-        Raises:
-            AttractorError: If one of them is unknown.
-        """
-        names = tuple(found.name for found in self.methods)
-        keys = tuple(found.key for found in self.metrics)
-        for kind, name, known in (
-            ("method", method, names),
-            ("data set", label, self.labels),
-            ("metric", metric, keys),
-        ):
-            if name not in known:
-                raise unknown_name(kind, name, known)
-        wanted = [(column.label, column.metric.key) for column in self.columns]
-        return self.cells[names.index(method)][wanted.index((label, metric))]
+        """Return a cell by method, label of the data set and key of the metric."""
+        return self.cells[method, label, metric]
 
     def significance_lines(self) -> list[str]:
         """Return a line of p-values per data set and pair of methods."""
@@ -188,9 +172,13 @@ def make_grid(
     Undefined numbers are NaN; the sequence is empty if nothing was measured.
     """
     by_column = [_marked([Cell.of(row[k]) for row in values], c) for k, c in enumerate(columns)]
-    pairs = zip(columns, by_column, strict=True)
+    pairs = list(zip(columns, by_column, strict=True))
     tests = [t for c, cells in pairs for t in (_tests(c, methods, cells) if significance else ())]
-    cells = tuple(tuple(column[i] for column in by_column) for i in range(len(methods)))
+    cells = {
+        (method.name, column.label, column.metric.key): of_column[i]
+        for i, method in enumerate(methods)
+        for column, of_column in pairs
+    }
     return Grid(title, tuple(methods), tuple(columns), cells, tuple(notes), tuple(tests))
 
 
@@ -202,32 +190,31 @@ def _marked(cells: list[Cell], column: Column) -> list[Cell]:
     top = max(means) if column.metric.larger_is_better else min(means)
     rounding = 1e-12  # equal means over different numbers of seeds may differ by rounding
     best = [cell.n > 0 and abs(cell.mean - top) <= rounding for cell in cells]
-    # If several are best, the widest interval counts.
-    reach = max(_width(cell) for cell, first in zip(cells, best, strict=True) if first)
-    tied = [c.n > 0 and abs(c.mean - top) <= reach + _width(c) + rounding for c in cells]
+    widths = np.nan_to_num([cell.deviation for cell in cells])
+    reach = widths[best].max() + rounding  # if several are best, the widest interval counts
+    tied = [c.n > 0 and abs(c.mean - top) <= reach + w for c, w in zip(cells, widths, strict=True)]
     return [
         replace(cell, best=first, tied=near and not first)
         for cell, first, near in zip(cells, best, tied, strict=True)
     ]
 
 
-def _width(cell: Cell) -> float:
-    return 0.0 if math.isnan(cell.deviation) else cell.deviation
-
-
 def _tests(
     column: Column, methods: Sequence[ComparedMethod], cells: Sequence[Cell]
 ) -> list[PairedTest]:
     """Test the first of the best methods against every other method with values."""
-    rows = list(zip(methods, cells, strict=True))
-    best = [row for row in rows if row[1].best]
+    rows = [row for row in zip(methods, cells, strict=True) if row[1].n]
+    first = next((row for row in rows if row[1].best), None)
     tests = []
-    for other, cell in rows if best else ():
-        first, top = best[0]
-        if other is not first and cell.n:
-            pairs = _pairs(first, top, other, cell)
-            names = first.name, other.name
-            tests.append(PairedTest(column, *names, len(pairs), _p_value(pairs)))
+    for other in rows if first else ():
+        if first and other is not first:
+            pairs = _pairs(*first, *other)
+            p_value = math.nan
+            if len(pairs) >= FEWEST_PAIRS:
+                ours, theirs = zip(*pairs, strict=True)
+                # If all differences are 0, the statistic is 0 / 0: nothing contradicts equality.
+                p_value = 1.0 if ours == theirs else float(wilcoxon(ours, theirs)[1])  # type: ignore[arg-type]
+            tests.append(PairedTest(column, first[0].name, other[0].name, len(pairs), p_value))
     return tests
 
 
@@ -242,11 +229,3 @@ def _pairs(
         seeded = zip(one.seeds, of_one.values, strict=True)
         pairs = [(value, by_seed[seed]) for seed, value in seeded if seed in by_seed]
     return [pair for pair in pairs if not any(map(math.isnan, pair))]
-
-
-def _p_value(pairs: Sequence[tuple[float, float]]) -> float:
-    if len(pairs) < FEWEST_PAIRS:
-        return math.nan
-    one, other = zip(*pairs, strict=True)
-    # If all differences are 0 the statistic is 0 / 0, and nothing contradicts equality.
-    return 1.0 if one == other else float(wilcoxon(one, other)[1])  # type: ignore[arg-type]
