@@ -169,7 +169,7 @@ class AttractorDetector(Detector):
             values = found[name].masked_fill(diverged[list(rs)].any(1), most)
             found[name] = values.nan_to_num(nan=most).clamp_max(most)
         # `Detector` computes p_r, u_r and the predicted class from these p_t with `core.scores`.
-        return Scored(found, self._distributions(z, diverged, list(wanted.distributions)))
+        return found, self._distributions(z, diverged, list(wanted.distributions))
 
     def _distributions(self, z: Tensor, diverged: Tensor, at: list[int]) -> Tensor:
         """Return p_t at some recursions, (recursions, trials, n, classes)."""

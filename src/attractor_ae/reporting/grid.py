@@ -1,8 +1,9 @@
 """Table of methods against data sets and metrics, with deviations, marks and tests."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 from scipy.stats import wilcoxon
@@ -103,7 +104,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class Grid:
-    """Table of methods and columns; ``cells``: method, label of the data set, key of the metric.
+    """Table of methods and columns; ``cells[i][k]`` is method i, column k.
 
     The columns of a data set are adjacent. ``notes`` are sentences that explain the numbers;
     ``tests`` are the tests of all marked columns with at least two methods, if requested.
@@ -112,7 +113,7 @@ class Grid:
     title: str
     methods: tuple[ComparedMethod, ...]
     columns: tuple[Column, ...]
-    cells: Mapping[tuple[str, str, str], Cell]
+    cells: tuple[tuple[Cell, ...], ...]
     notes: tuple[str, ...] = ()
     tests: tuple[PairedTest, ...] = ()
 
@@ -128,7 +129,9 @@ class Grid:
 
     def cell(self, method: str, label: str, metric: str) -> Cell:
         """Return a cell by method, label of the data set and key of the metric."""
-        return self.cells[method, label, metric]
+        row = [found.name for found in self.methods].index(method)
+        columns = [(column.label, column.metric.key) for column in self.columns]
+        return self.cells[row][columns.index((label, metric))]
 
     def significance_lines(self) -> list[str]:
         """Return a line of p-values per data set and pair of methods."""
@@ -174,11 +177,7 @@ def make_grid(
     by_column = [_marked([Cell.of(row[k]) for row in values], c) for k, c in enumerate(columns)]
     pairs = list(zip(columns, by_column, strict=True))
     tests = [t for c, cells in pairs for t in (_tests(c, methods, cells) if significance else ())]
-    cells = {
-        (method.name, column.label, column.metric.key): of_column[i]
-        for i, method in enumerate(methods)
-        for column, of_column in pairs
-    }
+    cells = tuple(tuple(column[i] for column in by_column) for i in range(len(methods)))
     return Grid(title, tuple(methods), tuple(columns), cells, tuple(notes), tuple(tests))
 
 
@@ -190,8 +189,8 @@ def _marked(cells: list[Cell], column: Column) -> list[Cell]:
     top = max(means) if column.metric.larger_is_better else min(means)
     rounding = 1e-12  # equal means over different numbers of seeds may differ by rounding
     best = [cell.n > 0 and abs(cell.mean - top) <= rounding for cell in cells]
-    widths = np.nan_to_num([cell.deviation for cell in cells])
-    reach = widths[best].max() + rounding  # if several are best, the widest interval counts
+    widths = np.nan_to_num([cell.deviation for cell in cells]).tolist()
+    reach = max(compress(widths, best)) + rounding  # if several are best, the widest counts
     tied = [c.n > 0 and abs(c.mean - top) <= reach + w for c, w in zip(cells, widths, strict=True)]
     return [
         replace(cell, best=first, tied=near and not first)

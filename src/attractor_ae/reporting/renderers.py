@@ -27,7 +27,7 @@ _NOTHING = "Nothing was measured."
 
 def _notes(grid: Grid, marks: str) -> list[str]:
     """Return the notes of a grid, and the explanation of its marks if there are any."""
-    cells = grid.cells.values()
+    cells = [cell for row in grid.cells for cell in row]
     found = [*grid.notes]
     if any(cell.best for cell in cells):
         found.append(marks)
@@ -129,14 +129,13 @@ def csv_text(grid: Grid) -> str:
 
     Values are in the order of the column ``seeds``, which is separated by blanks ("?": unknown).
     """
-    most = max((len(cell.values) for cell in grid.cells.values()), default=0)
+    most = max((len(cell.values) for row in grid.cells for cell in row), default=0)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*CSV_HEADS, *(f"value_{k + 1}" for k in range(most))])
-    for method in grid.methods:
+    for method, row in zip(grid.methods, grid.cells, strict=True):
         seeds = " ".join("?" if seed is None else f"{seed}" for seed in method.seeds)
-        for column in grid.columns:
-            cell = grid.cell(method.name, column.label, column.metric.key)
+        for column, cell in zip(grid.columns, row, strict=True):
             numbers = ["" if math.isnan(v) else repr(v) for v in (cell.mean, cell.deviation)]
             values = ["" if math.isnan(v) else repr(v) for v in cell.values]
             writer.writerow(
