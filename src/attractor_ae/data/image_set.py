@@ -165,14 +165,7 @@ def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
         >>> first_rows(np.array([7, 3, 7, 7, 3]), 2).tolist()
         [0, 1, 2, 4]
     """
-    if n < 0:
-        return np.arange(len(labels))
-    order = np.argsort(labels, kind="stable")
-    ordered = labels[order]
-    starts = np.searchsorted(ordered, ordered, side="left")
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order)) - starts
-    return np.flatnonzero(rank < n)
+    return np.arange(len(labels)) if n < 0 else drawn_rows(labels, lambda _: n)
 
 
 def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
@@ -192,13 +185,18 @@ def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int6
 def drawn_rows(
     labels: NDArray[np.int64],
     number: Callable[[int], int],
-    stream: Callable[[int], np.random.Generator],
+    stream: Callable[[int], np.random.Generator] | None = None,
 ) -> NDArray[np.int64]:
-    """Draw a number of images of each class with its stream; return their indices, ascending."""
+    """Draw a number of images of each class with its stream; return their indices, ascending.
+
+    Without streams, they are the first images of each class.
+    """
     chosen = [np.empty(0, dtype=np.int64)]
-    for label in np.unique(labels).tolist():
-        rows = stream(label).permutation(np.flatnonzero(labels == label))
-        chosen.append(rows[: number(len(rows))])
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    for label, rows in zip(classes.tolist(), np.split(order, starts)[1:], strict=True):
+        drawn = rows if stream is None else stream(label).permutation(rows)
+        chosen.append(drawn[: number(len(rows))])
     return np.sort(np.concatenate(chosen))
 
 

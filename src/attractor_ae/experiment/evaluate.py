@@ -61,9 +61,6 @@ def run_evaluation(
         data_root: Folder of the data sets' files.
         again: Evaluate again even if there is a result with the same settings.
         reporter: Receives progress and notes.
-
-    Raises:
-        AttractorError: On everything that a user can repair.
     """
     run = Run.open(folder)
     configs = [evaluation_config(run, overrides)]
@@ -82,9 +79,6 @@ def run_ensemble_evaluation(
     """Evaluate finished runs of classifiers as one deep ensemble; see `run_evaluation`.
 
     The result is written to ``target``, by default ``ensemble`` next to the first run.
-
-    Raises:
-        AttractorError: On everything that a user can repair.
     """
     if not folders:
         raise AttractorError("an ensemble needs at least one run; give folders of finished runs")
@@ -102,9 +96,6 @@ def run_demo(
     """Train on real digits and detect other images; continue a demo that was interrupted.
 
     ``overrides``, each ``"section.key=value"``, change the preset ``quick``.
-
-    Raises:
-        AttractorError: On everything that a user can repair.
     """
     run = run_training(preset("quick", overrides), folder, resume=True, reporter=reporter)
     # A resumed run keeps its stored config, so these overrides are passed again.

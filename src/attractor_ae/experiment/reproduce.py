@@ -87,9 +87,6 @@ def run_reproduction(
         runs: Folders of finished runs, e.g. imported ones, that are evaluated instead of training;
             only for a suite of one method.
         data_root, reporter: As for `run_evaluation`.
-
-    Raises:
-        AttractorError: On everything that a user can repair.
     """
     suite = read_suite(source)
     default = Path("reproductions") / f"{suite.name}{'-quick' if quick else ''}"
