@@ -63,7 +63,8 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
 
 def allowed(annotation: object) -> list[object]:
     """Return the values of a Literal."""
-    return [*get_args(annotation)] if get_origin(annotation) is Literal else []
+    values = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return [value for value in values if not isinstance(value, bool)]
 
 
 def shown(value: object) -> str:

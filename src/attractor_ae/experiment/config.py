@@ -152,8 +152,8 @@ class TrainingConfig(Table):
     """Number of epochs between log lines (in the original: between plots)."""
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
     """Reconstruction loss; "": only the squared error."""
-    make_scene_impossible: bool = False
-    """Reconstruct the same scene in another variant."""
+    make_scene_impossible: Literal[False] = False
+    """Reconstruct the same scene in another variant: no data set has variants."""
     make_instance_impossible: bool = False
     """Reconstruct a random other image of the same class."""
     augment: bool = True
@@ -192,12 +192,7 @@ class TrainingConfig(Table):
         return values
 
     @model_validator(mode="after")
-    def _one_target(self) -> "TrainingConfig":
-        if self.make_scene_impossible and self.make_instance_impossible:
-            raise ValueError(
-                "make_scene_impossible and make_instance_impossible exclude each other; "
-                "set one of them to false"
-            )
+    def _loss_and_its_weight(self) -> "TrainingConfig":
         if not self.loss and not self.mse_weight:
             raise ValueError('loss "" needs a mse_weight above 0')
         if self.loss == "bce" and self.mse_weight:
@@ -275,23 +270,21 @@ class ExperimentConfig(Table):
 
     @model_validator(mode="after")
     def _a_classifier_reconstructs_nothing(self) -> "ExperimentConfig":
-        training = self.training
-        impossible = training.make_scene_impossible or training.make_instance_impossible
-        if self.model.type == "conv" and (self.model.metric or impossible):
+        training, classifier = self.training, self.model.type == "conv"
+        if classifier and (self.model.metric or training.make_instance_impossible):
             raise ValueError(
                 'model.type "conv" has no latent code and no reconstruction; set model.metric to '
-                '"", and make_scene_impossible and make_instance_impossible to false'
+                '"", and make_instance_impossible to false'
             )
-        if self.model.space == "features":
-            training = self.training
-            if self.model.type == "conv" or training.augment or training.shift or training.loss:
-                raise ValueError(
-                    'model.space "features" needs model.type "dropout-cae", training.loss "", and '
-                    "neither training.augment nor training.shift, since features are computed once"
-                )
-        if self.model.space != "pixels" and self.training.loss == "bce":
+        on_images = classifier or training.augment or training.shift or training.loss
+        if self.model.space == "features" and on_images:
+            raise ValueError(
+                'model.space "features" needs model.type "dropout-cae", training.loss "", and '
+                "neither training.augment nor training.shift, since features are computed once"
+            )
+        if self.model.space != "pixels" and training.loss == "bce":
             raise ValueError('loss "bce" needs pixels in [0, 1]; set model.space to "pixels"')
-        if self.model.type == "conv" and self.evaluation.score == "vote_diversity":
+        if classifier and self.evaluation.score == "vote_diversity":
             raise ValueError(
                 'model.type "conv" has no latent code, so there is no score "vote_diversity"; '
                 'set evaluation.score to "entropy"'

@@ -188,14 +188,11 @@ def _leave_out_of_training(
             TrainingConfig.model_validate({key: training[key]})
         except ValidationError:
             impossible.add(key)
-    targets = ("make_scene_impossible", "make_instance_impossible")
-    if model.get("type") == "conv":
-        # The original's classifier ignores these keys.
-        impossible.update(key for key in targets if training.get(key))
+    if model.get("type") == "conv":  # the original's classifier ignores these keys
+        if training.get("make_instance_impossible"):
+            impossible.add("make_instance_impossible")
         if model.get("metric"):
             left_out["model.metric"] = model.pop("metric")
-    elif all(training.get(key) is True for key in targets):
-        impossible.add(targets[0])  # in the original, the second wins
     left_out |= {f"training.{key}": training.pop(key) for key in impossible}
 
 
