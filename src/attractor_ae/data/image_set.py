@@ -204,10 +204,11 @@ def drawn_rows(
 class Wanted:
     """Choice of images from a split, and how they are prepared.
 
-    ``per_class``: number of images per class, -1: all; ``subset_seed``: seed of their random
-    choice, None: the first of each class in the set's order; ``factor``: variant of the set,
-    empty: its default; ``cache``: folder of prepared images, None: the user's; ``max_broken``:
-    fraction of broken files, in [0, 1], up to which they are left out.
+    ``per_class``: number of images per class, -1: all (PROTOCOL section 6); ``subset_seed``: seed
+    of their random choice, None: the first of each class in the set's order; ``factor``: variant of
+    the set, e.g. one of SVIRO's cars, empty: its default; ``cache``: folder of prepared images,
+    None: the user's; ``max_broken``: fraction of broken files, in [0, 1], up to which they are left
+    out; ``reporter``: receives progress, and the files that are left out.
     """
 
     per_class: int = -1

@@ -1,8 +1,8 @@
 """Evaluation of finished runs on known and unknown images (``attractor-ae evaluate``)."""
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -125,7 +125,7 @@ def _evaluated_into(
     basis = {
         "version": __version__,
         "experiment": config.model_dump(mode="json"),
-        "weights": [_file_digest(run.weights_file) for run in runs],
+        "weights": [sha256(run.weights_file.read_bytes()).hexdigest() for run in runs],
         "images": {images.name: images.digest for images in sets},
         "training_images": trained.digest,
     }
@@ -199,13 +199,6 @@ def _replace_result(home: Run, new: Path) -> None:
     (new / home.detector_file.name).replace(home.detector_file)
     for path in sorted(new.iterdir(), key=lambda path: path.name == METRICS_FILE):
         path.replace(folder / path.name)
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise AttractorError(f"{path}: cannot be read ({error.strerror}); train again") from None
 
 
 def _write_figures(

@@ -289,9 +289,7 @@ class EvaluationResult:
             self.recursion if recursion is None else recursion,
         )
 
-    def metrics(
-        self, recursion: int | None = None, *, score: str | None = None, grid: Thresholds = "exact"
-    ) -> dict[str, Any]:
+    def metrics(self, recursion: int | None = None) -> dict[str, Any]:
         """Return every rate of PROTOCOL section 8 at one recursion, as nested dictionaries.
 
         Keys: ``accuracy`` on the ``labelled`` images of D_in, whose number it is, and
@@ -299,17 +297,17 @@ class EvaluationResult:
         ``covariate_shift`` and ``out``, by data set; ``wasserstein``, the sums of distances. Rates
         are in [0, 1].
         """
-        name, r = self._reported(score, recursion)
-        errors, judged = {}, score or self.error_score
+        name, r = self._reported(None, recursion)
+        errors, judged = {}, self.error_score
         known = self.known_scores()
         u = known.score(r, judged)
         if known.probabilities.shape[-1] and len(u) and 0 <= u.min() <= u.max() <= 1:
-            found = self.misclassification(None, judged, r, grid)
+            found = self.misclassification(None, judged, r)
             errors = {"score": judged, **asdict(found.detection), **asdict(found.selective)}
             errors["areas"] = asdict(found.areas)
 
         def table(scores: DatasetScores) -> dict[str, Any]:
-            rates = asdict(self.rates(scores.name, name, r, grid))
+            rates = asdict(self.rates(scores.name, name, r))
             return {"mean_score": float(scores.score(r, name).mean()), **rates}
 
         wasserstein = {}
@@ -332,7 +330,7 @@ class EvaluationResult:
             "wasserstein": wasserstein,
         }
 
-    def save(self, folder: str | Path, *, grid: Thresholds = "exact") -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Write scores as arrays and metrics of every recursion as JSON; return the folder.
 
         Raises:
@@ -361,8 +359,8 @@ class EvaluationResult:
             "in_dataset": self.in_scores.name,
             "reported_recursion": self.recursion,
             "reported_score": self.score,
-            "grid": grid,
-            "recursions": [_without_nan(self.metrics(r, grid=grid)) for r in every],
+            "grid": "exact",
+            "recursions": [_without_nan(self.metrics(r)) for r in every],
             "scores": {
                 name: [
                     {s.name: asdict(self.rates(s.name, name, r)) for s in self.out_scores}
