@@ -16,8 +16,7 @@ from sklearn import metrics as sklearn_metrics
 from attractor_ae import EvaluationResult, evaluate, load
 from attractor_ae._errors import AttractorError
 from attractor_ae.experiment.result import DatasetScores
-from attractor_ae.metrics import detection_metrics
-from attractor_ae.misclassification import misclassification_metrics
+from attractor_ae.metrics import detection_metrics, misclassification_metrics
 from attractor_ae.reporting import compare
 from attractor_ae.reporting.comparison import ACCURACY_METRICS, DETECTION_METRICS
 from attractor_ae.reporting.grid import Column, ComparedMethod, make_grid

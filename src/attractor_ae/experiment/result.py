@@ -20,13 +20,14 @@ from attractor_ae.core.scores import OOD_SCORE, normalised_entropy
 from attractor_ae.data import ImageSet
 from attractor_ae.metrics import (
     DetectionMetrics,
+    MisclassificationMetrics,
     Thresholds,
     WassersteinSums,
     detection_metrics,
+    misclassification_metrics,
     wasserstein_reference,
     wasserstein_sums,
 )
-from attractor_ae.misclassification import MisclassificationMetrics, misclassification_metrics
 
 Role = Literal["in", "covariate_shift", "out"]
 
