@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attractor_ae._devices import mixed_precision, pixels
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_at_least, check_known, unknown_name
 from attractor_ae._files import write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import OODScore, check_enough, halves, parse_component
@@ -108,8 +108,7 @@ class Detector(ABC):
         check_at_least(1, batch_size=batch_size, trials=trials, recursions=recursions)
         if not 0 <= recursion < recursions:
             raise AttractorError(f"recursion must be in 0..{recursions - 1}, got {recursion}")
-        if mask_scope not in MASK_SCOPES:
-            raise unknown_name("mask scope", mask_scope, MASK_SCOPES)
+        check_known("mask scope", mask_scope, MASK_SCOPES)
         mixed_precision(torch.device("cpu"), precision)  # raises if it is unknown
         for network in networks:
             if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
@@ -455,13 +454,6 @@ def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 # ---- checks
-
-
-def check_at_least(smallest: int, **counts: int) -> None:
-    """Raise an AttractorError that names the first count below ``smallest``."""
-    for name, value in counts.items():
-        if value < smallest:
-            raise AttractorError(f"{name} must be at least {smallest}, got {value}")
 
 
 def check_images(x: Images, *shapes: tuple[int, ...]) -> Tensor:

@@ -19,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae._files import load_weights
 
 _BLOCK = 32
@@ -179,8 +179,7 @@ def _of_timm(name: str, network: str, *, pretrained: bool) -> Extractor:
 
 def _of_torchvision(name: str, network: str, *, pretrained: bool) -> Extractor:
     models = importlib.import_module("torchvision.models")
-    if network not in models.list_models(models):
-        raise unknown_name("network of torchvision", network, models.list_models(models))
+    check_known("network of torchvision", network, models.list_models(models))
     weights = models.get_model_weights(network).DEFAULT
     chosen = weights if pretrained else None
     made = _fetched(name, lambda: models.get_model(network, weights=chosen))

@@ -17,7 +17,7 @@ from scipy.integrate import trapezoid
 from scipy.stats import wasserstein_distance
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_at_least, check_known, unknown_name
 
 Thresholds = Literal["exact", "paper"]
 
@@ -165,8 +165,7 @@ def expected_calibration_error(
     sure = checked_scores("confidence", confidence)
     _check_all("confidence", sure, (sure >= 0) & (sure <= 1), "must be in [0, 1]")
     right = checked_correct(correct, "confidence", sure)
-    if bins < 1:
-        raise AttractorError(f"bins must be at least 1, got {bins}")
+    check_at_least(1, bins=bins)
     of_each = np.searchsorted(np.linspace(0, 1, bins + 1)[1:-1], sure)
     # The number of images in a bin cancels: n_b / n times |right_b / n_b - sure_b / n_b|.
     gaps = np.bincount(of_each, weights=right - sure, minlength=bins)
@@ -408,8 +407,7 @@ def ratio(part: np.ndarray, whole: np.ndarray, *, empty: float) -> np.ndarray:
 
 def check_grid(grid: str) -> None:
     """Raise an AttractorError unless ``grid`` is the name of a grid of thresholds."""
-    if grid not in get_args(Thresholds):
-        raise unknown_name("grid", grid, get_args(Thresholds))
+    check_known("grid", grid, get_args(Thresholds))
 
 
 def checked_scores(

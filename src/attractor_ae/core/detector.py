@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attractor_ae._detector import Detector, Images, Requests, Scored, check_at_least, part_of
-from attractor_ae._errors import AttractorError
+from attractor_ae._detector import Detector, Images, Requests, Scored, part_of
+from attractor_ae._errors import AttractorError, check_at_least
 from attractor_ae._random import Stream, generator
 from attractor_ae.core import scores
 from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder, make_autoencoder

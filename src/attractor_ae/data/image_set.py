@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, check_at_least
 from attractor_ae._random import Stream, generator
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data.decode import ImageFormat
@@ -224,8 +224,7 @@ class Wanted:
             raise AttractorError(
                 f"{self.per_class} images per class: give 1 or more, or -1 for all"
             )
-        if self.subset_seed is not None and self.subset_seed < 0:
-            raise AttractorError(f"subset_seed must be at least 0, got {self.subset_seed}")
+        check_at_least(0, subset_seed=self.subset_seed or 0)
 
     def rows(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the indices of the wanted images among those with these labels, ascending."""

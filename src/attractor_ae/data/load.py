@@ -8,7 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae._files import user_path
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import cache as prepared
@@ -223,8 +223,7 @@ def download(name: str, root: Path | str | None = None) -> None:
         AttractorError: If the name is unknown, the set cannot be downloaded, there is no network,
             or a checksum is wrong; the message says which files to put where.
     """
-    if name not in CATALOGUE:
-        raise unknown_name("data set", name, CATALOGUE)
+    check_known("data set", name, CATALOGUE)
     dataset = find_dataset(name, root)
     info = dataset.info
     if not hasattr(info.source, "download"):

@@ -10,7 +10,7 @@ from typing import Any
 from attractor_ae.data.info import DatasetInfo, SplitInfo
 from attractor_ae.data.sources import Layouts, Source, builtin, lsun, sviro, torchvision
 
-_KINDS: dict[str, type] = {
+_KINDS: dict[str, Any] = {
     "package": builtin.Packaged,
     "torchvision": torchvision.TorchvisionSet,
     "idx": torchvision.IdxFiles,

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Float64, Int64
 from numpy.typing import ArrayLike
 
 from attractor_ae._detector import Detector
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae._files import read_tensors, write_json, write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.scores import OOD_SCORE, normalised_entropy
@@ -61,8 +61,7 @@ class DatasetScores:
 
     def __post_init__(self) -> None:
         where = f"data set {self.name!r} ({self.split})"
-        if self.role not in get_args(Role):
-            raise unknown_name(f"role of {where}:", self.role, get_args(Role))
+        check_known(f"role of {where}:", self.role, get_args(Role))
         p = self.probabilities
         if self.labels.shape != p.shape[1:2]:
             raise AttractorError(
@@ -209,8 +208,7 @@ class EvaluationResult:
         """
         name, r = self._reported(score, recursion)
         others = {s.name: s for s in (*self.covariate_shift_scores, *self.out_scores)}
-        if dataset not in others:
-            raise unknown_name("data set", dataset, others)
+        check_known("data set", dataset, others)
         key = (dataset, name, r, grid)
         if key not in self._computed:
             known, other = (s.score(r, name) for s in (self.in_scores, others[dataset]))

@@ -135,7 +135,7 @@ _PUBLISHED = [_suite(name, table, name) for name, table in _TABLES["published"].
 _BUILT_IN = [_suite(name, table, name) for name, table in _TABLES["builtin"].items()]
 SUITES: Mapping[str, Suite] = MappingProxyType({s.name: s for s in (*_BUILT_IN, *_PUBLISHED)})
 """The suites of the published table (PROTOCOL section 7), and two that need no download."""
-_SHIPPED = {method for suite in SUITES.values() for method in suite.methods}
+_SHIPPED = [method for suite in SUITES.values() for method in suite.methods]
 
 _ENDINGS = {"MC-AE": "", "MC dropout": "-mc-dropout", "deep ensemble": "-ensemble"}
 

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from attractor_ae._errors import AttractorError, optional_package, unknown_name
+from attractor_ae._errors import AttractorError, check_known, optional_package
 from attractor_ae._files import remove_leftovers, write_json
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.config import ExperimentConfig
@@ -158,8 +158,7 @@ def sweep(
     by_folder = {job.folder.resolve(): job for job in jobs}
     for folder, job in by_folder.items():
         check_claim(Run(folder), job.config, resume=True)
-    if backend not in BACKENDS:
-        raise unknown_name("backend", backend, BACKENDS)
+    check_known("backend", backend, BACKENDS)
     if workers is not None and workers < 1:
         raise AttractorError(f"workers = {workers}: must be at least 1")
     if backend == "dask" and workers is not None:

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from rich.console import Group, RenderableType
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae._files import write_text
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.metrics import DetectionMetrics, Thresholds, check_grid, wasserstein_reference
@@ -254,8 +254,7 @@ def compare(
 def check_reported(grid: str, orientation: str) -> None:
     """Raise an AttractorError unless `compare` accepts both names."""
     check_grid(grid)
-    if orientation not in get_args(Orientation):
-        raise unknown_name("orientation", orientation, get_args(Orientation))
+    check_known("orientation", orientation, get_args(Orientation))
 
 
 def _oriented(rates: DetectionMetrics, side: Orientation) -> dict[str, float]:

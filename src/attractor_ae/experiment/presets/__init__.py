@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from attractor_ae._errors import unknown_name
+from attractor_ae._errors import check_known
 from attractor_ae.experiment.config import PRESETS, ExperimentConfig, override, preset_values
 
 __all__ = ["PRESETS", "preset"]
@@ -19,7 +19,6 @@ def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
         AttractorError: If there is no preset of that name; otherwise as for
             `ExperimentConfig.from_toml`.
     """
-    if name not in PRESETS:
-        raise unknown_name("preset", name, PRESETS)
+    check_known("preset", name, PRESETS)
     # A mistake is in the overrides, not in the package's file.
     return ExperimentConfig.from_dict(override(preset_values(name), overrides), f"preset {name}")
