@@ -12,14 +12,13 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attractor_ae._errors import AttractorError, check_known, unknown_name
+from attractor_ae._errors import AttractorError, check_known, optional_package, unknown_name
 from attractor_ae._files import load_weights
 
 _BLOCK = 32
@@ -203,14 +202,8 @@ class _BeforeLast(nn.Module):
         return self._found.pop().flatten(1)
 
 
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise AttractorError(
-            f"the package {name} is not installed; run: pip install 'attractor-ae[features]', or "
-            'set model.space to "standardised"'
-        ) from None
+def _package(name: str) -> Any:  # noqa: ANN401
+    return optional_package(name, "features", 'model.space = "features"')
 
 
 def _fetched(name: str, load: Callable[[], Any]) -> Any:  # noqa: ANN401

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, get_args
 import tomli_w
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae.experiment._validation import Table, read_toml, validated
 
 ReconstructionLossName = Literal["", "ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
@@ -322,6 +322,22 @@ class ExperimentConfig(Table):
     def to_toml(self) -> str:
         """Return the experiment as TOML text; `from_toml` reads the same experiment back."""
         return tomli_w.dumps(self.model_dump())
+
+
+def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Return an experiment that ships with the package.
+
+    ``"default"`` is the recommended recipe, ``"paper"`` the published one, ``"quick"`` the recipe
+    of the demo, and ``"photographs"`` works on the features of a pretrained network; ``overrides``
+    are as for `ExperimentConfig.from_toml`.
+
+    Raises:
+        AttractorError: If there is no preset of that name; otherwise as for
+            `ExperimentConfig.from_toml`.
+    """
+    check_known("preset", name, PRESETS)
+    # A mistake is in the overrides, not in the package's file.
+    return ExperimentConfig.from_dict(override(preset_values(name), overrides), f"preset {name}")
 
 
 def preset_values(name: str) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._fast_layers import activation_function
 from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae.data import CATALOGUE, data_root
+from attractor_ae.experiment._validation import read_toml
 from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.experiment.suites import published
@@ -33,30 +34,7 @@ from attractor_ae.training.history import history_text
 CONFIG_FILE = "cfg.toml"
 WEIGHTS_FILE = "checkpoints/last_model.pth"
 
-ORIGINAL_LAYERS: Mapping[str, Mapping[str, str]] = {
-    "dropout-cae": {
-        "encoder_first.conv_1": "encoder.0",
-        "encoder_second.conv_2": "encoder.1",
-        "encoder_third.conv_3": "encoder.2",
-        "encoder_fourth.conv_4": "encoder.3",
-        "encoder_fifth.fc_1": "encoder_linear",
-        "encoder_final": "latent",
-        "decoder_first.fc_1": "decoder_linear.0",
-        "decoder_second.fc_2": "decoder_linear.1",
-        "decoder_third.conv_trans_1": "decoder.0",
-        "decoder_fourth.conv_trans_2": "decoder.1",
-        "decoder_fifth.conv_trans_3": "decoder.2",
-        "decoder_final": "output",
-    },
-    "conv": {
-        "classifier.conv_1": "encoder.0",
-        "classifier.conv_2": "encoder.1",
-        "classifier.conv_3": "encoder.2",
-        "classifier.conv_4": "encoder.3",
-        "classifier.fc_1": "hidden",
-        "classifier.fc_2": "output",
-    },
-}
+ORIGINAL_LAYERS = read_toml(Path(__file__).with_name("original_layers.toml"))
 """Name of each layer in the original -> name in this package, by ``model.type``."""
 
 _WEIGHTS = [f"{layer}.weight" for layers in ORIGINAL_LAYERS.values() for layer in layers]
@@ -93,7 +71,11 @@ def import_run(
     config, notes = _read_config(folder / CONFIG_FILE, seed)
     path = folder / WEIGHTS_FILE
     content = _read(path)
-    names = _expected_names(config.model.type, config.model.activation)
+    names = {}  # of each tensor in the original -> in this package
+    for theirs, ours in ORIGINAL_LAYERS[config.model.type].items():
+        names |= {f"{theirs}.{part}": f"{ours}.{part}" for part in ("weight", "bias")}
+    own = activation_function(config.model.activation).state_dict()
+    names |= {f"activation.{part}": f"activation.{part}" for part in own}
     state, left_out = _network_part(_state_dict(content, path), names, path)
     if left_out:
         notes.append(f"left out of {path.name}: the loss, a network of {left_out} tensors")
@@ -194,17 +176,6 @@ def _leave_out_of_training(
         if model.get("metric"):
             left_out["model.metric"] = model.pop("metric")
     left_out |= {f"training.{key}": training.pop(key) for key in impossible}
-
-
-def _expected_names(model_type: str, activation: str) -> dict[str, str]:
-    """Return the name of each tensor in the original -> name in this package."""
-    names = {
-        f"{theirs}.{part}": f"{ours}.{part}"
-        for theirs, ours in ORIGINAL_LAYERS[model_type].items()
-        for part in ("weight", "bias")
-    }
-    own = (f"activation.{part}" for part in activation_function(activation).state_dict())
-    return {**names, **{name: name for name in own}}
 
 
 def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
