@@ -13,7 +13,7 @@ import tomli_w
 from pydantic import Field
 
 from attractor_ae._errors import AttractorError, unknown_name
-from attractor_ae._files import file_name, write_text
+from attractor_ae._files import file_name
 from attractor_ae.experiment._validation import Table, read_toml, validated
 from attractor_ae.experiment.config import ExperimentConfig, Names, ReportedScore, override
 from attractor_ae.experiment.presets import PRESETS, preset
@@ -194,13 +194,6 @@ def run_name(source: str | Path, experiment: ExperimentConfig) -> str:
     data = file_name(path.resolve().name if path.is_dir() else path.stem)
     recipe = "default" if is_folder_of_images(source) else file_name(Path(source).stem)
     return recipe if recipe.startswith(data) else f"{data}-{recipe}"
-
-
-def write_configs(folder: Path) -> None:
-    """Write a TOML file per published experiment (``make configs``)."""
-    for name, config in published().items():
-        text = "# Generated from the published suites by `make configs`.\n\n" + config.to_toml()
-        write_text(folder / f"{name}.toml", text)
 
 
 def read_suite(source: str | Path) -> Suite:
