@@ -21,14 +21,13 @@ _KINDS: dict[str, Any] = {
 
 
 def _source(name: str, entry: dict[str, Any]) -> Source:
-    kind = _KINDS[entry.pop("kind")]
-    for fields in (entry, released := entry.pop("released", {})):
-        if "read" in fields:  # a function of the module of its class
-            module = builtin if kind is builtin.Packaged else torchvision
-            fields["read"] = getattr(module, fields["read"])
-    if kind is builtin.Packaged:
-        return kind(**entry)
-    source = kind(name=name, **entry)
+    form, released = entry.pop("kind"), entry.pop("released", {})
+    for fields in (entry, released):
+        if "read" in fields:  # a function of the module of the class
+            fields["read"] = getattr(builtin if form == "package" else torchvision, fields["read"])
+    if form != "package":
+        entry["name"] = name
+    source = _KINDS[form](**entry)
     return Layouts((source, replace(source, **released))) if released else source
 
 
