@@ -76,8 +76,8 @@ def import_run(
         names |= {f"{theirs}.{part}": f"{ours}.{part}" for part in ("weight", "bias")}
     own = activation_function(config.model.activation).state_dict()
     names |= {f"activation.{part}": f"activation.{part}" for part in own}
-    state, left_out = _network_part(_state_dict(content, path), names, path)
-    if left_out:
+    state = _state_dict(content, path)
+    if left_out := _check_tensors(state, names, path):
         notes.append(f"left out of {path.name}: the loss, a network of {left_out} tensors")
 
     name, count, known = _trained_set(config, data_root)
@@ -209,10 +209,8 @@ def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
     )
 
 
-def _network_part(
-    state: dict[str, Tensor], names: Mapping[str, str], path: Path
-) -> tuple[dict[str, Tensor], int]:
-    """Return the tensors named in ``names``, and the number of tensors of the loss."""
+def _check_tensors(state: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -> int:
+    """Check that all tensors in ``names`` are there, and return the number of those of the loss."""
     if missing := [name for name in names if name not in state]:
         more = f" and {len(missing) - 1} others" if missing[1:] else ""
         raise AttractorError(
@@ -232,7 +230,7 @@ def _network_part(
                 f"{path}: {name} differs from the activation of the other layers; "
                 "the original shares one activation among all layers"
             )
-    return {name: state[name] for name in names}, left_out
+    return left_out
 
 
 def _renamed(
@@ -245,20 +243,19 @@ def _renamed(
     """Return float32 weights by this package's names, for the network of the config."""
     with torch.device("meta"):  # only the shapes are needed
         wanted = build_network(config, classes).state_dict()
-    weights = {}
-    for name, tensor in state.items():
-        shape = wanted[names[name]].shape
+    weights, model = {}, config.model
+    for theirs, ours in names.items():
+        tensor, shape = state[theirs], wanted[ours].shape
         if tensor.shape != shape:
-            model = config.model
             raise AttractorError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, but model.dropout = "
+                f"{path}: {theirs} has shape {tuple(tensor.shape)}, but model.dropout = "
                 f"{model.dropout:g} and model.dimension = {model.dimension} need {tuple(shape)}; "
                 f"give the {CONFIG_FILE} that it was trained with"
             )
         if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
-            raise AttractorError(f"{path}: {name} contains NaN or infinite weights; train it again")
+            raise AttractorError(f"{path}: {theirs} contains NaN or infinite weights; train again")
         # A copy: tensors of a file may share memory, which safetensors does not allow.
-        weights[names[name]] = tensor.detach().float().clone(memory_format=torch.contiguous_format)
+        weights[ours] = tensor.detach().float().clone(memory_format=torch.contiguous_format)
     return weights
 
 
