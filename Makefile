@@ -37,7 +37,6 @@ bench: .venv/.test
 
 # The files of configs/, from the published suites; docs/config.md, from the code.
 configs: .venv/.test
-	$(BIN)/python -c "from pathlib import Path; from attractor_ae.experiment.suites import write_configs; write_configs(Path('configs'))"
 	$(BIN)/python docs/config_reference.py
 
 # The documentation as a site, build/site/; warnings, e.g. broken links, are errors.

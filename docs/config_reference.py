@@ -1,4 +1,4 @@
-"""Write docs/config.md, the reference of all config keys, from the code (``make configs``)."""
+"""Write docs/config.md, the reference of all keys, and the files of configs/ (``make configs``)."""
 
 import ast
 import inspect
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 
 from attractor_ae.experiment import config as module
 from attractor_ae.experiment.config import PRESETS, ExperimentConfig, preset_values
+from attractor_ae.experiment.suites import published
 
 HEAD = """\
 # Config keys
@@ -63,7 +64,8 @@ def descriptions(model: type[BaseModel]) -> dict[str, str]:
 
 def allowed(annotation: object) -> list[object]:
     """Return the values of a Literal."""
-    return [*get_args(annotation)] if get_origin(annotation) is Literal else []
+    values = get_args(annotation) if get_origin(annotation) is Literal else ()
+    return [value for value in values if not isinstance(value, bool)]
 
 
 def shown(value: object) -> str:
@@ -73,5 +75,13 @@ def shown(value: object) -> str:
     return f"`{json.dumps(list(value) if isinstance(value, tuple) else value)}`"
 
 
+def write_configs(folder: Path) -> None:
+    """Write a TOML file per published experiment."""
+    for name, config in published().items():
+        text = "# Generated from the published suites by `make configs`.\n\n" + config.to_toml()
+        (folder / f"{name}.toml").write_text(text, encoding="utf-8")
+
+
 if __name__ == "__main__":
+    write_configs(Path(__file__).parents[1] / "configs")
     Path(__file__).with_name("config.md").write_text(reference(), encoding="utf-8")

@@ -83,15 +83,15 @@ def sweeps_train_here():
     """Train the runs of a sweep in this process; test_sweep.py has the processes."""
 
     def train_here(tasks, number, threads, reporter):
-        for index, task in tasks.items():
+        for task in tasks:
             config = ExperimentConfig.from_dict(tomllib.loads(task.config))
             root = task.options[1] if task.options else None
             try:
                 run_training(config, task.folder, data_root=root, resume=True)
             except AttractorError as error:
-                yield index, str(error)
+                yield task.folder, str(error)
             else:
-                yield index, ""
+                yield task.folder, ""
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("attractor_ae.experiment.sweep._in_processes", train_here)

@@ -22,9 +22,10 @@ from attractor_ae.metrics import (
     DetectionMetrics,
     detection_metrics,
     expected_calibration_error,
+    misclassification_metrics,
+    selective_metrics,
     wasserstein_sums,
 )
-from attractor_ae.misclassification import misclassification_metrics, selective_metrics
 
 GRIDS = ("exact", "paper")
 

@@ -8,8 +8,7 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from attractor_ae.metrics import detection_metrics
-from attractor_ae.misclassification import misclassification_metrics
+from attractor_ae.metrics import detection_metrics, misclassification_metrics
 
 # As the released code computes them: three are one unit in the last place above 0.7, 0.82, 0.94.
 THRESHOLDS = [k * 0.02 for k in range(50)]

@@ -20,9 +20,8 @@ MAY_IMPORT = {
     "conformal": set(),
     "losses": set(),
     "metrics": set(),
-    "misclassification": {"metrics"},
     "data": set(),
-    "experiment (values)": {"core", "data", "metrics", "misclassification", "losses"},
+    "experiment (values)": {"core", "data", "metrics", "losses"},
     "training": {
         "core",
         "baselines",

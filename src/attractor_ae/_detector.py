@@ -3,6 +3,7 @@
 import copy
 import json
 from abc import ABC, abstractmethod
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attractor_ae._devices import mixed_precision, pixels
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_at_least, check_known, unknown_name
 from attractor_ae._files import write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import OODScore, check_enough, halves, parse_component
@@ -58,12 +59,8 @@ class Requests:
         return 1 + max((*self.distributions, *(r for rs in self.scores.values() for r in rs)))
 
 
-@dataclass(frozen=True, eq=False)
-class Scored:
-    """Scores of a batch, (recursions, n), and its class distributions."""
-
-    scores: dict[str, Tensor]
-    distributions: Float[Tensor, "recursions trials n classes"]
+Scored = tuple[dict[str, Tensor], Float[Tensor, "recursions trials n classes"]]
+"""Scores of a batch, (recursions, n), and its class distributions."""
 
 
 class Detector(ABC):
@@ -111,8 +108,7 @@ class Detector(ABC):
         check_at_least(1, batch_size=batch_size, trials=trials, recursions=recursions)
         if not 0 <= recursion < recursions:
             raise AttractorError(f"recursion must be in 0..{recursions - 1}, got {recursion}")
-        if mask_scope not in MASK_SCOPES:
-            raise unknown_name("mask scope", mask_scope, MASK_SCOPES)
+        check_known("mask scope", mask_scope, MASK_SCOPES)
         mixed_precision(torch.device("cpu"), precision)  # raises if it is unknown
         for network in networks:
             if not all(bool(weights.isfinite().all()) for weights in network.parameters()):
@@ -281,7 +277,7 @@ class Detector(ABC):
         self._check_fitted()
         wanted = Requests({}, [self.recursion])
         with torch.no_grad():
-            parts = [self._score(b, i, wanted).distributions[0].cpu() for b, i in self._batches(x)]
+            parts = [self._score(b, i, wanted)[1][0].cpu() for b, i in self._batches(x)]
         return torch.cat([torch.zeros(self.trials, 0, len(self.classes_)), *parts], dim=1)
 
     @property
@@ -297,9 +293,8 @@ class Detector(ABC):
 
     def _parts_of(self, x: Tensor, reporter: Reporter = SILENT) -> dict[str, Tensor]:
         """Return the values of these scores at every recursion."""
-        names, every = self._parts, range(self.recursions)
-        task = {"reporter": reporter, "task": "calibrating"}
-        return self._scores(x, names, every, distributions=False, **task).scores
+        every, more = range(self.recursions), {"reporter": reporter, "task": "calibrating"}
+        return self._scores(x, self._parts, every, distributions=False, **more).scores
 
     @torch.no_grad()
     def _scores(
@@ -314,7 +309,7 @@ class Detector(ABC):
     ) -> ScoredImages:
         """Compute only the requested recursions and scores."""
         self._check_fitted()
-        needed: dict[str, set[int]] = {}
+        needed: defaultdict[str, set[int]] = defaultdict(set)
         for name in names:
             if name == OOD_SCORE and OOD_SCORE not in self.score_names:
                 raise AttractorError(
@@ -325,40 +320,36 @@ class Detector(ABC):
             for part in self.ood_.components if name == OOD_SCORE else (name,):
                 for r in recursions:
                     base, at = parse_component(part, r)
-                    needed.setdefault(base, set()).add(at)
+                    needed[base].add(at)
         of_members = {name: needed.pop(name) for name in DISTRIBUTION_SCORES if name in needed}
-        at = set(recursions) if distributions else set()
-        at = sorted(at.union(*of_members.values()))
+        at = sorted(set(recursions if distributions else ()).union(*of_members.values()))
         wanted = Requests({name: sorted(rs) for name, rs in needed.items()}, at)
-        found: dict[tuple[str, int], list[Tensor]] = {}
+        # Name of a score, or "" for the distribution, and recursion -> values of each batch.
+        found: defaultdict[tuple[str, int], list[Tensor]] = defaultdict(list)
         for batch, first in self._batches(x, reporter, task):
-            scored = self._score(batch, first, wanted)
+            scores, members = self._score(batch, first, wanted)
             for name, rs in wanted.scores.items():
-                for r, values in zip(rs, scored.scores[name], strict=True):
-                    found.setdefault((name, r), []).append(values.cpu().double())
-            for r, p in zip(at, scored.distributions, strict=True):
-                found.setdefault(("", r), []).append(mean_distribution(p).cpu())
-                for name, rs in of_members.items():
-                    if r in rs:
-                        values = DISTRIBUTION_SCORES[name](p).cpu()
-                        found.setdefault((name, r), []).append(values)
+                for r, values in zip(rs, scores[name], strict=True):
+                    found[name, r].append(values.cpu().double())
+            for r, p in zip(at, members, strict=True):
+                found["", r].append(mean_distribution(p).cpu())
+                for name in (name for name, rs in of_members.items() if r in rs):
+                    found[name, r].append(DISTRIBUTION_SCORES[name](p).cpu())
+
+        nothing = torch.zeros(0, dtype=torch.float64)  # the scores of no images
 
         def value(name: str, r: int) -> Tensor:
-            return torch.cat(found.get((name, r), [torch.zeros(0, dtype=torch.float64)]))
+            return torch.cat([nothing, *found[parse_component(name, r)]])
 
         def score(name: str, r: int) -> Tensor:
             if name != OOD_SCORE:
-                return value(*parse_component(name, r))
-            parts = [value(*parse_component(part, r)) for part in self.ood_.components]
-            return self.ood_(torch.stack(parts), r)
+                return value(name, r)
+            return self.ood_(torch.stack([value(c, r) for c in self.ood_.components]), r)
 
-        empty = [torch.zeros(0, len(self.classes_))]
-        probabilities = [torch.cat(found.get(("", r), empty)) for r in recursions if distributions]
-        nothing = torch.zeros(0, 0, len(self.classes_))
-        return ScoredImages(
-            torch.stack(probabilities) if probabilities else nothing,
-            {name: torch.stack([score(name, r) for r in recursions]) for name in names},
-        )
+        empty = torch.zeros(0, len(self.classes_))
+        p = [torch.cat([empty, *found["", r]]) for r in recursions if distributions]
+        scores = {name: torch.stack([score(name, r) for r in recursions]) for name in names}
+        return ScoredImages(torch.stack(p) if p else empty[None][:0], scores)
 
     def _pixels(self, x: Images) -> Tensor:
         return pixels(check_images(x, *self._shapes), self.device)
@@ -449,12 +440,11 @@ class Detector(ABC):
             "networks": json.dumps([network.arguments for network in self.networks]),
             "score": self.score,
         }
+        ood = {**vars(self.ood_)}
+        metadata["components"] = json.dumps(ood.pop("components"))
         parts = {f"network.{i}": n.state_dict() for i, n in enumerate(self.networks)}
         parts["fitted"] = {**self._state(), "classes": self.classes_}
-        metadata["components"] = json.dumps(self.ood_.components)
-        parts["ood"] = {"mean": self.ood_.mean, "deviation": self.ood_.deviation}
-        if self.ood_.statistics is not None:
-            parts["ood"]["statistics"] = self.ood_.statistics
+        parts["ood"] = {name: tensor for name, tensor in ood.items() if tensor is not None}
         tensors = {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
         return tensors, metadata
 
@@ -472,13 +462,6 @@ def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 # ---- checks
-
-
-def check_at_least(smallest: int, **counts: int) -> None:
-    """Raise an AttractorError that names the first count below ``smallest``."""
-    for name, value in counts.items():
-        if value < smallest:
-            raise AttractorError(f"{name} must be at least {smallest}, got {value}")
 
 
 def check_images(x: Images, *shapes: tuple[int, ...]) -> Tensor:

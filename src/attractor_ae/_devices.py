@@ -2,7 +2,7 @@
 
 import torch
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known
 
 PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
@@ -33,8 +33,7 @@ def mixed_precision(device: torch.device, precision: str) -> torch.dtype:
 
     ``"auto"``: a 16-bit dtype if the device has instructions for it, else float32.
     """
-    if precision not in PRECISIONS:
-        raise unknown_name("precision", precision, PRECISIONS)
+    check_known("precision", precision, PRECISIONS)
     if precision != "auto":
         return getattr(torch, precision)
     if device.type == "cuda":

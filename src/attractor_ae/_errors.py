@@ -28,6 +28,19 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> AttractorError:
     return AttractorError(f"unknown {kind} {name!r}{guess}: {names}")
 
 
+def check_known(kind: str, name: str, known: Iterable[str]) -> None:
+    """Raise the error of `unknown_name` unless ``name`` is in ``known``."""
+    if name not in known:
+        raise unknown_name(kind, name, known)
+
+
+def check_at_least(smallest: int, **counts: int) -> None:
+    """Raise an AttractorError that names the first count below ``smallest``."""
+    for name, value in counts.items():
+        if value < smallest:
+            raise AttractorError(f"{name} must be at least {smallest}, got {value}")
+
+
 def optional_package(name: str, extra: str, user: str) -> Any:  # noqa: ANN401
     """Import a package that ``user`` needs and that ``extra`` of this package installs."""
     try:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from attractor_ae._errors import unknown_name
+from attractor_ae._errors import check_known
 
 _ROWS = 64  # rows of a linear layer computed at once
 _LANES = 16  # 16-bit transposed convolutions are fast for multiples of this number of inputs
@@ -26,8 +26,7 @@ ACTIVATIONS = tuple(n for n in nn.modules.activation.__all__ if n not in {*_OTHE
 
 def activation_function(name: str) -> nn.Module:
     """Return the activation with this name from ``ACTIVATIONS``, with default arguments."""
-    if name not in ACTIVATIONS:
-        raise unknown_name("activation", name, ACTIVATIONS)
+    check_known("activation", name, ACTIVATIONS)
     return getattr(nn, name)()
 
 

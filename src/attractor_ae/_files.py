@@ -58,14 +58,14 @@ def atomic_path(path: Path, remedy: str = "") -> Iterator[Path]:
 
 
 @contextmanager
-def temporary_folder(path: Path) -> Iterator[Path]:
+def temporary_folder(path: Path, remedy: str = "") -> Iterator[Path]:
     """Yield a new folder next to ``path``, for its future files; it is removed afterwards."""
     temporary = _temporary(path)
     try:
         temporary.mkdir(parents=True)
         yield temporary
     except OSError as error:
-        raise cannot_write(path, error) from None
+        raise cannot_write(path, error, remedy) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -104,7 +104,7 @@ class _ClassifierDetector(Detector):
     def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
         """Return the members' distributions, (1, members, n, classes)."""
         p = (self._logits(x, first) / self._temperature).softmax(-1)[None]
-        return Scored({}, p[: len(wanted.distributions)])
+        return {}, p[: len(wanted.distributions)]
 
     def _logits(self, x: Tensor, first: int) -> Tensor:
         """Return the logits of every member, float32, (members, n, classes)."""

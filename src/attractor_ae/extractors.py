@@ -12,14 +12,13 @@ import importlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache, cached_property
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known, optional_package, unknown_name
 from attractor_ae._files import load_weights
 
 _BLOCK = 32
@@ -179,8 +178,7 @@ def _of_timm(name: str, network: str, *, pretrained: bool) -> Extractor:
 
 def _of_torchvision(name: str, network: str, *, pretrained: bool) -> Extractor:
     models = importlib.import_module("torchvision.models")
-    if network not in models.list_models(models):
-        raise unknown_name("network of torchvision", network, models.list_models(models))
+    check_known("network of torchvision", network, models.list_models(models))
     weights = models.get_model_weights(network).DEFAULT
     chosen = weights if pretrained else None
     made = _fetched(name, lambda: models.get_model(network, weights=chosen))
@@ -204,14 +202,8 @@ class _BeforeLast(nn.Module):
         return self._found.pop().flatten(1)
 
 
-def _package(name: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except ImportError:
-        raise AttractorError(
-            f"the package {name} is not installed; run: pip install 'attractor-ae[features]', or "
-            'set model.space to "standardised"'
-        ) from None
+def _package(name: str) -> Any:  # noqa: ANN401
+    return optional_package(name, "features", 'model.space = "features"')
 
 
 def _fetched(name: str, load: Callable[[], Any]) -> Any:  # noqa: ANN401

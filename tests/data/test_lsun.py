@@ -8,12 +8,12 @@ import torchvision.datasets
 from PIL import Image
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data import ImageFormat, find_dataset, load
+from attractor_ae.data import CATALOGUE, ImageFormat, find_dataset, load
 from attractor_ae.data.cache import BrokenFilesError
 from attractor_ae.data.image_set import random_rows
-from attractor_ae.data.sources.lsun import CATEGORIES
 
 RANDOM = np.random.default_rng(0)
+CATEGORIES = CATALOGUE["lsun"].source.classes
 
 
 def encoded(picture):

@@ -185,7 +185,7 @@ def test_an_image_with_two_labels_or_splits_is_refused(tmp_path, row, value):
 def test_parquet_without_pyarrow_is_one_line(tmp_path, monkeypatch):
     (tmp_path / "table.parquet").touch()
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(AttractorError, match="pip install pyarrow"):
+    with pytest.raises(AttractorError, match=r"pip install 'attractor-ae\[parquet\]'"):
         find_images(tmp_path / "table.parquet")
 
 

@@ -8,10 +8,11 @@ import pytest
 
 from attractor_ae.data import CATALOGUE
 from attractor_ae.experiment.config import ExperimentConfig
-from attractor_ae.experiment.suites import write_configs
 from attractor_ae.training import build_network
 
 FOLDER = Path(__file__).parents[2] / "configs"
+DOCS = FOLDER.parent / "docs"
+REFERENCE = runpy.run_path(str(DOCS / "config_reference.py"))
 
 IN_DATASETS = {  # D_in: its training split, its D_outs
     "mnist": ("train", ["fashion", "omniglot", "cifar10", "svhn"]),
@@ -54,7 +55,7 @@ def test_there_is_a_file_for_each_experiment_and_no_other():
 
 
 def test_the_files_are_those_that_make_configs_writes(tmp_path):
-    write_configs(tmp_path)
+    REFERENCE["write_configs"](tmp_path)
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert {path.name: path.read_bytes() for path in FOLDER.iterdir()} == written
 
@@ -137,9 +138,8 @@ def test_a_d_out_is_represented_as_sections_6_and_7_say():
 
 
 def test_the_reference_of_config_keys_is_that_of_the_code():
-    docs = FOLDER.parent / "docs"
-    page = runpy.run_path(str(docs / "config_reference.py"))["reference"]()
-    assert (docs / "config.md").read_text(encoding="utf-8") == page
+    page = REFERENCE["reference"]()
+    assert (DOCS / "config.md").read_text(encoding="utf-8") == page
     for section in ExperimentConfig.model_fields.values():
         for key in section.annotation.model_fields:
             assert f"| `{key}` |" in page

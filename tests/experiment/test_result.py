@@ -180,7 +180,7 @@ def test_further_scores_are_measured_with_the_reported_one(scored):
     metrics = scored.metrics()
     assert metrics["score"] == "ood_score"
     assert metrics["out"]["faces"]["auroc"] == scored.rates("faces", "ood_score").auroc
-    by_entropy = scored.metrics(score="entropy")
+    by_entropy = dataclasses.replace(scored, score="entropy").metrics()
     assert by_entropy["out"]["faces"]["auroc"] == scored.rates("faces", "entropy").auroc
     assert by_entropy["out"] != metrics["out"]
     with pytest.raises(AttractorError, match="unknown score 'step'"):

@@ -1,8 +1,13 @@
 import numpy as np
 import pytest
 
-from attractor_ae.metrics import PAPER_THRESHOLDS, TPR_PERCENTS, detection_metrics, wasserstein_sums
-from attractor_ae.misclassification import misclassification_metrics
+from attractor_ae.metrics import (
+    PAPER_THRESHOLDS,
+    TPR_PERCENTS,
+    detection_metrics,
+    misclassification_metrics,
+    wasserstein_sums,
+)
 from released import arrays
 
 RELEASED = arrays("metrics.npz")

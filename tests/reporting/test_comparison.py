@@ -16,8 +16,7 @@ from sklearn import metrics as sklearn_metrics
 from attractor_ae import EvaluationResult, evaluate, load
 from attractor_ae._errors import AttractorError
 from attractor_ae.experiment.result import DatasetScores
-from attractor_ae.metrics import detection_metrics
-from attractor_ae.misclassification import misclassification_metrics
+from attractor_ae.metrics import detection_metrics, misclassification_metrics
 from attractor_ae.reporting import compare
 from attractor_ae.reporting.comparison import ACCURACY_METRICS, DETECTION_METRICS
 from attractor_ae.reporting.grid import Column, ComparedMethod, make_grid
@@ -434,17 +433,6 @@ def test_what_cannot_be_compared_is_named(results):
     refused("unknown orientation 'outt'; did you mean 'out'", results, orientation="outt")
     refused("unknown grid 'papers'; did you mean 'paper'", results, grid="papers")
     refused(r"MC-AE: step of svhn: .*\[0, 1\]", results, grid="paper", score="step")
-
-
-def test_a_cell_that_is_not_there_is_named(results):
-    table = compare(results).detection
-    for asked, message in (
-        (("MC-EA", "svhn", "auroc"), "unknown method 'MC-EA'; did you mean 'MC-AE'"),
-        (("MC-AE", "svhm", "auroc"), "unknown data set 'svhm'; did you mean 'svhn'"),
-        (("MC-AE", "svhn", "aurc"), "unknown metric 'aurc'; did you mean 'auroc'"),
-    ):
-        with pytest.raises(AttractorError, match=message):
-            table.cell(*asked)
 
 
 # ---- Wasserstein sums --------------------------------------------------------------------------

@@ -111,7 +111,7 @@ def trial_curve_of(seed, method="MC-AE", trials=4):
 
 def test_trials_are_drawn_with_bands_over_seeds():
     curves = [trial_curve_of(seed) for seed in range(3)]
-    (axes,) = auroc_by_trials(curves).axes
+    (axes,) = auroc_by_trials({"MC-AE": curves}).axes
     every = np.stack([np.vstack([curve.auroc, curve.accuracy]) for curve in curves])
     labels = ["AUROC, one", "AUROC, two", "accuracy, known"]
     for i, (label, (low, high)) in enumerate(zip(labels, bands_of(axes), strict=True)):
@@ -124,9 +124,9 @@ def test_trials_are_drawn_with_bands_over_seeds():
 
 
 def test_trials_of_one_and_of_several_methods(tmp_path):
-    assert not auroc_by_trials(trial_curve_of(0)).axes[0].collections
+    assert not auroc_by_trials({"MC-AE": [trial_curve_of(0)]}).axes[0].collections
     methods = [trial_curve_of(0), trial_curve_of(1, "deep ensemble", 3)]
-    figure = auroc_by_trials(methods)
+    figure = auroc_by_trials({curve.method: [curve] for curve in methods})
     first = figure.axes[0].lines
     np.testing.assert_allclose(first[1].get_ydata(), methods[1].auroc[0])
     np.testing.assert_array_equal(first[1].get_xdata(), [1, 2, 3])
@@ -135,6 +135,4 @@ def test_trials_of_one_and_of_several_methods(tmp_path):
 
 def test_trial_curves_that_do_not_belong_together_are_refused():
     with pytest.raises(AttractorError, match="curves of MC-AE differ in data sets or numbers"):
-        auroc_by_trials([trial_curve_of(0), trial_curve_of(1, trials=5)])
-    with pytest.raises(AttractorError, match="no curves to draw"):
-        auroc_by_trials([])
+        auroc_by_trials({"MC-AE": [trial_curve_of(0), trial_curve_of(1, trials=5)]})

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from matplotlib.colors import to_hex
@@ -81,10 +83,10 @@ def test_several_seeds_are_pooled_and_their_sums_averaged(seeds):
     assert " ± " in said[2]
 
 
-def test_another_recursion_or_score_is_drawn_on_request(result):
+def test_another_reported_recursion_is_drawn(result):
     u = result.in_scores.score(2)
     expected = np.histogram(u, bins=50, range=(0, 1))[0] / len(u)
-    figure = entropy_histogram(result, 2, score="entropy")
+    figure = entropy_histogram(dataclasses.replace(result, recursion=2))
     np.testing.assert_allclose(heights(figure), expected)
     assert "recursion 2" in title(figure)
 
@@ -105,7 +107,7 @@ def test_what_cannot_be_drawn_is_said(result, methods):
         entropy_histogram(methods)
     result.in_scores.scores["step"] = np.full((3, 60), 7.0)
     with pytest.raises(AttractorError, match="step of known at index 0 is 7.0"):
-        entropy_histogram(result, score="step")
+        entropy_histogram(dataclasses.replace(result, score="step"))
     del result.in_scores.scores["step"]
 
 

@@ -86,14 +86,6 @@ def test_of_many_classes_the_first_are_named():
 
 def test_what_cannot_be_drawn_is_said(codes, monkeypatch):
     flat, labels = codes
-    with pytest.raises(AttractorError, match=r"give one integer for each of the 36 codes"):
-        latent_map(flat, labels[:-1], "abc")
-    with pytest.raises(AttractorError, match=r"0..1, got 0..2"):
-        latent_map(flat, labels, "ab")
-    with pytest.raises(AttractorError, match=r"codes of x have 3 dimensions"):
-        latent_map(flat, labels, "abc", {"x": np.zeros((2, 3))})
-    with pytest.raises(AttractorError, match=r"codes are float64 of shape \(2, 3, 4\)"):
-        latent_map(np.zeros((2, 3, 4)), [0, 0], "a")
     with pytest.raises(AttractorError, match="at least 5 codes, got 4"):
         latent_map(flat[:4], labels[:4], "abc")
     monkeypatch.setitem(sys.modules, "openTSNE", None)

@@ -66,17 +66,6 @@ def test_one_seed_with_its_oracle_and_chance(result):
     assert not figure.axes[0].collections
 
 
-def test_a_shifted_set_can_be_drawn(result):
-    figure = accuracy_rejection_figure(result, dataset="shifted")
-    u, correct = judged(result, result.covariate_shift_scores[0])
-    line = figure.axes[0].lines[-1]
-    np.testing.assert_allclose(line.get_ydata()[0], correct.mean())
-    np.testing.assert_allclose(line.get_ydata()[-1], correct[u.argmin()])
-    assert "shifted" in figure.axes[0].get_ylabel()
-    with pytest.raises(AttractorError, match="unknown data set of known classes 'shifte'; did you"):
-        accuracy_rejection_figure(result, dataset="shifte")
-
-
 def test_seeds_have_a_band_and_methods_a_line_each(seeds, methods, tmp_path):
     (axes,) = accuracy_rejection_figure(seeds).axes
     every = np.stack([rejection_curve(*judged(r, r.in_scores))[1] for r in seeds])

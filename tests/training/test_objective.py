@@ -11,10 +11,10 @@ from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.data.image_set import first_rows
 from attractor_ae.training.objective import (
-    Targets,
     build_class_layer,
     build_network,
     build_objective,
+    target_sampler,
 )
 
 
@@ -24,18 +24,18 @@ def config(**sections):
 
 def test_targets_are_the_images_themselves_by_default(digits):
     rows = np.array([3, 1, 2])
-    targets = Targets(digits, instance=False).draw(rows, np.random.default_rng(0))
+    targets = target_sampler(digits, instance=False)(rows, np.random.default_rng(0))
     assert np.array_equal(targets, rows)
 
 
 def test_instance_targets_are_every_other_image_of_the_class_equally_often(digits):
     shuffled = digits.take(np.random.default_rng(1).permutation(len(digits)))
-    targets = Targets(shuffled, instance=True)
+    targets = target_sampler(shuffled, instance=True)
     rng = np.random.default_rng(0)
     rows = np.arange(40)
     counts = np.zeros((40, 40))
     for _ in range(900):
-        counts[rows, targets.draw(rows, rng)] += 1
+        counts[rows, targets(rows, rng)] += 1
     same = shuffled.labels[:, None] == shuffled.labels[None]
     others = same & ~np.eye(40, dtype=bool)
     assert (counts[~others] == 0).all()
@@ -45,7 +45,7 @@ def test_instance_targets_are_every_other_image_of_the_class_equally_often(digit
 
 def test_a_class_of_one_image_has_no_other(digits):
     with pytest.raises(AttractorError, match="class '0' of 'mnist5k' has a single image"):
-        Targets(digits.take(first_rows(digits.labels, 1)), instance=True)
+        target_sampler(digits.take(first_rows(digits.labels, 1)), instance=True)
 
 
 def test_a_classifier_has_the_cross_entropy():

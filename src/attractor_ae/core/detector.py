@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attractor_ae._detector import Detector, Images, Requests, Scored, check_at_least, part_of
-from attractor_ae._errors import AttractorError
+from attractor_ae._detector import Detector, Images, Requests, Scored, part_of
+from attractor_ae._errors import AttractorError, check_at_least
 from attractor_ae._random import Stream, generator
 from attractor_ae.core import scores
 from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder, make_autoencoder
@@ -169,7 +169,7 @@ class AttractorDetector(Detector):
             values = found[name].masked_fill(diverged[list(rs)].any(1), most)
             found[name] = values.nan_to_num(nan=most).clamp_max(most)
         # `Detector` computes p_r, u_r and the predicted class from these p_t with `core.scores`.
-        return Scored(found, self._distributions(z, diverged, list(wanted.distributions)))
+        return found, self._distributions(z, diverged, list(wanted.distributions))
 
     def _distributions(self, z: Tensor, diverged: Tensor, at: list[int]) -> Tensor:
         """Return p_t at some recursions, (recursions, trials, n, classes)."""

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from attractor_ae._errors import unknown_name
+from attractor_ae._errors import check_known
 from attractor_ae._perceptrons import fit_perceptrons
 from attractor_ae._random import Stream, generator
 from attractor_ae._temperature import best_temperature
@@ -22,8 +22,7 @@ class Head(ABC):
     """A classifier per recursion of one of ``HEAD_INPUTS``; ``state`` has the fitted tensors."""
 
     def __init__(self, reads: str = "code") -> None:
-        if reads not in HEAD_INPUTS:
-            raise unknown_name("head input", reads, HEAD_INPUTS)
+        check_known("head input", reads, HEAD_INPUTS)
         self.reads = reads
         self.state: dict[str, Tensor] = {}
 
@@ -189,8 +188,7 @@ def make_head(name: str, reads: str, state: Mapping[str, Tensor] | None = None) 
     Raises:
         AttractorError: If the name or the input is unknown.
     """
-    if name not in HEADS:
-        raise unknown_name("head", name, HEADS)
+    check_known("head", name, HEADS)
     head = HEADS[name](reads)
     head.state = dict(state or {})
     return head

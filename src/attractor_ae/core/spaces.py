@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known
 from attractor_ae.conformal import DEFAULT_COMPONENTS, FEATURE_COMPONENTS
 from attractor_ae.extractors import make_extractor
 
@@ -110,6 +110,5 @@ SPACES = {"pixels": Pixels, "standardised": Standardised}
 
 def make_space(name: str) -> Pixels:
     """Return the space of a name in ``SPACES``; raise an AttractorError if it is unknown."""
-    if name not in SPACES:
-        raise unknown_name("space", name, SPACES)
+    check_known("space", name, SPACES)
     return SPACES[name]()

@@ -12,7 +12,7 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from torch import Tensor
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known
 from attractor_ae.data.info import STEPS
 
 
@@ -48,23 +48,16 @@ class Augmentation:
 
     def __post_init__(self) -> None:
         for step in self.steps:
-            if step not in STEPS["natural"]:
-                raise unknown_name("augmentation step", step, STEPS["natural"])
-        if not 0 <= self.probability <= 1:
-            raise AttractorError(f"probability must be in [0, 1], got {self.probability}")
-        if self.max_blur < 1 or self.max_blur % 2 == 0:
-            raise AttractorError(
-                f"max_blur must be an odd number of pixels, got {self.max_blur}; 1 does not blur"
-            )
+            check_known("augmentation step", step, STEPS["natural"])
         low, high = self.noise
-        if not 0 <= low <= high < math.inf:
-            raise AttractorError(
-                f"noise must be a smallest and a largest factor, both at least 0, got {self.noise}"
-            )
-        if not 0 <= self.brightness_contrast < math.inf:
-            raise AttractorError(
-                f"brightness_contrast must be at least 0, got {self.brightness_contrast}"
-            )
+        for name, good, rule in (
+            ("probability", 0 <= self.probability <= 1, "in [0, 1]"),
+            ("max_blur", self.max_blur > 0 and self.max_blur % 2, "an odd number of pixels"),
+            ("noise", 0 <= low <= high < math.inf, "a smallest and a largest factor, at least 0"),
+            ("brightness_contrast", 0 <= self.brightness_contrast < math.inf, "at least 0"),
+        ):
+            if not good:
+                raise AttractorError(f"{name} must be {rule}, got {getattr(self, name)}")
 
     def __call__(
         self, images: Float[Tensor, "n c h w"], generator: np.random.Generator

@@ -11,12 +11,9 @@ import json
 import os
 import re
 import shutil
-import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import BinaryIO, NamedTuple
 
 import numpy as np
@@ -26,7 +23,7 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import flush_to_disk, user_path
+from attractor_ae._files import flush_to_disk, remove_leftovers, temporary_folder, user_path
 from attractor_ae.data.decode import (
     UndecodableError,
     decode_quietly,
@@ -42,6 +39,8 @@ CACHE_VARIABLE = "ATTRACTOR_AE_CACHE"
 
 VERSION = "4"
 """Version of the preparation; must change when the same files are prepared differently."""
+
+REMEDY = f"free space, or choose another folder for prepared images with {CACHE_VARIABLE}"
 
 Broken = tuple[str, str]
 """Printable path of a file that cannot be used, and the reason."""
@@ -138,8 +137,15 @@ def prepare(
     folder = cache_root(wanted.cache) / "prepared" / _folder_name(name) / entry
     opened = _open(folder)
     if opened is None:
-        with _new_entry(folder) as temporary:
+        with temporary_folder(folder, REMEDY) as temporary:
+            remove_leftovers(folder.parent, seconds=86_400.0)  # a day: not of a running process
             _decode_into(temporary, *read(), where, f"preparing {name} {split}", wanted)
+            try:
+                temporary.rename(folder)
+            except OSError:
+                if _open(folder) is None:  # not written by another process meanwhile, but damaged
+                    shutil.rmtree(folder)
+                    temporary.rename(folder)
         opened = _open(folder)
         if opened is None:
             raise AttractorError(f"{displayed(folder)}: cannot be read after writing; remove it")
@@ -252,33 +258,6 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     # NumPy pads the header, so it can be rewritten with another number of images.
     file.seek(0)
     npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-
-@contextmanager
-def _new_entry(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder, and rename it to ``folder`` when the block ends."""
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        for left in folder.parent.glob(".*"):  # left by a process that was killed
-            if time.time() - left.stat().st_mtime > 86_400:  # a day
-                shutil.rmtree(left, ignore_errors=True)
-        with TemporaryDirectory(
-            prefix=f".{folder.name}-", dir=folder.parent, ignore_cleanup_errors=True
-        ) as name:
-            temporary = Path(name)
-            yield temporary
-            try:
-                temporary.rename(folder)
-            except OSError:
-                if _open(folder) is None:  # not written by another process meanwhile, but damaged
-                    shutil.rmtree(folder)
-                    temporary.rename(folder)
-    except OSError as error:
-        raise AttractorError(
-            f"{displayed(error.filename or folder)}: cannot be written "
-            f"({error.strerror or error}); free space, or choose another folder for prepared "
-            f"images with {CACHE_VARIABLE}"
-        ) from None
 
 
 def _folder_name(name: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, check_at_least
 from attractor_ae._random import Stream, generator
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data.decode import ImageFormat
@@ -165,14 +165,7 @@ def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
         >>> first_rows(np.array([7, 3, 7, 7, 3]), 2).tolist()
         [0, 1, 2, 4]
     """
-    if n < 0:
-        return np.arange(len(labels))
-    order = np.argsort(labels, kind="stable")
-    ordered = labels[order]
-    starts = np.searchsorted(ordered, ordered, side="left")
-    rank = np.empty(len(order), dtype=np.int64)
-    rank[order] = np.arange(len(order)) - starts
-    return np.flatnonzero(rank < n)
+    return np.arange(len(labels)) if n < 0 else drawn_rows(labels, lambda _: n)
 
 
 def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
@@ -192,13 +185,18 @@ def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int6
 def drawn_rows(
     labels: NDArray[np.int64],
     number: Callable[[int], int],
-    stream: Callable[[int], np.random.Generator],
+    stream: Callable[[int], np.random.Generator] | None = None,
 ) -> NDArray[np.int64]:
-    """Draw a number of images of each class with its stream; return their indices, ascending."""
+    """Draw a number of images of each class with its stream; return their indices, ascending.
+
+    Without streams, they are the first images of each class.
+    """
     chosen = [np.empty(0, dtype=np.int64)]
-    for label in np.unique(labels).tolist():
-        rows = stream(label).permutation(np.flatnonzero(labels == label))
-        chosen.append(rows[: number(len(rows))])
+    order = np.argsort(labels, kind="stable")
+    classes, starts = np.unique(labels[order], return_index=True)
+    for label, rows in zip(classes.tolist(), np.split(order, starts)[1:], strict=True):
+        drawn = rows if stream is None else stream(label).permutation(rows)
+        chosen.append(drawn[: number(len(rows))])
     return np.sort(np.concatenate(chosen))
 
 
@@ -206,10 +204,11 @@ def drawn_rows(
 class Wanted:
     """Choice of images from a split, and how they are prepared.
 
-    ``per_class``: number of images per class, -1: all; ``subset_seed``: seed of their random
-    choice, None: the first of each class in the set's order; ``factor``: variant of the set,
-    empty: its default; ``cache``: folder of prepared images, None: the user's; ``max_broken``:
-    fraction of broken files, in [0, 1], up to which they are left out.
+    ``per_class``: number of images per class, -1: all (PROTOCOL section 6); ``subset_seed``: seed
+    of their random choice, None: the first of each class in the set's order; ``factor``: variant of
+    the set, e.g. one of SVIRO's cars, empty: its default; ``cache``: folder of prepared images,
+    None: the user's; ``max_broken``: fraction of broken files, in [0, 1], up to which they are left
+    out; ``reporter``: receives progress, and the files that are left out.
     """
 
     per_class: int = -1
@@ -225,8 +224,7 @@ class Wanted:
             raise AttractorError(
                 f"{self.per_class} images per class: give 1 or more, or -1 for all"
             )
-        if self.subset_seed is not None and self.subset_seed < 0:
-            raise AttractorError(f"subset_seed must be at least 0, got {self.subset_seed}")
+        check_at_least(0, subset_seed=self.subset_seed or 0)
 
     def rows(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the indices of the wanted images among those with these labels, ascending."""

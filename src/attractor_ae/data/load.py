@@ -8,7 +8,7 @@ from pathlib import Path
 
 from platformdirs import user_data_path
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae._files import user_path
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import cache as prepared
@@ -16,7 +16,7 @@ from attractor_ae.data.decode import ImageFormat, displayed
 from attractor_ae.data.image_set import ImageSet, Wanted
 from attractor_ae.data.info import DatasetInfo
 from attractor_ae.data.registry import CATALOGUE
-from attractor_ae.data.sources import Downloadable, is_there
+from attractor_ae.data.sources import is_there
 from attractor_ae.data.sources.own import SUFFIXES, own_info
 
 ROOT_VARIABLE = "ATTRACTOR_AE_DATA"
@@ -61,7 +61,14 @@ class Dataset:
                 f"data set {self.info.name!r} has no split {split!r}; available: "
                 f"{', '.join(self.info.splits)}"
             )
-        self._check_factor(factor)
+        factors = self.info.factors
+        if factor and not factors:
+            raise AttractorError(
+                f"data set {self.info.name!r} has no variants, got the factor {factor!r}; "
+                'leave dataset.factor empty ("")'
+            )
+        if factor and factor not in factors:
+            raise unknown_name(f"factor of data set {self.info.name!r}:", factor, factors)
         if missing := self.info.source.missing(split, self.root, factor):
             raise AttractorError(
                 f"data set {self.info.name!r} needs {_listed(missing)}; {self.info.obtain}"
@@ -83,14 +90,11 @@ class Dataset:
                 wanted.reporter.note(f"left out: {others} other files: {reason}")
         return images
 
-    def status(self, factor: str = "") -> DatasetStatus:
+    def status(self) -> DatasetStatus:
         """Return whether the set can be loaded, without reading its images."""
-        self._check_factor(factor)
         info, root = self.info, self.root
-        expected = [
-            place for split in info.splits for place in info.source.expected(split, root, factor)
-        ]
-        missing = {split: info.source.missing(split, root, factor) for split in info.splits}
+        expected = [place for split in info.splits for place in info.source.expected(split, root)]
+        missing = {split: info.source.missing(split, root) for split in info.splits}
         below = [place for place in expected if Path(place).is_relative_to(root)]
         place = os.path.commonpath(below) if len(below) > 1 else expected[0]
         if info.kind == "files" and not any(missing.values()) and not is_there(Path(place)):
@@ -98,16 +102,6 @@ class Dataset:
             folders = (Path(place).parent for place in expected)
             place = next((str(path) for path in folders if is_there(path)), place)
         return DatasetStatus(info, tuple(dict.fromkeys(expected)), missing, place)
-
-    def _check_factor(self, factor: str) -> None:
-        if not factor or factor in self.info.factors:
-            return
-        if self.info.factors:
-            raise unknown_name(f"factor of data set {self.info.name!r}:", factor, self.info.factors)
-        raise AttractorError(
-            f"data set {self.info.name!r} has no variants, got the factor {factor!r}; "
-            'leave dataset.factor empty ("")'
-        )
 
 
 def data_root(root: Path | str | None = None) -> Path:
@@ -183,17 +177,10 @@ def load(
             the data root: a folder, a table of paths, or an array
             (`attractor_ae.data.sources.own`).
         split: One of the set's splits.
-        per_class: Number of images per class (PROTOCOL section 6); -1: all.
-        subset_seed: Seed of the random choice of these images; None: the first of each class in the
-            set's order.
+        per_class, subset_seed, factor, image_format, max_broken, cache, reporter: As for `Wanted`.
         root: Folder of the data sets' files; see :func:`data_root`.
-        factor: Variant of the set, e.g. one of SVIRO's cars; empty: the first.
         split_seed: Seed that divides your own images into ``"train"`` and ``"test"`` if no folder
             or column does.
-        image_format: Size and channels of the images; by default 64 x 64 and grey.
-        max_broken: Fraction of image files, in [0, 1], that may be broken; these are left out.
-        cache: Folder of prepared images; by default the user's cache directory.
-        reporter: Receives progress, and the files that are left out.
 
     Raises:
         AttractorError: If the name, the split or the factor is unknown, a number is out of range,
@@ -236,14 +223,13 @@ def download(name: str, root: Path | str | None = None) -> None:
         AttractorError: If the name is unknown, the set cannot be downloaded, there is no network,
             or a checksum is wrong; the message says which files to put where.
     """
-    if name not in CATALOGUE:
-        raise unknown_name("data set", name, CATALOGUE)
+    check_known("data set", name, CATALOGUE)
     dataset = find_dataset(name, root)
     info = dataset.info
-    if not isinstance(info.source, Downloadable):
+    if not hasattr(info.source, "download"):
         raise AttractorError(f"data set {name!r} cannot be downloaded; {info.obtain}")
     try:
-        info.source.download(dataset.root)
+        info.source.download(dataset.root)  # type: ignore[attr-defined]
     except (OSError, RuntimeError, EOFError) as error:
         reason = " ".join(str(error).split())[:200]
         state = dataset.status()

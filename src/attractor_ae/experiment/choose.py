@@ -60,9 +60,6 @@ def run_chosen_training(
         overrides: Those of ``experiment``; they leave the space open.
         data_root, resume, reporter: As for `run_training`.
         training: Trains one experiment, with the arguments of `run_training`.
-
-    Raises:
-        AttractorError: On everything that a user can repair.
     """
     shared = {"data_root": data_root, "resume": resume, "reporter": reporter}
     kept = Run(Path(folder))

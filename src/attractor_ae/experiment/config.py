@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
-from attractor_ae._errors import AttractorError, unknown_name
-from attractor_ae.experiment._validation import read_toml, validated
+from attractor_ae._errors import AttractorError, check_known, unknown_name
+from attractor_ae.experiment._validation import Table, read_toml, validated
 
 ReconstructionLossName = Literal["", "ssim", "ms-ssim", "mse", "l1", "huber", "bce", "perceptual"]
 MetricLossName = Literal["", "triplet", "angular", "npair", "contrastive", "ntxent"]
@@ -74,18 +74,13 @@ def _activation(name: str) -> str:
     return str(spelled)
 
 
-class _Section(BaseModel):
-    # Strict: true and "3" are not accepted as integers. Lists still become tuples.
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1)]
 PerClass = Annotated[int, Field(ge=-1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class DatasetConfig(_Section):
+class DatasetConfig(Table):
     """``[dataset]``: the training images."""
 
     name: str
@@ -116,7 +111,7 @@ class DatasetConfig(_Section):
     """Largest fraction of broken files that are left out; more are an error."""
 
 
-class ModelConfig(_Section):
+class ModelConfig(Table):
     """``[model]``: the network."""
 
     type: Annotated[ModelType, _spelled(ModelType)] = "dropout-cae"
@@ -138,7 +133,7 @@ class ModelConfig(_Section):
     """Factor of the first weights; those of PyTorch shrink a signal by about 1.7 per layer."""
 
 
-class TrainingConfig(_Section):
+class TrainingConfig(Table):
     """``[training]``: the optimisation."""
 
     gpu: str = Field(default="0", pattern=r"^(|-1|\d+(,\d+)*)$")
@@ -157,8 +152,8 @@ class TrainingConfig(_Section):
     """Number of epochs between log lines (in the original: between plots)."""
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
     """Reconstruction loss; "": only the squared error."""
-    make_scene_impossible: bool = False
-    """Reconstruct the same scene in another variant."""
+    make_scene_impossible: Literal[False] = False
+    """Reconstruct the same scene in another variant: no data set has variants."""
     make_instance_impossible: bool = False
     """Reconstruct a random other image of the same class."""
     augment: bool = True
@@ -197,12 +192,7 @@ class TrainingConfig(_Section):
         return values
 
     @model_validator(mode="after")
-    def _one_target(self) -> "TrainingConfig":
-        if self.make_scene_impossible and self.make_instance_impossible:
-            raise ValueError(
-                "make_scene_impossible and make_instance_impossible exclude each other; "
-                "set one of them to false"
-            )
+    def _loss_and_its_weight(self) -> "TrainingConfig":
         if not self.loss and not self.mse_weight:
             raise ValueError('loss "" needs a mse_weight above 0')
         if self.loss == "bce" and self.mse_weight:
@@ -210,7 +200,7 @@ class TrainingConfig(_Section):
         return self
 
 
-class EvaluationConfig(_Section):
+class EvaluationConfig(Table):
     """``[evaluation]``: the detector and its data sets; the defaults are the published values."""
 
     recursions: Positive = 6
@@ -254,7 +244,7 @@ class EvaluationConfig(_Section):
         return self
 
 
-class ExperimentConfig(_Section):
+class ExperimentConfig(Table):
     """One experiment: the content of a TOML file.
 
     Examples:
@@ -280,23 +270,21 @@ class ExperimentConfig(_Section):
 
     @model_validator(mode="after")
     def _a_classifier_reconstructs_nothing(self) -> "ExperimentConfig":
-        training = self.training
-        impossible = training.make_scene_impossible or training.make_instance_impossible
-        if self.model.type == "conv" and (self.model.metric or impossible):
+        training, classifier = self.training, self.model.type == "conv"
+        if classifier and (self.model.metric or training.make_instance_impossible):
             raise ValueError(
                 'model.type "conv" has no latent code and no reconstruction; set model.metric to '
-                '"", and make_scene_impossible and make_instance_impossible to false'
+                '"", and make_instance_impossible to false'
             )
-        if self.model.space == "features":
-            training = self.training
-            if self.model.type == "conv" or training.augment or training.shift or training.loss:
-                raise ValueError(
-                    'model.space "features" needs model.type "dropout-cae", training.loss "", and '
-                    "neither training.augment nor training.shift, since features are computed once"
-                )
-        if self.model.space != "pixels" and self.training.loss == "bce":
+        on_images = classifier or training.augment or training.shift or training.loss
+        if self.model.space == "features" and on_images:
+            raise ValueError(
+                'model.space "features" needs model.type "dropout-cae", training.loss "", and '
+                "neither training.augment nor training.shift, since features are computed once"
+            )
+        if self.model.space != "pixels" and training.loss == "bce":
             raise ValueError('loss "bce" needs pixels in [0, 1]; set model.space to "pixels"')
-        if self.model.type == "conv" and self.evaluation.score == "vote_diversity":
+        if classifier and self.evaluation.score == "vote_diversity":
             raise ValueError(
                 'model.type "conv" has no latent code, so there is no score "vote_diversity"; '
                 'set evaluation.score to "entropy"'
@@ -334,6 +322,22 @@ class ExperimentConfig(_Section):
     def to_toml(self) -> str:
         """Return the experiment as TOML text; `from_toml` reads the same experiment back."""
         return tomli_w.dumps(self.model_dump())
+
+
+def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
+    """Return an experiment that ships with the package.
+
+    ``"default"`` is the recommended recipe, ``"paper"`` the published one, ``"quick"`` the recipe
+    of the demo, and ``"photographs"`` works on the features of a pretrained network; ``overrides``
+    are as for `ExperimentConfig.from_toml`.
+
+    Raises:
+        AttractorError: If there is no preset of that name; otherwise as for
+            `ExperimentConfig.from_toml`.
+    """
+    check_known("preset", name, PRESETS)
+    # A mistake is in the overrides, not in the package's file.
+    return ExperimentConfig.from_dict(override(preset_values(name), overrides), f"preset {name}")
 
 
 def preset_values(name: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._fast_layers import activation_function
 from attractor_ae._files import write_json, write_tensors, write_text
 from attractor_ae.data import CATALOGUE, data_root
-from attractor_ae.data.sources import Layouts
+from attractor_ae.experiment._validation import read_toml
 from attractor_ae.experiment.config import ExperimentConfig, TrainingConfig
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.experiment.suites import published
@@ -34,30 +34,7 @@ from attractor_ae.training.history import history_text
 CONFIG_FILE = "cfg.toml"
 WEIGHTS_FILE = "checkpoints/last_model.pth"
 
-ORIGINAL_LAYERS: Mapping[str, Mapping[str, str]] = {
-    "dropout-cae": {
-        "encoder_first.conv_1": "encoder.0",
-        "encoder_second.conv_2": "encoder.1",
-        "encoder_third.conv_3": "encoder.2",
-        "encoder_fourth.conv_4": "encoder.3",
-        "encoder_fifth.fc_1": "encoder_linear",
-        "encoder_final": "latent",
-        "decoder_first.fc_1": "decoder_linear.0",
-        "decoder_second.fc_2": "decoder_linear.1",
-        "decoder_third.conv_trans_1": "decoder.0",
-        "decoder_fourth.conv_trans_2": "decoder.1",
-        "decoder_fifth.conv_trans_3": "decoder.2",
-        "decoder_final": "output",
-    },
-    "conv": {
-        "classifier.conv_1": "encoder.0",
-        "classifier.conv_2": "encoder.1",
-        "classifier.conv_3": "encoder.2",
-        "classifier.conv_4": "encoder.3",
-        "classifier.fc_1": "hidden",
-        "classifier.fc_2": "output",
-    },
-}
+ORIGINAL_LAYERS = read_toml(Path(__file__).with_name("original_layers.toml"))
 """Name of each layer in the original -> name in this package, by ``model.type``."""
 
 _WEIGHTS = [f"{layer}.weight" for layers in ORIGINAL_LAYERS.values() for layer in layers]
@@ -94,9 +71,13 @@ def import_run(
     config, notes = _read_config(folder / CONFIG_FILE, seed)
     path = folder / WEIGHTS_FILE
     content = _read(path)
-    names = _expected_names(config.model.type, config.model.activation)
-    state, left_out = _network_part(_state_dict(content, path), names, path)
-    if left_out:
+    names = {}  # of each tensor in the original -> in this package
+    for theirs, ours in ORIGINAL_LAYERS[config.model.type].items():
+        names |= {f"{theirs}.{part}": f"{ours}.{part}" for part in ("weight", "bias")}
+    own = activation_function(config.model.activation).state_dict()
+    names |= {f"activation.{part}": f"activation.{part}" for part in own}
+    state = _state_dict(content, path)
+    if left_out := _check_tensors(state, names, path):
         notes.append(f"left out of {path.name}: the loss, a network of {left_out} tensors")
 
     name, count, known = _trained_set(config, data_root)
@@ -189,26 +170,12 @@ def _leave_out_of_training(
             TrainingConfig.model_validate({key: training[key]})
         except ValidationError:
             impossible.add(key)
-    targets = ("make_scene_impossible", "make_instance_impossible")
-    if model.get("type") == "conv":
-        # The original's classifier ignores these keys.
-        impossible.update(key for key in targets if training.get(key))
+    if model.get("type") == "conv":  # the original's classifier ignores these keys
+        if training.get("make_instance_impossible"):
+            impossible.add("make_instance_impossible")
         if model.get("metric"):
             left_out["model.metric"] = model.pop("metric")
-    elif all(training.get(key) is True for key in targets):
-        impossible.add(targets[0])  # in the original, the second wins
     left_out |= {f"training.{key}": training.pop(key) for key in impossible}
-
-
-def _expected_names(model_type: str, activation: str) -> dict[str, str]:
-    """Return the name of each tensor in the original -> name in this package."""
-    names = {
-        f"{theirs}.{part}": f"{ours}.{part}"
-        for theirs, ours in ORIGINAL_LAYERS[model_type].items()
-        for part in ("weight", "bias")
-    }
-    own = (f"activation.{part}" for part in activation_function(activation).state_dict())
-    return {**names, **{name: name for name in own}}
 
 
 def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
@@ -242,10 +209,8 @@ def _state_dict(content: bytes, path: Path) -> dict[str, Tensor]:
     )
 
 
-def _network_part(
-    state: dict[str, Tensor], names: Mapping[str, str], path: Path
-) -> tuple[dict[str, Tensor], int]:
-    """Return the tensors named in ``names``, and the number of tensors of the loss."""
+def _check_tensors(state: Mapping[str, Tensor], names: Mapping[str, str], path: Path) -> int:
+    """Check that all tensors in ``names`` are there, and return the number of those of the loss."""
     if missing := [name for name in names if name not in state]:
         more = f" and {len(missing) - 1} others" if missing[1:] else ""
         raise AttractorError(
@@ -265,7 +230,7 @@ def _network_part(
                 f"{path}: {name} differs from the activation of the other layers; "
                 "the original shares one activation among all layers"
             )
-    return {name: state[name] for name in names}, left_out
+    return left_out
 
 
 def _renamed(
@@ -278,20 +243,19 @@ def _renamed(
     """Return float32 weights by this package's names, for the network of the config."""
     with torch.device("meta"):  # only the shapes are needed
         wanted = build_network(config, classes).state_dict()
-    weights = {}
-    for name, tensor in state.items():
-        shape = wanted[names[name]].shape
+    weights, model = {}, config.model
+    for theirs, ours in names.items():
+        tensor, shape = state[theirs], wanted[ours].shape
         if tensor.shape != shape:
-            model = config.model
             raise AttractorError(
-                f"{path}: {name} has shape {tuple(tensor.shape)}, but model.dropout = "
+                f"{path}: {theirs} has shape {tuple(tensor.shape)}, but model.dropout = "
                 f"{model.dropout:g} and model.dimension = {model.dimension} need {tuple(shape)}; "
                 f"give the {CONFIG_FILE} that it was trained with"
             )
         if not (tensor.is_floating_point() and bool(tensor.isfinite().all())):
-            raise AttractorError(f"{path}: {name} contains NaN or infinite weights; train it again")
+            raise AttractorError(f"{path}: {theirs} contains NaN or infinite weights; train again")
         # A copy: tensors of a file may share memory, which safetensors does not allow.
-        weights[names[name]] = tensor.detach().float().clone(memory_format=torch.contiguous_format)
+        weights[ours] = tensor.detach().float().clone(memory_format=torch.contiguous_format)
     return weights
 
 
@@ -304,7 +268,7 @@ def _trained_set(
     if info is None or split not in info.splits:
         return name, None, None
     classes = getattr(info.source, "classes", ())
-    if isinstance(info.source, Layouts) and not classes:
+    if listing := getattr(info.source, "listing", None):
         with suppress(AttractorError):  # the files with the class names are missing
-            classes = info.source.listing(split, data_root(root))[2]
+            classes = classes or listing(split, data_root(root))[2]
     return name, info.splits[split].classes, classes or None

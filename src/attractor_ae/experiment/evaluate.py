@@ -1,8 +1,9 @@
 """Evaluation of finished runs on known and unknown images (``attractor-ae evaluate``)."""
 
-import hashlib
 import os
+import shutil
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -61,9 +62,6 @@ def run_evaluation(
         data_root: Folder of the data sets' files.
         again: Evaluate again even if there is a result with the same settings.
         reporter: Receives progress and notes.
-
-    Raises:
-        AttractorError: On everything that a user can repair.
     """
     run = Run.open(folder)
     configs = [evaluation_config(run, overrides)]
@@ -82,9 +80,6 @@ def run_ensemble_evaluation(
     """Evaluate finished runs of classifiers as one deep ensemble; see `run_evaluation`.
 
     The result is written to ``target``, by default ``ensemble`` next to the first run.
-
-    Raises:
-        AttractorError: On everything that a user can repair.
     """
     if not folders:
         raise AttractorError("an ensemble needs at least one run; give folders of finished runs")
@@ -102,9 +97,6 @@ def run_demo(
     """Train on real digits and detect other images; continue a demo that was interrupted.
 
     ``overrides``, each ``"section.key=value"``, change the preset ``quick``.
-
-    Raises:
-        AttractorError: On everything that a user can repair.
     """
     run = run_training(preset("quick", overrides), folder, resume=True, reporter=reporter)
     # A resumed run keeps its stored config, so these overrides are passed again.
@@ -134,7 +126,7 @@ def _evaluated_into(
     basis = {
         "version": __version__,
         "experiment": config.model_dump(mode="json"),
-        "weights": [_file_digest(run.weights_file) for run in runs],
+        "weights": [sha256(run.weights_file.read_bytes()).hexdigest() for run in runs],
         "images": {images.name: images.digest for images in sets},
         "training_images": trained.digest,
     }
@@ -197,24 +189,12 @@ def stored_result(home: Run, basis: Mapping[str, Any]) -> EvaluationResult | Non
 
 
 def _replace_result(home: Run, new: Path) -> None:
-    """Move the files of a new result into an evaluated folder, in place of the old result."""
-    folder = home.evaluation_folder
-    folder.mkdir(exist_ok=True)
-    # Figures of other sets would be mistaken for those of the new result. The file that marks a
-    # result as complete is removed first and written last.
-    stale = (*folder.glob("reconstructions-*"), *folder.glob("recursions.*"))
-    for path in (folder / METRICS_FILE, folder / TRIALS_FILE, *stale):
-        path.unlink(missing_ok=True)
+    """Make a new folder the evaluation folder; its old content, also figures, is removed."""
+    # First the file that marks a result as complete: an interruption leaves none.
+    (home.evaluation_folder / METRICS_FILE).unlink(missing_ok=True)
+    shutil.rmtree(home.evaluation_folder, ignore_errors=True)
     (new / home.detector_file.name).replace(home.detector_file)
-    for path in sorted(new.iterdir(), key=lambda path: path.name == METRICS_FILE):
-        path.replace(folder / path.name)
-
-
-def _file_digest(path: Path) -> str:
-    try:
-        return hashlib.sha256(path.read_bytes()).hexdigest()
-    except OSError as error:
-        raise AttractorError(f"{path}: cannot be read ({error.strerror}); train again") from None
+    new.rename(home.evaluation_folder)
 
 
 def _write_figures(

@@ -13,20 +13,21 @@ from jaxtyping import Float32, Float64, Int64
 from numpy.typing import ArrayLike
 
 from attractor_ae._detector import Detector
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae._files import read_tensors, write_json, write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.scores import OOD_SCORE, normalised_entropy
 from attractor_ae.data import ImageSet
 from attractor_ae.metrics import (
     DetectionMetrics,
+    MisclassificationMetrics,
     Thresholds,
     WassersteinSums,
     detection_metrics,
+    misclassification_metrics,
     wasserstein_reference,
     wasserstein_sums,
 )
-from attractor_ae.misclassification import MisclassificationMetrics, misclassification_metrics
 
 Role = Literal["in", "covariate_shift", "out"]
 
@@ -60,8 +61,7 @@ class DatasetScores:
 
     def __post_init__(self) -> None:
         where = f"data set {self.name!r} ({self.split})"
-        if self.role not in get_args(Role):
-            raise unknown_name(f"role of {where}:", self.role, get_args(Role))
+        check_known(f"role of {where}:", self.role, get_args(Role))
         p = self.probabilities
         if self.labels.shape != p.shape[1:2]:
             raise AttractorError(
@@ -208,8 +208,7 @@ class EvaluationResult:
         """
         name, r = self._reported(score, recursion)
         others = {s.name: s for s in (*self.covariate_shift_scores, *self.out_scores)}
-        if dataset not in others:
-            raise unknown_name("data set", dataset, others)
+        check_known("data set", dataset, others)
         key = (dataset, name, r, grid)
         if key not in self._computed:
             known, other = (s.score(r, name) for s in (self.in_scores, others[dataset]))
@@ -289,9 +288,7 @@ class EvaluationResult:
             self.recursion if recursion is None else recursion,
         )
 
-    def metrics(
-        self, recursion: int | None = None, *, score: str | None = None, grid: Thresholds = "exact"
-    ) -> dict[str, Any]:
+    def metrics(self, recursion: int | None = None) -> dict[str, Any]:
         """Return every rate of PROTOCOL section 8 at one recursion, as nested dictionaries.
 
         Keys: ``accuracy`` on the ``labelled`` images of D_in, whose number it is, and
@@ -299,17 +296,17 @@ class EvaluationResult:
         ``covariate_shift`` and ``out``, by data set; ``wasserstein``, the sums of distances. Rates
         are in [0, 1].
         """
-        name, r = self._reported(score, recursion)
-        errors, judged = {}, score or self.error_score
+        name, r = self._reported(None, recursion)
+        errors, judged = {}, self.error_score
         known = self.known_scores()
         u = known.score(r, judged)
         if known.probabilities.shape[-1] and len(u) and 0 <= u.min() <= u.max() <= 1:
-            found = self.misclassification(None, judged, r, grid)
+            found = self.misclassification(None, judged, r)
             errors = {"score": judged, **asdict(found.detection), **asdict(found.selective)}
             errors["areas"] = asdict(found.areas)
 
         def table(scores: DatasetScores) -> dict[str, Any]:
-            rates = asdict(self.rates(scores.name, name, r, grid))
+            rates = asdict(self.rates(scores.name, name, r))
             return {"mean_score": float(scores.score(r, name).mean()), **rates}
 
         wasserstein = {}
@@ -332,7 +329,7 @@ class EvaluationResult:
             "wasserstein": wasserstein,
         }
 
-    def save(self, folder: str | Path, *, grid: Thresholds = "exact") -> Path:
+    def save(self, folder: str | Path) -> Path:
         """Write scores as arrays and metrics of every recursion as JSON; return the folder.
 
         Raises:
@@ -361,8 +358,8 @@ class EvaluationResult:
             "in_dataset": self.in_scores.name,
             "reported_recursion": self.recursion,
             "reported_score": self.score,
-            "grid": grid,
-            "recursions": [_without_nan(self.metrics(r, grid=grid)) for r in every],
+            "grid": "exact",
+            "recursions": [_without_nan(self.metrics(r)) for r in every],
             "scores": {
                 name: [
                     {s.name: asdict(self.rates(s.name, name, r)) for s in self.out_scores}

@@ -1,4 +1,4 @@
-"""Suites: D_in, D_outs and methods of one table; the published suites as data.
+"""Suites: D_in, D_outs and methods of one table; suites.toml has those of the package.
 
 Your own suite is a TOML file with the same keys; see docs/reproduce.md. The files of configs/ are
 generated from the published suites (`make configs`).
@@ -10,21 +10,17 @@ from types import MappingProxyType
 from typing import Any
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from attractor_ae._errors import AttractorError, unknown_name
-from attractor_ae._files import file_name, write_text
-from attractor_ae.experiment._validation import read_toml, validated
+from attractor_ae._files import file_name
+from attractor_ae.experiment._validation import Table, read_toml, validated
 from attractor_ae.experiment.config import ExperimentConfig, Names, ReportedScore, override
 from attractor_ae.experiment.presets import PRESETS, preset
 from attractor_ae.experiment.run import Run
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-class Method(_Table):
+class Method(Table):
     """One row of a table. Methods whose experiments differ only in the score share their runs.
 
     ``label`` is the name in tables; ``experiment`` is a preset, published experiment or TOML
@@ -43,55 +39,7 @@ class Method(_Table):
     ensemble: bool = False
 
 
-_CLASSIFIER = (
-    "model.type=conv",
-    "model.metric=",
-    "dataset.calibration_fraction=0",
-    "evaluation.recursions=1",
-    "evaluation.recursion=0",
-    "evaluation.score=entropy",
-    "evaluation.scores=[]",
-)
-_TESTED = "evaluation.nbr_of_samples_per_class=100"
-_MANY = ("evaluation.trials=20", _TESTED)
-_FEW_EPOCHS = ("training.epochs=20", "training.learning_rate=1e-3", *_MANY)
-
-METHODS = (
-    Method(label="MC-AE", quick=_MANY),
-    Method(label="MC-AE, fused", experiment="default", quick=_MANY, score="ood_score"),
-    Method(
-        label="MC dropout", settings=_CLASSIFIER, full=("training.epochs=1000",), quick=_FEW_EPOCHS
-    ),
-    Method(
-        label="deep ensemble",
-        settings=(*_CLASSIFIER, "model.dropout=0"),
-        full=("training.epochs=1000",),
-        quick=_FEW_EPOCHS,
-        ensemble=True,
-    ),
-)
-"""The three published methods (PROTOCOL section 5), and the package's default."""
-
-_OPEN_SET_METHODS = (
-    Method(label="MC-AE, pixels", experiment="default", quick=_MANY, score="ood_score"),
-    Method(
-        label="MC-AE, features",
-        experiment="photographs",
-        quick_experiment="photographs",
-        quick=(_TESTED,),
-        score="ood_score",
-    ),
-    Method(
-        label="MC dropout",
-        experiment="default",
-        settings=(*_CLASSIFIER, "training.learning_rate=1e-3", "training.class_weight=0"),
-        full=("training.epochs=100",),
-        quick=_FEW_EPOCHS,
-    ),
-)
-
-
-class Suite(_Table):
+class Suite(Table):
     """D_in, D_outs and methods of one table (PROTOCOL section 7).
 
     ``in_dataset`` is the name or path of D_in, and ``split`` its training split; ``out_datasets``
@@ -107,7 +55,7 @@ class Suite(_Table):
     accuracy_splits: Names = ()
     covariate_shift_datasets: Names = ()
     open_set: bool = False
-    methods: tuple[Method, ...] = METHODS
+    methods: tuple[Method, ...] = Field(min_length=1)
 
     def experiment(
         self,
@@ -135,8 +83,7 @@ class Suite(_Table):
             "covariate_shift_datasets": self.covariate_shift_datasets,
         }
         source = method.quick_experiment if quick else method.experiment
-        ours = method in (*METHODS, *_OPEN_SET_METHODS)
-        read = preset if source in PRESETS and ours else read_experiment
+        read = preset if source in PRESETS and method in _SHIPPED else read_experiment
         settings = [
             *method.settings,
             *(method.quick if quick else method.full),
@@ -157,51 +104,38 @@ def as_overrides(section: str, values: Mapping[str, Any]) -> list[str]:
     return [f"{section}.{tomli_w.dumps({key: value})}" for key, value in values.items()]
 
 
-_BUILT_IN = (
-    Suite(
-        name="builtin",
-        in_dataset="mnist5k",
-        out_datasets=("faces", "textures", "photos"),
-        covariate_shift_datasets=("digits8",),
-    ),
-    Suite(
-        name="open-set",
-        in_dataset="mnist5k",
-        out_datasets=("faces", "textures", "photos"),
-        open_set=True,
-        methods=_OPEN_SET_METHODS,
-    ),
-)
-_PUBLISHED = (
-    Suite(
-        name="mnist", in_dataset="mnist", out_datasets=("fashion", "omniglot", "cifar10", "svhn")
-    ),
-    Suite(
-        name="fashion", in_dataset="fashion", out_datasets=("mnist", "omniglot", "cifar10", "svhn")
-    ),
-    Suite(name="svhn", in_dataset="svhn", out_datasets=("places365", "lsun", "cifar10", "gtsrb")),
-    Suite(name="gtsrb", in_dataset="gtsrb", out_datasets=("svhn", "places365", "cifar10", "lsun")),
-    Suite(
-        name="sviro_uncertainty",
-        in_dataset="sviro_uncertainty",
-        out_datasets=("svhn", "places365", "cifar10", "lsun", "gtsrb", "sviro:tesla"),
-        split="train-adults",
-        accuracy_splits=(
-            "test-adults",
-            "test-adults-and-objects",
-            "test-adults-and-seats",
-            "test-adults-and-seats-and-objects",
-            "test-objects",
-            "test-seats",
-        ),
-    ),
-)
+def _methods(tables: Any, source: str) -> tuple[Method, ...]:  # noqa: ANN401
+    """Return the methods of a suite from their tables, by label."""
+    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
+        raise AttractorError(f'{source}: methods must be tables, e.g. [methods."MC-AE"]')
+    methods = tuple(
+        validated(Method, {"label": label, **table}, f'{source}: [methods."{label}"]')
+        for label, table in tables.items()
+    )
+    places = [file_name(method.label).lower() for method in methods]
+    for method, place in zip(methods, places, strict=True):
+        if places.count(place) > 1:
+            raise AttractorError(
+                f"{source}: several methods would have the folder {place!r}, one of them "
+                f"{method.label!r}; choose labels that differ in letters or digits"
+            )
+    return methods
 
-SUITES: Mapping[str, Suite] = MappingProxyType(
-    {suite.name: suite for suite in (*_BUILT_IN, *_PUBLISHED)}
-)
+
+def _suite(name: str, values: Mapping[str, Any], source: str) -> Suite:
+    """Return a suite from the tables of a TOML file."""
+    methods = _methods(values.get("methods", {}), source) or METHODS
+    return validated(Suite, {**values, "name": name, "methods": methods}, source)
+
+
+_TABLES = read_toml(Path(__file__).with_suffix(".toml"))
+METHODS = _methods(_TABLES["methods"], "suites.toml")
+"""The three published methods (PROTOCOL section 5), and the package's default."""
+_PUBLISHED = [_suite(name, table, name) for name, table in _TABLES["published"].items()]
+_BUILT_IN = [_suite(name, table, name) for name, table in _TABLES["builtin"].items()]
+SUITES: Mapping[str, Suite] = MappingProxyType({s.name: s for s in (*_BUILT_IN, *_PUBLISHED)})
 """The suites of the published table (PROTOCOL section 7), and two that need no download."""
-
+_SHIPPED = [method for suite in SUITES.values() for method in suite.methods]
 
 _ENDINGS = {"MC-AE": "", "MC dropout": "-mc-dropout", "deep ensemble": "-ensemble"}
 
@@ -262,13 +196,6 @@ def run_name(source: str | Path, experiment: ExperimentConfig) -> str:
     return recipe if recipe.startswith(data) else f"{data}-{recipe}"
 
 
-def write_configs(folder: Path) -> None:
-    """Write a TOML file per published experiment (``make configs``)."""
-    for name, config in published().items():
-        text = "# Generated from the published suites by `make configs`.\n\n" + config.to_toml()
-        write_text(folder / f"{name}.toml", text)
-
-
 def read_suite(source: str | Path) -> Suite:
     """Return a suite by its name in ``SUITES``, or from a TOML file.
 
@@ -293,22 +220,7 @@ def read_suite(source: str | Path) -> Suite:
         )
     if "dataset" in values:
         return _suite_of(ExperimentConfig.from_toml(path), path)
-    tables = values.pop("methods", {})
-    if not isinstance(tables, dict) or not all(isinstance(t, dict) for t in tables.values()):
-        raise AttractorError(f'{path}: methods must be tables, e.g. [methods."MC-AE"]')
-    methods = tuple(
-        validated(Method, {"label": label, **table}, f'{path}: [methods."{label}"]')
-        for label, table in tables.items()
-    )
-    places = [file_name(method.label).lower() for method in methods]
-    for method, place in zip(methods, places, strict=True):
-        if places.count(place) > 1:
-            raise AttractorError(
-                f"{path}: several methods would have the folder {place!r}, one of them "
-                f"{method.label!r}; choose labels that differ in letters or digits"
-            )
-    given = {"name": path.stem, "methods": methods or METHODS}
-    return validated(Suite, {**values, **given}, str(path))
+    return _suite(path.stem, values, str(path))
 
 
 def _suite_of(config: ExperimentConfig, path: Path) -> Suite:

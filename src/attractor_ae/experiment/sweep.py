@@ -16,14 +16,14 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Generator, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Hashable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
-from attractor_ae._errors import AttractorError, optional_package, unknown_name
+from attractor_ae._errors import AttractorError, check_known, optional_package
 from attractor_ae._files import remove_leftovers, write_json
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.config import ExperimentConfig
@@ -153,31 +153,29 @@ def sweep(
     """
     if not jobs:
         raise AttractorError("a sweep needs at least one job")
-    folders = [job.folder.resolve() for job in jobs]
-    if repeated := _repeated(folders):
+    if repeated := _repeated([job.folder.resolve() for job in jobs]):
         raise AttractorError(f"{repeated[0]}: two jobs have this folder; give each a different one")
-    for job, folder in zip(jobs, folders, strict=True):
+    by_folder = {job.folder.resolve(): job for job in jobs}
+    for folder, job in by_folder.items():
         check_claim(Run(folder), job.config, resume=True)
-    if backend not in BACKENDS:
-        raise unknown_name("backend", backend, BACKENDS)
+    check_known("backend", backend, BACKENDS)
     if workers is not None and workers < 1:
         raise AttractorError(f"workers = {workers}: must be at least 1")
     if backend == "dask" and workers is not None:
         raise AttractorError('backend "dask" uses the workers of the cluster; omit workers')
     if backend == "processes" and (scheduler is not None or resources):
         raise AttractorError('scheduler and resources require backend "dask"; set it as well')
-    waiting = [i for i, folder in enumerate(folders) if not Run(folder).finished]
+    waiting = {f: job.config for f, job in by_folder.items() if not Run(f).finished}
     root = () if data_root is None else ("--data-root", str(Path(data_root).resolve()))
     here = os.getcwd()  # noqa: PTH109
-    tasks = {i: _Task(jobs[i].config.to_toml(), str(folders[i]), root, here) for i in waiting}
+    tasks = [_Task(config.to_toml(), folder, root, here) for folder, config in waiting.items()]
     number, threads = _local_workers(jobs, workers) if backend == "processes" else (1, 1)
     if backend == "processes" and min(number, len(waiting)) > 1:
         # Fill the cache of images before several processes would each decode them.
-        configs = [jobs[i].config for i in waiting]
-        for config in {c.dataset.model_dump_json(): c for c in configs}.values():
+        for config in {c.dataset.model_dump_json(): c for c in waiting.values()}.values():
             with suppress(AttractorError):  # the run reports it
                 make_plan(config, data_root).load_training()
-    errors: dict[int, str] = {}
+    errors: dict[Path, str] = {}
     with ExitStack() as connection:
         if backend == "dask" and waiting:
             needs = dict(resources or {})
@@ -186,24 +184,24 @@ def sweep(
         else:
             running = _in_processes(tasks, number, threads, reporter)
         connection.enter_context(closing(running))  # an error below also stops the trainings
-        for parent in {folder.parent for folder in folders}:
+        for parent in {folder.parent for folder in by_folder}:
             remove_leftovers(parent)
-        _write_states(folders, {})
+        _write_states(by_folder, {})
         start = time.perf_counter()
-        for index, error in running:
-            errors[index] = error
-            _write_states(folders, {folders[i]: line for i, line in errors.items()})
+        for folder, error in running:
+            errors[folder] = error
+            _write_states(by_folder, errors)
             trained = sum(not line for line in errors.values())
             done, left = len(jobs) - len(waiting) + len(errors), len(waiting) - len(errors)
             seconds = (time.perf_counter() - start) / trained * left if trained else None
             if error:
-                reporter.note(f"{folders[index]} failed: {error}")
+                reporter.note(f"{folder} failed: {error}")
             reporter.progress("training runs", done, len(jobs), f"{done}/{len(jobs)} runs", seconds)
     return SweepReport(
-        finished=tuple(jobs[i] for i in waiting if not errors[i]),
-        skipped=tuple(job for i, job in enumerate(jobs) if i not in tasks),
+        finished=tuple(by_folder[f] for f in waiting if not errors[f]),
+        skipped=tuple(job for f, job in by_folder.items() if f not in waiting),
         failed=tuple(
-            Failure(jobs[i], errors[i], Run(jobs[i].folder).log_file) for i in waiting if errors[i]
+            Failure(by_folder[f], errors[f], Run(f).log_file) for f in waiting if errors[f]
         ),
     )
 
@@ -214,7 +212,7 @@ def sweep(
 @dataclass(frozen=True)
 class _Task:
     config: str
-    folder: str
+    folder: Path
     options: tuple[str, ...]
     here: str
     """Current folder of the sweep, which relative paths in the config refer to."""
@@ -226,7 +224,7 @@ class _Child:
     def __init__(self, task: _Task, threads: int) -> None:
         self._task, self._threads, self._deaths = task, threads, 0
         self._files = tempfile.TemporaryDirectory(prefix="attractor-ae-")
-        self._config = Path(self._files.name) / f"{Path(task.folder).name}.toml"
+        self._config = Path(self._files.name) / f"{task.folder.name}.toml"
         self._config.write_text(task.config, encoding="utf-8")
         self._start()
 
@@ -234,7 +232,7 @@ class _Child:
         self._output = Path(self._files.name) / "stderr"
         # -P: no module is imported from the current folder, which may contain a random.py.
         command = [sys.executable, "-P", "-m", "attractor_ae", "train", str(self._config)]
-        command += ["--out", self._task.folder, "--resume", *self._task.options]
+        command += ["--out", str(self._task.folder), "--resume", *self._task.options]
         threads = {"OMP_NUM_THREADS": str(self._threads), PARENT_VARIABLE: str(os.getpid())}
         with self._output.open("wb") as stderr:
             # A new session: only the parent receives Ctrl-C from the terminal and stops the child.
@@ -286,19 +284,19 @@ def _log_failure(run: Run, line: str) -> None:
 
 
 def _in_processes(
-    tasks: Mapping[int, _Task], number: int, threads: int, reporter: Reporter
-) -> Generator[tuple[int, str]]:
-    """Train tasks on this machine, and yield index and error of each as it ends."""
-    waiting, running = list(tasks.items()), dict[int, _Child]()
+    tasks: Sequence[_Task], number: int, threads: int, reporter: Reporter
+) -> Generator[tuple[Path, str]]:
+    """Train tasks on this machine, and yield folder and error of each as it ends."""
+    waiting, running = list(tasks), dict[Path, _Child]()
     try:
         while waiting or running:
             while waiting and len(running) < number:
-                index, task = waiting.pop(0)
-                running[index] = _Child(task, threads)
-            for index, child in list(running.items()):
+                task = waiting.pop(0)
+                running[task.folder] = _Child(task, threads)
+            for folder, child in list(running.items()):
                 if (error := child.ended()) is not None:
-                    del running[index]
-                    yield index, error
+                    del running[folder]
+                    yield folder, error
             time.sleep(0.05)
     finally:  # Ctrl-C, or the caller has failed
         if running:
@@ -336,11 +334,11 @@ def _local_workers(jobs: Sequence[Job], workers: int | None) -> tuple[int, int]:
 
 
 def _on_cluster(
-    tasks: Mapping[int, _Task],
+    tasks: Sequence[_Task],
     client: Any,  # noqa: ANN401
     needs: dict[str, float],
     reporter: Reporter,
-) -> Generator[tuple[int, str]]:
+) -> Generator[tuple[Path, str]]:
     """Train tasks on a cluster of dask.distributed, which must be running."""
     from distributed import Event, KilledWorker, as_completed
 
@@ -351,17 +349,17 @@ def _on_cluster(
             task,
             needs,
             stop.name,
-            key=f"train-{Path(task.folder).name}-{uuid4().hex}",
+            key=f"train-{task.folder.name}-{uuid4().hex}",
             pure=False,
             resources=needs or None,
-        ): index
-        for index, task in tasks.items()
+        ): task.folder
+        for task in tasks
     }
     try:
         for future in as_completed(list(futures), loop=client.loop, raise_errors=False):
-            index = futures[future]
+            folder = futures[future]
             if future.status == "finished":
-                yield index, future.result()
+                yield folder, future.result()
                 continue
             error = "the connection to the scheduler was lost; start it and repeat the sweep"
             if future.status == "error":
@@ -370,8 +368,8 @@ def _on_cluster(
                 if isinstance(reason, KilledWorker):
                     deaths = reason.allowed_failures + 1
                     error = f"{deaths} workers died during this run; see their logs"
-            _log_failure(Run(tasks[index].folder), f"failed: {error}")
-            yield index, error
+            _log_failure(Run(folder), f"failed: {error}")
+            yield folder, error
     except BaseException:  # Ctrl-C, or the caller has failed
         reporter.note("stopping: each run writes its checkpoint ...")
         stop.set()
@@ -445,7 +443,7 @@ def _first_line(error: BaseException) -> str:
 # ---- the folder of a sweep ---------------------------------------------------------------------
 
 
-def _write_states(folders: Sequence[Path], errors: Mapping[Path, str]) -> None:
+def _write_states(folders: Collection[Path], errors: Mapping[Path, str]) -> None:
     """Write ``sweep.json`` in the parents of run folders; keep its entries of other runs.
 
     A run is ``"finished"``, ``"failed"`` with an ``"error"``, or ``"unfinished"``.
@@ -453,11 +451,10 @@ def _write_states(folders: Sequence[Path], errors: Mapping[Path, str]) -> None:
     for parent in {folder.parent for folder in folders}:
         path = parent / SWEEP_FILE
         states = _read_states(path) if path.exists() else {}
-        for folder in folders:
-            if folder.parent == parent:
-                error = errors.get(folder, "")
-                state = "finished" if Run(folder).finished else "failed" if error else "unfinished"
-                states[folder.name] = {"state": state} | ({"error": error} if error else {})
+        for folder in (folder for folder in folders if folder.parent == parent):
+            error = errors.get(folder, "")
+            state = "finished" if Run(folder).finished else "failed" if error else "unfinished"
+            states[folder.name] = {"state": state} | ({"error": error} if error else {})
         write_json(path, {"runs": {name: states[name] for name in sorted(states, key=_natural)}})
 
 

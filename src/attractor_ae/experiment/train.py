@@ -17,11 +17,7 @@ def run_training(
     resume: bool = False,
     reporter: Reporter = SILENT,
 ) -> Run:
-    """Load the images that a config names, and train on them (see `attractor_ae.train`).
-
-    Raises:
-        AttractorError: On everything that a user can repair.
-    """
+    """Load the images that a config names, and train on them (see `attractor_ae.train`)."""
     plan = make_plan(config, data_root)
     plan.check()  # a missing D_out is reported before the training, not after it
     images = plan.load_training(reporter)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from attractor_ae._errors import unknown_name
+from attractor_ae._errors import check_known
 
 MetricLoss = Callable[[Float[Tensor, "n latent"], Int[Tensor, " n"]], Float[Tensor, ""]]
 """Function (latent codes, labels) -> scalar to minimise."""
@@ -55,8 +55,7 @@ def metric_loss(name: str) -> MetricLoss:
     Raises:
         AttractorError: If the name is not one of ``METRIC_LOSSES``.
     """
-    if name not in METRIC_LOSSES:
-        raise unknown_name("metric loss", name, METRIC_LOSSES)
+    check_known("metric loss", name, METRIC_LOSSES)
     if name == "ntxent":
         loss = _ntxent
     else:

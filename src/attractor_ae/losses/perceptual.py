@@ -93,12 +93,8 @@ def _imagenet_features() -> nn.Sequential:
         with torch.device("meta"):
             features = vgg16().features
         state = weights.get_state_dict(progress=False, check_hash=True, weights_only=True)
-        of_features = {
-            key.removeprefix("features."): value
-            for key, value in state.items()
-            if key.startswith("features.")
-        }
-        features.load_state_dict(of_features, assign=True)
+        of_features = {k: v for k, v in state.items() if k.startswith("features.")}
+        nn.ModuleDict({"features": features}).load_state_dict(of_features, assign=True)
     except Exception as error:  # no network, a damaged file: many types of error
         reason = (str(error) or type(error).__name__).splitlines()[0]
         raise AttractorError(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known
 from attractor_ae._ssim import SSIM_WINDOW, structural_similarity
 from attractor_ae.losses.perceptual import PerceptualLoss
 
@@ -44,8 +44,7 @@ def reconstruction_loss(name: str) -> ReconstructionLoss:
         >>> loss(torch.full((2, 1, 64, 64), 0.5), torch.zeros(2, 1, 64, 64))
         tensor(1024.)
     """
-    if name not in _LOSSES:
-        raise unknown_name("reconstruction loss", name, RECONSTRUCTION_LOSSES)
+    check_known("reconstruction loss", name, RECONSTRUCTION_LOSSES)
     loss = _LOSSES[name]()
 
     def in_float32(reconstruction: Tensor, target: Tensor) -> Tensor:

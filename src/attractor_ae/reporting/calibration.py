@@ -20,8 +20,11 @@ from attractor_ae.reporting.style import (
     wrapped,
 )
 
+_BINS = 10
+_EDGES = np.linspace(0, 1, _BINS + 1)
 
-def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None = None) -> Figure:
+
+def reliability_diagram(results: Results) -> Figure:
     """Draw accuracy against confidence, in bins of equal width, with the calibration error.
 
     The confidence is the probability of the predicted class at the reported recursion. The lower
@@ -30,12 +33,11 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
     (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
 
     Raises:
-        AttractorError: If the results of a method differ in their experiment, or ``dataset`` is not
-            a data set of known classes with labels.
+        AttractorError: If the results of a method differ in their experiment, or no image of D_in
+            has a label.
     """
     methods = by_method(results)
-    shown = next(iter(methods.values()))[0].known_scores(dataset).name
-    edges = np.linspace(0, 1, bins + 1)
+    shown = next(iter(methods.values()))[0].in_scores.name
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 3.0))
         upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
@@ -43,14 +45,14 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
         handles = []
         for i, (name, seeds) in enumerate(methods.items()):
             looks = look(i)
-            predictions = [_predictions(result, dataset) for result in seeds]
-            errors = [expected_calibration_error(*given, bins=bins) for given in predictions]
+            predictions = [_predictions(result) for result in seeds]
+            errors = [expected_calibration_error(*given, bins=_BINS) for given in predictions]
             label = f"{name}, ECE {stated(errors)}"
-            handles.append(draw_curve(upper, _binned(predictions, edges, label), **looks))
+            handles.append(draw_curve(upper, _binned(predictions, label), **looks))
             confidences = np.concatenate([confidence for confidence, _ in predictions])
             lower.hist(
                 confidences,
-                bins=edges,  # type: ignore[arg-type]
+                bins=_EDGES,  # type: ignore[arg-type]
                 weights=np.full(len(confidences), 1 / len(confidences)),
                 histtype="step",
                 color=looks["color"],
@@ -62,23 +64,21 @@ def reliability_diagram(results: Results, *, bins: int = 10, dataset: str | None
     return figure
 
 
-def _predictions(result: EvaluationResult, dataset: str | None) -> tuple[np.ndarray, np.ndarray]:
+def _predictions(result: EvaluationResult) -> tuple[np.ndarray, np.ndarray]:
     """Return the confidence of each prediction, and whether it is correct."""
-    scores = labelled_scores(result, dataset)
+    scores = labelled_scores(result)
     p = scores.probabilities[result.recursion].astype(np.float64)
     # A float32 softmax can exceed 1 by its rounding.
     return np.minimum(p.max(-1), 1), scores.predicted(result.recursion) == scores.labels
 
 
-def _binned(
-    predictions: Sequence[tuple[np.ndarray, np.ndarray]], edges: np.ndarray, label: str
-) -> Curve:
+def _binned(predictions: Sequence[tuple[np.ndarray, np.ndarray]], label: str) -> Curve:
     """Return accuracy against mean confidence, for bins that contain images of any seed."""
-    table = np.full((2, len(predictions), len(edges) - 1), np.nan)
+    table = np.full((2, len(predictions), _BINS), np.nan)
     for seed, (confidence, correct) in enumerate(predictions):
-        filled = np.unique(np.searchsorted(edges[1:-1], confidence))
+        filled = np.unique(np.searchsorted(_EDGES[1:-1], confidence))
         table[::-1, seed, filled] = calibration_curve(
-            correct, confidence, n_bins=len(edges) - 1, pos_label=True
+            correct, confidence, n_bins=_BINS, pos_label=True
         )
     confidence, right = table[..., ~np.isnan(table[0]).all(0)]
     return Curve(np.nanmean(confidence, 0), right, label)

@@ -9,7 +9,7 @@ from typing import Literal, get_args
 import numpy as np
 from rich.console import Group, RenderableType
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae._files import write_text
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.metrics import DetectionMetrics, Thresholds, check_grid, wasserstein_reference
@@ -73,22 +73,18 @@ class Comparison:
         Raises:
             AttractorError: If the folder cannot be written to.
         """
-        label = f"tab:{self.in_dataset}"
         paths = []
-        for stem, grid, latex in (
-            ("table", self.detection, renderers.latex(self.detection, f"{label}-detection")),
-            (
-                "accuracy_table",
-                self.accuracy,
-                renderers.latex(self.accuracy, f"{label}-accuracy", by_dataset=True),
-            ),
-            (
-                "wasserstein_table",
-                self.wasserstein,
-                renderers.latex(self.wasserstein, f"{label}-wasserstein"),
-            ),
+        for kind, stem, grid in (
+            ("detection", "table", self.detection),
+            ("accuracy", "accuracy_table", self.accuracy),
+            ("wasserstein", "wasserstein_table", self.wasserstein),
         ):
-            texts = {"tex": latex, "md": renderers.markdown(grid), "csv": renderers.csv_text(grid)}
+            label = f"tab:{self.in_dataset}-{kind}"
+            texts = {
+                "tex": renderers.latex(grid, label, by_dataset=kind == "accuracy"),
+                "md": renderers.markdown(grid),
+                "csv": renderers.csv_text(grid),
+            }
             for ending, text in texts.items():
                 paths.append(Path(folder) / f"{stem}.{ending}")
                 write_text(paths[-1], text)
@@ -226,12 +222,12 @@ def compare(
             ]
         return make_grid(title, methods, columns, values, notes=every, significance=significance)
 
-    inside = orientation == "in"
+    inside, n, labelled = orientation == "in", len(first.labels), len(first.labelled.labels)
+    partly = [f"{labelled} of {n} images of {first.name} have a label; only these count."]
     return Comparison(
         first.name,
         table(
-            f"Detection of unknown images; D_in is {first.name} ({first.split}, "
-            f"{len(first.labels)} images)",
+            f"Detection of unknown images; D_in is {first.name} ({first.split}, {n} images)",
             _columns(results, ("out",), DETECTION_METRICS),
             detection_rates,
             "D_in is" if inside else "D_out is",
@@ -244,7 +240,7 @@ def compare(
             "p(a|c) is p(accurate|certain), p(u|i) is p(uncertain|inaccurate), rem. err. and "
             "rem. acc. are the remaining error and accuracy rate, err./acc. is the area of the "
             "first over the second.",
-            *_partly_labelled(first),
+            *(partly if labelled < n else ()),
         ),
         table(
             f"Sums of Wasserstein distances between scores; D_in is {first.name}",
@@ -255,18 +251,10 @@ def compare(
     )
 
 
-def _partly_labelled(scores: DatasetScores) -> list[str]:
-    labelled, n = len(scores.labelled.labels), len(scores.labels)
-    if labelled == n:
-        return []
-    return [f"{labelled} of {n} images of {scores.name} have a label; only these count."]
-
-
 def check_reported(grid: str, orientation: str) -> None:
     """Raise an AttractorError unless `compare` accepts both names."""
     check_grid(grid)
-    if orientation not in get_args(Orientation):
-        raise unknown_name("orientation", orientation, get_args(Orientation))
+    check_known("orientation", orientation, get_args(Orientation))
 
 
 def _oriented(rates: DetectionMetrics, side: Orientation) -> dict[str, float]:
@@ -319,7 +307,7 @@ def _compared(
         raise AttractorError(
             f"results of {name!r} report {several}; choose one recursion and one score"
         )
-    seeds = tuple(_seed(result) for result in results)
+    seeds = tuple(_setting(result, "training", "seed") for result in results)
     for seed in seeds:
         if seed is not None and seeds.count(seed) > 1:
             raise AttractorError(
@@ -331,11 +319,6 @@ def _compared(
         if shown not in result.score_names:
             raise AttractorError(f"{name}: {unknown_name('score', shown, result.score_names)}")
     return ComparedMethod(name, seeds, r, shown)
-
-
-def _seed(result: EvaluationResult) -> int | None:
-    """Return the training seed, if the provenance contains it."""
-    return _setting(result, "training", "seed")
 
 
 def _setting(result: EvaluationResult, section: str, key: str) -> int | None:

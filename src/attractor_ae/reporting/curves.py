@@ -30,26 +30,14 @@ def auroc_by_recursion(results: Results) -> Figure:
     return _figure(curves, "recursion", reported.pop() if len(reported) == 1 else None)
 
 
-def auroc_by_trials(
-    curves: TrialCurve | Sequence[TrialCurve] | Mapping[str, Sequence[TrialCurve]],
-) -> Figure:
+def auroc_by_trials(methods: Mapping[str, Sequence[TrialCurve]]) -> Figure:
     """Draw AUROC against each D_out, and the accuracy on D_in, over the number of trials.
 
     Methods, seeds and bands are drawn as in `auroc_by_recursion`.
 
     Raises:
-        AttractorError: If there are no curves, or those of a method differ in their experiment.
+        AttractorError: If the curves of a method differ in their experiment.
     """
-    if isinstance(curves, TrialCurve):
-        curves = [curves]
-    methods: dict[str, list[TrialCurve]] = {}
-    if isinstance(curves, Mapping):
-        methods = {name: list(found) for name, found in curves.items()}
-    else:
-        for curve in curves:
-            methods.setdefault(curve.method, []).append(curve)
-    if not methods or not all(methods.values()):
-        raise AttractorError("there are no curves to draw; give at least one of each method")
     return _figure({name: _trial_curves(name, found) for name, found in methods.items()}, "trials")
 
 

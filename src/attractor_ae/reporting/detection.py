@@ -1,28 +1,22 @@
-"""ROC and precision-recall curves of D_in against D_outs."""
+"""ROC and precision-recall curves of D_in, the positive class, against D_outs."""
 
 import math
 from collections.abc import Callable
-from typing import Literal, get_args
 
 import numpy as np
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from attractor_ae._errors import AttractorError, unknown_name
+from attractor_ae._errors import AttractorError
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.reporting.panels import Curve, curve_figure
 from attractor_ae.reporting.seeds import Results, by_method, stated
 from attractor_ae.reporting.style import REFERENCE_COLOUR
 
-Positive = Literal["in", "out"]
-"""Positive class: D_in, to be accepted, or D_out, to be flagged."""
-
 _GRID = np.linspace(0, 1, 201)
-_WHAT = {"in": "known accepted", "out": "unknown flagged"}
-_WRONG = {"in": "unknown accepted", "out": "known flagged"}
 
 
-def roc_figure(results: Results, *, positive: Positive = "in") -> Figure:
+def roc_figure(results: Results) -> Figure:
     """Draw the ROC curve of D_in against each D_out, at the reported recursion and score.
 
     The curve of one seed is exact. For several seeds, the mean true positive rate at each false
@@ -31,18 +25,17 @@ def roc_figure(results: Results, *, positive: Positive = "in") -> Figure:
     several methods there is a panel per D_out. The legend states the AUROC.
 
     Raises:
-        AttractorError: If the results of a method differ in their experiment, there is no D_out, or
-            ``positive`` is unknown.
+        AttractorError: If the results of a method differ in their experiment, or there is no D_out.
     """
-    labels = "false positive rate ({wrong})", "true positive rate ({what})"
-    figure = _figure(results, positive, _roc, "auroc", "AUROC", labels)
+    labels = "false positive rate (unknown accepted)", "true positive rate (known accepted)"
+    figure = _figure(results, _roc, "auroc", "AUROC", labels)
     for axes in figure.axes:
         if axes.axison:
             axes.plot([0, 1], [0, 1], color=REFERENCE_COLOUR, linewidth=0.6, zorder=0)
     return figure
 
 
-def precision_recall_figure(results: Results, *, positive: Positive = "in") -> Figure:
+def precision_recall_figure(results: Results) -> Figure:
     """Draw the precision-recall curve of D_in against each D_out; arguments as for `roc_figure`.
 
     There is no interpolation, as in average precision: the precision at a recall is that of the
@@ -50,16 +43,8 @@ def precision_recall_figure(results: Results, *, positive: Positive = "in") -> F
     The vertical axis begins just below the lowest precision, since a random score has the share
     of positives as its precision, not 0.
     """
-    labels = "recall ({what})", "precision"
-    figure = _figure(
-        results,
-        positive,
-        _precision_recall,
-        f"aupr_{positive}",
-        "average precision",
-        labels,
-        drawstyle="steps-pre",
-    )
+    labels, name = ("recall (known accepted)", "precision"), "average precision"
+    figure = _figure(results, _precision_recall, "aupr_in", name, labels, drawstyle="steps-pre")
     lowest = min(np.min(line.get_ydata()) for axes in figure.axes for line in axes.lines)
     bottom = min(0.9, math.floor(10 * float(lowest)) / 10)
     for axes in figure.axes:
@@ -73,15 +58,12 @@ Ranked = tuple[np.ndarray, np.ndarray]
 
 def _figure(
     results: Results,
-    positive: str,
     points: Callable[[list[Ranked]], tuple[np.ndarray, np.ndarray]],
     rate: str,
     name: str,
     labels: tuple[str, str],
     drawstyle: str = "default",
 ) -> Figure:
-    if positive not in get_args(Positive):
-        raise unknown_name("positive class", positive, get_args(Positive))
     methods = by_method(results)
     curves: dict[str, dict[str, Curve]] = {}
     for method, seeds in methods.items():
@@ -89,17 +71,16 @@ def _figure(
             raise AttractorError(f"results of {method} have no D_out; evaluate on at least one")
         curves[method] = {}
         for i, scores in enumerate(seeds[0].out_scores):
-            x, y = points([_ranked(result, i, positive) for result in seeds])
+            x, y = points([_ranked(result, i) for result in seeds])
             areas = [getattr(result.rates(scores.name), rate) for result in seeds]
             curves[method][scores.name] = Curve(x, y, f"{scores.name}, {stated(areas)}")
     known = " or ".join({seeds[0].in_scores.name: None for seeds in methods.values()})
     only = f"{next(iter(methods))}, {name}, " if len(methods) == 1 else ""
-    words = {"what": _WHAT[positive], "wrong": _WRONG[positive]}
     figure = curve_figure(
         curves,
         title=f"{only}{known} against ...",
-        xlabel=labels[0].format(**words),
-        ylabel=labels[1].format(**words),
+        xlabel=labels[0],
+        ylabel=labels[1],
         height=2.6,
         panel_height=1.6,
         looks={"marker": "", "drawstyle": drawstyle},
@@ -110,12 +91,11 @@ def _figure(
     return figure
 
 
-def _ranked(result: EvaluationResult, out: int, positive: str) -> Ranked:
+def _ranked(result: EvaluationResult, out: int) -> Ranked:
     inside = result.in_scores.score(result.recursion, result.score)
     outside = result.out_scores[out].score(result.recursion, result.score)
     is_in = np.arange(len(inside) + len(outside)) < len(inside)
-    scores = np.concatenate((inside, outside))
-    return (is_in, -scores) if positive == "in" else (~is_in, scores)
+    return is_in, -np.concatenate((inside, outside))
 
 
 def _roc(ranked: list[Ranked]) -> tuple[np.ndarray, np.ndarray]:

@@ -32,11 +32,7 @@ _AXIS_LABELS = {
 
 
 def entropy_histogram(
-    results: EvaluationResult | Sequence[EvaluationResult],
-    recursion: int | None = None,
-    *,
-    score: str | None = None,
-    reference: str | None = None,
+    results: EvaluationResult | Sequence[EvaluationResult], *, reference: str | None = None
 ) -> Figure:
     """Draw histograms of the reported score on D_in (filled) and each D_out (outlines).
 
@@ -48,7 +44,7 @@ def entropy_histogram(
 
     Raises:
         AttractorError: If the results are not seeds of one method, the reference is not a D_out, or
-            the score is unknown or outside [0, 1].
+            the score is outside [0, 1].
     """
     methods = by_method(results)
     if len(methods) > 1:
@@ -58,8 +54,7 @@ def entropy_histogram(
         )
     (seeds,) = methods.values()
     first = seeds[0]
-    r = first.recursion if recursion is None else recursion
-    name = first.score if score is None else score
+    r, name = first.recursion, first.score
 
     def pooled(sets: Sequence[DatasetScores]) -> np.ndarray:
         values = np.concatenate([scores.score(r, name) for scores in sets])
@@ -86,9 +81,7 @@ def entropy_histogram(
         if len(seeds) > 1:
             title += f", {len(seeds)} seeds"
         # The sums measure the distances between the histograms.
-        axes.set_title(
-            "\n".join([title, *_sums(seeds, r, name, reference)]), loc="left", fontsize=7
-        )
+        axes.set_title("\n".join([title, *_sums(seeds, reference)]), loc="left", fontsize=7)
         axes.set(
             xlim=(0, 1.005),  # so that an outline at 1 is not cut
             xlabel=_AXIS_LABELS.get(name, name),
@@ -98,15 +91,13 @@ def entropy_histogram(
     return figure
 
 
-def _sums(
-    seeds: Sequence[EvaluationResult], recursion: int, score: str, reference: str | None
-) -> list[str]:
+def _sums(seeds: Sequence[EvaluationResult], reference: str | None) -> list[str]:
     """Return the lines that state the sums of Wasserstein distances."""
     names = [scores.name for scores in seeds[0].out_scores]
     if not names:
         return []
     chosen = wasserstein_reference(names, reference)
-    sums = [result.wasserstein(chosen, score, recursion) for result in seeds]
+    sums = [result.wasserstein(chosen) for result in seeds]
     lines = [r"$\Sigma$ Wasserstein, known to unknown: " + stated([s.in_to_out for s in sums], 2)]
     if len(names) > 1:
         said = plain(wrapped(f"{chosen} to other unknown: ", COLUMN_WIDTH - 1.5, 7))

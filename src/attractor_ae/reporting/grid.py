@@ -3,11 +3,10 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import compress
 
 import numpy as np
 from scipy.stats import wilcoxon
-
-from attractor_ae._errors import unknown_name
 
 FEWEST_PAIRS = 6
 """Smallest number of pairs that are tested: with 5, p is at least 2 / 2^5 = 0.0625."""
@@ -129,22 +128,10 @@ class Grid:
         return tuple(dict.fromkeys(column.metric for column in self.columns))
 
     def cell(self, method: str, label: str, metric: str) -> Cell:
-        """Return a cell by method, label of the data set and key of the metric.
-
-        Raises:
-            AttractorError: If one of them is unknown.
-        """
-        names = tuple(found.name for found in self.methods)
-        keys = tuple(found.key for found in self.metrics)
-        for kind, name, known in (
-            ("method", method, names),
-            ("data set", label, self.labels),
-            ("metric", metric, keys),
-        ):
-            if name not in known:
-                raise unknown_name(kind, name, known)
-        wanted = [(column.label, column.metric.key) for column in self.columns]
-        return self.cells[names.index(method)][wanted.index((label, metric))]
+        """Return a cell by method, label of the data set and key of the metric."""
+        row = [found.name for found in self.methods].index(method)
+        columns = [(column.label, column.metric.key) for column in self.columns]
+        return self.cells[row][columns.index((label, metric))]
 
     def significance_lines(self) -> list[str]:
         """Return a line of p-values per data set and pair of methods."""
@@ -188,7 +175,7 @@ def make_grid(
     Undefined numbers are NaN; the sequence is empty if nothing was measured.
     """
     by_column = [_marked([Cell.of(row[k]) for row in values], c) for k, c in enumerate(columns)]
-    pairs = zip(columns, by_column, strict=True)
+    pairs = list(zip(columns, by_column, strict=True))
     tests = [t for c, cells in pairs for t in (_tests(c, methods, cells) if significance else ())]
     cells = tuple(tuple(column[i] for column in by_column) for i in range(len(methods)))
     return Grid(title, tuple(methods), tuple(columns), cells, tuple(notes), tuple(tests))
@@ -202,32 +189,31 @@ def _marked(cells: list[Cell], column: Column) -> list[Cell]:
     top = max(means) if column.metric.larger_is_better else min(means)
     rounding = 1e-12  # equal means over different numbers of seeds may differ by rounding
     best = [cell.n > 0 and abs(cell.mean - top) <= rounding for cell in cells]
-    # If several are best, the widest interval counts.
-    reach = max(_width(cell) for cell, first in zip(cells, best, strict=True) if first)
-    tied = [c.n > 0 and abs(c.mean - top) <= reach + _width(c) + rounding for c in cells]
+    widths = np.nan_to_num([cell.deviation for cell in cells]).tolist()
+    reach = max(compress(widths, best)) + rounding  # if several are best, the widest counts
+    tied = [c.n > 0 and abs(c.mean - top) <= reach + w for c, w in zip(cells, widths, strict=True)]
     return [
         replace(cell, best=first, tied=near and not first)
         for cell, first, near in zip(cells, best, tied, strict=True)
     ]
 
 
-def _width(cell: Cell) -> float:
-    return 0.0 if math.isnan(cell.deviation) else cell.deviation
-
-
 def _tests(
     column: Column, methods: Sequence[ComparedMethod], cells: Sequence[Cell]
 ) -> list[PairedTest]:
     """Test the first of the best methods against every other method with values."""
-    rows = list(zip(methods, cells, strict=True))
-    best = [row for row in rows if row[1].best]
+    rows = [row for row in zip(methods, cells, strict=True) if row[1].n]
+    first = next((row for row in rows if row[1].best), None)
     tests = []
-    for other, cell in rows if best else ():
-        first, top = best[0]
-        if other is not first and cell.n:
-            pairs = _pairs(first, top, other, cell)
-            names = first.name, other.name
-            tests.append(PairedTest(column, *names, len(pairs), _p_value(pairs)))
+    for other in rows if first else ():
+        if first and other is not first:
+            pairs = _pairs(*first, *other)
+            p_value = math.nan
+            if len(pairs) >= FEWEST_PAIRS:
+                ours, theirs = zip(*pairs, strict=True)
+                # If all differences are 0, the statistic is 0 / 0: nothing contradicts equality.
+                p_value = 1.0 if ours == theirs else float(wilcoxon(ours, theirs)[1])  # type: ignore[arg-type]
+            tests.append(PairedTest(column, first[0].name, other[0].name, len(pairs), p_value))
     return tests
 
 
@@ -242,11 +228,3 @@ def _pairs(
         seeded = zip(one.seeds, of_one.values, strict=True)
         pairs = [(value, by_seed[seed]) for seed, value in seeded if seed in by_seed]
     return [pair for pair in pairs if not any(map(math.isnan, pair))]
-
-
-def _p_value(pairs: Sequence[tuple[float, float]]) -> float:
-    if len(pairs) < FEWEST_PAIRS:
-        return math.nan
-    one, other = zip(*pairs, strict=True)
-    # If all differences are 0 the statistic is 0 / 0, and nothing contradicts equality.
-    return 1.0 if one == other else float(wilcoxon(one, other)[1])  # type: ignore[arg-type]

@@ -47,30 +47,12 @@ def latent_map(
     indices into ``classes``.
 
     Raises:
-        AttractorError: If openTSNE is not installed, shapes differ, a label is not an index of a
-            class, or there are fewer than five codes.
+        AttractorError: If openTSNE is not installed, or there are fewer than five codes.
     """
-    known = _codes("codes", codes)
-    index = np.asarray(labels)
-    if index.shape != (len(known),) or index.dtype.kind not in "iu":
-        raise AttractorError(
-            f"labels are {index.dtype} of shape {index.shape}; give one integer for each of the "
-            f"{len(known)} codes"
-        )
-    if len(index) and not 0 <= index.min() <= index.max() < len(classes):
-        raise AttractorError(
-            f"labels must be in 0..{len(classes) - 1}, got {index.min()}..{index.max()}; "
-            "name every class"
-        )
-    outs = {name: _codes(f"codes of {name}", found) for name, found in (out_codes or {}).items()}
-    for name, found in outs.items():
-        if found.shape[1] != known.shape[1]:
-            raise AttractorError(
-                f"codes of {name} have {found.shape[1]} dimensions, known codes "
-                f"have {known.shape[1]}; give codes of one network"
-            )
-    stays = [~np.isnan(found).any(1) for found in (known, *outs.values())]
-    kept = [found[rows] for found, rows in zip((known, *outs.values()), stays, strict=True)]
+    index, outs = np.asarray(labels), out_codes or {}
+    every = [np.asarray(found, dtype=np.float64) for found in (codes, *outs.values())]
+    stays = [~np.isnan(found).any(1) for found in every]
+    kept = [found[rows] for found, rows in zip(every, stays, strict=True)]
     lost = sum(int((~rows).sum()) for rows in stays)
     parts = np.split(_embedded(np.concatenate(kept), seed), np.cumsum([len(k) for k in kept])[:-1])
     heading = title + (f" (diverged, left out: {lost})" if lost else "")
@@ -96,16 +78,6 @@ def latent_map(
     return figure
 
 
-def _codes(name: str, values: ArrayLike) -> NDArray[np.float64]:
-    codes = np.asarray(values)
-    if codes.ndim != 2 or codes.dtype.kind not in "fiu":
-        raise AttractorError(
-            f"{name} are {codes.dtype} of shape {codes.shape}; give real codes of shape "
-            "(n, latent), of one recursion"
-        )
-    return codes.astype(np.float64)
-
-
 def _embedded(codes: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """Return codes of shape (n, latent) in two dimensions, (n, 2)."""
     tsne = optional_package("openTSNE", "latent", "the latent map")
@@ -128,11 +100,11 @@ def _embedded(codes: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
 def _class_look(label: int) -> dict[str, Any]:
     turn, place = divmod(label, len(_COLOURS))
     marker = _CLASS_MARKERS[(place + turn) % len(_CLASS_MARKERS)]
-    sizes = {"markersize": 3, "markeredgewidth": 0}
-    return {"color": _COLOURS[place], "marker": marker, "linestyle": "", **sizes}
+    sizes = {"markersize": 3, "markeredgewidth": 0, "linestyle": ""}
+    return {"color": _COLOURS[place], "marker": marker, **sizes}
 
 
 def _out_look(place: int) -> dict[str, Any]:
     marker = _OUT_MARKERS[(place + place // len(_OUT_MARKERS)) % len(_OUT_MARKERS)]
-    sizes = {"markersize": 4, "markeredgewidth": 0.8}
-    return {"color": _OUT_GREYS[place % 2], "marker": marker, "linestyle": "", **sizes}
+    sizes = {"markersize": 4, "markeredgewidth": 0.8, "linestyle": ""}
+    return {"color": _OUT_GREYS[place % 2], "marker": marker, **sizes}

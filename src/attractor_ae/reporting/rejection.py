@@ -44,28 +44,26 @@ def rejection_curve(
     return (1 - kept / len(u))[::-1], accuracy[::-1]
 
 
-def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -> Figure:
+def accuracy_rejection_figure(results: Results) -> Figure:
     """Draw the accuracy of the remaining predictions against the rejected share.
 
-    The recursion is the reported one, the score `EvaluationResult.error_score`; ``dataset`` is D_in
-    or a data set under covariate shift. Thin lines in the colour of each method are its references:
-    an oracle, which rejects all wrong predictions first, and random rejection. Several results of a
-    method are its seeds: the line is their mean, and the band one standard deviation. The legend
-    states the area under each curve.
+    The data set is D_in, the recursion the reported one, the score `EvaluationResult.error_score`.
+    Thin lines in the colour of each method are its references: an oracle, which rejects all wrong
+    predictions first, and random rejection. Several results of a method are its seeds: the line is
+    their mean, and the band one standard deviation. The legend states the area under each curve.
 
     Raises:
-        AttractorError: If the results of a method differ in their experiment, or ``dataset`` is not
-            a data set of known classes with labels.
+        AttractorError: As for `reliability_diagram`.
     """
     methods = by_method(results)
-    shown = next(iter(methods.values()))[0].known_scores(dataset).name
+    shown = next(iter(methods.values()))[0].in_scores.name
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 2.3))
         axes = figure.add_subplot()
         handles = []
         for i, (name, seeds) in enumerate(methods.items()):
             looks = {**look(i), "marker": ""}
-            curve, *references = _curves(name, seeds, dataset)
+            curve, *references = _curves(name, seeds)
             for reference in references:
                 axes.plot(
                     reference.x,
@@ -91,11 +89,11 @@ def accuracy_rejection_figure(results: Results, *, dataset: str | None = None) -
     return figure
 
 
-def _curves(name: str, seeds: Sequence[EvaluationResult], dataset: str | None) -> list[Curve]:
+def _curves(name: str, seeds: Sequence[EvaluationResult]) -> list[Curve]:
     """Return the curves of a method, of an oracle, and of random rejection."""
     own, oracle, chance = [], [], []
     for result in seeds:
-        scores = labelled_scores(result, dataset)
+        scores = labelled_scores(result)
         correct = scores.predicted(result.recursion) == scores.labels
         own.append(rejection_curve(scores.score(result.recursion, result.error_score), correct))
         oracle.append(rejection_curve(~correct, correct))

@@ -37,14 +37,11 @@ def by_method(results: Results) -> dict[str, tuple[EvaluationResult, ...]]:
     return methods
 
 
-def labelled_scores(result: EvaluationResult, dataset: str | None) -> DatasetScores:
+def labelled_scores(result: EvaluationResult) -> DatasetScores:
     """Return `EvaluationResult.known_scores`, or raise an AttractorError if there are no labels."""
-    scores = result.known_scores(dataset)
+    scores = result.known_scores()
     if not len(scores.labels):
-        raise AttractorError(
-            f"no image of {scores.name} ({scores.split}) has a label; draw this for a set with "
-            "labels"
-        )
+        raise AttractorError(f"no image of {scores.name} ({scores.split}) has a label")
     return scores
 
 

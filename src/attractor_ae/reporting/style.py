@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from matplotlib import rc_context
+from matplotlib import rc_context, rc_params_from_file
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -29,28 +29,14 @@ _LETTER = 0.62  # average width of a letter, in font sizes
 _LONGEST_LINE = 50  # number of letters that fit into a one-column legend
 _MOST_COLUMNS = 4
 
-STYLE: dict[str, Any] = {
-    "font.size": 8,
-    "axes.titlesize": 8,
-    "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "legend.fontsize": 7,
-    "legend.frameon": False,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.6,
-    "lines.linewidth": 1.2,
-    "figure.constrained_layout.use": True,
-    "savefig.dpi": 250,
-    # Embed fonts so that text in a PDF can be searched.
-    "pdf.fonttype": 42,
-}
+STYLE = rc_params_from_file(
+    Path(__file__).with_name("figures.mplstyle"), use_default_template=False
+)
 
 
 def styled() -> Any:  # noqa: ANN401
     """Return the context in which figures are created and saved."""
-    return rc_context(STYLE)  # type: ignore[arg-type]
+    return rc_context(STYLE)
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:

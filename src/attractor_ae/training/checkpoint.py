@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from attractor_ae._detector import part_of
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import load_weights, read_tensors, write_tensors
 
@@ -67,26 +68,17 @@ class Checkpoint:
             f"{path}: does not fit this network; remove the run folder and train again"
         )
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        weights, states = {}, {}
-        for name, tensor in self.tensors.items():
-            kind, _, rest = name.partition(".")
-            if kind == "weights":
-                weights[rest] = tensor
-                continue
-            index, _, key = rest.partition(".")
-            if not (index.isdigit() and int(index) < len(parameters)):
+        states: dict[int, dict[str, Tensor]] = {}
+        for index, parameter in enumerate(parameters):
+            states[index] = state = part_of(self.tensors, f"optimizer.{index}")
+            if state.keys() != _STATE[type(optimizer)]:
                 raise damaged
-            parameter = parameters[int(index)]
-            if tensor.shape == parameter.shape:
-                # Fused optimisers read state and parameter in memory order, so both need the same
-                # layout; the file is in row-major order.
-                tensor = torch.empty_like(parameter).copy_(tensor)
-            states.setdefault(int(index), {})[key] = tensor
-        # An optimiser keeps the same tensors for each parameter.
-        kept = {frozenset(state) for state in states.values()}
-        if len(states) != len(parameters) or kept != {_STATE[type(optimizer)]}:
-            raise damaged
-        load_weights(trained, weights, path)
+            for key, tensor in state.items():
+                if tensor.shape == parameter.shape:
+                    # Fused optimisers read state and parameter in memory order, so both need the
+                    # same layout; the file is in row-major order.
+                    state[key] = torch.empty_like(parameter).copy_(tensor)
+        load_weights(trained, part_of(self.tensors, "weights"), path)
         optimizer.load_state_dict({**optimizer.state_dict(), "state": states})
         if self.scaler:
             scaler.load_state_dict(self.scaler)

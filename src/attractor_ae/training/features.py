@@ -18,12 +18,11 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import atomic_path, file_name
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import ImageSet
-from attractor_ae.data.cache import CACHE_VARIABLE, cache_root
+from attractor_ae.data.cache import REMEDY, cache_root
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.extractors import Extractor, make_extractor
 
 _AT_ONCE = 128  # images
-_REMEDY = f"free space, or choose another folder with {CACHE_VARIABLE}"
 
 
 def with_features(
@@ -57,7 +56,7 @@ def features_of(
         return np.empty(shape, dtype=np.float32)
     found = _opened(path, shape)
     if found is None:
-        with atomic_path(path, _REMEDY) as temporary, temporary.open("wb") as file:
+        with atomic_path(path, REMEDY) as temporary, temporary.open("wb") as file:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             npy.write_array_header_1_0(file, header)
             for start in range(0, len(images), _AT_ONCE):

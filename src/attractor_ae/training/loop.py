@@ -27,10 +27,10 @@ from attractor_ae.training.checkpoint import Checkpoint
 from attractor_ae.training.features import with_features
 from attractor_ae.training.history import Epoch, history_text, read_history
 from attractor_ae.training.objective import (
-    Targets,
     build_class_layer,
     build_network,
     build_objective,
+    target_sampler,
 )
 from attractor_ae.training.optimization import build_optimizer, dropout_rate, learning_rate
 from attractor_ae.training.preparation import (
@@ -163,7 +163,7 @@ class _Loop:
         # A copy: prepared images are a read-only map of a file, and torch needs writable memory.
         self._images = torch.tensor(images.inputs, device=device)  # uint8 (n, c, h, w), or features
         self._labels = torch.from_numpy(images.labels).to(device)  # int64 (n,)
-        self._targets = Targets(images, self._settings.make_instance_impossible)
+        self._targets = target_sampler(images, self._settings.make_instance_impossible)
 
     def _build(self) -> None:
         """Build the untrained network and its optimiser."""
@@ -262,7 +262,7 @@ class _Loop:
         most = round(self._settings.shift * self._images.shape[-1])
         moves = rng.integers(-most, most + 1, (2, len(rows))) if most else None
         clean = self._batch(rows, moves)
-        target = self._batch(self._targets.draw(rows, rng), moves)
+        target = self._batch(self._targets(rows, rng), moves)
         x = clean if self._augmentation is None else self._augmentation(clean, rng)
         x = self.network.space.points(x)
         if self._settings.noise:

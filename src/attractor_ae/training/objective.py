@@ -27,6 +27,10 @@ Objective = Callable[[Tensor, Tensor, Tensor, DropoutMasks | None], Losses]
 """(augmented images, target images, labels, masks) -> losses"""
 
 
+Sampler = Callable[[NDArray[np.int64], np.random.Generator], NDArray[np.int64]]
+"""(rows of images, random generator) -> rows of their targets"""
+
+
 def build_network(config: ExperimentConfig, classes: int) -> Network:
     """Return the untrained network of a config, with weights drawn from its seed."""
     model, dataset = config.model, config.dataset
@@ -98,34 +102,32 @@ def build_objective(
     return reconstruction
 
 
-class Targets:
-    """Sampler of the target image of each input.
+def target_sampler(images: ImageSet, instance: bool) -> Sampler:
+    """Return a function that draws the row of the target of each image, int64 of shape (m,).
 
     With ``instance``, the target is a random other image of the same class (partially impossible
     reconstruction), otherwise the image itself.
     """
+    if not instance:
+        return lambda rows, rng: rows
+    labels = images.labels
+    # Images sorted by class; an image's class is the slice [start, start + count) of them.
+    by_class = np.argsort(labels, kind="stable")
+    ordered = labels[by_class]
+    start = np.searchsorted(ordered, labels, side="left")
+    count = np.searchsorted(ordered, labels, side="right") - start
+    rank = np.empty(len(labels), dtype=np.int64)
+    rank[by_class] = np.arange(len(labels)) - start[by_class]
+    if len(labels) and count.min() < 2:
+        alone = images.classes[labels[count.argmin()]]
+        raise AttractorError(
+            f"class {alone!r} of {images.name!r} has a single image, so there is no other "
+            "image to reconstruct; set training.make_instance_impossible to false"
+        )
 
-    def __init__(self, images: ImageSet, instance: bool) -> None:
-        self._instance = instance
-        labels = images.labels
-        # Images sorted by class; an image's class is the slice [start, start + count) of them.
-        self._by_class = np.argsort(labels, kind="stable")
-        ordered = labels[self._by_class]
-        self._start = np.searchsorted(ordered, labels, side="left")
-        self._count = np.searchsorted(ordered, labels, side="right") - self._start
-        self._rank = np.empty(len(labels), dtype=np.int64)
-        self._rank[self._by_class] = np.arange(len(labels)) - self._start[self._by_class]
-        if instance and len(labels) and self._count.min() < 2:
-            alone = images.classes[labels[self._count.argmin()]]
-            raise AttractorError(
-                f"class {alone!r} of {images.name!r} has a single image, so there is no other "
-                "image to reconstruct; set training.make_instance_impossible to false"
-            )
-
-    def draw(self, rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-        """Return the row of the target of each image in ``rows``, both int64 of shape (m,)."""
-        if not self._instance:
-            return rows
+    def draw(rows: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
         # One of the count - 1 others: a step of 1 .. count - 1 from the image's own place.
-        step = rng.integers(1, self._count[rows])
-        return self._by_class[self._start[rows] + (self._rank[rows] + step) % self._count[rows]]
+        step = rng.integers(1, count[rows])
+        return by_class[start[rows] + (rank[rows] + step) % count[rows]]
+
+    return draw

@@ -54,11 +54,6 @@ def trained_on(images: ImageSet) -> dict[str, str]:
 def check_trainable(config: ExperimentConfig, images: ImageSet) -> None:
     """Raise an AttractorError if the network of a config cannot be trained on images."""
     where = f"data set {images.name!r} ({images.split})"
-    if config.training.make_scene_impossible:
-        raise AttractorError(
-            f"{where} has no variants of the same scene; "
-            "set training.make_scene_impossible to false"
-        )
     side, channels = config.dataset.image_size, config.dataset.channels
     if images.images.shape[1:] != (channels, side, side):
         raise AttractorError(

@@ -88,7 +88,9 @@ def check_network(
     accuracy = r2 = None
     failures: list[str] = []
     if isinstance(network, ConvClassifier):
-        accuracy = _matches(_logits(network, checked), checked.labels)
+        with torch.no_grad():
+            logits = torch.cat([network(x).float().cpu() for x in _batches(network, checked)])
+        accuracy = _accuracy(logits, checked)
     else:
         found = _Outputs.of(network, checked)
         fitted = _Outputs.of(network, some) if len(kept) else found
@@ -98,7 +100,7 @@ def check_network(
             head = make_head("mlp", "code")
             labels = torch.from_numpy(some.labels)
             head.fit(fitted.codes[None], labels, len(trained.classes), config.training.seed)
-            accuracy = _matches(head.predict_proba(found.codes[None], [0])[0], checked.labels)
+            accuracy = _accuracy(head.predict_proba(found.codes[None], [0])[0], checked)
     if accuracy is not None:
         deviation = math.sqrt(chance * (1 - chance) / len(checked))
         if accuracy <= chance + _QUANTILE * deviation:
@@ -171,10 +173,5 @@ def _batches(network: torch.nn.Module, images: ImageSet) -> Iterator[Tensor]:
         yield pixels(torch.tensor(images.inputs[i : i + _BATCH]), device)
 
 
-def _logits(network: ConvClassifier, images: ImageSet) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([network(x).float().cpu() for x in _batches(network, images)])
-
-
-def _matches(scores: Tensor, labels: np.ndarray) -> float:
-    return float((scores.argmax(-1).numpy() == labels).mean())
+def _accuracy(scores: Tensor, images: ImageSet) -> float:
+    return float((scores.argmax(-1).numpy() == images.labels).mean())

@@ -14,7 +14,10 @@ from attractor_ae.data.image_set import ImageSet, Wanted
 
 @runtime_checkable
 class Source(Protocol):
-    """Origin of the images of a set. ``split`` is always one of its splits."""
+    """Origin of the images of a set. ``split`` is always one of its splits.
+
+    A source with a method ``download(root)`` can download its official files to the data root.
+    """
 
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the packages, files or folders in which the images of a split are expected."""
@@ -22,19 +25,11 @@ class Source(Protocol):
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the missing packages, files or folders of a split, without reading images."""
-        ...
+        expected = self.expected(split, root, factor)
+        return tuple(place for place in expected if not is_there(Path(place)))
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images of a split, in the order of the set."""
-        ...
-
-
-@runtime_checkable
-class Downloadable(Protocol):
-    """Source that can download its official files."""
-
-    def download(self, root: Path) -> None:
-        """Download the files of all splits to the data root, and verify their checksums."""
         ...
 
 
@@ -42,15 +37,14 @@ class Downloadable(Protocol):
 class Layouts:
     """Source that reads the first of ``sources``, of one class, whose files are present.
 
-    They may be in torchvision's layout, or that of the released code.
+    They may be in torchvision's layout, or that of the released code. What does not depend on the
+    files (``classes``, ``download``) is that of the first.
     """
 
     sources: tuple[Any, ...]
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names, if they do not depend on the files."""
-        return getattr(self.sources[0], "classes", ())
+    def __getattr__(self, name: str) -> Any:  # noqa: ANN401
+        return getattr(self.sources[0], name)
 
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the expected files and folders of the layout that is used."""
@@ -64,22 +58,10 @@ class Layouts:
         """Return the wanted images of a split."""
         return self.used(split, root, wanted.factor).load(split, root, wanted)
 
-    def listing(self, split: str, root: Path) -> Any:  # noqa: ANN401
-        """Return the listing of a `TorchvisionSet`."""
-        return self.used(split, root).listing(split, root)
-
     def used(self, split: str, root: Path, factor: str = "") -> Any:  # noqa: ANN401
         """Return the first source without missing files, or the first of all."""
         complete = (s for s in self.sources if not s.missing(split, root, factor))
         return next(complete, self.sources[0])
-
-
-class DownloadableLayouts(Layouts):
-    """Layouts of which the first can be downloaded."""
-
-    def download(self, root: Path) -> None:
-        """Download the files of all splits to the data root, and verify their checksums."""
-        self.sources[0].download(root)
 
 
 def is_there(path: Path) -> bool:

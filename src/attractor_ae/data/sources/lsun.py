@@ -16,33 +16,19 @@ from numpy.typing import NDArray
 from attractor_ae._errors import AttractorError, optional_package
 from attractor_ae.data.cache import Encoded, prepare
 from attractor_ae.data.image_set import ImageSet, Wanted
-from attractor_ae.data.sources import is_there
-
-CATEGORIES = (
-    "bedroom",
-    "bridge",
-    "church_outdoor",
-    "classroom",
-    "conference_room",
-    "dining_room",
-    "kitchen",
-    "living_room",
-    "restaurant",
-    "tower",
-)
-"""The ten categories in torchvision's order, which is that of the labels."""
+from attractor_ae.data.sources import Source, is_there
 
 
 @dataclass(frozen=True)
-class LsunFiles:
+class LsunFiles(Source):
     """Source of the ten scene categories, in ``lsun/<category>_train_lmdb`` below the root.
 
-    The test images have no category: all have label 0.
+    The ``classes`` are in torchvision's order. The test images have no category: all have label 0.
     """
 
-    name: str = "lsun"
-    folder: str = "lsun"
-    classes: tuple[str, ...] = CATEGORIES
+    name: str
+    folder: str
+    classes: tuple[str, ...]
 
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the ten databases' folders."""
@@ -69,11 +55,11 @@ class LsunFiles:
 
         files = [path / "data.mdb" for path in databases]
         return prepare(
-            self.name, split, files, read, CATEGORIES, key=(wanted.selection,), wanted=wanted
+            self.name, split, files, read, self.classes, key=(wanted.selection,), wanted=wanted
         )
 
     def _databases(self, split: str, root: Path) -> list[Path]:
-        categories = ("test",) if split == "test" else (f"{c}_{split}" for c in CATEGORIES)
+        categories = ("test",) if split == "test" else (f"{c}_{split}" for c in self.classes)
         return [root / self.folder / f"{category}_lmdb" for category in categories]
 
 

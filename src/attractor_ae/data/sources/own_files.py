@@ -9,7 +9,6 @@ are refused.
 
 import codecs
 import csv
-import importlib
 import io
 import os
 import re
@@ -23,7 +22,7 @@ from urllib.request import url2pathname
 import numpy as np
 from numpy.typing import NDArray
 
-from attractor_ae._errors import AttractorError
+from attractor_ae._errors import AttractorError, optional_package
 from attractor_ae.data.cache import Broken
 from attractor_ae.data.decode import displayed
 
@@ -160,13 +159,10 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
 
 
 def _parquet_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
-    try:
-        arrow = importlib.import_module("pyarrow")
-        parquet = importlib.import_module("pyarrow.parquet")
-    except ImportError:
-        raise AttractorError(
-            f"{displayed(table)}: to read Parquet files, run: pip install pyarrow"
-        ) from None
+    user = f"{displayed(table)}: a Parquet table"
+    arrow, parquet = (
+        optional_package(name, "parquet", user) for name in ("pyarrow", "pyarrow.parquet")
+    )
     try:
         read = parquet.read_table(table, partitioning=None)
         wanted = _columns(table, [name.strip().lower() for name in read.column_names])

@@ -13,10 +13,7 @@ import numpy as np
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data.image_set import ImageSet, Wanted
-from attractor_ae.data.sources import is_there, load_files
-
-CARS = ("tesla", "aclass", "escape", "hilux", "i3", "lexus", "tiguan", "tucson", "x5", "zoe")
-"""SVIRO's ten cars; the published table uses the first."""
+from attractor_ae.data.sources import Source, is_there, load_files
 
 SEATINGS = ("0_0_0", "0_0_3", "0_3_0", "3_0_0", "0_3_3", "3_0_3", "3_3_0", "3_3_3")
 """Occupants of the left, middle and right seat in the order of the labels; 0: empty, 3: adult."""
@@ -29,7 +26,7 @@ _SEATS = re.compile(r"GT_([0-6])_([0-6])_([0-6])$")
 
 
 @dataclass(frozen=True)
-class SeatFolders:
+class SeatFolders(Source):
     """Source of a set whose labels are in the names of its files or folders.
 
     ``pattern``: the images of a split, below the data root, with ``{car}``, ``{split}`` and, for a

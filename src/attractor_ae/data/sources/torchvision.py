@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.data.image_set import ImageSet, Wanted
-from attractor_ae.data.sources import is_there, load_arrays, load_files
+from attractor_ae.data.sources import Source, is_there, load_arrays, load_files
 
 Arrays = tuple[NDArray[np.uint8], NDArray[np.int64]]
 """Images (n, height, width) or (n, height, width, 3), and labels (n,)."""
@@ -31,7 +31,7 @@ _SIGNS = 43
 
 
 @dataclass(frozen=True)
-class TorchvisionSet:
+class TorchvisionSet(Source):
     """Source of a set that torchvision reads or lists.
 
     ``folder``: torchvision's root of the set, below the data root; ``parts``: files and folders of
@@ -50,10 +50,6 @@ class TorchvisionSet:
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the files and folders of a split."""
         return tuple(str(root / self.folder / part) for part in self.parts[split])
-
-    def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return the missing files and folders of a split."""
-        return tuple(place for place in self.expected(split, root) if not is_there(Path(place)))
 
     def download(self, root: Path) -> None:
         """Download the files of all splits to the data root, and verify their checksums."""
@@ -82,7 +78,7 @@ class TorchvisionSet:
 
 
 @dataclass(frozen=True)
-class IdxFiles:
+class IdxFiles(Source):
     """Source of a set in MNIST's four IDX files, each plain or gzipped.
 
     ``folder``: torchvision's folder of the files, below the data root; ``elsewhere``: other
@@ -93,13 +89,12 @@ class IdxFiles:
     name: str
     folder: str
     classes: tuple[str, ...]
-    elsewhere: tuple[Path, ...] = ()
+    elsewhere: tuple[Path | str, ...] = ()
     fetched_by: str = "MNIST"
 
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the expected paths of a split's files, those in the data root first."""
-        folders = (root / self.folder, *self.elsewhere)
-        return tuple(place for folder in folders for place in _idx_files(folder, split))
+        return tuple(place for folder in self._folders(root) for place in _idx_files(folder, split))
 
     def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
         """Return the files missing in the data root, or nothing if any folder has all files."""
@@ -140,9 +135,12 @@ class IdxFiles:
         """Download the four files to the data root with torchvision, and verify their checksums."""
         fetch(((self.fetched_by, {}),), root)
 
+    def _folders(self, root: Path) -> list[Path]:
+        return [root / folder for folder in (self.folder, *self.elsewhere)]
+
     def _find(self, split: str, root: Path) -> tuple[Path, Path] | None:
         """Return the image file and the label file from the first folder that has both."""
-        for folder in (root / self.folder, *self.elsewhere):
+        for folder in self._folders(root):
             images, labels = _idx_files(folder, split).values()
             if images and labels:
                 return images, labels
