@@ -199,7 +199,7 @@ def recognised(path: str) -> str | None:
         return None
     known = {*_BY_CONTENT} & {*readable_formats()}
     if is_other_image(path):
-        return f"is an image of the format {suffix[1:]}, which is not read; convert it"
+        return _not_read(suffix)
     try:
         with without_warnings(), Image.open(path, formats=sorted(known)):
             return ""
@@ -208,6 +208,10 @@ def recognised(path: str) -> str | None:
         return reason if suffix in _PHOTOGRAPHS or reason != _UNKNOWN else None
     except Exception:  # e.g. no permission; the decoder states the reason
         return "" if suffix in _PHOTOGRAPHS else None
+
+
+def _not_read(suffix: str) -> str:
+    return f"is an image of the format {suffix[1:].lower()}, which is not read; convert it"
 
 
 def is_other_image(path: str) -> bool:
@@ -267,11 +271,14 @@ def _decode(source: Source, form: ImageFormat) -> NDArray[np.uint8]:
         source = Path(source)
         status = source.stat()
         if stat.S_ISDIR(status.st_mode):
+            os.scandir(source).close()  # if it cannot be read, this is the reason
             raise ValueError("is a folder")
         if not stat.S_ISREG(status.st_mode):  # reading a pipe might never end
             raise ValueError("is not a regular file")
         if status.st_size == 0:
             raise ValueError("is empty (0 bytes)")
+        if is_other_image(source.name):
+            raise ValueError(_not_read(source.suffix))
         with source.open("rb") as file, Image.open(file, formats=readable_formats()) as image:
             return _prepared(image, form)
     if isinstance(source, bytes):
