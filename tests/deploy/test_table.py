@@ -4,7 +4,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -121,8 +120,11 @@ def test_an_interrupted_call_continues(shared_model, folder, tmp_path, monkeypat
         score_to_file(shared_model, [folder], out, alpha=0.1)
     with part.open("r+b") as opened:
         opened.truncate(part.stat().st_size - lost)
+    for name in ("v.csv", "w.csv"):  # as a killed process leaves it, which was writing the file
+        (tmp_path / f".{name}.0123abcd.tmp").touch()
     reporter = Stop(1000)
     score_to_file(shared_model, [folder], out, reporter=reporter)
+    assert [path.name for path in tmp_path.glob(".*")] == [".w.csv.0123abcd.tmp"]  # of another call
     assert reporter.seen[0] in (32, 40)  # and not 8
     assert out.read_bytes() == whole.read_bytes()
     assert not part.exists()
@@ -131,26 +133,28 @@ def test_an_interrupted_call_continues(shared_model, folder, tmp_path, monkeypat
 @pytest.mark.soak
 def test_killed_at_random_moments(file, folder, tmp_path):
     """kill -9, twenty times: each image once, and the same file as without."""
-    for copy in range(24):  # links, so that there is something to interrupt
+    for copy in range(200):  # links, so that there is something to interrupt
         (tmp_path / "many" / str(copy)).mkdir(parents=True)
         for path in (folder / "digits").iterdir():
             (tmp_path / "many" / str(copy) / path.name).symlink_to(path)
     command = [sys.executable, "-m", "attractor_ae", "score", str(file), str(tmp_path / "many")]
-    whole, out = tmp_path / "whole.csv", tmp_path / "v.csv"
-    began = time.monotonic()
+    whole, out, part = (tmp_path / name for name in ("whole.csv", "v.csv", "v.csv.part"))
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
-    took = time.monotonic() - began
-    rng = np.random.default_rng(0)
-    for _ in range(20):
+    rng, kept = np.random.default_rng(0), [0]
+    for kill in range(20):
         process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.2, 1) * took)
-        process.send_signal(signal.SIGKILL)
+        if kill % 5:  # otherwise perhaps before the first row
+            while process.poll() is None and (not part.exists() or part.stat().st_size <= kept[-1]):
+                time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.1 if kill % 5 else 3))
+        process.kill()
         process.wait()
-        if out.exists():
-            break
-    else:
-        subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
+        assert not out.exists()
+        kept.append(part.stat().st_size if part.exists() else 0)
+    assert len(set(kept)) > 10
+    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
     assert out.read_bytes() == whole.read_bytes()
+    assert len(read_csv(out)) == 200 * 60
 
 
 def test_drift_is_noted(shared_model, folder, tmp_path):

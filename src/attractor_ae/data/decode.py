@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from attractor_ae._errors import AttractorError
 
@@ -133,7 +133,6 @@ def pixel_limit() -> int | None:
 
 def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
     """Decode as `decode` does; must be called within `without_warnings`."""
-    where = displayed(source) if isinstance(source, Path | str) else "image"
     try:
         return _decode(source, image_format)
     except UnidentifiedImageError:
@@ -148,6 +147,7 @@ def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint
     except Exception as error:  # damaged files cause errors of any class
         reason = str(error) or type(error).__name__
     reason = displayed(" ".join(reason.split()))
+    where = displayed(source) if isinstance(source, Path | str) else "image"
     raise UndecodableError(where, reason[:200] or "is damaged")
 
 
@@ -296,11 +296,13 @@ def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
         _load_tiff(image)
     image.load()
     with suppress(Exception):  # ignore damaged EXIF data of an intact image
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise it would be copied
+            image = ImageOps.exif_transpose(image)
     wanted = "L" if form.channels == 1 else "RGB"
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bit(image))
-    image = image.convert(_ONE_STEP_BEFORE.get(image.mode, image.mode)).convert(wanted)
+    for mode in (_ONE_STEP_BEFORE.get(image.mode, image.mode), wanted):
+        image = image if image.mode == mode else image.convert(mode)
     if form.crop:
         side = min(image.size)
         left, top = (round((length - side) / 2) for length in image.size)
