@@ -70,14 +70,16 @@ def temporary_folder(path: Path, remedy: str = "") -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def remove_leftovers(folder: Path, seconds: float = 0) -> None:
-    """Remove temporary files and folders of killed processes that are older than ``seconds``."""
+def remove_leftovers(folder: Path, seconds: float = 0, name: str = "") -> None:
+    """Remove temporary files and folders of killed processes that are older than ``seconds``.
+
+    ``name``: that of the file that was written; by default any.
+    """
+    pattern = rf"\.{re.escape(name[:40]) or '.*'}\.[0-9a-f]{{8}}\.tmp"
     for path in folder.glob(".*.tmp"):
         with suppress(OSError):
             age = time.time() - path.stat().st_mtime
-            if (seconds and age < seconds) or not re.fullmatch(
-                r"\..*\.[0-9a-f]{8}\.tmp", path.name
-            ):
+            if (seconds and age < seconds) or not re.fullmatch(pattern, path.name):
                 continue
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)

@@ -9,10 +9,9 @@ from torchvision.datasets import ImageFolder
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import Reporter
 from attractor_ae.data import decode as decode_module
-from attractor_ae.data import find_dataset
+from attractor_ae.data import find_dataset, walk
 from attractor_ae.data.cache import BrokenFilesError
 from attractor_ae.data.decode import ImageFormat, decode, image_suffixes
-from attractor_ae.data.sources import own
 from attractor_ae.data.sources.own import find_images
 
 FORM = ImageFormat(size=16)
@@ -242,7 +241,7 @@ def test_photographs_that_cannot_be_read_are_counted_with_a_reason(
     formats = tuple(f for f in decode_module.readable_formats() if f not in {"HEIF", "AVIF"})
     suffixes = image_suffixes() - {".heic", ".heif", ".hif", ".avif"}
     monkeypatch.setattr(decode_module, "readable_formats", lambda: formats)
-    monkeypatch.setattr(own, "image_suffixes", lambda: suffixes)
+    monkeypatch.setattr(walk, "image_suffixes", lambda: suffixes)
     (animals / "only").mkdir()
     (animals / "only" / name).write_bytes(data)
     with pytest.raises(BrokenFilesError, match=f"1 of 45 .*{name}.*{reason}"):

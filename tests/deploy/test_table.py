@@ -1,9 +1,9 @@
 import csv
+import errno
 import io
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -19,6 +19,8 @@ from small_models import write_images
 from attractor_ae import AttractorError, load
 from attractor_ae._reporter import Reporter
 from attractor_ae.data import ImageFormat
+from attractor_ae.data.sources.own import find_images
+from attractor_ae.data.walk import walk
 from attractor_ae.deploy.paths import image_paths
 from attractor_ae.deploy.table import score_to_file
 
@@ -118,8 +120,11 @@ def test_an_interrupted_call_continues(shared_model, folder, tmp_path, monkeypat
         score_to_file(shared_model, [folder], out, alpha=0.1)
     with part.open("r+b") as opened:
         opened.truncate(part.stat().st_size - lost)
+    for name in ("v.csv", "w.csv"):  # as a killed process leaves it, which was writing the file
+        (tmp_path / f".{name}.0123abcd.tmp").touch()
     reporter = Stop(1000)
     score_to_file(shared_model, [folder], out, reporter=reporter)
+    assert [path.name for path in tmp_path.glob(".*")] == [".w.csv.0123abcd.tmp"]  # of another call
     assert reporter.seen[0] in (32, 40)  # and not 8
     assert out.read_bytes() == whole.read_bytes()
     assert not part.exists()
@@ -128,26 +133,28 @@ def test_an_interrupted_call_continues(shared_model, folder, tmp_path, monkeypat
 @pytest.mark.soak
 def test_killed_at_random_moments(file, folder, tmp_path):
     """kill -9, twenty times: each image once, and the same file as without."""
-    for copy in range(24):  # links, so that there is something to interrupt
+    for copy in range(200):  # links, so that there is something to interrupt
         (tmp_path / "many" / str(copy)).mkdir(parents=True)
         for path in (folder / "digits").iterdir():
             (tmp_path / "many" / str(copy) / path.name).symlink_to(path)
     command = [sys.executable, "-m", "attractor_ae", "score", str(file), str(tmp_path / "many")]
-    whole, out = tmp_path / "whole.csv", tmp_path / "v.csv"
-    began = time.monotonic()
+    whole, out, part = (tmp_path / name for name in ("whole.csv", "v.csv", "v.csv.part"))
     subprocess.run([*command, "--out", str(whole)], check=True, capture_output=True)
-    took = time.monotonic() - began
-    rng = np.random.default_rng(0)
-    for _ in range(20):
+    rng, kept = np.random.default_rng(0), [0]
+    for kill in range(20):
         process = subprocess.Popen([*command, "--out", str(out)], stdout=subprocess.DEVNULL)
-        time.sleep(rng.uniform(0.2, 1) * took)
-        process.send_signal(signal.SIGKILL)
+        if kill % 5:  # otherwise perhaps before the first row
+            while process.poll() is None and (not part.exists() or part.stat().st_size <= kept[-1]):
+                time.sleep(0.001)
+        time.sleep(rng.uniform(0, 0.1 if kill % 5 else 3))
+        process.kill()
         process.wait()
-        if out.exists():
-            break
-    else:
-        subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
+        assert not out.exists()
+        kept.append(part.stat().st_size if part.exists() else 0)
+    assert len(set(kept)) > 10
+    subprocess.run([*command, "--out", str(out)], check=True, capture_output=True)
     assert out.read_bytes() == whole.read_bytes()
+    assert len(read_csv(out)) == 200 * 60
 
 
 def test_drift_is_noted(shared_model, folder, tmp_path):
@@ -284,6 +291,101 @@ def test_a_folder_that_contains_itself_is_searched_once(folder, tmp_path):
     (tmp_path / ".hidden").mkdir()
     (tmp_path / ".hidden" / "2.png").symlink_to(folder / "digits/000.png")
     assert list(image_paths([tmp_path])) == [str(tmp_path / "a/1.png")]
+
+
+class Noted(Reporter):
+    def __init__(self):
+        self.lines, self.totals = [], []
+
+    def note(self, line):
+        self.lines.append(line)
+
+    def progress(self, task, done, total, *_):
+        self.totals.append(total)
+
+
+@pytest.fixture
+def mixed(folder, tmp_path):
+    """What people have among their images; returns the names of the images that are scored."""
+    new, image = tmp_path / "mixed", (folder / "digits/000.png").read_bytes()
+    images = ["1.PNG", "2.jpg?w=300", "3", "a/4.png", "a/sub/5.dat"]
+    others = ["notes.txt", "a/Makefile", "a/boxes.json"]
+    results = ["runs/x/config.toml", "runs/x/history.csv", "runs/x/evaluation/6.png"]
+    cached = ["cache/CACHEDIR.TAG", "cache/7.png"]
+    hidden = [".thumbnails/8.png", "a/.trash/9.png", ".10.png"]
+    data = {
+        **dict.fromkeys([*images, *results, *cached, *hidden], image),
+        **dict.fromkeys(others, b"no image \0"),
+        "IMG_11.HEIC": b"\0\0\0\x18ftypheic" + bytes(100),
+        "12.nef": image,  # as a preview in a raw photograph, which must not be scored
+    }
+    for name, content in data.items():
+        (new / name).parent.mkdir(parents=True, exist_ok=True)
+        (new / name).write_bytes(content)
+    return new, ["1.PNG", "2.jpg?w=300", "3", "IMG_11.HEIC", *images[3:]]
+
+
+def test_a_folder_has_the_images_that_training_finds(mixed):
+    new, names = mixed
+    reporter = Noted()
+    found = list(image_paths([new], reporter=reporter))
+    assert found == [str(new / name) for name in names]
+    trained = find_images(new).found
+    broken = [path for path, _ in trained.unusable]
+    assert sorted([*trained.paths, *(row[0] for row in trained.ignored), *broken]) == sorted(
+        [*found, *(str(new / name) for name in ("12.nef", "cache", "runs/x"))]
+    )
+    noted = "\n".join(reporter.lines)
+    for name, more in {
+        "notes.txt: is not an image": " (and 2 others)",
+        "cache: is a folder of results": " (and 1 others)",
+        ".thumbnails: is a hidden folder": " (and 1 others)",
+        "12.nef: is an image of the format nef": "",
+    }.items():
+        assert any(f"{new}/{name}" in line and line.endswith(more) for line in reporter.lines), (
+            noted
+        )
+
+
+def test_files_that_are_named_have_a_row(shared_model, mixed, tmp_path):
+    """Whatever they are, with a reason."""
+    new, _ = mixed
+    named = ["notes.txt", "12.nef", "a", ".10.png", "3", "IMG_11.HEIC", "a/boxes.json"]
+    lines = io.StringIO("".join(f"{new}/{name}\n" for name in named))
+    rows = list(shared_model.score_paths(image_paths(["-"], lines)))
+    assert [row.path for row in rows] == [f"{new}/{name}" for name in named]
+    unscored = {row.path.removeprefix(f"{new}/"): row.reason for row in rows if row.reason}
+    assert unscored.keys() == {"notes.txt", "12.nef", "a", "IMG_11.HEIC", "a/boxes.json"}
+    assert "nef" in unscored["12.nef"]
+    assert "folder" in unscored["a"]
+
+
+def test_a_folder_that_cannot_be_read_has_a_row(shared_model, mixed, tmp_path, monkeypatch):
+    new, names = mixed
+    scandir = os.scandir
+
+    def refuse(path):
+        if str(path) == f"{new}/a":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    score_to_file(shared_model, [new], tmp_path / "v.csv")
+    rows = {row["path"].removeprefix(f"{new}/"): row for row in read_csv(tmp_path / "v.csv")}
+    assert list(rows) == [*names[:4], "a"]
+    assert rows["a"]["reason"] == "Permission denied"
+
+
+def test_folders_are_searched_once(shared_model, mixed, tmp_path, monkeypatch):
+    """The number of images is known all the same."""
+    new, names = mixed
+    tops = []
+    monkeypatch.setattr("attractor_ae.deploy.paths.walk", lambda top: tops.append(top) or walk(top))
+    reporter = Noted()
+    score_to_file(shared_model, [new], tmp_path / "v.csv", reporter=reporter)
+    assert len(list(shared_model.score_files(new, reporter=reporter))) == len(names)
+    assert tops == [str(new), str(new)]
+    assert reporter.totals == [len(names)] * 2
 
 
 @pytest.mark.parametrize("source", ["nowhere", "nowhere/*.png", "empty", "nowhere.csv"])

@@ -75,16 +75,29 @@ def complain(line: str, style: str = "") -> None:
     err.print(line, style=style, soft_wrap=True)
 
 
-class TerminalReporter(Reporter):
-    """Reporter that shows progress bars on a terminal and occasional lines elsewhere."""
+class NoteReporter(Reporter):
+    """Reporter that prints notes to standard error, each once."""
+
+    def __init__(self) -> None:
+        self._noted: set[str] = set()
+
+    def note(self, line: str) -> None:
+        """Print a note."""
+        if line not in self._noted:
+            self._noted.add(line)
+            complain(line)
+
+
+class TerminalReporter(NoteReporter):
+    """Reporter that also shows progress bars on a terminal and occasional lines elsewhere."""
 
     _SECONDS_BETWEEN_LINES = 15
 
     def __init__(self, bars: Progress) -> None:
+        super().__init__()
         self._bars = bars
         self._tasks: dict[str, TaskID] = {}
         self._last_line = time.monotonic()
-        self._noted: set[str] = set()
 
     def progress(
         self, task: str, done: int, total: int, detail: str = "", seconds_left: float | None = None
@@ -99,12 +112,6 @@ class TerminalReporter(Reporter):
             self._last_line = time.monotonic()
             left = "" if not seconds_left or done == total else f", {duration(seconds_left)} left"
             say(f"{task}: {shown}{left}")
-
-    def note(self, line: str) -> None:
-        """Print a note to standard error, once."""
-        if line not in self._noted:
-            self._noted.add(line)
-            complain(line)
 
 
 @contextmanager

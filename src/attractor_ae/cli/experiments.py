@@ -14,6 +14,7 @@ from attractor_ae.cli.options import (
     DataRootOption,
     GridOption,
     OrientationOption,
+    SchedulerOption,
     SetOption,
     WorkersOption,
     out_option,
@@ -99,9 +100,7 @@ def sweep(
     backend: Annotated[
         str, typer.Option(help="Where to train: 'processes' (this machine) or 'dask' (a cluster).")
     ] = "processes",
-    scheduler: Annotated[
-        str | None, typer.Option(help="Address of the cluster's scheduler. Only for dask.")
-    ] = None,
+    scheduler: SchedulerOption = None,
     resources: Annotated[
         list[str] | None,
         typer.Option(

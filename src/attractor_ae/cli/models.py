@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attractor_ae._errors import AttractorError, optional_package, quoted_command
-from attractor_ae.cli._terminal import one_line_errors, say, terminal_reporter
-from attractor_ae.cli.options import DataRootOption, SetOption
+from attractor_ae.cli._terminal import NoteReporter, one_line_errors, say, terminal_reporter
+from attractor_ae.cli.options import DataRootOption, SchedulerOption, SetOption
 
 if TYPE_CHECKING:
     from attractor_ae.deploy.verdicts import Verdict
@@ -173,6 +173,14 @@ def score(
     fail_on_unknown: Annotated[
         bool, typer.Option("--fail-on-unknown", help="Exit with code 3 if an image is unknown.")
     ] = False,
+    backend: Annotated[
+        str,
+        typer.Option(
+            help="Where to score: 'local' (this machine) or 'dask' (a cluster, which shares the "
+            "images). dask needs --out."
+        ),
+    ] = "local",
+    scheduler: SchedulerOption = None,
     again: AgainOption = False,
 ) -> None:
     """Give every image a verdict: known, unknown, or unscored with the reason.
@@ -180,17 +188,19 @@ def score(
     An interrupted call continues when it is made again.
     """
     with one_line_errors(continues=target is not None):
-        if target is None and (fdr is not None or copy_unknown is not None or watch or drift):
-            raise AttractorError("--fdr, --watch, --drift and --copy-unknown need --out FILE")
+        only_files = (fdr, copy_unknown, watch or None, drift or None, scheduler)
+        if target is None and (backend != "local" or only_files != (None,) * 5):
+            raise AttractorError(
+                "--fdr, --watch, --drift, --copy-unknown and --backend dask need --out FILE"
+            )
         from attractor_ae.deploy.model import load_model
         from attractor_ae.deploy.table import score_to_file
 
         loaded = load_model(model)
         if target is None:
             unknown = 0
-            for verdict in loaded.score_files(
-                sources, alpha=alpha, per_class=per_class, trials=trials
-            ):
+            shared = {"alpha": alpha, "per_class": per_class, "trials": trials}
+            for verdict in loaded.score_files(sources, **shared, reporter=NoteReporter()):
                 unknown += verdict.verdict == "unknown"
                 say(_line(verdict, parts))
         else:
@@ -208,6 +218,8 @@ def score(
                     drift=drift,
                     copy_unknown=copy_unknown,
                     again=again,
+                    backend=backend,
+                    scheduler=scheduler,
                     reporter=reporter,
                 )
             unknown = summary.unknown

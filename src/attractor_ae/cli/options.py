@@ -52,3 +52,6 @@ WorkersOption = Annotated[
         help="Number of runs trained at the same time. Default: one per core; one on a GPU."
     ),
 ]
+SchedulerOption = Annotated[
+    str | None, typer.Option(help="Address of the cluster's scheduler. Only for dask.")
+]

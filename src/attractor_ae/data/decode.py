@@ -15,7 +15,7 @@ from typing import BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from attractor_ae._errors import AttractorError
 
@@ -133,7 +133,6 @@ def pixel_limit() -> int | None:
 
 def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint8]:
     """Decode as `decode` does; must be called within `without_warnings`."""
-    where = displayed(source) if isinstance(source, Path | str) else "image"
     try:
         return _decode(source, image_format)
     except UnidentifiedImageError:
@@ -148,6 +147,7 @@ def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint
     except Exception as error:  # damaged files cause errors of any class
         reason = str(error) or type(error).__name__
     reason = displayed(" ".join(reason.split()))
+    where = displayed(source) if isinstance(source, Path | str) else "image"
     raise UndecodableError(where, reason[:200] or "is damaged")
 
 
@@ -199,7 +199,7 @@ def recognised(path: str) -> str | None:
         return None
     known = {*_BY_CONTENT} & {*readable_formats()}
     if is_other_image(path):
-        return f"is an image of the format {suffix[1:]}, which is not read; convert it"
+        return _not_read(suffix)
     try:
         with without_warnings(), Image.open(path, formats=sorted(known)):
             return ""
@@ -208,6 +208,10 @@ def recognised(path: str) -> str | None:
         return reason if suffix in _PHOTOGRAPHS or reason != _UNKNOWN else None
     except Exception:  # e.g. no permission; the decoder states the reason
         return "" if suffix in _PHOTOGRAPHS else None
+
+
+def _not_read(suffix: str) -> str:
+    return f"is an image of the format {suffix[1:].lower()}, which is not read; convert it"
 
 
 def is_other_image(path: str) -> bool:
@@ -267,11 +271,14 @@ def _decode(source: Source, form: ImageFormat) -> NDArray[np.uint8]:
         source = Path(source)
         status = source.stat()
         if stat.S_ISDIR(status.st_mode):
+            os.scandir(source).close()  # if it cannot be read, this is the reason
             raise ValueError("is a folder")
         if not stat.S_ISREG(status.st_mode):  # reading a pipe might never end
             raise ValueError("is not a regular file")
         if status.st_size == 0:
             raise ValueError("is empty (0 bytes)")
+        if is_other_image(source.name):
+            raise ValueError(_not_read(source.suffix))
         with source.open("rb") as file, Image.open(file, formats=readable_formats()) as image:
             return _prepared(image, form)
     if isinstance(source, bytes):
@@ -289,11 +296,13 @@ def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
         _load_tiff(image)
     image.load()
     with suppress(Exception):  # ignore damaged EXIF data of an intact image
-        image = ImageOps.exif_transpose(image)
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise it would be copied
+            image = ImageOps.exif_transpose(image)
     wanted = "L" if form.channels == 1 else "RGB"
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_eight_bit(image))
-    image = image.convert(_ONE_STEP_BEFORE.get(image.mode, image.mode)).convert(wanted)
+    for mode in (_ONE_STEP_BEFORE.get(image.mode, image.mode), wanted):
+        image = image if image.mode == mode else image.convert(mode)
     if form.crop:
         side = min(image.size)
         left, top = (round((length - side) / 2) for length in image.size)

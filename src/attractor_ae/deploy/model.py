@@ -5,8 +5,8 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, cast
@@ -40,13 +40,20 @@ from attractor_ae.data import ImageFormat, ImageSet
 from attractor_ae.data.decode import UndecodableError, decode_quietly, without_warnings
 from attractor_ae.deploy._adaptive import StoppingRule, chosen_stages, sampled, stages
 from attractor_ae.deploy._format import read_model, write_model
-from attractor_ae.deploy.paths import image_paths
+from attractor_ae.deploy.paths import counted, image_paths
 from attractor_ae.deploy.verdicts import KNOWN, UNKNOWN, UNSCORED, Verdict
 from attractor_ae.extractors import make_extractor, use_weights
 
 CHUNK = 128
 """Number of files that are decoded while the ones before them are scored."""
 
+Decoded = tuple[str, NDArray[np.uint8] | str]
+"""A path with its image, or with the reason why it cannot be read."""
+
+ScoreChunks = Callable[[Iterator[Sequence[str]], dict[str, Any]], Iterator[list[Verdict]]]
+"""Yields the verdicts on chunks of paths, with the options of `Model.score`."""
+
+_TOGETHER = 16  # files that a thread decodes, one after the other
 _EXTRACTOR = "extractor"  # prefix of its weights in a model file
 _ROUNDING = 1e-9  # of p-values, which are compared with alpha
 _MORE_IMAGES = (
@@ -237,9 +244,9 @@ class Model:
             AttractorError: If a source does not exist or contains no images; as `score`.
         """
         listed = [sources] if isinstance(sources, str | Path) else list(sources)
-        total = None if "-" in listed else sum(1 for _ in image_paths(listed))
-        shared = {"alpha": alpha, "per_class": per_class, "trials": trials}
-        return self.score_paths(image_paths(listed), total, **shared, reporter=reporter)
+        shared = {"alpha": alpha, "per_class": per_class, "trials": trials, "reporter": reporter}
+        with counted(listed, image_paths(listed, reporter=reporter)) as (paths, total):
+            yield from self.score_paths(paths, total, **shared)
 
     def score_paths(
         self,
@@ -251,36 +258,49 @@ class Model:
         trials: tuple[int, int] | None = None,
         done: int = 0,
         reporter: Reporter = SILENT,
+        score_chunks: ScoreChunks | None = None,
     ) -> Iterator[Verdict]:
-        """Yield the verdict on each path; ``done`` of ``total`` files were scored before."""
+        """Yield the verdict on each path; ``done`` of ``total`` files were scored before.
+
+        ``score_chunks``: in place of the method of this name.
+        """
+        began, first, paths = time.monotonic(), done, iter(paths)
+        chunks = iter(lambda: list(itertools.islice(paths, CHUNK)), [])
+        score_chunks = score_chunks or self.score_chunks
         options = {"alpha": self.checked_alpha(alpha), "per_class": per_class, "trials": trials}
-        chunks, first = _chunks(paths), done
-        began = time.monotonic()
+        for verdicts in score_chunks(chunks, options):
+            done += len(verdicts)
+            speed = (done - first) / max(time.monotonic() - began, 1e-6)
+            detail = f"{done}/{'?' if total is None else total} images, {speed:.0f} images/s"
+            left = None if total is None else (total - done) / speed
+            reporter.progress("scoring", done, max(total or 0, done), detail, left)
+            yield from verdicts
+
+    def score_chunks(
+        self, chunks: Iterator[Sequence[str]], options: dict[str, Any]
+    ) -> Iterator[list[Verdict]]:
+        """Yield the verdicts on the paths of each chunk, which are scored together."""
         with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
             decoded = self._decoded(pool, next(chunks, []))
             while decoded:
                 with without_warnings():  # a state of the whole process: not left open at a yield
                     following = self._start_decoding(pool, next(chunks, []))
                     verdicts = self._verdicts(decoded, options)
-                    decoded = [(path, future.result()) for path, future in following]
-                done += len(verdicts)
-                speed = (done - first) / max(time.monotonic() - began, 1e-6)
-                detail = f"{done}/{'?' if total is None else total} images, {speed:.0f} images/s"
-                left = None if total is None else (total - done) / speed
-                reporter.progress("scoring", done, max(total or 0, done), detail, left)
-                yield from verdicts
+                    decoded = [pair for some in following for pair in some.result()]
+                yield verdicts
 
-    def _decoded(self, pool: ThreadPoolExecutor, paths: Sequence[str]) -> list[tuple[str, Any]]:
+    def _decoded(self, pool: ThreadPoolExecutor, paths: Sequence[str]) -> list[Decoded]:
         with without_warnings():
             started = self._start_decoding(pool, paths)
-            return [(path, future.result()) for path, future in started]
+            return [pair for some in started for pair in some.result()]
 
-    def _start_decoding(self, pool: ThreadPoolExecutor, paths: Sequence[str]) -> list[Any]:
-        return [(path, pool.submit(_decode, path, self.image_format)) for path in paths]
+    def _start_decoding(
+        self, pool: ThreadPoolExecutor, paths: Sequence[str]
+    ) -> list[Future[list[Decoded]]]:
+        parts = [paths[i : i + _TOGETHER] for i in range(0, len(paths), _TOGETHER)]
+        return [pool.submit(_decode, some, self.image_format) for some in parts]
 
-    def _verdicts(
-        self, decoded: Sequence[tuple[str, NDArray[np.uint8] | str]], options: dict[str, Any]
-    ) -> list[Verdict]:
+    def _verdicts(self, decoded: Sequence[Decoded], options: dict[str, Any]) -> list[Verdict]:
         read = [(path, image) for path, image in decoded if not isinstance(image, str)]
         scored: Iterator[Verdict] = iter(())
         if read:
@@ -473,12 +493,16 @@ def described(images: ImageSet) -> dict[str, Any]:
     }
 
 
-def _decode(path: str, form: ImageFormat) -> NDArray[np.uint8] | str:
-    """Return a decoded file, or the reason why it cannot be read."""
-    try:
-        return decode_quietly(path, form)
-    except UndecodableError as error:
-        return error.reason
+def _decode(paths: Sequence[str], form: ImageFormat) -> list[Decoded]:
+    """Return paths with the decoded files, or with the reasons why they cannot be read."""
+
+    def decoded(path: str) -> NDArray[np.uint8] | str:
+        try:
+            return decode_quietly(path, form)
+        except UndecodableError as error:
+            return error.reason
+
+    return [(path, decoded(path)) for path in paths]
 
 
 def _stacked(means: Mapping[str, Tensor], components: Sequence[str]) -> Tensor:
@@ -487,12 +511,6 @@ def _stacked(means: Mapping[str, Tensor], components: Sequence[str]) -> Tensor:
 
 def _scores(means: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: values for name, values in means.items() if name}
-
-
-def _chunks(paths: Iterable[str]) -> Iterator[list[str]]:
-    paths = iter(paths)
-    while chunk := list(itertools.islice(paths, CHUNK)):
-        yield chunk
 
 
 def _logit(p: Tensor) -> Tensor:

@@ -1,31 +1,40 @@
 """Paths of the images to score: folders, files, patterns, tables, and lines of a stream."""
 
 import glob
+import json
 import os
 import sys
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.decode import displayed, image_suffixes
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.data.decode import displayed
 from attractor_ae.data.sources.own_files import TABLES, in_table
+from attractor_ae.data.walk import walk
 
 STREAM = "-"
 """Source of one path per line from standard input."""
 
 
 def image_paths(
-    sources: Sequence[str | Path], stream: Iterable[str] | None = None, *, empty: bool = False
+    sources: Sequence[str | Path],
+    stream: Iterable[str] | None = None,
+    *,
+    empty: bool = False,
+    reporter: Reporter = SILENT,
 ) -> Iterator[str]:
     """Yield the paths of images, each once.
 
     Args:
-        sources: Folders, which are searched recursively for files with the suffix of an image
-            format, in the order of their names; files; patterns such as ``new/*.jpg``; tables
-            (``.csv``, ``.tsv``, ``.parquet``) with a column ``path``, relative to the table's
-            folder; ``-`` for one path per line from ``stream``.
+        sources: Folders, which are searched as `walk` does; files; patterns such as ``new/*.jpg``;
+            tables (``.csv``, ``.tsv``, ``.parquet``) with a column ``path``, relative to the
+            table's folder; ``-`` for one path per line from ``stream``.
         stream: By default standard input.
         empty: Whether a source may contain no images.
+        reporter: Receives a note on what is left out of folders.
 
     Raises:
         AttractorError: If a source does not exist, or contains no images.
@@ -33,7 +42,7 @@ def image_paths(
     seen: set[int] = set()  # hashes: a path of 100 characters would take twice the memory
     for source in map(str, sources):
         found = False
-        for path in _paths_of(source, sys.stdin if stream is None else stream):
+        for path in _paths_of(source, sys.stdin if stream is None else stream, reporter):
             found = True
             if (key := hash(path)) not in seen:
                 seen.add(key)
@@ -45,11 +54,31 @@ def image_paths(
             )
 
 
-def _paths_of(source: str, stream: Iterable[str]) -> Iterator[str]:
+@contextmanager
+def counted(
+    sources: Sequence[str | Path], paths: Iterable[str]
+) -> Iterator[tuple[Iterable[str], int | None]]:
+    """Yield the paths of sources, and their number, without a second walk or a list in memory.
+
+    They are read from a temporary file. The number of those of a stream is None.
+    """
+    if STREAM in map(str, sources):
+        yield paths, None
+        return
+    count = 0
+    with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
+        for path in paths:
+            file.write(json.dumps(path) + "\n")
+            count += 1
+        file.seek(0)
+        yield map(json.loads, file), count
+
+
+def _paths_of(source: str, stream: Iterable[str], reporter: Reporter) -> Iterator[str]:
     if source == STREAM:
         yield from filter(None, (line.rstrip("\r\n") for line in stream))
     elif os.path.isdir(source):  # noqa: PTH112  text, as there may be many
-        yield from _in_folder(source)
+        yield from _in_folder(source, reporter)
     elif source.lower().endswith(TABLES):
         path = Path(source)
         if not path.is_file():
@@ -59,24 +88,25 @@ def _paths_of(source: str, stream: Iterable[str]) -> Iterator[str]:
         yield source
     elif glob.has_magic(source):
         for path in sorted(glob.glob(source, recursive=True)):  # noqa: PTH207
-            yield from _in_folder(path) if os.path.isdir(path) else (path,)  # noqa: PTH112
+            folder = os.path.isdir(path)  # noqa: PTH112
+            yield from _in_folder(path, reporter) if folder else (path,)
     else:
         raise AttractorError(
             f"{displayed(source)}: no such file or folder; give images, or a folder of images"
         )
 
 
-def _in_folder(top: str) -> Iterator[str]:
-    """Yield the images below a folder; names that start with a dot are left out."""
-    suffixes = tuple(image_suffixes())
-    visited = {os.path.realpath(top)}
-    for folder, inner, files in os.walk(top, followlinks=True):
-        for name in sorted(files):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield os.path.join(folder, name)  # noqa: PTH118
-        inner.sort()
-        for name in list(inner):  # a symbolic link may lead to a folder that was visited
-            place = os.path.realpath(os.path.join(folder, name))  # noqa: PTH118
-            if name.startswith(".") or place in visited:
-                inner.remove(name)
-            visited.add(place)
+def _in_folder(top: str, reporter: Reporter) -> Iterator[str]:
+    """Yield the images below a folder, and note what is left out: number and example by reason."""
+    left_out: dict[str, tuple[int, str]] = {}
+    for found in walk(top):
+        yield from found.images
+        yield from (path for path, _ in found.unusable)  # the decoder states the reason
+        no_images = ((path, "is not an image") for path in found.others)
+        hidden = ((path, "is a hidden folder") for path in found.hidden)
+        for path, reason in (*found.ignored, *no_images, *hidden):
+            count, first = left_out.get(reason, (0, path))
+            left_out[reason] = count + 1, first
+    for reason, (count, first) in left_out.items():
+        more = f" (and {count - 1} others)" if count > 1 else ""
+        reporter.note(f"left out: {displayed(first)}: {reason}{more}")

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,12 +20,13 @@ from typing import Any
 import numpy as np
 
 from attractor_ae._errors import AttractorError, optional_package
-from attractor_ae._files import atomic_path, cannot_write
+from attractor_ae._files import atomic_path, cannot_write, remove_leftovers
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import first_drift
 from attractor_ae.data.decode import displayed
+from attractor_ae.deploy.cluster import LOCAL, check_backend, scoring
 from attractor_ae.deploy.model import CHUNK, Model
-from attractor_ae.deploy.paths import STREAM, image_paths
+from attractor_ae.deploy.paths import counted, image_paths
 from attractor_ae.deploy.verdicts import COLUMNS, KNOWN, UNKNOWN, UNSCORED, part_column
 
 Row = dict[str, Any]
@@ -60,6 +61,8 @@ def score_to_file(
     drift: bool = False,
     copy_unknown: str | Path | None = None,
     again: bool = False,
+    backend: str = LOCAL,
+    scheduler: str | None = None,
     reporter: Reporter = SILENT,
 ) -> Summary:
     """Score image files, and write one row per image.
@@ -83,6 +86,8 @@ def score_to_file(
             to note the first one after which they are not (`first_drift`).
         copy_unknown: Folder to copy unknown images to.
         again: Replace ``out``.
+        backend, scheduler: One of ``BACKENDS``; the address of a cluster's scheduler, whose
+            machines must share the images.
         reporter: Receives progress and notes.
 
     Raises:
@@ -91,6 +96,7 @@ def score_to_file(
     """
     out = Path(out)
     write = _writer(out)
+    check_backend(backend, scheduler)
     if out.exists() and not again:
         raise AttractorError(f"{out}: exists; replace it with --again, or choose another --out")
     if fdr is not None and not 0 < fdr < 1:
@@ -114,26 +120,31 @@ def score_to_file(
     }
     part = out.with_name(f"{out.name}.part")
     done = _resumed(part, settings)
+    remove_leftovers(out.parent, name=out.name)
     if done:
         reporter.note(f"{part}: continuing after {done} images")
     seen = {hash(row["path"]) for row in _rows(part)}  # hashes, as there may be many
+    notes = reporter
     try:
-        with part.open("a", encoding="utf-8") as file:
+        with part.open("a", encoding="utf-8") as file, scoring(model, backend, scheduler) as chunks:
             while True:
-                total = None if STREAM in sources or watch else sum(1 for _ in image_paths(sources))
-                verdicts = model.score_paths(
-                    _arrived(image_paths(sources, empty=bool(watch)), seen, watch),
-                    total,
-                    alpha=alpha,
-                    per_class=per_class,
-                    trials=trials,
-                    done=len(seen),
-                    reporter=reporter,
-                )
-                while chunk := list(itertools.islice(verdicts, CHUNK)):
-                    file.writelines(json.dumps(verdict.row(parts)) + "\n" for verdict in chunk)
-                    file.flush()
-                    seen.update(hash(verdict.path) for verdict in chunk)
+                paths = image_paths(sources, empty=bool(watch), reporter=notes)
+                paths, notes = _arrived(paths, seen, watch), SILENT
+                with nullcontext((paths, None)) if watch else counted(sources, paths) as (new, n):
+                    verdicts = model.score_paths(
+                        new,
+                        None if n is None else n + done,
+                        alpha=alpha,
+                        per_class=per_class,
+                        trials=trials,
+                        done=len(seen) if watch else done,
+                        reporter=reporter,
+                        score_chunks=chunks,
+                    )
+                    while chunk := list(itertools.islice(verdicts, CHUNK)):
+                        file.writelines(json.dumps(verdict.row(parts)) + "\n" for verdict in chunk)
+                        file.flush()
+                        seen.update(hash(verdict.path) for verdict in chunk if watch)
                 if watch is None:
                     break
                 time.sleep(watch)

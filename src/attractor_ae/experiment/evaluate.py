@@ -1,7 +1,6 @@
 """Evaluation of finished runs on known and unknown images (``attractor-ae evaluate``)."""
 
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -189,12 +188,17 @@ def stored_result(home: Run, basis: Mapping[str, Any]) -> EvaluationResult | Non
 
 
 def _replace_result(home: Run, new: Path) -> None:
-    """Make a new folder the evaluation folder; its old content, also figures, is removed."""
-    # First the file that marks a result as complete: an interruption leaves none.
-    (home.evaluation_folder / METRICS_FILE).unlink(missing_ok=True)
-    shutil.rmtree(home.evaluation_folder, ignore_errors=True)
+    """Move the files of a new result into an evaluated folder, in place of the old result."""
+    folder = home.evaluation_folder
+    folder.mkdir(exist_ok=True)
+    # Figures of other sets would be mistaken for those of the new result. The file that marks a
+    # result as complete is removed first and written last.
+    stale = (*folder.glob("reconstructions-*"), *folder.glob("recursions.*"))
+    for path in (folder / METRICS_FILE, folder / TRIALS_FILE, *stale):
+        path.unlink(missing_ok=True)
     (new / home.detector_file.name).replace(home.detector_file)
-    new.rename(home.evaluation_folder)
+    for path in sorted(new.iterdir(), key=lambda path: path.name == METRICS_FILE):
+        path.replace(folder / path.name)
 
 
 def _write_figures(

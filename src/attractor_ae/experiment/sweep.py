@@ -179,7 +179,7 @@ def sweep(
     with ExitStack() as connection:
         if backend == "dask" and waiting:
             needs = dict(resources or {})
-            client = connection.enter_context(_connected(scheduler, needs))
+            client = connection.enter_context(connected(scheduler, needs))
             running = _on_cluster(tasks, client, needs, reporter)
         else:
             running = _in_processes(tasks, number, threads, reporter)
@@ -340,7 +340,7 @@ def _on_cluster(
     reporter: Reporter,
 ) -> Generator[tuple[Path, str]]:
     """Train tasks on a cluster of dask.distributed, which must be running."""
-    from distributed import Event, KilledWorker, as_completed
+    from distributed import Event, as_completed
 
     stop = Event(f"stop-{uuid4().hex}", client=client)
     futures = {
@@ -361,13 +361,7 @@ def _on_cluster(
             if future.status == "finished":
                 yield folder, future.result()
                 continue
-            error = "the connection to the scheduler was lost; start it and repeat the sweep"
-            if future.status == "error":
-                reason = future.exception()
-                error = f"could not be run on the cluster: {_first_line(reason)}"
-                if isinstance(reason, KilledWorker):
-                    deaths = reason.allowed_failures + 1
-                    error = f"{deaths} workers died during this run; see their logs"
+            error = cluster_error(future)
             _log_failure(Run(folder), f"failed: {error}")
             yield folder, error
     except BaseException:  # Ctrl-C, or the caller has failed
@@ -392,9 +386,21 @@ def _train_on_worker(task: _Task, needs: dict[str, float], stop: str) -> str:
     return "interrupted" if error is None else error
 
 
+def cluster_error(future: Any) -> str:  # noqa: ANN401
+    """Return why a task of a cluster has not finished, in one line."""
+    from distributed import KilledWorker
+
+    if future.status != "error":
+        return "the connection to the scheduler was lost; start it and repeat the command"
+    reason = future.exception()
+    if isinstance(reason, KilledWorker):
+        return f"{reason.allowed_failures + 1} workers died during this task; see their logs"
+    return f"could not be run on the cluster: {_first_line(reason)}"
+
+
 @contextmanager
-def _connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[Any]:
-    """Connect to a scheduler that has workers for runs with these needs."""
+def connected(scheduler: str | None, needs: Mapping[str, float]) -> Iterator[Any]:
+    """Connect to a scheduler that has workers with these resources."""
     if scheduler is None:
         raise AttractorError(
             'backend "dask" needs the address of a scheduler, e.g. tcp://localhost:8786'

@@ -19,7 +19,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import user_path
 from attractor_ae._random import Stream, generator
 from attractor_ae.data.cache import Broken, prepare
-from attractor_ae.data.decode import displayed, image_suffixes, is_other_image, is_text, recognised
+from attractor_ae.data.decode import displayed, is_text
 from attractor_ae.data.image_set import ImageSet, Wanted, drawn_rows
 from attractor_ae.data.info import DatasetInfo, SplitInfo
 from attractor_ae.data.sources.own_files import (
@@ -32,6 +32,7 @@ from attractor_ae.data.sources.own_files import (
     is_split,
     split_name,
 )
+from attractor_ae.data.walk import walk
 
 ALL = "all"
 """Name of the split of all images."""
@@ -40,20 +41,6 @@ SUFFIXES = (*TABLES, *ARRAYS)
 """Suffixes of files that contain or list images."""
 
 _TEST_FRACTION = 0.2
-
-# Files and folders by which a folder of results or a cache is known; it is never data.
-_RESULTS = tuple(
-    frozenset(names.split())
-    for names in (
-        "config.toml environment.json",
-        "config.toml history.csv",
-        "metrics.json scores.safetensors",
-        "precision-recall.pdf reliability.pdf",
-        "table.csv table.tex",
-        "cfg.toml checkpoints",  # of the released code
-        "CACHEDIR.TAG",
-    )
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -235,7 +222,20 @@ def _in_folder(root: Path) -> Found:
     unusable: list[Broken] = []
     ignored: list[Broken] = []
     hidden: list[str] = []
-    nested, images = _walked(os.fspath(root), unusable, ignored, hidden)
+    nested: list[tuple[str, ...]] = []
+    images: list[tuple[tuple[str, ...], str]] = []
+    for found in walk(os.fspath(root)):
+        nested += [found.parts] if found.parts else []
+        images += [(found.parts, path) for path in found.images]
+        unusable += [(displayed(path), reason) for path, reason in found.unusable]
+        ignored += [(displayed(path), reason) for path, reason in found.ignored]
+        hidden += found.hidden
+        strange = [path for path in found.others if not is_text(path)]
+        if strange and not (found.images or found.unusable or found.ignored):
+            # E.g. a class of medical images or arrays, which would vanish without a word.
+            example = displayed(Path(strange[0]).name)
+            reason = f"has {len(strange)} files but no image that is read, e.g. {example}"
+            ignored.append((displayed(found.folder), reason))
     if not images and not unusable:
         reason = " {}: {};".format(*ignored[0]) if ignored else ""
         raise AttractorError(
@@ -263,56 +263,3 @@ def _in_folder(root: Path) -> Found:
     note = f"hidden folders are not read: {displayed(min(hidden))}" if hidden else ""
     note += f" and {len(hidden) - 1} others" if hidden[1:] else ""
     return Found(root, labels, splits, paths, None, broken, others, notes=(note,) if note else ())
-
-
-Folders = tuple[str, ...]
-
-
-def _walked(
-    top: str, unusable: list[Broken], ignored: list[Broken], hidden: list[str]
-) -> tuple[list[Folders], list[tuple[Folders, str]]]:
-    """Return the folders below ``top``, and its images with the folders that they are in.
-
-    Images that cannot be read are added to ``unusable``, what is not data to ``ignored`` and
-    ``hidden``.
-    """
-
-    def report(error: OSError) -> None:
-        unusable.append((displayed(error.filename), error.strerror or str(error)))
-
-    suffixes = tuple(image_suffixes())
-    nested: list[Folders] = []
-    images: list[tuple[Folders, str]] = []
-    above: dict[str, Folders] = {}  # real paths of the parents of each folder
-    for folder, inner, files in os.walk(top, onerror=report, followlinks=True):
-        here = (*above.get(folder, ()), os.path.realpath(folder))
-        folders = Path(folder).relative_to(top).parts
-        if folders and any(names <= {*inner, *files} for names in _RESULTS):
-            ignored.append((displayed(folder), "is a folder of results or a cache, not of images"))
-            inner.clear()
-            continue
-        nested += [folders] if folders else []
-        hidden += [os.path.join(folder, name) for name in inner if name.startswith(".")]  # noqa: PTH118
-        visible = [name for name in (*inner, *files) if not name.startswith(".")]
-        # A folder with the suffix of an image is reported as a broken image.
-        named = sorted(name for name in visible if name.lower().endswith(suffixes))
-        others = sorted({*files} & {*visible} - {*named})
-        before = len(unusable) + len(ignored)
-        for name in others:
-            path = os.path.join(folder, name)  # noqa: PTH118
-            if (reason := recognised(path)) == "":
-                named.append(name)
-            elif reason:
-                (ignored if is_other_image(name) else unusable).append((displayed(path), reason))
-        strange = [name for name in others if not is_text(name)]
-        if strange and not named and before == len(unusable) + len(ignored):
-            # E.g. a class of medical images or arrays, which would vanish without a word.
-            reason = f"has {len(strange)} files but no image that is read, e.g. {strange[0]}"
-            ignored.append((displayed(folder), displayed(reason)))
-        images += [(folders, os.path.join(folder, name)) for name in sorted(named)]  # noqa: PTH118
-        inner[:] = sorted({*inner} & {*visible} - {*named})
-        paths = {name: os.path.join(folder, name) for name in inner}  # noqa: PTH118
-        # A symbolic link to a parent folder is not followed.
-        inner[:] = [name for name, path in paths.items() if os.path.realpath(path) not in here]
-        above |= dict.fromkeys(paths.values(), here)
-    return nested, images
