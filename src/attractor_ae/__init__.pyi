@@ -10,6 +10,7 @@ from .data import CATALOGUE, ImageSet, load
 from .data.augmentation import Augmentation
 from .deploy.evaluation import ModelEvaluation, evaluate_model
 from .deploy.fit import fit_model, model_of_run, recalibrate
+from .deploy.hub import pull_model, push_model
 from .deploy.model import Model, load_model
 from .deploy.pytorch_ood import as_pytorch_ood
 from .deploy.sklearn import AttractorClassifier
@@ -66,6 +67,8 @@ __all__ = [
     "load_model",
     "model_of_run",
     "preset",
+    "pull_model",
+    "push_model",
     "recalibrate",
     "run_demo",
     "run_ensemble_evaluation",

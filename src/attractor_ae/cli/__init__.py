@@ -29,6 +29,8 @@ for _command in (
     models.fit,
     models.score,
     models.calibrate,
+    models.push,
+    models.pull,
     experiments.demo,
     experiments.train,
     experiments.sweep,
