@@ -9,6 +9,19 @@ from attractor_ae.data import ImageFormat
 from attractor_ae.deploy.model import codes_of, described
 
 FORM = ImageFormat(16)
+# Settings of trainings that take seconds.
+SHORT = (
+    "dataset.image_size=16",
+    "model.dropout=0.1",
+    "training.loss=",
+    "training.class_weight=1",
+    "training.dropout_warmup=0",
+    "training.precision=float32",
+    "evaluation.precision=float32",
+    "evaluation.recursions=2",
+    "evaluation.trials=4",
+    "evaluation.head_masks=1",
+)
 
 
 def make_model(images, calibration, alpha=0.05, network=None, **settings):

@@ -10,8 +10,12 @@ from .data import CATALOGUE, ImageSet, load
 from .data.augmentation import Augmentation
 from .deploy.evaluation import ModelEvaluation, evaluate_model
 from .deploy.fit import fit_model, model_of_run, recalibrate
+from .deploy.hub import pull_model, push_model
 from .deploy.model import Model, load_model
+from .deploy.pytorch_ood import as_pytorch_ood
+from .deploy.sklearn import AttractorClassifier
 from .deploy.table import score_to_file
+from .deploy.torch_uncertainty import as_ensemble_module
 from .deploy.verdicts import Verdict
 from .experiment.compare import compare_runs, draw_runs
 from .experiment.config import ExperimentConfig
@@ -29,6 +33,7 @@ __version__: str
 
 __all__ = [
     "CATALOGUE",
+    "AttractorClassifier",
     "AttractorDetector",
     "AttractorError",
     "Augmentation",
@@ -46,6 +51,8 @@ __all__ = [
     "Run",
     "Trajectory",
     "Verdict",
+    "as_ensemble_module",
+    "as_pytorch_ood",
     "compare_runs",
     "draw_runs",
     "evaluate",
@@ -60,6 +67,8 @@ __all__ = [
     "load_model",
     "model_of_run",
     "preset",
+    "pull_model",
+    "push_model",
     "recalibrate",
     "run_demo",
     "run_ensemble_evaluation",

@@ -224,6 +224,8 @@ class Detector(ABC):
     def predict(self, x: Images) -> Float[Tensor, " n"]:
         """Return the chosen ``score`` of each image, float64, larger = more out of distribution.
 
+        It is not the label, which `predict_label` returns.
+
         Raises:
             AttractorError: If the images have a wrong dtype, shape or range, or nothing was fitted.
         """

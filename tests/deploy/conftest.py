@@ -4,9 +4,11 @@ import dataclasses
 
 import numpy as np
 import pytest
-from small_models import FORM, make_model
+import torch
+from sklearn.datasets import load_digits
+from small_models import FORM, SHORT, make_model
 
-from attractor_ae import load
+from attractor_ae import AttractorClassifier, load
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +36,22 @@ def one_class_model(small_digits):
         for part in small_digits
     )
     return make_model(images, calibration)
+
+
+@pytest.fixture(scope="session")
+def digit_classifier():
+    """A classifier of scikit-learn's digits, with a calibrated detector; trained for seconds."""
+    digits, labels = load_digits(return_X_y=True)
+    classifier = AttractorClassifier((8, 8), epochs=4, overrides=SHORT)
+    return classifier.fit(digits[:500], labels[:500])
+
+
+@pytest.fixture(scope="session")
+def digits_and_noise():
+    """Other digits for its detector, in [0, 1], their labels, and digits under noise."""
+    digits, labels = load_digits(return_X_y=True)
+    images = digits[500:700].reshape(-1, 1, 8, 8).repeat(2, 2).repeat(2, 3) / 16
+    noise = np.random.default_rng(0).random((100, 1, 16, 16))
+    strange = 0.7 * images[:100] + 0.3 * noise  # digits, so that detection is not perfect
+    known, unknown = (torch.from_numpy(x).float() for x in (images, strange))
+    return known, torch.from_numpy(labels[500:700]), unknown

@@ -30,6 +30,8 @@ for _command in (
     models.score,
     models.calibrate,
     models.serve,
+    models.push,
+    models.pull,
     experiments.demo,
     experiments.train,
     experiments.sweep,

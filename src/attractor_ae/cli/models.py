@@ -281,6 +281,34 @@ def serve(
         uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=5)
 
 
+RepositoryArgument = Annotated[
+    str, typer.Argument(metavar="OWNER/NAME", help="Repository on the Hugging Face Hub.")
+]
+
+
+def push(model: ModelArgument, repository: RepositoryArgument) -> None:
+    """Upload a model file and its card to the Hugging Face Hub; a new repository is private."""
+    with one_line_errors():
+        from attractor_ae.deploy.hub import push_model
+
+        say(f"Uploaded: {push_model(model, repository)}")
+        say(f"Next: {quoted_command('pull', repository, '--out', model.name)}")
+
+
+def pull(
+    repository: RepositoryArgument,
+    target: Annotated[Path, model_out("Model file to write.")] = Path("images.model"),
+    again: AgainOption = False,
+) -> None:
+    """Download a model file and its card from the Hugging Face Hub."""
+    with one_line_errors():
+        from attractor_ae.deploy.fit import card_path
+        from attractor_ae.deploy.hub import pull_model
+
+        say(pull_model(repository, target, again=again).threshold())
+        say(f"Model: {target}, card: {card_path(target)}")
+
+
 def _line(verdict: "Verdict", parts: bool) -> str:
     from attractor_ae.data.decode import displayed
 

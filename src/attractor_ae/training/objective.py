@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from attractor_ae._errors import AttractorError
+from attractor_ae._fast_layers import Linear
 from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder, make_autoencoder
 from attractor_ae.core.masks import DropoutMasks
@@ -53,7 +54,7 @@ def build_class_layer(config: ExperimentConfig, classes: int) -> nn.Linear | Non
     """Return the linear layer on the codes whose cross entropy is minimised, if there is one."""
     if config.model.type == "conv" or not config.training.class_weight:
         return None
-    layer = nn.Linear(config.model.dimension, classes)
+    layer = Linear(config.model.dimension, classes)
     for weights in layer.parameters():
         nn.init.zeros_(weights)  # its loss is convex in them
     return layer
