@@ -11,6 +11,7 @@ from .data.augmentation import Augmentation
 from .deploy.evaluation import ModelEvaluation, evaluate_model
 from .deploy.fit import fit_model, model_of_run, recalibrate
 from .deploy.model import Model, load_model
+from .deploy.report import write_report
 from .deploy.table import score_to_file
 from .deploy.verdicts import Verdict
 from .experiment.compare import compare_runs, draw_runs
@@ -68,4 +69,5 @@ __all__ = [
     "run_training",
     "score_to_file",
     "train",
+    "write_report",
 ]

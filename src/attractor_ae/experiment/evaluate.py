@@ -24,9 +24,11 @@ from attractor_ae.experiment.fit import (
 )
 from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.presets import preset
+from attractor_ae.experiment.report import run_part
 from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult, evaluate
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.experiment.train import run_training
+from attractor_ae.experiment.trial_curve import TRIALS_FILE
 from attractor_ae.reporting import (
     auroc_by_recursion,
     entropy_histogram,
@@ -34,13 +36,12 @@ from attractor_ae.reporting import (
     reconstruction_figure,
     save_figure,
 )
+from attractor_ae.reporting.report import save_report
 
 ENSEMBLE = "ensemble"
 """Name of the folder of an evaluated ensemble, next to the runs of its members."""
 MEMBERS_FILE = "members.json"
 """Name of the file that lists the runs of an ensemble."""
-TRIALS_FILE = "trials.json"
-"""Name of the file with the curve over the number of trials, written with the figures."""
 
 
 def run_evaluation(
@@ -109,7 +110,10 @@ def run_demo(
     run = run_training(preset("quick", overrides), folder, resume=True, reporter=reporter)
     # A resumed run keeps its stored config, so these overrides are passed again.
     again = [text for text in overrides if text.startswith(AFTER_TRAINING)]
-    return run_evaluation(run.path, overrides=again, reporter=reporter)
+    result = run_evaluation(run.path, overrides=again, reporter=reporter)
+    part = run_part(result.method, result, run, reporter=reporter)
+    save_report(run.path / "report.html", [part], "Demo: real digits", reporter=reporter)
+    return result
 
 
 def _evaluated_into(

@@ -16,11 +16,10 @@ from attractor_ae.baselines import load_detector
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
-from attractor_ae.experiment.evaluate import TRIALS_FILE
 from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.experiment.run import Run
-from attractor_ae.experiment.trial_curve import TrialCurve, trial_curve
+from attractor_ae.experiment.trial_curve import TRIALS_FILE, TrialCurve, trial_curve
 
 _MOST_SAMPLED = 200
 """Largest number of images per set for the trial curve and the latent map."""
