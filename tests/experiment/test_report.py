@@ -6,51 +6,16 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from small_models import FORM, make_run, write_images
 
-from attractor_ae import (
-    ExperimentConfig,
-    Run,
-    load,
-    load_detector,
-    run_evaluation,
-    train,
-    write_report,
-)
-from attractor_ae.data import ImageFormat
-from attractor_ae.experiment import evaluate as evaluation
+from attractor_ae import Run, load, load_detector, run_evaluation, write_report
+from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.report import run_part
-
-FORM = ImageFormat(16)
-SETTINGS = {
-    "dataset": {
-        "name": "mnist5k",
-        "nbr_of_samples_per_class": 4,
-        "calibration_fraction": 0.5,
-        "image_size": 16,
-    },
-    "model": {"dimension": 8},
-    "training": {"epochs": 1, "batch_size": 16, "loss": "mse"},
-    "evaluation": {
-        "recursions": 2,
-        "recursion": 1,
-        "trials": 2,
-        "mask_scope": "trial",
-        "nbr_of_samples_per_class": 3,
-        "out_datasets": ["faces"],
-        "score": "ood_score",
-    },
-}
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    images = load("mnist5k", "train", per_class=4, image_format=FORM)
-    folder = tmp_path_factory.mktemp("run") / "digits"
-    run = train(ExperimentConfig.from_dict(SETTINGS), images, folder)
-    with pytest.MonkeyPatch.context() as patch:  # figures take longer than the rest
-        patch.setattr(evaluation, "_write_figures", lambda *_: None)
-        run_evaluation(run.path)
-    return run
+    return make_run(tmp_path_factory.mktemp("run") / "digits")
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +56,20 @@ def test_without_the_images_there_is_the_rest(run, tmp_path, monkeypatch):
     assert "omniglot" in part.notes[0]
     assert not part.images
     assert part.calibration_images == 20
+
+
+def test_own_sets_have_the_names_of_their_folders(run, tmp_path):
+    images = load("faces", "test", per_class=4, image_format=FORM).images
+    for place in ("one/new", "two/new", "old"):
+        write_images(tmp_path / place, images[:3])
+    config = run.config()
+
+    def outs(*places):
+        named = [str(tmp_path / place) for place in places]
+        changed = config.evaluation.model_copy(update={"out_datasets": tuple(named)})
+        plan = make_plan(config.model_copy(update={"evaluation": changed}))
+        assert plan.load(plan.out[0]).name == plan.out[0].label
+        return [planned.label.removeprefix(str(tmp_path)) for planned in plan.out]
+
+    assert outs("one/new", "old") == ["new", "old"]
+    assert outs("one/new", "two/new", "old") == ["/one/new", "/two/new", "old"]

@@ -109,11 +109,11 @@ def test_positions_of_ood_scores_are_conformal_p_values():
     p = p_values(new, known.sort().values)
     finer = torch.from_numpy(rng.uniform(0, 1e-3, 300)) / 100  # ranks equal ones (`conformal`)
     score = 1 - (p + finer).clamp_max(1)
-    x = positions(score.numpy(), "ood_score", 99)
+    x = positions(score.numpy(), 99)
     np.testing.assert_allclose(10**-x, p)
     # Also exactly at alpha = 0.05, where 5 of 100 p-values end.
     assert (x >= -math.log10(0.05) - 1e-9).sum() == (p <= 0.05 + 1e-9).sum()
-    np.testing.assert_array_equal(positions(score.numpy(), "entropy", 99), score.numpy())
+    np.testing.assert_array_equal(positions(score.numpy(), 0), score.numpy())
 
 
 def test_names_are_text(result, tmp_path):

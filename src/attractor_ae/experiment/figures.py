@@ -91,7 +91,8 @@ def suite_figures(
         reporter.progress("drawing", len(drawn), total, f"{len(drawn)}/{total} figures")
 
     for label, found in results.items():
-        save(f"entropy-{file_name(label)}", reporting.entropy_histogram(found, reference=reference))
+        name = f"{found[0].score}-{file_name(label)}"
+        save(name, reporting.entropy_histogram(found, reference=reference))
     if recursive:
         save("recursions", reporting.auroc_by_recursion(results))
     save("roc", reporting.roc_figure(results))

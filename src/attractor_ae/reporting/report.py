@@ -79,9 +79,10 @@ class Part:
 
     @property
     def calibration_images(self) -> int:
-        """Number of calibration images of the OOD score; 0 if it is not calibrated."""
-        ood = getattr(self.detector, "ood_", None)
-        return 0 if ood is None or ood.statistics is None else ood.statistics.shape[1]
+        """Number of calibration images of the score; 0 if it is not a calibrated OOD score."""
+        statistics = getattr(getattr(self.detector, "ood_", None), "statistics", None)
+        shown = self.result is None or self.result.score == OOD_SCORE
+        return 0 if statistics is None or not shown else statistics.shape[1]
 
 
 def save_report(
@@ -125,15 +126,14 @@ def _role(scores: DatasetScores) -> str:
 # ---- threshold ---------------------------------------------------------------------------------
 
 
-def positions(scores: NDArray[np.float64], name: str, calibration: int) -> NDArray[np.float64]:
+def positions(scores: NDArray[np.float64], calibration: int) -> NDArray[np.float64]:
     """Return the positions of scores on the axis of thresholds: -log10 p, or the score itself.
 
-    p is the p-value of an OOD score, without the small term that ranks equal ones (`conformal`).
+    p is the p-value of an OOD score, without the small term that ranks equal ones (`conformal`),
+    and ``calibration`` the number of its calibration images; 0 for another score.
     """
-    if name != OOD_SCORE:
-        return scores
-    p = 1 - scores
-    return -np.log10(np.round(p * (calibration + 1)) / (calibration + 1) if calibration else p)
+    n = calibration + 1
+    return -np.log10(np.round((1 - scores) * n) / n) if calibration else scores
 
 
 def interval(count: NDArray[np.int64], of: int) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -148,11 +148,11 @@ def interval(count: NDArray[np.int64], of: int) -> tuple[NDArray[Any], NDArray[A
 def _threshold(part: Part) -> dict[str, Any] | None:
     """Return histograms, and the decisions at every step of the threshold."""
     result, n = part.result, part.calibration_images
-    name, sets = (OOD_SCORE, ()) if result is None else (result.score, result.sets)
+    sets = () if result is None else result.sets
     if not sets and not n:
         return None
-    found = [positions(s.score(result.recursion, name), name, n) for s in sets]  # type: ignore[union-attr]
-    of_p = name == OOD_SCORE
+    found = [positions(s.score(result.recursion, result.score), n) for s in sets]  # type: ignore[union-attr]
+    of_p = n > 0
     low = 0.0 if of_p else min(0.0, *(float(x.min()) for x in found))
     most = max([math.log10(n + 1) if of_p else low + 1e-9, *(float(x.max()) for x in found)])
     start = -math.log10(part.alpha) if of_p else float(np.quantile(found[0], 0.95))
@@ -171,7 +171,7 @@ def _threshold(part: Part) -> dict[str, Any] | None:
         rows.append({"name": scores.name, "role": role, "n": len(x), "bars": bars, "steps": steps})
     alphas = [float(10**-x) if of_p else float(x) for x in at]
     expected = [""] * len(at)
-    if of_p and n:
+    if of_p:
         rates = [false_alarm_rate(min(alpha, 1 - 1e-9), n) for alpha in alphas]
         expected = [f"{mean:.1%} ({low_:.1%} to {high:.1%})" for mean, low_, high in rates]
     ticks = [10.0**-k for k in range(5)] if of_p else list(np.linspace(low, most, 5))
@@ -182,9 +182,7 @@ def _threshold(part: Part) -> dict[str, Any] | None:
         "expected": expected,
         "start": min(_STEPS, len(at) - 1),
         "ticks": [((x - low) / (most - low), text) for x, text in places if x <= most + 1e-9],
-        "of_p": of_p,
         "calibration": n,
-        "score": name,
     }
 
 
@@ -287,15 +285,15 @@ def _details(part: Part, result: EvaluationResult, keys: Keys) -> dict[str, dict
         p, label = scores.probabilities[r, row], int(scores.labels[row])
         likely = np.argsort(-p, kind="stable")[:_LIKELY]
         value = scores.score(r, result.score)[row : row + 1]
-        (at,) = positions(value, result.score, part.calibration_images)
-        of_p = result.score == OOD_SCORE
+        (at,) = positions(value, part.calibration_images)
+        text = f"p-value {10**-at:.2g}" if part.calibration_images else f"{result.score} {at:.2g}"
         found[key] = {
             "set": scores.name,
             "picture": _picture(images.images[row]),
             "path": _file(images.paths[row]) if images.paths else f"image {row}",
             "label": result.classes[label] if label >= 0 else "",
             "likely": [(result.classes[c], float(p[c])) for c in likely],
-            "score": f"p-value {10**-at:.2g}" if of_p else f"{result.score} {at:.2g}",
+            "score": text,
         }
     if isinstance(part.detector, AttractorDetector):
         inputs = [part.images[place].inputs[row] for place, row in keys.values()]
