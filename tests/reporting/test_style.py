@@ -97,7 +97,7 @@ def test_dollars_are_letters():
 
 
 def test_names_that_no_font_has_are_drawn_without_a_warning(tmp_path):
-    """Warnings are errors in the tests; no installed font has this letter."""
+    """Warnings are errors in the tests."""
     images = np.zeros((2, 1, 64, 64), np.uint8)
     named = ImageSet(
         "\U0001f529", "train", images, np.array([0, 1]), ("\u87ba\u4e1d", "\U0001fae8")
