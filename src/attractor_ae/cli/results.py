@@ -177,7 +177,7 @@ def reproduce(
             )
         found = compare(done.results)
         out.print(found.terminal())
-        say(f"Overview: {done.folder / 'README.md'}")
+        say(f"Overview: {done.folder / 'README.md'}, report: {done.folder / 'report.html'}")
         for failure in done.training.failed:
             complain(f"failed: {failure.job.folder}: {failure.error} (log: {failure.log})")
         if done.training.failed:

@@ -324,37 +324,27 @@ def _strips(
     alike = F.normalize(z[0], dim=-1).mean(0) @ known.T
     near = alike.topk(min(_NEAREST, len(known)))
     drawn = not isinstance(space, Features)
-    strips = []
+    strips, trials = [], range(len(paths))
     for i in range(len(x)):
+        pairs = [list(zip(p.indices[:, t, i], p.values[:, t, i], strict=True)) for t in trials]
         masks = [
-            {
-                "strip": _strip(points[t, :, i]) if drawn else "",
-                "classes": [
-                    (classes[int(p.indices[r, t, i])], float(p.values[r, t, i]))
-                    for r in range(last)
-                ],
-            }
-            for t in range(len(paths))
+            (
+                _strip(points[t, :, i]) if drawn else "",
+                [(classes[int(c)], float(v)) for c, v in pairs[t]],
+            )
+            for t in trials
         ]
         nearest = [
-            {
-                "name": _name(part, row),
-                "picture": "" if part.trained is None else _picture(part.trained.images[row]),
-                "alike": value,
-            }
-            for value, row in zip(near.values[i].tolist(), near.indices[i].tolist(), strict=True)
+            (
+                _name(part, row),
+                "" if part.trained is None else _picture(part.trained.images[row]),
+                v,
+            )
+            for v, row in zip(near.values[i].tolist(), near.indices[i].tolist(), strict=True)
         ]
         heat = _heat(moved[:, :, i].mean((0, 2))) if drawn else ""
-        columns = ["input", *(f"x{r}" for r in range(1, points.shape[1]))]
-        strips.append(
-            {
-                "masks": masks,
-                "moved": heat,
-                "distance": [f"{value:.2f}" for value in rmse[:, i].tolist()],
-                "columns": columns,
-                "nearest": nearest,
-            }
-        )
+        distance = [f"{value:.2f}" for value in rmse[:, i].tolist()]
+        strips.append({"masks": masks, "moved": heat, "distance": distance, "nearest": nearest})
     return strips
 
 
