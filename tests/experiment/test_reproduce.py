@@ -141,6 +141,7 @@ def test_the_page_says_what_was_run(reproduced):
 def test_a_second_call_trains_and_measures_nothing(reproduced, suite, monkeypatch):
     told = []
     monkeypatch.setattr("attractor_ae.experiment.reproduce.suite_figures", lambda *_, **__: [])
+    monkeypatch.setattr("attractor_ae.experiment.reproduce.save_report", lambda *_, **__: None)
     again = reproduce(suite, told)
     assert told == []
     assert len(again.training.skipped) == 4

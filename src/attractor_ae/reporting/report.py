@@ -98,7 +98,7 @@ def save_report(
     views = []
     for i, part in enumerate(parts, start=1):
         views.append(_view(part, f"part{i}", _TILES if len(parts) == 1 else _TILES_OF_MANY))
-        reporter.progress("report", i, len(parts), f"{i}/{len(parts)} parts")
+        reporter.progress("drawing", i, len(parts), f"report: {i}/{len(parts)} parts")
     template = environment.get_template("report.html")
     write_text(Path(path), template.render(title=title, parts=views, version=__version__).lstrip())
     return Path(path)
