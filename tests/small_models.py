@@ -1,12 +1,22 @@
 """Small models of real digits, without training: the scores are poor, but they are scores."""
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
-from attractor_ae import AttractorDetector, Autoencoder, Model
+from attractor_ae import (
+    AttractorDetector,
+    Autoencoder,
+    ExperimentConfig,
+    Model,
+    load,
+    run_evaluation,
+    train,
+)
 from attractor_ae.data import ImageFormat
 from attractor_ae.deploy.model import codes_of, described
+from attractor_ae.experiment import evaluate as evaluation
 
 FORM = ImageFormat(16)
 # Settings of trainings that take seconds.
@@ -22,6 +32,26 @@ SHORT = (
     "evaluation.trials=4",
     "evaluation.head_masks=1",
 )
+
+_RUN = {
+    "dataset": {
+        "name": "mnist5k",
+        "nbr_of_samples_per_class": 4,
+        "calibration_fraction": 0.5,
+        "image_size": 16,
+    },
+    "model": {"dimension": 8},
+    "training": {"epochs": 1, "batch_size": 16, "loss": "mse"},
+    "evaluation": {
+        "recursions": 2,
+        "recursion": 1,
+        "trials": 2,
+        "mask_scope": "trial",
+        "nbr_of_samples_per_class": 3,
+        "out_datasets": ["faces"],
+        "score": "ood_score",
+    },
+}
 
 
 def make_model(images, calibration, alpha=0.05, network=None, **settings):
@@ -43,6 +73,16 @@ def make_model(images, calibration, alpha=0.05, network=None, **settings):
     predicted = torch.zeros(len(calibration), dtype=torch.int64)
     parts = (images.classes, FORM, codes, names, alpha, values, predicted, (1.0, 0.0), facts)
     return Model(detector, *parts).calibrated(calibration)
+
+
+def make_run(folder):
+    """A trained and evaluated run of a very small network, without figures."""
+    images = load("mnist5k", "train", per_class=4, image_format=FORM)
+    run = train(ExperimentConfig.from_dict(_RUN), images, folder)
+    with pytest.MonkeyPatch.context() as patch:  # figures take longer than the rest
+        patch.setattr(evaluation, "_write_figures", lambda *_: None)
+        run_evaluation(run.path)
+    return run
 
 
 def write_images(folder, images, names=None):

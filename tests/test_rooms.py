@@ -31,7 +31,7 @@ MAY_IMPORT = {
         "data",
         "experiment (values)",
     },
-    "reporting": {"core", "data", "metrics", "experiment (values)"},
+    "reporting": {"core", "conformal", "data", "metrics", "experiment (values)"},
 }
 MAY_IMPORT["experiment"] = {*MAY_IMPORT, "training", "reporting"}
 MAY_IMPORT["deploy"] = {*MAY_IMPORT}

@@ -13,6 +13,7 @@ from .deploy.fit import fit_model, model_of_run, recalibrate
 from .deploy.hub import pull_model, push_model
 from .deploy.model import Model, load_model
 from .deploy.pytorch_ood import as_pytorch_ood
+from .deploy.report import write_report
 from .deploy.sklearn import AttractorClassifier
 from .deploy.table import score_to_file
 from .deploy.torch_uncertainty import as_ensemble_module
@@ -77,4 +78,5 @@ __all__ = [
     "run_training",
     "score_to_file",
     "train",
+    "write_report",
 ]

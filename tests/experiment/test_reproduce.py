@@ -102,6 +102,7 @@ def test_everything_is_trained_measured_and_written(reproduced):
     assert len(reproduced.training.finished) == 4
     figures = {path.stem for path in (folder / "figures").glob("*.png")}
     assert {"entropy-MC-AE", "recursions", "trials", "roc", "reconstructions-MC-AE"} <= figures
+    assert (folder / "report.html").read_text(encoding="utf-8").count("<article") == 3
     with (folder / "table.csv").open(encoding="utf-8") as file:
         assert len(list(csv.reader(file))) > 3
     assert r"\toprule" in (folder / "table.tex").read_text()
@@ -140,6 +141,7 @@ def test_the_page_says_what_was_run(reproduced):
 def test_a_second_call_trains_and_measures_nothing(reproduced, suite, monkeypatch):
     told = []
     monkeypatch.setattr("attractor_ae.experiment.reproduce.suite_figures", lambda *_, **__: [])
+    monkeypatch.setattr("attractor_ae.experiment.reproduce.save_report", lambda *_, **__: None)
     again = reproduce(suite, told)
     assert told == []
     assert len(again.training.skipped) == 4

@@ -91,6 +91,21 @@ def test_another_reported_recursion_is_drawn(result):
     assert "recursion 2" in title(figure)
 
 
+def test_the_ood_score_is_drawn_as_the_logarithm_of_its_p_value(result):
+    rng = np.random.default_rng(0)
+    changed = dataclasses.replace(result, score="ood_score", _computed={})
+    for scores in changed.sets:
+        scores.scores["ood_score"] = rng.integers(0, 100, scores.probabilities.shape[:2]) / 100
+        scores.scores["ood_score"][1, 0] = 0.99
+    figure = entropy_histogram(changed)
+    for scores in changed.sets:
+        p = 1 - scores.scores.pop("ood_score")[1]
+        if scores is result.in_scores:
+            expected = np.histogram(-np.log10(p), 50, (0, 2))[0] / len(p)
+            np.testing.assert_allclose(heights(figure), expected)
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == ["1", "0.1", "0.01"]
+
+
 def test_a_result_without_unknown_sets_is_drawn(result):
     alone = EvaluationResult("MC-AE", result.classes, 1, result.in_scores)
     assert title(entropy_histogram(alone)) == "MC-AE, recursion 1"

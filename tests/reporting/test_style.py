@@ -5,13 +5,16 @@ from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
+from attractor_ae import ImageSet
 from attractor_ae.reporting import (
     accuracy_rejection_figure,
     auroc_by_recursion,
+    contact_sheet,
     entropy_histogram,
     precision_recall_figure,
     reliability_diagram,
     roc_figure,
+    save_figure,
 )
 from attractor_ae.reporting.style import COLUMN_WIDTH, OUT_COLOURS, look, plain, wrapped
 
@@ -91,3 +94,12 @@ def test_wrapping_keeps_every_letter(text):
 
 def test_dollars_are_letters():
     assert plain("$x$") == r"\$x\$"
+
+
+def test_names_that_no_font_has_are_drawn_without_a_warning(tmp_path):
+    """Warnings are errors in the tests."""
+    images = np.zeros((2, 1, 64, 64), np.uint8)
+    named = ImageSet(
+        "\U0001f529", "train", images, np.array([0, 1]), ("\u87ba\u4e1d", "\U0001fae8")
+    )
+    assert save_figure(contact_sheet(named), tmp_path / "sheet")[0].stat().st_size > 1000

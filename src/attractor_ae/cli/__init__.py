@@ -38,6 +38,7 @@ for _command in (
     experiments.evaluate,
     results.table,
     results.figures,
+    results.report,
     results.reproduce,
 ):
     app.command()(_command)

@@ -43,6 +43,7 @@ def demo(
         with terminal_reporter() as reporter:
             result = run_demo(folder, overrides=settings or (), reporter=reporter)
         _show(result, folder)
+        say(f"Report: {folder / 'report.html'}")
         say(f"\nDone in {time.monotonic() - began:.0f} seconds.")
 
 

@@ -97,6 +97,32 @@ def figures(
             say(str(path))
 
 
+def report(
+    places: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL_OR_RUN...",
+            help="Model files, and folders of evaluated runs, sweeps and ensembles.",
+        ),
+    ],
+    target: Annotated[
+        Path, typer.Option("--out", "-o", metavar="FILE", help="HTML file to write.")
+    ] = Path("report.html"),
+    images: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder of images to show with a model file. May be repeated."),
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """Write a report as one HTML file: data, self-check, scores, a movable threshold, images."""
+    with one_line_errors():
+        from attractor_ae.deploy.report import write_report
+
+        with terminal_reporter() as reporter:
+            shared = {"data_root": data_root, "reporter": reporter}
+            say(f"Report: {write_report(places, target, images=images or (), **shared)}")
+
+
 def reproduce(
     suite: Annotated[
         str,
@@ -151,7 +177,7 @@ def reproduce(
             )
         found = compare(done.results)
         out.print(found.terminal())
-        say(f"Overview: {done.folder / 'README.md'}")
+        say(f"Overview: {done.folder / 'README.md'}, report: {done.folder / 'report.html'}")
         for failure in done.training.failed:
             complain(f"failed: {failure.job.folder}: {failure.error} (log: {failure.log})")
         if done.training.failed:

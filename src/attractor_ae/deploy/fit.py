@@ -26,6 +26,7 @@ from attractor_ae.deploy.audit import audit
 from attractor_ae.deploy.card import model_card
 from attractor_ae.deploy.evaluation import evaluate_verdicts
 from attractor_ae.deploy.model import Model, codes_of, described, load_model
+from attractor_ae.deploy.report import model_part
 from attractor_ae.experiment.choose import (
     features_are_installed,
     run_chosen_training,
@@ -36,6 +37,7 @@ from attractor_ae.experiment.fit import fit_detector
 from attractor_ae.experiment.plan import image_format
 from attractor_ae.experiment.presets import preset
 from attractor_ae.experiment.run import Run, environment
+from attractor_ae.reporting.report import save_report
 from attractor_ae.training import train, training_part, with_features
 
 MOST_FITTED = 10_000
@@ -74,7 +76,8 @@ def fit_model(
             class; also a table, an array, or the name of a data set. With sub-folders ``train`` and
             ``test``, the model is trained on the first and evaluated on the second; otherwise all
             images are used.
-        out: Model file to write; the model card is written next to it, ``OUT.md``.
+        out: Model file to write; the model card and the report are written next to it,
+            ``OUT.md`` and ``OUT.html``.
         alpha: Largest fraction of known images that are rejected, on average over calibrations.
         size: Height and width of the images; by default 160 for features and 64 for pixels.
         colour: Whether the network sees colour; by default, if more than 1 % of the images do.
@@ -284,6 +287,8 @@ def _made(
 def _write(model: Model, out: Path) -> None:
     model.save(out)
     write_text(card_path(out), model_card(model, out.name))
+    parts = [model_part(model, out.name)]
+    save_report(out.with_name(f"{out.name}.html"), parts, f"Model {out.name}")
 
 
 def card_path(out: Path) -> Path:

@@ -21,12 +21,12 @@ from attractor_ae.baselines import load_detector
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
-from attractor_ae.experiment.evaluate import ENSEMBLE, MEMBERS_FILE, TRIALS_FILE
+from attractor_ae.experiment.evaluate import ENSEMBLE, MEMBERS_FILE
 from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.sweep import find_runs
-from attractor_ae.experiment.trial_curve import TrialCurve, trial_curve
+from attractor_ae.experiment.trial_curve import TRIALS_FILE, TrialCurve, trial_curve
 
 _MOST_SAMPLED = 200
 """Largest number of images per set for the trial curve and the latent map."""
@@ -229,7 +229,8 @@ def suite_figures(
         reporter.progress("drawing", len(drawn), total, f"{len(drawn)}/{total} figures")
 
     for label, found in results.items():
-        save(f"entropy-{file_name(label)}", reporting.entropy_histogram(found, reference=reference))
+        name = f"{found[0].score}-{file_name(label)}"
+        save(name, reporting.entropy_histogram(found, reference=reference))
     if recursive:
         save("recursions", reporting.auroc_by_recursion(results))
     save("roc", reporting.roc_figure(results))

@@ -10,9 +10,10 @@ from attractor_ae import __version__
 from attractor_ae._detector import Detector
 from attractor_ae._devices import mixed_precision
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import file_name, remove_leftovers, temporary_folder, write_json
+from attractor_ae._files import remove_leftovers, temporary_folder, write_json
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.detector import AttractorDetector
+from attractor_ae.core.scores import OOD_SCORE
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.fit import (
@@ -24,9 +25,11 @@ from attractor_ae.experiment.fit import (
 )
 from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.presets import preset
+from attractor_ae.experiment.report import run_part
 from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult, evaluate
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.experiment.train import run_training
+from attractor_ae.experiment.trial_curve import TRIALS_FILE
 from attractor_ae.reporting import (
     auroc_by_recursion,
     entropy_histogram,
@@ -34,13 +37,12 @@ from attractor_ae.reporting import (
     reconstruction_figure,
     save_figure,
 )
+from attractor_ae.reporting.report import save_report
 
 ENSEMBLE = "ensemble"
 """Name of the folder of an evaluated ensemble, next to the runs of its members."""
 MEMBERS_FILE = "members.json"
 """Name of the file that lists the runs of an ensemble."""
-TRIALS_FILE = "trials.json"
-"""Name of the file with the curve over the number of trials, written with the figures."""
 
 
 def run_evaluation(
@@ -100,7 +102,10 @@ def run_demo(
     run = run_training(preset("quick", overrides), folder, resume=True, reporter=reporter)
     # A resumed run keeps its stored config, so these overrides are passed again.
     again = [text for text in overrides if text.startswith(AFTER_TRAINING)]
-    return run_evaluation(run.path, overrides=again, reporter=reporter)
+    result = run_evaluation(run.path, overrides=again, reporter=reporter)
+    part = run_part(result.method, result, run, reporter=reporter)
+    save_report(run.path / "report.html", [part], "Demo: real digits", reporter=reporter)
+    return result
 
 
 def _evaluated_into(
@@ -163,7 +168,7 @@ def _evaluated_into(
     # Everything is written to a temporary folder first, so that an error keeps the old result.
     with temporary_folder(home.evaluation_folder) as new:
         detector.save(new / home.detector_file.name)
-        _write_figures(new, result, detector, sets, reporter)
+        _write_figures(new, result, detector, sets)
         result.save(new)
         _replace_result(home, new)
         if home not in runs:
@@ -193,7 +198,8 @@ def _replace_result(home: Run, new: Path) -> None:
     folder.mkdir(exist_ok=True)
     # Figures of other sets would be mistaken for those of the new result. The file that marks a
     # result as complete is removed first and written last.
-    stale = (*folder.glob("reconstructions-*"), *folder.glob("recursions.*"))
+    figures = ("reconstructions-*", "recursions.*", "*entropy.*", f"{OOD_SCORE}.*")
+    stale = [path for pattern in figures for path in folder.glob(pattern)]
     for path in (folder / METRICS_FILE, folder / TRIALS_FILE, *stale):
         path.unlink(missing_ok=True)
     (new / home.detector_file.name).replace(home.detector_file)
@@ -202,13 +208,9 @@ def _replace_result(home: Run, new: Path) -> None:
 
 
 def _write_figures(
-    folder: Path,
-    result: EvaluationResult,
-    detector: Detector,
-    sets: Sequence[ImageSet],
-    reporter: Reporter,
+    folder: Path, result: EvaluationResult, detector: Detector, sets: Sequence[ImageSet]
 ) -> None:
-    save_figure(entropy_histogram(result), folder / "entropy")
+    save_figure(entropy_histogram(result), folder / result.score)
     if result.recursions > 1:
         save_figure(auroc_by_recursion(result), folder / "recursions")
     if not isinstance(detector, AttractorDetector):
@@ -216,9 +218,3 @@ def _write_figures(
     blocks = middle_blocks(detector, sets)
     if blocks:
         save_figure(reconstruction_figure(blocks, per_row=3), folder / "reconstructions")
-    names = [file_name(block.title) for block in blocks]
-    for i, (block, name) in enumerate(zip(blocks, names, strict=True), start=1):
-        reporter.progress("drawing", i, len(blocks), f"{i}/{len(blocks)} figures")
-        figure = reconstruction_figure([block])
-        number = f"-{i}" if names.count(name) > 1 else ""
-        save_figure(figure, folder / f"reconstructions-{name}{number}")

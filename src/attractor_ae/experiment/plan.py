@@ -9,7 +9,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import CATALOGUE, Dataset, ImageFormat, ImageSet, Wanted, find_dataset
 from attractor_ae.data.info import AugmentationKind
-from attractor_ae.data.sources.own import ALL
+from attractor_ae.data.sources.own import ALL, OwnImages
 from attractor_ae.experiment.config import DatasetConfig, ExperimentConfig
 from attractor_ae.training import with_features
 
@@ -119,18 +119,25 @@ def make_plan(config: ExperimentConfig, data_root: str | Path | None = None) -> 
     if divided:
         outs.insert(0, PlannedSet(UNKNOWN_CLASSES, known, test, dataset.factor, n, "unknown"))
     per_class = dataset.nbr_of_samples_per_class
-    plan = Plan(
-        config,
-        PlannedSet(name, known, dataset.split, dataset.factor, per_class, part),
-        PlannedSet(name, known, test, dataset.factor, n, part),
-        tuple(shifts),
-        tuple(outs),
-    )
-    labels = [planned.label for planned in (plan.in_dataset, *plan.covariate_shift, *plan.out)]
+    training = PlannedSet(name, known, dataset.split, dataset.factor, per_class, part)
+    shown = [PlannedSet(name, known, test, dataset.factor, n, part), *shifts, *outs]
+    labels, short = [planned.label for planned in shown], list(map(_short_label, shown))
     for label in labels:
         if labels.count(label) > 1:
             raise AttractorError(f"data set {label!r} is named twice; name each set once")
-    return plan
+    first, *others = (
+        dataclasses.replace(planned, label=name) if short.count(name) == 1 else planned
+        for planned, name in zip(shown, short, strict=True)
+    )
+    count = len(shifts)
+    return Plan(config, training, first, tuple(others[:count]), tuple(others[count:]))
+
+
+def _short_label(planned: PlannedSet) -> str:
+    """Return the label with the name of your own folder in place of its path."""
+    info, label = planned.dataset.info, planned.label
+    source = info.source
+    return label.replace(info.name, source.name, 1) if isinstance(source, OwnImages) else label
 
 
 def planned_out(config: ExperimentConfig, name: str, data_root: str | Path | None) -> PlannedSet:

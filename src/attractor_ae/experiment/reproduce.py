@@ -4,6 +4,7 @@ FOLDER/
   README.md    runs, data, versions, seeds
   table.*      every method against every D_out; accuracy_table.*: on known images
   figures/     the figures of the paper, and more
+  report.html  the first run of each method
   runs/        a sweep per method, with the results in each run
 """
 
@@ -20,12 +21,14 @@ from attractor_ae.experiment.compare import MeasuredRun, images_of_runs, suite_f
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.evaluate import ENSEMBLE, run_ensemble_evaluation, run_evaluation
 from attractor_ae.experiment.plan import make_plan, planned_out
+from attractor_ae.experiment.report import run_part
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.suites import Method, Suite, as_overrides, read_suite
 from attractor_ae.experiment.sweep import Job, SweepReport, find_runs, seed_jobs, sweep
 from attractor_ae.reporting import Comparison, compare
 from attractor_ae.reporting.renderers import markdown
+from attractor_ae.reporting.report import save_report
 
 PUBLISHED_SEEDS = tuple(range(10))
 QUICK_SEEDS = (0, 1, 2)
@@ -165,6 +168,11 @@ def run_reproduction(
     write_text(home / "README.md", page(notes=notes))
     images = images_of_runs(data_root, reporter)
     suite_figures(home / "figures", measured, images, on_note=note, reporter=reporter)
+    parts = [
+        run_part(label, runs[0].result, runs[0].run, data_root=data_root, reporter=reporter)
+        for label, runs in measured.items()
+    ]
+    save_report(home / "report.html", parts, f"Suite {suite.name}", reporter=reporter)
     write_text(home / "README.md", page(notes=notes))
     return Reproduction(suite, home, results, missing, report, tuple(notes))
 

@@ -17,6 +17,9 @@ from attractor_ae.data import ImageSet
 from attractor_ae.experiment.result import check_sets
 from attractor_ae.metrics import detection_metrics
 
+TRIALS_FILE = "trials.json"
+"""Name of the file with the curve of an evaluated run."""
+
 
 @dataclass(frozen=True, eq=False)
 class TrialCurve:

@@ -1,4 +1,4 @@
-"""The entropy plot: histograms of uncertainty on known and unknown images."""
+"""Histograms of a score on known and unknown images: of the entropy, the paper's entropy plot."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -10,6 +10,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from attractor_ae._errors import AttractorError
+from attractor_ae.core.scores import OOD_SCORE
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.metrics import checked_scores, wasserstein_reference
 from attractor_ae.reporting.seeds import by_method, stated
@@ -24,10 +25,10 @@ from attractor_ae.reporting.style import (
     wrapped,
 )
 
-_BINS = np.linspace(0, 1, 51)
+_SMALLEST = 1e-6  # p-value that is drawn
 _AXIS_LABELS = {
     "entropy": "uncertainty (normalised entropy)",
-    "ood_score": "OOD score (fraction of known images below)",
+    OOD_SCORE: "p-value (1 - OOD score), smaller to the right",
 }
 
 
@@ -36,11 +37,13 @@ def entropy_histogram(
 ) -> Figure:
     """Draw histograms of the reported score on D_in (filled) and each D_out (outlines).
 
-    The entropy plot of the paper, for any score in [0, 1], with 50 bins. Bars show shares of the
-    images of a data set, since data sets differ in size. Data sets under covariate shift are dotted
-    grey. The title states the two sums of Wasserstein distances; ``reference`` is the D_out with
-    which the others are compared, by default cifar10, photos, or the first. Several results are the
-    seeds of one method: their images are pooled, and the sums have mean and standard deviation.
+    The entropy plot of the paper, for any score in [0, 1], with 50 bins. The OOD score is drawn as
+    -log10 of its p-value, with the square root of shares, so that both ends can be read. Bars
+    show shares of the images of a data set, since data sets differ in size. Data sets under
+    covariate shift are dotted grey. The title states the two sums of Wasserstein distances;
+    ``reference`` is the D_out with which the others are compared, by default cifar10, photos, or
+    the first. Several results are the seeds of one method: their images are pooled, and the sums
+    have mean and standard deviation.
 
     Raises:
         AttractorError: If the results are not seeds of one method, the reference is not a D_out, or
@@ -56,16 +59,21 @@ def entropy_histogram(
     first = seeds[0]
     r, name = first.recursion, first.score
 
+    of_p = name == OOD_SCORE
+
     def pooled(sets: Sequence[DatasetScores]) -> np.ndarray:
         values = np.concatenate([scores.score(r, name) for scores in sets])
-        return checked_scores(f"{name} of {sets[0].name}", values, bounded=True)
+        values = checked_scores(f"{name} of {sets[0].name}", values, bounded=True)
+        return -np.log10(np.maximum(1 - values, _SMALLEST)) if of_p else values
 
+    most = max(pooled([scores]).max() for result in seeds for scores in result.sets) if of_p else 1
+    bins = np.linspace(0, max(most, 0.1), 51)
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH, 2.4))
         axes = figure.add_subplot()
 
         def draw(values: np.ndarray, **looks: object) -> None:
-            axes.hist(values, bins=_BINS, weights=np.full(len(values), 1 / len(values)), **looks)  # type: ignore[arg-type]
+            axes.hist(values, bins=bins, weights=np.full(len(values), 1 / len(values)), **looks)  # type: ignore[arg-type]
 
         def outline(sets: Sequence[DatasetScores], note: str, **looks: Any) -> None:  # noqa: ANN401
             draw(pooled(sets), histtype="step", linewidth=1.2, **looks)
@@ -83,10 +91,15 @@ def entropy_histogram(
         # The sums measure the distances between the histograms.
         axes.set_title("\n".join([title, *_sums(seeds, reference)]), loc="left", fontsize=7)
         axes.set(
-            xlim=(0, 1.005),  # so that an outline at 1 is not cut
+            xlim=(0, 1.005 * bins[-1]),  # so that an outline at the end is not cut
             xlabel=_AXIS_LABELS.get(name, name),
             ylabel="share of images",
         )
+        if of_p:
+            axes.set_yscale("function", functions=(lambda y: np.sqrt(np.maximum(y, 0)), np.square))
+            axes.set_yticks([0.01, 0.1, 0.25, 0.5, 1], ["0.01", "0.1", "0.25", "0.5", "1"])
+            powers = range(int(bins[-1] + 1e-9) + 1)
+            axes.set_xticks(powers, [f"{10.0**-k:g}" for k in powers])
         legend_above(figure, handles)
     return figure
 

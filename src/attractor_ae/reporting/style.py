@@ -1,13 +1,16 @@
 """Style of all figures: readable in one column of a paper and with colour blindness."""
 
 import textwrap
-from collections.abc import Iterable, Sequence
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from matplotlib import rc_context, rc_params_from_file
 from matplotlib.artist import Artist
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager
 from matplotlib.patches import Patch
 
 from attractor_ae._files import atomic_path
@@ -25,6 +28,11 @@ COLUMN_WIDTH = 3.5
 PAGE_WIDTH = 7.16
 """Width of a page, that is two columns and the gap, in inches."""
 
+_MORE_FONTS = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Emoji", "Segoe UI Emoji"),
+)
+
 _LETTER = 0.62  # average width of a letter, in font sizes
 _LONGEST_LINE = 50  # number of letters that fit into a one-column legend
 _MOST_COLUMNS = 4
@@ -34,9 +42,17 @@ STYLE = rc_params_from_file(
 )
 
 
-def styled() -> Any:  # noqa: ANN401
-    """Return the context in which figures are created and saved."""
-    return rc_context(STYLE)
+@contextmanager
+def styled() -> Iterator[None]:
+    """Enter the context in which figures are created and saved.
+
+    Names in Chinese, or with emoji, are drawn with a font that has them, or as boxes if none is
+    installed, which is not worth a warning per letter.
+    """
+    family = ["DejaVu Sans", *sorted(set(_MORE_FONTS) & set(fontManager.get_font_names()))]
+    with rc_context({**STYLE, "font.family": family}), warnings.catch_warnings():  # type: ignore[arg-type]
+        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)
+        yield
 
 
 def save_figure(figure: Figure, path: str | Path) -> list[Path]:

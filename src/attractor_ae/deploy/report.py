@@ -1,0 +1,141 @@
+"""Reports on models and runs (``attractor-ae report``)."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from attractor_ae._errors import AttractorError
+from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.data import ImageSet, Wanted, find_dataset
+from attractor_ae.data.sources.own import ALL
+from attractor_ae.deploy.evaluation import Rate
+from attractor_ae.deploy.model import Model, load_model
+from attractor_ae.experiment.compare import measured_runs
+from attractor_ae.experiment.report import run_part
+from attractor_ae.experiment.result import evaluate
+from attractor_ae.reporting.report import Part, save_report
+
+
+def write_report(
+    places: Sequence[str | Path] | str | Path,
+    out: str | Path = "report.html",
+    *,
+    images: Sequence[str | Path] = (),
+    data_root: str | Path | None = None,
+    reporter: Reporter = SILENT,
+) -> Path:
+    """Write one HTML file about models and evaluated runs (``attractor-ae report``).
+
+    A model file gives its data, self-check and calibration; galleries need images, which an
+    evaluated run has. Of runs that differ only in the seed, the first one is shown.
+
+    Args:
+        places: Model files, and places of runs as for `compare_runs`.
+        out: File to write.
+        images: Folders or names of further images to score with models. If all their classes are
+            those of the model, they are known images, otherwise unknown ones.
+        data_root: Folder of the data sets' files.
+        reporter: Receives the progress.
+
+    Raises:
+        AttractorError: If a place is neither a model file nor an evaluated run, images are given
+            without a model, or a file cannot be read or written.
+    """
+    listed = [places] if isinstance(places, str | Path) else list(places)
+    files = [Path(place) for place in listed if Path(place).is_file()]
+    runs = [place for place in listed if not Path(place).is_file()]
+    if images and not files:
+        raise AttractorError(
+            "--images are scored by a model file; give one, or evaluate the run on them with "
+            "attractor-ae evaluate RUN --out-datasets FOLDER"
+        )
+    parts = [
+        model_part(load_model(path), path.name, images, data_root=data_root, reporter=reporter)
+        for path in files
+    ]
+    for label, found in measured_runs(runs).items() if runs else ():
+        shared = {"data_root": data_root, "reporter": reporter}
+        parts.append(run_part(label, found[0].result, found[0].run, **shared))
+    if not parts:
+        raise AttractorError("give at least one model file or evaluated run")
+    title = parts[0].title if len(parts) == 1 else f"{parts[0].title} and {len(parts) - 1} more"
+    return save_report(out, parts, f"Report: {title}", reporter=reporter)
+
+
+def model_part(
+    model: Model,
+    name: str,
+    images: Sequence[str | Path] = (),
+    *,
+    data_root: str | Path | None = None,
+    reporter: Reporter = SILENT,
+) -> Part:
+    """Return the part on a model: what its card has, and galleries of ``images``."""
+    facts, check = model.facts, model.facts["self_check"]
+    trained, calibration = facts["training"], facts["calibration"]
+    made, form = facts["environment"], model.image_format
+    shown = {
+        "threshold": model.threshold(),
+        "images": f"{form.size} x {form.size}, {'colour' if form.channels == 3 else 'grey'}",
+        "network": f"on {facts['space']}" + _licence(model),
+        "training": f"{trained['images']} images of {len(model.classes)} classes",
+        "calibration": f"{calibration['images']} images",
+    }
+    rates = (facts.get("evaluation") or {}).items()
+    shown |= {f"held out: {rate}": str(Rate(*counts)) for rate, counts in rates if counts}
+    if audit := facts.get("audit"):
+        shown["audit"] = "; ".join(line.strip() for line in audit).removeprefix("audit: ")
+    shown["made"] = f"{made['created'][:10]} by attractor-ae {made['packages']['attractor-ae']}"
+    shown["digest"] = model.digest
+    counts = [
+        [label, *(str(part["per_class"].get(label, 0)) for part in (trained, calibration))]
+        for label in model.classes
+    ]
+    table = ("Classes", ["class", "training", "calibration"], counts)
+    part = Part(
+        name, shown, check, model.detector, nearest=model.nearest, alpha=model.alpha, table=table
+    )
+    if not images:
+        return part
+    sets = [_loaded(model, place, data_root, reporter) for place in images]
+    sets.sort(key=lambda found: not _is_known(model, found))  # known ones first
+    first, judged = sets[0], _is_known(model, sets[0])
+    result = evaluate(
+        model.detector,
+        _relabelled(model, first),
+        [found for found in sets[1:] if not (judged and _is_known(model, found))],
+        [_relabelled(model, found) for found in sets[1:] if judged and _is_known(model, found)],
+        reporter=reporter,
+    )
+    return dataclasses.replace(part, result=result, judged=judged, images=sets)
+
+
+def _licence(model: Model) -> str:
+    return f", {e['name']}, licence: {e['licence']}" if (e := model.extractor) else ""
+
+
+def _loaded(
+    model: Model, place: str | Path, data_root: str | Path | None, reporter: Reporter
+) -> ImageSet:
+    """Load images in the format of a model, with features if it works on them."""
+    dataset = find_dataset(str(place), data_root)
+    split = ALL if ALL in dataset.info.splits else dataset.info.test_split
+    wanted = Wanted(image_format=model.image_format, max_broken=1.0, reporter=reporter)
+    images = dataset.load(split, wanted)
+    inputs = model.inputs(images.images)
+    features = inputs.cpu().numpy() if inputs.ndim == 2 else None
+    name = Path(place).resolve().name if dataset.info.kind == "own" else images.name
+    return dataclasses.replace(images, name=name, features=features)
+
+
+def _is_known(model: Model, images: ImageSet) -> bool:
+    return bool(images.classes) and set(images.classes) <= set(model.classes)
+
+
+def _relabelled(model: Model, images: ImageSet) -> ImageSet:
+    """Return images with the labels of a model; -1 for a class that it does not have."""
+    index = [model.classes.index(c) if c in model.classes else -1 for c in images.classes]
+    labels = np.array([*index, -1])[images.labels]  # the last one is for images without a label
+    return dataclasses.replace(images, labels=labels, classes=model.classes)

@@ -1,0 +1,92 @@
+"""Reports on model files."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+from at_terminal import error_line, invoke
+from small_models import write_images
+
+from attractor_ae import AttractorError, load, write_report
+from attractor_ae.data import ImageFormat
+
+FORM = ImageFormat(16)
+
+
+@pytest.fixture(scope="module")
+def file(shared_model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("model") / "digits.model"
+    shared_model.save(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folders(small_digits, tmp_path_factory):
+    """Known digits in folders of their classes, and faces."""
+    top = tmp_path_factory.mktemp("images")
+    digits = small_digits[2]
+    names = [f"{digits.classes[c]}/{i}.png" for i, c in enumerate(digits.labels)]
+    write_images(top / "digits", digits.images, names)
+    faces = load("faces", "test", per_class=15, image_format=FORM)
+    write_images(top / "faces", faces.images)
+    return top / "digits", top / "faces"
+
+
+def numbers(path):
+    """The steps of the threshold in a report."""
+    text = path.read_text(encoding="utf-8")
+    return json.loads(re.search(r'type="application/json">(.*?)</script>', text, re.DOTALL)[1])
+
+
+def test_a_model_alone_has_its_card_and_calibration(file, shared_model, tmp_path):
+    path = write_report(file, tmp_path / "report.html")
+    text = path.read_text(encoding="utf-8")
+    assert 'class="tile"' not in text
+    assert "passed" in text
+    assert "60 images of 10 classes" in text
+    data = numbers(path)
+    step = data["steps"].index("0.05")
+    # Of 60 calibration images, three of 61 p-values are at most 0.05.
+    assert data["expected"][step].startswith(f"{3 / 61:.1%} (")
+    assert data["sets"] == []
+
+
+def test_images_are_rejected_as_the_model_rejects_them(file, shared_model, folders, tmp_path):
+    path = write_report([file], tmp_path / "report.html", images=folders)
+    data = numbers(path)
+    step = data["steps"].index("0.05")
+    for folder, steps in zip(folders, data["sets"], strict=True):
+        verdicts = list(shared_model.score_files(folder))
+        assert steps[step][0] == sum(v.verdict == "unknown" for v in verdicts)
+    text = path.read_text(encoding="utf-8")
+    assert text.count('class="tile"') == text.count("data-detail=")
+    assert {"digits", "faces"} <= set(re.findall(r"<h4>(\w+)", text))
+    assert "confident mistakes" in text
+
+
+def test_images_of_unnamed_kinds_are_only_counted(file, folders, tmp_path):
+    path = write_report([file], tmp_path / "report.html", images=[folders[1]])
+    text = path.read_text(encoding="utf-8")
+    assert "<h3>Detection</h3>" not in text
+    assert "confident mistakes</p>" not in text
+    (steps,) = numbers(path)["sets"]
+    rejected, rate, low, high = np.array(steps).T
+    assert (rate / 1000 == np.round(rejected / rejected[0], 3)).all()  # at first all are rejected
+    assert ((low <= rate) & (rate <= high)).all()
+
+
+def test_at_the_terminal(file, tmp_path):
+    out = tmp_path / "made.html"
+    result = invoke("report", file, "--out", out)
+    assert result.exit_code == 0
+    assert str(out) in result.stdout
+    assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
+    assert "nowhere" in error_line(invoke("report", tmp_path / "nowhere", "--out", out))
+
+
+def test_images_need_a_model(tmp_path):
+    with pytest.raises(AttractorError, match="give one"):
+        write_report(tmp_path, tmp_path / "r.html", images=["faces"])
+    with pytest.raises(AttractorError, match="at least one"):
+        write_report([], tmp_path / "r.html")
