@@ -210,6 +210,12 @@ def recognised(path: str) -> str | None:
         return "" if suffix in _PHOTOGRAPHS else None
 
 
+def shorter_side(path: str) -> int:
+    """Return the height or width of an image, whichever is less; the pixels are not decoded."""
+    with without_warnings(), Image.open(path, formats=readable_formats()) as image:
+        return min(image.size)
+
+
 def is_other_image(path: str) -> bool:
     """Return whether a file is an image of a format that is never read, by its suffix."""
     return path.lower().endswith(_OTHER_IMAGES)
