@@ -303,7 +303,8 @@ def _made(
         known = [(verdict, label) for verdict, label in pairs if label in ("", *model.classes)]
         unknown = [verdict for verdict, label in pairs if label not in ("", *model.classes)]
         if known:
-            found = evaluate_verdicts(alpha, *zip(*known, strict=True), unknown)
+            verdicts, names = [verdict for verdict, _ in known], [label for _, label in known]
+            found = evaluate_verdicts(alpha, verdicts, names, unknown)
             model.facts["evaluation"] = found.values()
     return model
 
