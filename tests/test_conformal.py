@@ -178,6 +178,8 @@ def test_the_rate_of_false_alarms_over_many_calibrations(alpha, n):
         ([2, 7, 9], [[0, 1], [2]]),
         ([0, 6, 1, 1, 8], [[0, 2, 3, 1], [4]]),
         ([1, 1, 1], [[0, 1, 2]]),
+        ([3, 4, 3, 4], [[0, 1, 2, 3]]),  # the smaller ones are enough, but none is
+        ([3, 8, 4, 9], [[0, 2], [1], [3]]),
     ],
 )
 def test_p_values_per_class_count_the_known_of_the_same_group(counts, groups):

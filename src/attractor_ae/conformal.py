@@ -80,15 +80,37 @@ def p_values_per_class(
     ``least`` known images are taken together, with the next larger ones until they are as many.
     Labels are in 0 .. classes - 1.
     """
-    counts = known_labels.bincount(minlength=classes)
-    order = counts.argsort(stable=True)
-    before = counts[order].cumsum(0) - counts[order]  # known images of the smaller classes
-    alone = order[(before >= least) | (counts.min() >= least)]
+    alone = classes_alone(known_labels.bincount(minlength=classes), least)
     rest = ~torch.isin(labels, alone), ~torch.isin(known_labels, alone)
     found = torch.ones_like(values)
     for new, old in (rest, *((labels == c, known_labels == c) for c in alone)):
         found[new] = p_values(values[new], known[old].sort().values)
     return found
+
+
+def classes_alone(counts: Int[Tensor, " classes"], least: int = LEAST_PER_CLASS) -> Tensor:
+    """Return the classes with p-values of their own, from the number of known images of each.
+
+    Examples:
+        >>> classes_alone(torch.tensor([30, 150, 90, 200])).tolist()  # 30 + 90 are enough
+        [1, 3]
+        >>> classes_alone(torch.tensor([30, 150, 200])).tolist()  # 30 need those of class 1
+        [2]
+    """
+    ordered, order = counts.sort(stable=True)
+    before = ordered.cumsum(0) - ordered  # known images of the smaller classes
+    return order[(ordered >= least) & ((before >= least) | (counts.min() >= least))]
+
+
+def leave_one_out(known: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
+    """Return the p-value of each known image among the n - 1 others.
+
+    Examples:
+        >>> leave_one_out(torch.tensor([1.0, 3.0, 2.0, 3.0]))
+        tensor([1.0000, 0.5000, 0.7500, 0.5000])
+    """
+    n = len(known)
+    return ((n + 1) * p_values(known, known.sort().values) - 1) / n
 
 
 def first_drift(

@@ -16,11 +16,14 @@ def photographs():
     return load("specimens", "train", per_class=24, image_format=FORM).images
 
 
-def audited(folder, held_out=()):
-    images = load(str(folder), "all", image_format=FORM, max_broken=1.0)
+def audited(folder, held_out=(), test=None):
+    images, tested = (
+        path and load(str(path), "all", image_format=FORM, max_broken=1.0)
+        for path in (folder, test)
+    )
     names = [path.split(f"{folder.name}/")[1] for path in images.paths]
     rows = np.array([i for i, name in enumerate(names) if name in held_out], dtype=np.int64)
-    return audit(images, rows)
+    return audit(images, rows, tested)
 
 
 def names(found):
@@ -53,6 +56,25 @@ def test_everything_is_found_and_nothing_else(photographs, tmp_path):
     text = "\n".join(found.lines())
     for name in ("broken.png", "blank.png", "copy.png", "blurred.jpg"):
         assert name in text
+
+
+def test_test_images_are_compared_with_the_others(photographs, tmp_path):
+    write_images(tmp_path / "set/a", photographs[:24])
+    test = tmp_path / "test"
+    new = np.random.default_rng(0).integers(0, 256, (2, 3, 96, 96), np.uint8)
+    write_images(test, [*new, photographs[5]], ["new.png", "twice.png", "copy.png"])
+    original = Image.fromarray(np.moveaxis(photographs[3], 0, 2))
+    original.filter(ImageFilter.GaussianBlur(1)).save(test / "blurred.jpg", quality=80)
+    (test / "broken.png").write_bytes(b"\x89PNG nothing")
+    found = audited(tmp_path / "set", test=test)
+    assert (found.images, found.tested) == (24, 4)
+    assert names(found.tested_exact) == {"copy.png"}
+    assert names(found.tested_near) == {"blurred.jpg"}
+    assert names(found.broken) == {"broken.png"}
+    assert found.exact == audited(tmp_path / "set").exact == ()
+    text = "\n".join(found.lines())
+    assert "4 test images" in text
+    assert all(f"(1): {test / name}" in text for name in ("copy.png", "blurred.jpg"))
 
 
 def test_colour_is_seen_and_grey_photographs_are_not(photographs, tmp_path):

@@ -18,6 +18,7 @@ from attractor_ae import (
 )
 from attractor_ae.data import ImageFormat
 from attractor_ae.deploy import fit as module
+from attractor_ae.deploy.card import false_alarms
 from attractor_ae.deploy.fit import _calibration_fraction
 
 FORM = ImageFormat(32)
@@ -46,8 +47,12 @@ def test_a_folder_becomes_a_model_file(folder, fitted):
     file, result = fitted
     assert result.exit_code == 0, result.output
     assert "audit: 42 images of 3 classes" in result.stderr
+    assert "21 of 42 images are for calibration, as alpha 0.05 needs 19" in result.stderr
     assert "alpha 0.05" in result.stdout
+    assert "self-check failed" in result.stdout  # after two epochs
     assert f"attractor-ae score {file}" in result.stdout
+    assert all(f"\n  {label}: " in result.stdout for label in "037")  # false alarms
+    assert "equally often" not in result.stderr
     found = {path.name.removeprefix(file.name) for path in file.parent.iterdir()}
     assert found == {"", ".md", ".html"}
     model = load_model(file)
@@ -61,6 +66,7 @@ def test_a_folder_becomes_a_model_file(folder, fitted):
     assert all((folder / name).is_file() for name in model.nearest)
     card = (file.parent / f"{file.name}.md").read_text()
     assert "| 7 | 7 | 7 |" in card
+    assert "per-class` changes nothing" in card
     assert model.digest in card
 
 
@@ -104,10 +110,68 @@ def test_given_splits_are_kept(folder, tmp_path):
         (root / "train" / label).symlink_to(folder / label)
         images = load("mnist5k", "test", per_class=4, image_format=FORM)
         write_images(root / "test" / label, images.images[images.labels == int(label)])
+    (root / "test" / "new").symlink_to(folder / "7")  # an unknown class
+    (root / "test" / "3" / "copy.png").symlink_to(folder / "3" / "001.png")
     model = fit_model(root, tmp_path / "m.model", alpha=0.1, size=32, overrides=QUICK)
     assert model.facts["training"]["images"] + model.calibration_images == 28
-    assert model.facts["evaluation"]["class is right"][1] == 8
-    assert "of 8" in (tmp_path / "m.model.md").read_text()
+    found = model.facts["evaluation"]
+    assert found["class is right"][1] == found["false alarms"][1] == 9
+    assert found["unknown images detected"][1] == 14
+    assert {label: of for label, (_, of) in found["per_class"].items()} == {"0": 4, "3": 5}
+    card = (tmp_path / "m.model.md").read_text()
+    assert "copy.png" in card
+    assert str(false_alarms(model)[1]["3"]) in card
+
+
+def test_the_size_is_not_larger_than_the_images(tmp_path):
+    """On pixels: the median shorter side, rounded up to a multiple of 16, at most 64."""
+    images = load("specimens", "train", per_class=12, image_format=ImageFormat(96, 3)).images
+    coloured = images[:24]
+    for side, size in ((20, 32), (96, 64)):
+        folder = tmp_path / str(side)
+        write_images(folder / "a", coloured[:12, :, :side])  # wider than high
+        write_images(folder / "b", coloured[12:, :, :, :side])
+        quick = [text for text in QUICK if "epochs" not in text]
+        result = invoke(
+            "fit", folder, "--out", tmp_path / f"{side}.model", "--alpha", 0.1,
+            *options([*quick, "training.epochs=1", "evaluation.trials=1"]),
+        )  # fmt: skip
+        assert load_model(tmp_path / f"{side}.model").image_format.size == size
+        assert f"shorter side has {side} pixels" in result.stderr
+        assert f"{size} x {size} in colour on pixels" in result.stderr
+
+
+def test_a_class_with_one_image_is_trained_on(folder, tmp_path):
+    """And many classes with few images: each gives one of three to the calibration."""
+    (tmp_path / "own").mkdir()
+    for label in "03":
+        (tmp_path / "own" / label).symlink_to(folder / label)
+    lone = load("mnist5k", "test", per_class=1).images[:1]
+    write_images(tmp_path / "own" / "lone", lone)
+    model = fit_model(tmp_path / "own", tmp_path / "m.model", alpha=0.1, size=32, overrides=QUICK)
+    assert model.facts["training"]["per_class"]["lone"] == 1
+    assert str(false_alarms(model)[0]["lone"]) == "none"
+    many = load("mnist5k", "train", per_class=12, image_format=FORM).images
+    for i in range(40):
+        write_images(tmp_path / "many" / f"{i:02}", many[3 * i : 3 * i + 3])
+    model = fit_model(tmp_path / "many", tmp_path / "n.model", size=32, overrides=QUICK)
+    assert set(model.facts["calibration"]["per_class"].values()) == {1}
+    assert model.facts["training"]["images"] == 80
+
+
+def test_unbalanced_classes_are_drawn_equally_often(folder, tmp_path):
+    (tmp_path / "uneven").mkdir()
+    write_images(tmp_path / "uneven" / "few", load("mnist5k", "test", per_class=1).images[:8])
+    (tmp_path / "uneven" / "many").symlink_to(folder / "0")
+    made = ("--alpha", 0.1, "--size", 32, *options(QUICK))
+    out = tmp_path / "m.model"
+    result = invoke("fit", tmp_path / "uneven", "--out", out, *made)
+    assert "8 to 14 images" in result.stderr
+    assert "balanced = true" in load_model(out).facts["config"]
+    once_more = ("--set", "training.balanced=false", "--again")
+    result = invoke("fit", tmp_path / "uneven", "--out", out, *made, *once_more)
+    assert "equally often" not in result.stderr
+    assert "balanced = false" in load_model(out).facts["config"]
 
 
 def test_a_folder_without_classes_is_one_class(tmp_path):

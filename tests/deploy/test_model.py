@@ -13,6 +13,8 @@ from attractor_ae._files import write_tensors
 from attractor_ae.conformal import component_values, false_alarm_rate, p_values
 from attractor_ae.core.autoencoder import FeatureAutoencoder
 from attractor_ae.deploy import _format
+from attractor_ae.deploy.card import false_alarm_lines, false_alarms, model_card
+from attractor_ae.deploy.evaluation import Rate
 from attractor_ae.deploy.model import fit_confidence
 from attractor_ae.extractors import _BUNDLED, _MADE, Extractor, make_extractor, register
 
@@ -114,6 +116,39 @@ def test_p_values_count_the_calibration_images(model, small_digits):
     # The OOD score ranks images between the same calibration images, too.
     scores = model.detector.predict(images).numpy()
     np.testing.assert_allclose([v.ood_score for v in verdicts], scores, rtol=1e-7)
+
+
+def test_false_alarms_rank_each_calibration_image_among_the_others(small_digits):
+    images = small_digits[1]
+    model = make_model(small_digits[0], images, alpha=0.1)
+    t = model.ood.statistic(model.values[-1], model.detector.recursion).numpy()
+    rejected = [
+        label
+        for i, label in enumerate(images.labels)
+        if (1 + (np.delete(t, i) >= t[i]).sum()) / len(t) <= 0.1
+    ]
+    counts = np.bincount(rejected, minlength=10)
+    assert counts.sum() == 6  # a tenth of 60
+    rates, of_test = false_alarms(model)
+    assert [rate.count for rate in rates.values()] == counts.tolist()
+    assert [rate.of for rate in rates.values()] == [6] * 10
+    assert of_test == {}
+    lines = false_alarm_lines(model)
+    assert len(lines) == 11
+    assert lines[1] == f"  {counts.argmax()}: {Rate(int(counts.max()), 6)}"
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ([6] * 10, "changes nothing"),
+        ([150, 0, 60, 60, 0, 0, 0, 0, 0, 0], "keeps the rate for 0, each with at least 100"),
+        ([100] * 10, "keeps the rate for each class"),
+    ],
+)
+def test_the_card_says_for_which_classes_there_are_p_values(model, counts, said):
+    model.predicted = torch.arange(10).repeat_interleave(torch.tensor(counts))
+    assert said in model_card(model, "m.model")
 
 
 def test_a_verdict_does_not_depend_on_the_batch(model, small_digits):

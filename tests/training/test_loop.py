@@ -22,6 +22,7 @@ from attractor_ae._reporter import Reporter
 from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.data.image_set import first_rows
 from attractor_ae.training import loop, training_augmentation, training_part
+from attractor_ae.training.preparation import balanced_rows
 
 SETTINGS = {
     "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},
@@ -74,6 +75,7 @@ def test_an_interrupted_run_resumes_to_bitwise_the_same_weights(digits, tmp_path
         schedule="onecycle",
         learning_rate=1e-5 if optimizer == "SGD" else 1e-3,
         class_weight=0.5,
+        balanced=optimizer == "SGD",
     )
     whole = train(settings, digits, tmp_path / "whole")
     # Step 8 of 3 an epoch is in the middle of epoch 3; a checkpoint of epoch 2 is written.
@@ -495,3 +497,31 @@ def test_ctrl_c_on_the_command_line(tmp_path, sent):
     assert line.startswith("interrupted; to continue, run: attractor-ae train")
     assert errors.rstrip().endswith("--resume")
     assert not list((tmp_path / "run").glob(".*"))
+
+
+def test_balanced_epochs_draw_every_class_equally_often():
+    labels = np.repeat([0, 2, 5], [1, 10, 40])
+    drawn = balanced_rows(labels, np.random.default_rng(0))
+    per_class = np.bincount(labels[drawn])
+    np.testing.assert_array_equal(per_class, [17, 0, 17, 0, 0, 17])
+    per_image = np.bincount(drawn, minlength=51)
+    assert per_image[0] == 17
+    assert sorted(per_image[1:11]) == [1] * 3 + [2] * 7
+    assert sorted(per_image[11:]) == [0] * 23 + [1] * 17
+    assert len(np.unique(labels[drawn][:17])) > 1  # not class by class
+    # Of 52 images, one class has one more, and not always the same one.
+    most = {
+        np.bincount(labels[balanced_rows(labels, np.random.default_rng(seed))]).argmax()
+        for labels in [np.repeat([0, 1, 2], [2, 10, 40])]
+        for seed in range(20)
+    }
+    assert most == {0, 1, 2}
+
+
+def test_a_training_is_balanced_only_if_asked_to(tmp_path, digits):
+    plain, balanced = (
+        weights(train(config(epochs=1, balanced=wanted), digits, tmp_path / str(wanted)))
+        for wanted in (False, True)
+    )
+    assert not same(plain, balanced)
+    assert same(plain, weights(train(config(epochs=1), digits, tmp_path / "default")))

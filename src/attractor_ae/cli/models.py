@@ -10,19 +10,15 @@ from attractor_ae.cli._terminal import NoteReporter, one_line_errors, say, termi
 from attractor_ae.cli.options import DataRootOption, SchedulerOption, SetOption
 
 if TYPE_CHECKING:
+    from attractor_ae.deploy.model import Model
     from attractor_ae.deploy.verdicts import Verdict
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
 _SECONDS = 1.0  # between looks for images that have arrived
 
-AlphaOption = Annotated[
-    float | None,
-    typer.Option(
-        help="Largest fraction of known images that are rejected, on average over calibrations. "
-        "Default: that of the model, which is 0.05 unless fit was called with another."
-    ),
-]
+_ALPHA = "Largest fraction of known images that are rejected, on average over calibrations. "
+AlphaOption = Annotated[float | None, typer.Option(help=f"{_ALPHA}Default: that of the model.")]
 AgainOption = Annotated[
     bool, typer.Option("--again", help="Replace the output file if it exists already.")
 ]
@@ -37,17 +33,18 @@ def fit(
     folder: Annotated[
         str | None,
         typer.Argument(
-            help="Folder of images with one sub-folder per class; also a table of paths, or an "
-            "array. With --from, it is not needed."
+            help="Folder of images with one sub-folder per class, or of images of one kind; with "
+            "sub-folders train and test, the second is only measured on. Also a table of paths, "
+            "or an array. Not with --from."
         ),
     ] = None,
     target: Annotated[Path, model_out("Model file to write.")] = Path("images.model"),
-    alpha: AlphaOption = None,
+    alpha: Annotated[float, typer.Option(help=f"{_ALPHA}score --alpha overrides it.")] = 0.05,
     size: Annotated[
         int | None,
         typer.Option(
             help="Height and width of the images, a multiple of 16. Default: 160 on features of a "
-            "pretrained network, 64 on pixels."
+            "pretrained network; 64 on pixels, or less if the images are smaller."
         ),
     ] = None,
     colour: Annotated[
@@ -72,20 +69,20 @@ def fit(
 ) -> None:
     """Train, calibrate and check a model on a folder of known images; write one model file.
 
-    The images are audited first. All images are used, some of them for calibration. An interrupted
-    call continues when it is made again. A model card is written next to the file.
+    The images are audited first. All are used, some of them for calibration.
+    A model card, FILE.md, says what the file contains and how good it is.
+    An interrupted call continues when it is made again.
     """
     with one_line_errors(continues=True):
         if (folder is None) == (run is None):
             raise AttractorError("give a folder of images, or a finished run with --from RUN")
         if run is not None and (settings or size or colour is not None):
             raise AttractorError("--from takes a finished run; --set, --size and --colour are its")
-        from attractor_ae.deploy.fit import card_path, fit_model, model_of_run
+        from attractor_ae.deploy.fit import fit_model, model_of_run
 
         with terminal_reporter() as reporter:
             shared = {"data_root": data_root, "again": again, "reporter": reporter}
-            shared["bundle"] = bundle
-            shared |= {} if alpha is None else {"alpha": alpha}
+            shared |= {"bundle": bundle, "alpha": alpha}
             if run is not None:
                 model = model_of_run(run, target, **shared)
             else:
@@ -97,8 +94,7 @@ def fit(
                     overrides=settings or (),
                     **shared,
                 )
-        say(model.threshold())
-        say(f"Model: {target}, card: {card_path(target)}")
+        _say_threshold(model, target)
         say(f"Next: {quoted_command('score', target, 'FOLDER', '--out', 'verdicts.csv')}")
 
 
@@ -243,12 +239,22 @@ def calibrate(
 ) -> None:
     """Calibrate a model on other known images, without training."""
     with one_line_errors():
-        from attractor_ae.deploy.fit import card_path, recalibrate
+        from attractor_ae.deploy.fit import recalibrate
 
         with terminal_reporter() as reporter:
             made = recalibrate(model, folder, target, alpha=alpha, again=again, reporter=reporter)
-        say(made.threshold())
-        say(f"Model: {target}, card: {card_path(target)}")
+        _say_threshold(made, target)
+
+
+def _say_threshold(model: "Model", target: Path) -> None:
+    from attractor_ae.deploy.card import false_alarm_lines
+    from attractor_ae.deploy.fit import card_path
+
+    for line in (model.threshold(), *false_alarm_lines(model)):
+        say(line)
+    if model.facts["self_check"].get("self_check") == "failed":
+        say("The self-check failed, so verdicts may be poor: see the card and docs/verdicts.md")
+    say(f"Model: {target}, card: {card_path(target)}")
 
 
 def serve(

@@ -214,6 +214,12 @@ def _not_read(suffix: str) -> str:
     return f"is an image of the format {suffix[1:].lower()}, which is not read; convert it"
 
 
+def shorter_side(path: str) -> int:
+    """Return the height or width of an image, whichever is less; the pixels are not decoded."""
+    with without_warnings(), Image.open(path, formats=readable_formats()) as image:
+        return min(image.size)
+
+
 def is_other_image(path: str) -> bool:
     """Return whether a file is an image of a format that is never read, by its suffix."""
     return path.lower().endswith(_OTHER_IMAGES)

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+from attractor_ae.conformal import LEAST_PER_CLASS, classes_alone
 from attractor_ae.data import ImageFormat
 from attractor_ae.deploy.evaluation import Rate
 from attractor_ae.deploy.model import Model
 
 _ROWS = 50  # of the table of classes
+_LINES = 10  # classes on the terminal and in sentences
 _SPACES = {
     "pixels": "pixels",
     "standardised": "pixels with standardised brightness and contrast",
@@ -38,23 +40,27 @@ def model_card(model: Model, name: str) -> str:
         "",
         f"* Images are converted to {colour}, {form.size} x {form.size} pixels ({_aspect(form)}).",
         f"* {_sentence(model.threshold())}.",
+        *([f"* {_per_class(model)}."] if len(model.classes) > 1 else []),
         "* The rate holds for new images of the same source as the calibration images. It says "
         "nothing about how many unknown images are detected: measure that with "
         "`attractor-ae evaluate MODEL --known DIR --unknown DIR`.",
         "",
         "## Data",
         "",
-        "| class | training | calibration |",
-        "|---|---|---|",
+        "| class | training | calibration | false alarms | of test images |",
+        "|---|---|---|---|---|",
     ]
+    alarms, of_test = false_alarms(model)
     lines += [
         f"| {_cell(label)} | {trained['per_class'].get(label, 0)} | "
-        f"{calibration['per_class'].get(label, 0)} |"
+        f"{calibration['per_class'].get(label, 0)} | "
+        f"{alarms.get(label, '')} | {of_test.get(label, '')} |"
         for label in model.classes[:_ROWS]
     ]
     if len(model.classes) > _ROWS:
-        lines.append(f"| {len(model.classes) - _ROWS} more | | |")
-    lines.append(f"| all | {trained['images']} | {calibration['images']} |")
+        lines.append(f"| {len(model.classes) - _ROWS} more | | | | |")
+    lines.append(f"| all | {trained['images']} | {calibration['images']} | | |")
+    lines += ["", "False alarms: each calibration image is ranked among the others."]
     lines += ["", *(f"* {line.strip()}" for line in facts.get("audit", ()))]
     lines += ["", "## Network", "", f"* It works on {_SPACES[facts['space']]}."]
     if extractor := model.extractor:
@@ -67,9 +73,56 @@ def model_card(model: Model, name: str) -> str:
         lines += [f"  * {_cell(reason)}" for reason in check.get("failures", ())]
     if evaluation:
         lines += ["", "## Measured on held-out images", ""]
-        lines += [f"* {name}: {Rate(*counts)}" for name, counts in evaluation.items() if counts]
+        lines += [
+            f"* {name}: {Rate(*counts)}"
+            for name, counts in evaluation.items()
+            if counts and name != "per_class"
+        ]
     digest = f"Digest of the model file, with zeros in its place: `{model.digest}` (SHA-256)"
     return "\n".join([*lines, "", digest, ""])
+
+
+def false_alarms(model: Model) -> tuple[dict[str, Rate], dict[str, Rate]]:
+    """Return the false alarms of each class: of calibration images, and of test images if any.
+
+    Each calibration image is ranked among the others (leave-one-out).
+    """
+    calibration = model.facts["calibration"]
+    rejected = calibration.get("rejected", {})
+    known = {c: Rate(rejected[c], n) for c, n in calibration["per_class"].items() if c in rejected}
+    measured = model.facts.get("evaluation", {}).get("per_class", {})
+    return known, {label: Rate(*counts) for label, counts in measured.items()}
+
+
+def false_alarm_lines(model: Model) -> list[str]:
+    """Return the false alarms of each class as lines of text, the classes with most of them."""
+    lines: list[str] = []
+    parts = ("calibration images, each ranked among the others", "test images")
+    for part, rates in zip(parts, false_alarms(model), strict=True):
+        ordered = sorted(rates.items(), key=lambda item: -item[1].count / max(item[1].of, 1))
+        if len(ordered) > 1:
+            lines.append(f"false alarms per class of {part}:")
+            lines += [f"  {label}: {rate}" for label, rate in ordered[:_LINES]]
+        if len(ordered) > _LINES:
+            lines.append(f"  {len(ordered) - _LINES} more classes with at most as many")
+    return lines
+
+
+def _per_class(model: Model) -> str:
+    """Return a sentence on p-values per class."""
+    counts = model.predicted.bincount(minlength=len(model.detector.classes_))
+    alone = classes_alone(counts)
+    least = f"{LEAST_PER_CLASS} calibration images"
+    if not len(alone):
+        return f"`score --per-class` changes nothing: no class is predicted for {least}"
+    names = [model.classes[i] for i in model.detector.classes_[alone.sort().values].tolist()]
+    if len(names) == len(counts):
+        return f"`score --per-class` keeps the rate for each class, with at least {least} of each"
+    listed = ", ".join(names[:_LINES]) + (", ..." if len(names) > _LINES else "")
+    return (
+        f"`score --per-class` keeps the rate for {listed}, each with at least {least}, and for the "
+        "other classes together"
+    )
 
 
 def _aspect(form: ImageFormat) -> str:

@@ -83,7 +83,8 @@ class ModelEvaluation:
             "class is right": self.right,
             "unknown images detected": self.detected,
         }
-        return {name: rate and [rate.count, rate.of] for name, rate in rates.items()}
+        values = {name: rate and [rate.count, rate.of] for name, rate in rates.items()}
+        return values | {"per_class": {c: [r.count, r.of] for c, r in self.per_class.items()}}
 
 
 def evaluate_model(

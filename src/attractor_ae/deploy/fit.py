@@ -5,6 +5,7 @@ import hashlib
 import math
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +20,7 @@ from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import SMALLEST_CALIBRATION, check_alpha, least_calibration
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import Dataset, ImageFormat, ImageSet, Wanted, find_dataset
-from attractor_ae.data.decode import displayed
+from attractor_ae.data.decode import displayed, shorter_side
 from attractor_ae.data.image_set import divided_rows
 from attractor_ae.data.sources.own import ALL
 from attractor_ae.deploy.audit import audit
@@ -47,6 +48,7 @@ stored: it bounds the size of a model file and the time per image."""
 _FEATURE_EPOCHS = 60  # of a training on features, as in the preset, but
 _FEWEST, _MOST = 300, 2_160  # steps at least and at most: 60 epochs of 2 250 images
 _FRACTION, _MANY, _FRACTION_OF_MANY = 0.2, 2_500, 0.1  # of the images, for calibration
+_UNEVEN = 1.5  # times as many images in one class as in another, from which all count equally
 _COLOURED = 0.01  # of the images, from which the network sees colour
 _FEATURES = "model.space=features"
 _ONE = "known"  # class of images without classes
@@ -79,7 +81,8 @@ def fit_model(
         out: Model file to write; the model card and the report are written next to it,
             ``OUT.md`` and ``OUT.html``.
         alpha: Largest fraction of known images that are rejected, on average over calibrations.
-        size: Height and width of the images; by default 160 for features and 64 for pixels.
+        size: Height and width of the images; by default 160 for features, and for pixels 64, or
+            less if the images are smaller.
         colour: Whether the network sees colour; by default, if more than 1 % of the images do.
         overrides: Any number of ``"section.key=value"`` of the config.
         bundle: Whether the file contains the weights of the extractor, so that they need not be
@@ -114,10 +117,22 @@ def fit_model(
     held_out = divided_rows(images.labels, fraction, config.split_seed)
     held_out = held_out[images.labels[held_out] >= 0]
     check_alpha(alpha, len(held_out), "use a larger alpha, or more images")
-    findings = audit(images, held_out, reporter)
+    tested = _load(dataset, test, config, form, reporter) if test else None
+    findings = audit(images, held_out, tested, reporter)
     for line in findings.lines():
         reporter.note(line)
 
+    needed = (
+        f", as alpha {alpha:g} needs {least_calibration(alpha)}" if fraction > _FRACTION else ""
+    )
+    reporter.note(f"{len(held_out)} of {len(images)} images are for calibration{needed}")
+    low, high = findings.per_class
+    if low * _UNEVEN < high and not any(t.startswith("training.balanced=") for t in overrides):
+        shared.append("training.balanced=true")
+        reporter.note(
+            f"the training draws every class equally often, as they have {low} to {high} images "
+            "(not with --set training.balanced=false)"
+        )
     coloured = findings.coloured > _COLOURED if colour is None else colour
     channels = f"dataset.channels={3 if coloured else 1}"
     shared += [] if colour is None else [channels]
@@ -126,9 +141,19 @@ def fit_model(
     steps = math.ceil((len(images) - len(held_out)) / preset("photographs").training.batch_size)
     epochs = min(max(_FEATURE_EPOCHS, math.ceil(_FEWEST / steps)), math.ceil(_MOST / steps))
     of_features = [*shared, f"training.epochs={epochs}", *overrides]
-    of_pixels = [*shared, channels, *overrides]
+    side = _shorter_side(images)
+    of_pixels = [f"dataset.image_size={_pixel_size(side)}", *shared, channels, *overrides]
     features = named or (one and coloured and features_are_installed())
     experiment = preset("photographs", of_features) if features else preset("default", of_pixels)
+    both = space_is_open(overrides) and not one
+    forms = [_form_text(experiment)]
+    if both and features_are_installed():
+        forms.append(_form_text(preset("photographs", of_features)))
+    known = "" if side is None else f"the shorter side has {side} pixels (median); "
+    reporter.note(
+        f"images: {known}{findings.coloured:.0%} have colour; used as {', and as '.join(forms)} "
+        "(set by --size, --colour, --grey)"
+    )
 
     def training(
         config: ExperimentConfig,
@@ -145,7 +170,7 @@ def fit_model(
     key = hashlib.sha256(f"{experiment} {of_features} {images.digest}".encode()).hexdigest()[:12]
     work = out.parent / f".{out.name}.training" / key
     shared_by_both = {"data_root": data_root, "resume": True, "reporter": reporter}
-    if space_is_open(overrides) and not one:
+    if both:
         run = run_chosen_training(
             experiment, work, overrides=of_features, training=training, **shared_by_both
         )
@@ -277,10 +302,13 @@ def _made(
     if test:
         others = _load(dataset, test, config.dataset, form, reporter)
         labels = [others.classes[i] if i >= 0 else "" for i in others.labels]
-        labels = [label if label in model.classes else "" for label in labels]
-        model.facts["evaluation"] = evaluate_verdicts(
-            alpha, model.score(others.images), labels
-        ).values()
+        pairs = list(zip(model.score(others.images), labels, strict=True))
+        known = [(verdict, label) for verdict, label in pairs if label in ("", *model.classes)]
+        unknown = [verdict for verdict, label in pairs if label not in ("", *model.classes)]
+        if known:
+            verdicts, names = [verdict for verdict, _ in known], [label for _, label in known]
+            found = evaluate_verdicts(alpha, verdicts, names, unknown)
+            model.facts["evaluation"] = found.values()
     return model
 
 
@@ -338,6 +366,30 @@ def _load(
     if images.classes:
         return images
     return dataclasses.replace(images, classes=(_ONE,), labels=np.zeros_like(images.labels))
+
+
+def _shorter_side(images: ImageSet) -> int | None:
+    """Return the median shorter side of at most 2 000 of the files, or None if there are none."""
+    sides = []
+    for path in images.paths[:: len(images) // 1000 or 1]:
+        with suppress(Exception):  # it was decoded before
+            sides.append(shorter_side(path))
+    return int(np.median(sides)) if sides else None
+
+
+def _pixel_size(side: int | None) -> int:
+    """Return the size on pixels: that of the preset, but at most that of the images.
+
+    Features are better of enlarged images, which the pretrained network knows (docs/verdicts.md).
+    """
+    most = preset("default").dataset.image_size
+    return most if side is None else min(most, 16 * max(1, math.ceil(side / 16)))
+
+
+def _form_text(config: ExperimentConfig) -> str:
+    size, colour = config.dataset.image_size, config.dataset.channels == 3
+    space = "features" if config.model.space == "features" else "pixels"
+    return f"{size} x {size} in {'colour' if colour else 'grey'} on {space}"
 
 
 def _calibration_fraction(labels: NDArray[np.int64], alpha: float) -> float:

@@ -29,6 +29,7 @@ from attractor_ae.conformal import (
     check_alpha,
     component_values,
     false_alarm_rate,
+    leave_one_out,
     ood_score,
     p_values,
     p_values_per_class,
@@ -377,7 +378,11 @@ class Model:
             right = detector.classes_[predicted] == torch.tensor(labels)[rows]
             confidence = fit_confidence(likely, right)
         detector.ood_, detector.score = detector.ood_.calibrated(_scores(means)), OOD_SCORE
+        alone = leave_one_out(detector.ood_.statistic(values[-1], r)) <= alpha + _ROUNDING
+        rejected = images.labels[alone.numpy() & (images.labels >= 0)]
+        counts = np.bincount(rejected, minlength=len(images.classes)).tolist()
         facts = {**self.facts, "calibration": described(images)}
+        facts["calibration"]["rejected"] = dict(zip(images.classes, counts, strict=True))
         shared = (self.image_format, self.codes, self.nearest, alpha)
         predicted = probabilities.argmax(-1)
         values = torch.stack(values)

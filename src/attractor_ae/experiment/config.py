@@ -163,6 +163,8 @@ class TrainingConfig(Table):
     """Seed of the initial weights, batches, augmentation and masks."""
     metric_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
     """Factor of the metric loss; a large one leaves nothing but the class in a code."""
+    balanced: bool = False
+    """Draw images of every class equally often, for classes of different sizes."""
     class_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the cross entropy of a linear layer on the codes, which only the training uses."""
     mse_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)

@@ -34,6 +34,7 @@ from attractor_ae.training.objective import (
 )
 from attractor_ae.training.optimization import build_optimizer, dropout_rate, learning_rate
 from attractor_ae.training.preparation import (
+    balanced_rows,
     check_trainable,
     trained_on,
     training_augmentation,
@@ -214,15 +215,14 @@ class _Loop:
 
     def epochs(self, first: int, reporter: Reporter) -> Iterator[Epoch]:
         """Train the remaining epochs, and yield the history row of each."""
-        settings, count = self._settings, len(self._labels)
+        settings, labels, count = self._settings, self._set.labels, len(self._labels)
         steps_per_epoch, steps, warmup = self._steps_per_epoch, self._steps, self.warmup
         start, trained = time.perf_counter(), 0
         for epoch in range(first, self.last_epoch + 1):
             # One stream per epoch: resuming at an epoch needs no state of a generator.
             rng = generator(settings.seed, Stream.TRAINING, epoch)
-            batches = np.array_split(
-                rng.permutation(count), range(settings.batch_size, count, settings.batch_size)
-            )
+            drawn = balanced_rows(labels, rng) if settings.balanced else rng.permutation(count)
+            batches = np.array_split(drawn, range(settings.batch_size, count, settings.batch_size))
             epoch_start, sums, seen, rate = time.perf_counter(), {}, 0, 0.0
             progress = (0, steps, "", 0.0)
             for i, rows in enumerate(batches):

@@ -3,6 +3,7 @@
 import json
 
 import numpy as np
+from numpy.typing import NDArray
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.conformal import SMALLEST_CALIBRATION
@@ -44,6 +45,18 @@ def training_augmentation(
         return None
     kind = kind or ("natural" if config.dataset.channels == 3 else "grey")
     return Augmentation(STEPS[kind])
+
+
+def balanced_rows(labels: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Return as many rows as there are labels, in random order, each class equally often.
+
+    Numbers of draws differ by at most 1 between classes, and between images of one class.
+    """
+    present = rng.permutation(np.unique(labels))  # which classes get one more
+    parts = np.array_split(np.empty(len(labels), np.int64), len(present))
+    for label, part in zip(present, parts, strict=True):
+        part[:] = np.resize(rng.permutation(np.flatnonzero(labels == label)), len(part))
+    return rng.permutation(np.concatenate(parts))
 
 
 def trained_on(images: ImageSet) -> dict[str, str]:
