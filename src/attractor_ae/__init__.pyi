@@ -9,6 +9,7 @@ from .core.masks import DropoutMasks
 from .data import CATALOGUE, ImageSet, load
 from .data.augmentation import Augmentation
 from .deploy.evaluation import ModelEvaluation, evaluate_model
+from .deploy.export import export_model
 from .deploy.fit import fit_model, model_of_run, recalibrate
 from .deploy.model import Model, load_model
 from .deploy.table import score_to_file
@@ -50,6 +51,7 @@ __all__ = [
     "draw_runs",
     "evaluate",
     "evaluate_model",
+    "export_model",
     "fit_detector",
     "fit_ensemble",
     "fit_model",

@@ -47,7 +47,7 @@ CHUNK = 128
 
 _OF_CLASSES = ("entropy", "mutual_information")
 _EXTRACTOR = "extractor"  # prefix of its weights in a model file
-_ROUNDING = 1e-9  # of p-values, which are compared with alpha
+ROUNDING = 1e-9  # of p-values, which are compared with alpha
 _MORE_IMAGES = (
     "use a larger alpha, or calibrate on more known images: attractor-ae calibrate MODEL FOLDER"
 )
@@ -178,7 +178,7 @@ class Model:
             for name in ("probability", "confidence", "uncertainty", "epistemic"):
                 del rounded[name]
         labels = [self.classes[i] for i in self.detector.classes_[label].tolist()]
-        nearest, rejected = self._nearest(inputs), (p <= alpha + _ROUNDING).tolist()
+        nearest, rejected = self._nearest(inputs), (p <= alpha + ROUNDING).tolist()
         return [
             Verdict(
                 "" if paths is None else paths[i],
