@@ -9,6 +9,7 @@ from .core.masks import DropoutMasks
 from .data import CATALOGUE, ImageSet, load
 from .data.augmentation import Augmentation
 from .deploy.evaluation import ModelEvaluation, evaluate_model
+from .deploy.export import export_model
 from .deploy.fit import fit_model, model_of_run, recalibrate
 from .deploy.hub import pull_model, push_model
 from .deploy.model import Model, load_model
@@ -58,6 +59,7 @@ __all__ = [
     "draw_runs",
     "evaluate",
     "evaluate_model",
+    "export_model",
     "fit_detector",
     "fit_ensemble",
     "fit_model",

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.compiler import is_compiling
 
 from attractor_ae._errors import check_known
 
@@ -45,6 +46,11 @@ def masked_activation(x: Tensor, activation: nn.Module, mask: Tensor | None) -> 
 
     ``mask`` is non-negative, of the shape of ``x`` or with n = 1; None: no dropout.
     """
+    if is_compiling():  # without overwriting, and each of several masks for as many rows
+        x = activation(x)
+        if mask is None:
+            return x
+        return (x.unflatten(0, (len(mask), -1)) * mask[:, None]).flatten(0, 1)
     if not isinstance(activation, nn.ReLU):
         x = activation(x)
         return x if mask is None else x * mask
@@ -87,7 +93,7 @@ class Linear(_Undrawn, nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (n, out_features) for (n, in_features)."""
-        if torch.is_grad_enabled() or input.device.type != "cpu":
+        if torch.is_grad_enabled() or input.device.type != "cpu" or is_compiling():
             return super().forward(input)
         rows = len(input)
         padded = F.pad(input, (0, 0, 0, -rows % _ROWS))
@@ -156,7 +162,7 @@ class ConvTranspose2d(_Undrawn, nn.ConvTranspose2d):
 
     def forward(self, input: Tensor, output_size: list[int] | None = None) -> Tensor:
         """Return the transposed convolution of (n, in_channels, h, w)."""
-        if output_size is not None or input.device.type != "cpu":
+        if output_size is not None or input.device.type != "cpu" or is_compiling():
             return super().forward(input, output_size)
         # With three output channels PyTorch's layer was measured to be faster.
         sizes = (self.out_channels, self.kernel_size, self.stride, self.padding)

@@ -25,7 +25,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -61,8 +60,11 @@ def p_values(values: Float[Tensor, " n"], known: Float[Tensor, " m"]) -> Float[T
         >>> p_values(torch.tensor([0.0, 2.0, 9.0]), torch.tensor([1.0, 2.0, 3.0]))
         tensor([1.0000, 0.7500, 0.2500])
     """
-    below = torch.searchsorted(known, values)  # number of smaller values
-    return (1 + len(known) - below).to(values.dtype) / (1 + len(known))
+    if torch.compiler.is_compiling():  # ONNX has only comparisons
+        above = (known >= values[:, None]).sum(-1)
+    else:
+        above = len(known) - torch.searchsorted(known, values)
+    return (1 + above).to(values.dtype) / (1 + len(known))
 
 
 def p_values_per_class(
@@ -280,4 +282,5 @@ class OODScore:
         self, values: Float[Tensor, "components n"], recursion: int
     ) -> Float[Tensor, " n"]:
         """Return T of the components' values at a recursion; larger is more out of distribution."""
-        return F.softplus(self.standardised(values, recursion)).mean(0)
+        t = self.standardised(values, recursion)
+        return (t.clamp_min(0) + t.abs().neg().exp().log1p()).mean(0)  # ln(1 + exp(t))

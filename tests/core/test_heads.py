@@ -14,6 +14,7 @@ from attractor_ae.core.heads import HEAD_INPUTS, HEADS, KNNHead, MLPHead, make_h
 def split():
     """Real digits of 64 features, as codes of two recursions: one of them of another scale."""
     x, y = load_digits(return_X_y=True)
+    x = x + np.random.default_rng(0).normal(0, 0.01, x.shape)  # no two neighbours equally far
     a, b, ya, yb = train_test_split(x.astype(np.float32), y, random_state=0)
 
     def codes(features):

@@ -315,6 +315,29 @@ def pull(
         say(f"Model: {target}, card: {card_path(target)}")
 
 
+def export(
+    model: ModelArgument,
+    target: Annotated[
+        Path, model_out("File to write, e.g. parts.onnx; the dropout masks go to parts.masks.npz.")
+    ],
+    form: Annotated[
+        str, typer.Option("--format", help="onnx, or torch: a program of torch.export.")
+    ] = "onnx",
+    again: AgainOption = False,
+) -> None:
+    """Write a model as one graph from images to verdicts, for use without this package.
+
+    The graph is compared with the library before it is written.
+    """
+    with one_line_errors():
+        from attractor_ae.deploy.export import export_model
+
+        made = export_model(model, target, form=form, again=again)
+        worst = max(made["check"]["largest_differences"].values())
+        say(f"Largest difference from the library on {made['check']['images']} images: {worst:.1e}")
+        say(f"Graph: {target}, masks: {target.with_name(made['masks'])}")
+
+
 def _line(verdict: "Verdict", parts: bool) -> str:
     from attractor_ae.data.decode import displayed
 

@@ -20,6 +20,7 @@ from attractor_ae.core.scores import KnownFeatures, KnownLatents, detail
 from attractor_ae.core.spaces import Features
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
+Paths = Iterable[Trajectory]
 
 _LARGEST = 1e6  # a trajectory diverges if a code has a larger entry
 
@@ -140,22 +141,28 @@ class AttractorDetector(Detector):
             self.head_.calibrate(z[:, :, finite], targets[finite].to(self.device))
 
     def _score(self, x: Tensor, first: int, wanted: Requests) -> Scored:
+        points = self.network.space.points(x)
+        at = {r for n, rs in wanted.scores.items() if n in scores.POINT_SCORES for r in rs}
+        last = wanted.recursions - 1 in at
+        paths = self._paths(points, self._masks(first, len(x)), wanted.recursions, last)
+        return self.scored(x, points, paths, wanted)
+
+    def scored(self, x: Tensor, points: Tensor, paths: Paths, wanted: Requests) -> Scored:
+        """Return the scores of images from the trajectories of their points, one per trial."""
         found = {}
         if of_images := [name for name in wanted.scores if name in scores.IMAGE_SCORES]:
             features = self.network.pooled_features(x)
             for name in of_images:
                 value = scores.IMAGE_SCORES[name](x, features, self.known_images_)
                 found[name] = value.expand(len(wanted.scores[name]), -1)
-        x = self.network.space.points(x)
-        of_points = {n: rs for n, rs in wanted.scores.items() if n in self.network.space.scores}
-        last = wanted.recursions - 1 in {r for rs in of_points.values() for r in rs}
+        of_points = {n: rs for n, rs in wanted.scores.items() if n in scores.POINT_SCORES}
         codes, values = [], {name: [] for name in of_points}
-        for path in self._paths(x, self._masks(first, len(x)), wanted.recursions, last):
+        for path in paths:
             codes.append(path.latents)
-            points = [x, *path.reconstructions]  # x_0, x_1, ...
+            steps = [points, *path.reconstructions]  # x_0, x_1, ...
             for name, rs in of_points.items():
                 score = scores.POINT_SCORES[name]
-                values[name].append(torch.stack([score(x, *points[r : r + 2]) for r in rs]))
+                values[name].append(torch.stack([score(points, *steps[r : r + 2]) for r in rs]))
         found |= {name: torch.stack(of_trials).mean(0) for name, of_trials in values.items()}
         z = torch.stack(codes, dim=1)  # (recursions, trials, n, latent)
         diverged = _diverged(z)
@@ -167,7 +174,7 @@ class AttractorDetector(Detector):
             # If a trial diverges, the score is finite and larger than the scores of other images.
             most = 1.0 if name == "vote_diversity" else _LARGEST
             values = found[name].masked_fill(diverged[list(rs)].any(1), most)
-            found[name] = values.nan_to_num(nan=most).clamp_max(most)
+            found[name] = values.nan_to_num(most, most, -most).clamp_max(most)
         # `Detector` computes p_r, u_r and the predicted class from these p_t with `core.scores`.
         return found, self._distributions(z, diverged, list(wanted.distributions))
 

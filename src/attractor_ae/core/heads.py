@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
 from attractor_ae._errors import check_known
+from attractor_ae._neighbours import votes
 from attractor_ae._perceptrons import fit_perceptrons
 from attractor_ae._random import Stream, generator
 from attractor_ae._temperature import best_temperature
@@ -163,20 +163,15 @@ class KNNHead(Head):
     def fit(self, latents: Tensor, labels: Tensor, classes: int, seed: int) -> "KNNHead":
         """Store the codes; nothing is random."""
         numbers = torch.tensor([self.K, classes])
-        self.state = {"latents": latents.cpu(), "labels": labels.cpu(), "numbers": numbers}
+        self.state = {"latents": latents, "labels": labels, "numbers": numbers}
         return self
 
     def predict_proba(self, latents: Tensor, at: Sequence[int]) -> Tensor:
-        """Return the votes of the neighbours, computed by scikit-learn on the CPU."""
-        known, labels = self.state["latents"].cpu(), self.state["labels"].cpu()
+        """Return the votes of the neighbours."""
+        known, labels = self.state["latents"], self.state["labels"]
         k, classes = self.state["numbers"].tolist()
-        votes = torch.zeros(len(at), latents.shape[1], classes)
-        for i, r in enumerate(at):
-            model = KNeighborsClassifier(min(k, len(labels)), weights="distance")
-            model.fit(self._input(known, r).numpy(), labels.numpy())
-            found = torch.from_numpy(model.predict_proba(self._input(latents.cpu(), r).numpy()))
-            votes[i, :, torch.unique(labels)] = found.float()  # columns of fitted labels
-        return votes.to(latents.device)
+        inputs = [(self._input(latents, r), self._input(known, r)) for r in at]
+        return torch.stack([votes(*pair, labels, classes, k) for pair in inputs]).float()
 
 
 HEADS: dict[str, type[Head]] = {"mlp": MLPHead, "paper-mlp": PaperMLPHead, "knn": KNNHead}

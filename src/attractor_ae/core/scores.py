@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attractor_ae._neighbours import distances
 from attractor_ae._ssim import structural_similarity
 
 
@@ -130,7 +131,7 @@ def circular_variance(z: Latents, known: KnownLatents) -> Float[Tensor, " n"]:
 def mahalanobis(z: Latents, known: KnownLatents) -> Float[Tensor, " n"]:
     """Mean Mahalanobis distance to the nearest class mean (Lee et al., NeurIPS 2018)."""
     white = F.normalize(z, dim=-1).flatten(0, 1) @ known.whitening
-    return torch.cdist(white, known.centres).amin(-1).view(z.shape[:2]).mean(0)
+    return distances(white, known.centres).amin(-1).view(z.shape[:2]).mean(0)
 
 
 def knn_distance(z: Latents, known: KnownLatents, k: int = 5) -> Float[Tensor, " n"]:
@@ -145,8 +146,8 @@ def vote_diversity(z: Latents, known: KnownLatents) -> Float[Tensor, " n"]:
 
 
 def _nearest(z: Tensor, known: KnownLatents, k: int) -> torch.return_types.topk:
-    distances = torch.cdist(F.normalize(z, dim=-1).flatten(0, 1), known.directions)
-    return distances.topk(min(k, len(known.directions)), largest=False)
+    found = distances(F.normalize(z, dim=-1).flatten(0, 1), known.directions)
+    return found.topk(min(k, len(known.directions)), largest=False)
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,7 +171,7 @@ class KnownFeatures:
     def distance(self, f: Float[Tensor, "n features"]) -> Float[Tensor, " n"]:
         """Return the Mahalanobis distance to the nearest class mean."""
         white = (f - self.mean) / self.deviation @ self.whitening
-        return torch.cdist(white, self.centres).amin(-1)
+        return distances(white, self.centres).amin(-1)
 
 
 KnownImages = dict[str, KnownFeatures]

@@ -56,7 +56,7 @@ ScoreChunks = Callable[[Iterator[Sequence[str]], dict[str, Any]], Iterator[list[
 
 _TOGETHER = 16  # files that a thread decodes, one after the other
 _EXTRACTOR = "extractor"  # prefix of its weights in a model file
-_ROUNDING = 1e-9  # of p-values, which are compared with alpha
+ROUNDING = 1e-9  # of p-values, which are compared with alpha
 _MORE_IMAGES = (
     "use a larger alpha, or calibrate on more known images: attractor-ae calibrate MODEL FOLDER"
 )
@@ -209,7 +209,7 @@ class Model:
             for name in ("probability", "confidence", "uncertainty", "epistemic"):
                 del rounded[name]
         labels = [self.classes[i] for i in self.detector.classes_[label].tolist()]
-        nearest, rejected = self._nearest(inputs), (p <= alpha + _ROUNDING).tolist()
+        nearest, rejected = self._nearest(inputs), (p <= alpha + ROUNDING).tolist()
         return [
             Verdict(
                 "" if paths is None else paths[i],
@@ -378,7 +378,7 @@ class Model:
             right = detector.classes_[predicted] == torch.tensor(labels)[rows]
             confidence = fit_confidence(likely, right)
         detector.ood_, detector.score = detector.ood_.calibrated(_scores(means)), OOD_SCORE
-        alone = leave_one_out(detector.ood_.statistic(values[-1], r)) <= alpha + _ROUNDING
+        alone = leave_one_out(detector.ood_.statistic(values[-1], r)) <= alpha + ROUNDING
         rejected = images.labels[alone.numpy() & (images.labels >= 0)]
         counts = np.bincount(rejected, minlength=len(images.classes)).tolist()
         facts = {**self.facts, "calibration": described(images)}

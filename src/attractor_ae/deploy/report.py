@@ -84,7 +84,9 @@ def model_part(
         "calibration": f"{calibration['images']} images",
     }
     rates = (facts.get("evaluation") or {}).items()
-    shown |= {f"held out: {rate}": str(Rate(*counts)) for rate, counts in rates if counts}
+    shown |= {
+        f"held out: {rate}": str(Rate(*n)) for rate, n in rates if isinstance(n, Sequence) and n
+    }
     if audit := facts.get("audit"):
         shown["audit"] = "; ".join(line.strip() for line in audit).removeprefix("audit: ")
     shown["made"] = f"{made['created'][:10]} by attractor-ae {made['packages']['attractor-ae']}"
