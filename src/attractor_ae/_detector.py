@@ -20,6 +20,7 @@ from attractor_ae._errors import AttractorError, check_at_least, check_known, un
 from attractor_ae._files import write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import OODScore, check_enough, halves, parse_component
+from attractor_ae.core.dynamics import Trajectory
 from attractor_ae.core.masks import DropoutMasks, sample_masks, trial_masks
 from attractor_ae.core.scores import DISTRIBUTION_SCORES, OOD_SCORE, mean_distribution, prediction
 
@@ -461,6 +462,26 @@ def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
     """Return the tensors named ``NAME.KEY`` as a dictionary KEY -> tensor."""
     prefix = f"{name}."
     return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+
+def passes(x: Tensor, masks: Iterable[DropoutMasks]) -> Iterator[tuple[Tensor, DropoutMasks, int]]:
+    """Yield the points and masks of each pass through a network, and its number of trials.
+
+    Vectors pass under all masks together, as few rows take as long as a whole block.
+    """
+    if x.ndim > 2:
+        x = x.contiguous(memory_format=torch.channels_last)
+        yield from ((x, mask, 1) for mask in masks)
+        return
+    rows = [[site.expand(len(x), -1) for site in mask.sites] for mask in masks]
+    sites = tuple(torch.cat(of_site) for of_site in zip(*rows, strict=True))
+    yield x.repeat(len(rows), 1), DropoutMasks(sites), len(rows)
+
+
+def of_trials(path: Trajectory, trials: int) -> Iterator[Trajectory]:
+    """Yield the trajectory of each trial of a pass, in float32."""
+    parts = (part.float().unflatten(1, (trials, -1)).unbind(1) for part in vars(path).values())
+    yield from map(Trajectory, *parts)
 
 
 # ---- checks

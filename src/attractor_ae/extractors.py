@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from attractor_ae._errors import AttractorError, check_known, optional_package, unknown_name
 from attractor_ae._files import load_weights
 
-_BLOCK = 32
+_BLOCK = 8
 """Images at once; fewer are filled up with black ones, so that features depend on nothing else."""
 _LITE0 = "efficientnet-lite0"
 _STAGES = 2  # deepest stages whose pooled maps are features, in addition to the last layer's

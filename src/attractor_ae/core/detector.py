@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from attractor_ae._detector import Detector, Images, Requests, Scored, part_of
+from attractor_ae._detector import Detector, Images, Requests, Scored, of_trials, part_of, passes
 from attractor_ae._errors import AttractorError, check_at_least
 from attractor_ae._random import Stream, generator
 from attractor_ae.core import scores
@@ -204,11 +204,10 @@ class AttractorDetector(Detector):
         self, x: Tensor, masks: Iterable[DropoutMasks], recursions: int, last: bool = False
     ) -> Iterator[Trajectory]:
         """Yield the trajectory under each mask, computed in the detector's precision."""
-        x = x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
-        for mask in masks:
+        for points, mask, trials in passes(x, masks):
             with self._autocast():
-                path = iterate(self.network, x, mask, recursions, last=last)
-            yield Trajectory(path.latents.float(), path.reconstructions.float())
+                path = iterate(self.network, points, mask, recursions, last=last)
+            yield from of_trials(path, trials)
 
     def _state(self) -> dict[str, Tensor]:
         state = {f"head.{name}": tensor for name, tensor in self.head_.state.items()}
