@@ -8,6 +8,7 @@ from .core.dynamics import Trajectory, iterate
 from .core.masks import DropoutMasks
 from .data import CATALOGUE, ImageSet, load
 from .data.augmentation import Augmentation
+from .deploy.attractors import find_attractors
 from .deploy.evaluation import ModelEvaluation, evaluate_model
 from .deploy.fit import fit_model, model_of_run, recalibrate
 from .deploy.model import Model, load_model
@@ -50,6 +51,7 @@ __all__ = [
     "draw_runs",
     "evaluate",
     "evaluate_model",
+    "find_attractors",
     "fit_detector",
     "fit_ensemble",
     "fit_model",

@@ -29,6 +29,7 @@ for _command in (
     models.fit,
     models.score,
     models.calibrate,
+    models.attractors,
     experiments.demo,
     experiments.train,
     experiments.sweep,
