@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from attractor_ae import Run, load, load_detector
+from attractor_ae.attractors import nearest
 from attractor_ae.core.detector import AttractorDetector
 
 SETS = ("mnist5k", "digits8", "faces", "textures", "photos")
@@ -77,12 +78,6 @@ def print_verdicts(detector: AttractorDetector) -> None:
 def points(detector: AttractorDetector, images: np.ndarray) -> torch.Tensor:
     """Return uint8 images as rows of points of the detector's space."""
     return detector.network.space.points(torch.from_numpy(images).float() / 255).flatten(1)
-
-
-def nearest(points: torch.Tensor, known: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the distance to the nearest of the known points, and its index."""
-    found = torch.cdist(points, known).min(1)
-    return found.values, found.indices
 
 
 def attractors(ends: torch.Tensor, tolerance: float) -> int:

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from demo_claims import attractors, nearest
+from demo_claims import attractors
 
 from attractor_ae import AttractorDetector, Run, load
+from attractor_ae.attractors import nearest
 from attractor_ae.data import ImageFormat
 from attractor_ae.experiment.fit import fit_detector
 from attractor_ae.training import training_part, with_features

@@ -16,6 +16,7 @@ PLUMBING = {path.stem for path in ROOT.glob("_*.py")} - {"__init__", "__main__"}
 MAY_IMPORT = {
     "core": {"conformal", "extractors"},
     "extractors": set(),
+    "attractors": {"core"},
     "baselines": {"core", "conformal"},
     "conformal": set(),
     "losses": set(),

@@ -8,6 +8,7 @@ from .core.dynamics import Trajectory, iterate
 from .core.masks import DropoutMasks
 from .data import CATALOGUE, ImageSet, load
 from .data.augmentation import Augmentation
+from .deploy.attractors import find_attractors
 from .deploy.evaluation import ModelEvaluation, evaluate_model
 from .deploy.export import export_model
 from .deploy.fit import fit_model, model_of_run, recalibrate
@@ -60,6 +61,7 @@ __all__ = [
     "evaluate",
     "evaluate_model",
     "export_model",
+    "find_attractors",
     "fit_detector",
     "fit_ensemble",
     "fit_model",

@@ -4,8 +4,9 @@ The layers do not initialise their weights: a network draws them from its own ge
 docs/speed.md has the speed-up of each optimisation.
 """
 
+import copy
 import math
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from torch.compiler import is_compiling
 
 from attractor_ae._errors import check_known
+
+N = TypeVar("N", bound=nn.Module)
 
 _ROWS = 64  # rows of a linear layer computed at once
 _LANES = 16  # 16-bit transposed convolutions are fast for multiples of this number of inputs
@@ -77,6 +80,17 @@ class _MaskedReLU(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
         (factor,) = ctx.saved_tensors
         return gradients[0] * factor, None
+
+
+def plain_layers(network: N) -> N:
+    """Return a copy in float64 whose layers are those of `torch.nn`, for `torch.func`."""
+    plain = copy.deepcopy(network).double()
+    for layer in plain.modules():
+        if isinstance(layer, _Undrawn):
+            layer.__class__ = type(layer).__bases__[1]
+        if isinstance(getattr(layer, "activation", None), nn.ReLU):
+            layer.activation = nn.Threshold(0, 0)  # the same, but not in place
+    return plain
 
 
 class _Undrawn:

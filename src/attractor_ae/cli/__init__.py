@@ -33,6 +33,7 @@ for _command in (
     models.export,
     models.push,
     models.pull,
+    models.attractors,
     experiments.demo,
     experiments.train,
     experiments.sweep,

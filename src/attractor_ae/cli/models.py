@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from attractor_ae._errors import AttractorError, optional_package, quoted_command
-from attractor_ae.cli._terminal import NoteReporter, one_line_errors, say, terminal_reporter
-from attractor_ae.cli.options import DataRootOption, SchedulerOption, SetOption
+from attractor_ae.cli._terminal import NoteReporter, one_line_errors, out, say, terminal_reporter
+from attractor_ae.cli.options import DataRootOption, SchedulerOption, SetOption, out_option
 
 if TYPE_CHECKING:
     from attractor_ae.deploy.model import Model
@@ -336,6 +336,34 @@ def export(
         worst = max(made["check"]["largest_differences"].values())
         say(f"Largest difference from the library on {made['check']['images']} images: {worst:.1e}")
         say(f"Graph: {target}, masks: {target.with_name(made['masks'])}")
+
+
+def attractors(
+    source: Annotated[
+        Path, typer.Argument(metavar="RUN_OR_MODEL", help="Finished run, or model file.")
+    ],
+    folder: Annotated[Path, out_option("Folder to write to.")] = Path("attractors"),
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Folder of images to start from. Of a model file, the first with known images "
+            "stands for its training images. May be repeated."
+        ),
+    ] = None,
+    data_root: DataRootOption = None,
+) -> None:
+    """Find the attractors: how many there are, where images and noise end, what images bear."""
+    with one_line_errors():
+        from attractor_ae.deploy.attractors import find_attractors
+        from attractor_ae.reporting.attractors import attractor_table
+
+        with terminal_reporter() as reporter:
+            shared = {"data_root": data_root, "reporter": reporter}
+            found = find_attractors(source, folder, images or (), **shared)
+        out.print(attractor_table(found))
+        for path in sorted(folder.iterdir()):
+            if path.suffix in {".png", ".gif", ".json"}:
+                say(str(path))
 
 
 def _line(verdict: "Verdict", parts: bool) -> str:

@@ -40,7 +40,8 @@ class Standardised(Pixels):
 
     def points(self, x: Images) -> Images:
         """Return images or reconstructions, each standardised over all its pixels and channels."""
-        centred = x.float() - _mean(x.float())
+        x = x if x.dtype == torch.float64 else x.float()
+        centred = x - _mean(x)
         # An image of one grey level stays so.
         deviation = _mean(centred.square()).clamp_min(_LEAST_CONTRAST**2).sqrt()
         return 0.5 + 0.25 * centred / deviation
