@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data.decode import displayed, image_suffixes
+from attractor_ae.data.decode import displayed, image_suffixes, recognised
 from attractor_ae.data.sources.own_files import TABLES, in_table
 
 STREAM = "-"
@@ -20,8 +20,8 @@ def image_paths(
     """Yield the paths of images, each once.
 
     Args:
-        sources: Folders, which are searched recursively for files with the suffix of an image
-            format, in the order of their names; files; patterns such as ``new/*.jpg``; tables
+        sources: Folders, which are searched recursively for images, as for training, in
+            the order of their names; files; patterns such as ``new/*.jpg``; tables
             (``.csv``, ``.tsv``, ``.parquet``) with a column ``path``, relative to the table's
             folder; ``-`` for one path per line from ``stream``.
         stream: By default standard input.
@@ -45,8 +45,10 @@ def image_paths(
             )
 
 
-def _paths_of(source: str, stream: Iterable[str]) -> Iterator[str]:
+def _paths_of(source: str, stream: Iterable[str] | None) -> Iterator[str]:
     if source == STREAM:
+        if stream is None:
+            raise AttractorError("standard input is closed; give paths, or a stream of paths")
         yield from filter(None, (line.rstrip("\r\n") for line in stream))
     elif os.path.isdir(source):  # noqa: PTH112  text, as there may be many
         yield from _in_folder(source)
@@ -72,8 +74,10 @@ def _in_folder(top: str) -> Iterator[str]:
     visited = {os.path.realpath(top)}
     for folder, inner, files in os.walk(top, followlinks=True):
         for name in sorted(files):
-            if name.lower().endswith(suffixes) and not name.startswith("."):
-                yield os.path.join(folder, name)  # noqa: PTH118
+            path = os.path.join(folder, name)  # noqa: PTH118
+            image = name.lower().endswith(suffixes) or recognised(path) is not None
+            if image and not name.startswith("."):
+                yield path
         inner.sort()
         for name in list(inner):  # a symbolic link may lead to a folder that was visited
             place = os.path.realpath(os.path.join(folder, name))  # noqa: PTH118
