@@ -1,6 +1,8 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -13,6 +15,7 @@ from attractor_ae._files import (
     atomic_path,
     file_name,
     load_weights,
+    one_writer,
     read_tensors,
     remove_leftovers,
     write_json,
@@ -199,3 +202,43 @@ def test_a_pickle_is_not_opened(tmp_path):
 def test_weights_of_another_model_are_named(tmp_path):
     with pytest.raises(AttractorError, match="does not contain the weights of this model"):
         load_weights(torch.nn.Linear(2, 2), {"weight": torch.zeros(3, 2)}, tmp_path / "w")
+
+
+def test_a_link_stays_a_link(tmp_path):
+    """Also one to a file that does not exist yet."""
+    link, target = tmp_path / "link.csv", tmp_path / "deep" / "target.csv"
+    link.symlink_to(target)
+    for text in ("new", "newer"):
+        write_text(link, text)
+        assert link.is_symlink()
+        assert target.read_text() == text
+    assert [path.name for path in target.parent.iterdir()] == [target.name]
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no flock")
+@pytest.mark.parametrize("make", [os.mkdir, lambda path: path.touch()])
+def test_one_process_writes_at_a_time(tmp_path, make):
+    path = tmp_path / "there"
+    make(path)
+    other = "import fcntl, os, sys; f = os.open(sys.argv[1], os.O_RDONLY); "
+    other += "fcntl.flock(f, fcntl.LOCK_EX); print(flush=True); sys.stdin.read()"
+    command = [sys.executable, "-c", other, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        process.stdout.readline()
+        with pytest.raises(AttractorError, match="another process"), one_writer(path):
+            raise AssertionError
+        process.kill()
+    with one_writer(path):
+        pass
+    with pytest.raises(AttractorError, match="cannot be written"), one_writer(tmp_path / "none"):
+        raise AssertionError
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no flock")
+def test_a_file_system_without_locks(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+    with one_writer(tmp_path):
+        (tmp_path / "x").touch()

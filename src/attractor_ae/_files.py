@@ -38,18 +38,19 @@ _NO_DIGEST = f"{_DIGEST}:{'0' * 64}"
 def atomic_path(path: Path, remedy: str = "") -> Iterator[Path]:
     """Yield a temporary name in the folder of ``path``, and rename it when the block ends.
 
-    If the block fails, ``path`` stays as it was and the temporary file is removed. ``remedy`` ends
-    the message if the file cannot be written.
+    If the block fails, ``path`` stays as it was and the temporary file is removed. A link stays a
+    link. ``remedy`` ends the message if the file cannot be written.
     """
-    temporary = _temporary(path)
+    real = Path(os.path.realpath(path))
+    temporary = _temporary(real)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        real.parent.mkdir(parents=True, exist_ok=True)
         # Created with the permissions of the umask: some file systems refuse to change them.
         temporary.open("xb").close()
         yield temporary
         with temporary.open("rb+") as file:
             flush_to_disk(file)
-        temporary.replace(path)
+        temporary.replace(real)
     except OSError as error:
         raise cannot_write(path, error, remedy) from None
     finally:
@@ -68,6 +69,40 @@ def temporary_folder(path: Path, remedy: str = "") -> Iterator[Path]:
         raise cannot_write(path, error, remedy) from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextmanager
+def one_writer(path: Path) -> Iterator[None]:
+    """Lock an existing file or folder; a lock ends with its process, even if that is killed.
+
+    Not on Windows, nor on file systems without locks.
+
+    Raises:
+        AttractorError: If another process has locked it, or has replaced it.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    try:
+        opened = os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            taken = not os.path.samestat(os.fstat(opened), path.stat())
+        except OSError as error:
+            taken = error.errno in (errno.EWOULDBLOCK, errno.ENOENT)
+        if taken:
+            raise AttractorError(
+                f"{path}: another process is writing there; wait until it has ended, or choose "
+                "another --out"
+            )
+        yield
+    finally:
+        os.close(opened)
 
 
 def remove_leftovers(folder: Path, seconds: float = 0, name: str = "") -> None:
@@ -123,8 +158,13 @@ def file_name(label: str) -> str:
 
 def cannot_write(path: Path, error: OSError, remedy: str = "") -> AttractorError:
     """Return the error for a path that cannot be written."""
-    remedy = remedy or _REMEDIES.get(error.errno or 0, _REMEDY)
+    remedy = remedy or remedy_of(error, _REMEDY)
     return AttractorError(f"{path}: cannot be written ({error.strerror or error}); {remedy}")
+
+
+def remedy_of(error: OSError, default: str) -> str:
+    """Return what to do after an error in writing."""
+    return _REMEDIES.get(error.errno or 0, default)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -178,7 +218,8 @@ def read_tensors(
     from safetensors.torch import load
 
     if not os.path.isfile(path):  # noqa: PTH113 - returns False if access is denied
-        raise AttractorError(f"{path}: no such file; {remedy}")
+        problem = "is not a regular file" if os.path.lexists(path) else "no such file"
+        raise AttractorError(f"{path}: {problem}; {remedy}")
     try:
         data = path.read_bytes()
         end = 8 + int.from_bytes(data[:8], "little")

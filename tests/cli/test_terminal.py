@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,10 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from attractor_ae import EvaluationResult, ExperimentConfig, ImageSet
+from attractor_ae.__main__ import main
 from attractor_ae.cli._terminal import out, terminal_reporter
 from attractor_ae.cli.experiments import _named_outs
 from attractor_ae.experiment.config import override
 
+FULL = Path("/dev/full")
 NAME = "[lr=1e-3] v1 [/x] :smile: Bäume"
 
 
@@ -39,6 +42,26 @@ def run(*arguments, **environment):
         capture_output=True,
         env={**os.environ, "COLUMNS": "200", "PYTHONUTF8": "0", **environment},
     )
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="no such device")
+def test_output_that_cannot_be_written_is_one_line():
+    command = [sys.executable, "-m", "attractor_ae", "data", "list"]
+    with FULL.open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "output: No space left on device; free space" in done.stderr
+
+
+def test_ctrl_c_while_the_command_line_is_imported(monkeypatch):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.delitem(sys.modules, "attractor_ae.cli")
+    monkeypatch.setattr(sys, "meta_path", [type("", (), {"find_spec": interrupt})])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 130
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "cp1252", "ascii", "shift_jis"])

@@ -2,6 +2,7 @@ import io
 import os
 import struct
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,10 @@ from attractor_ae.data.decode import (
     ImageFormat,
     UndecodableError,
     decode,
+    decode_quietly,
     displayed,
     image_suffixes,
+    without_warnings,
 )
 
 PLAIN = ImageFormat()
@@ -100,10 +103,24 @@ def test_floating_point_in_0_to_1():
     )
 
 
-@pytest.mark.parametrize("levels", [[[0.0, 1.5]], [[np.nan, 0.5]], [[-0.1, 0.5]]])
+@pytest.mark.parametrize("levels", [[[0.0, 1.5]], [[-0.1, 0.5]]])
 def test_floating_point_of_another_range_is_refused(levels):
     with pytest.raises(UndecodableError, match=r"grey levels .*, expected 0\.\.1"):
         decode(Image.fromarray(np.array(levels, dtype=np.float32)), PLAIN)
+
+
+def test_grey_levels_that_are_no_numbers_are_called_that():
+    for levels in ([[np.nan, 0.5]], [[0.5, -np.inf]]):
+        with pytest.raises(UndecodableError, match="NaN or infinite"):
+            decode(Image.fromarray(np.array(levels, dtype=np.float32)), ImageFormat(16))
+
+
+@pytest.mark.parametrize("name", ["x.svg", "x.NEF"])
+def test_raw_photographs_are_refused_by_name(tmp_path, name):
+    """Not decoded as the preview that Pillow finds in them."""
+    Image.new("L", (9, 9)).save(tmp_path / name, "TIFF")
+    with pytest.raises(UndecodableError, match="not read; convert"):
+        decode(tmp_path / name, ImageFormat(16))
 
 
 def test_integers_beyond_16_bits_are_refused():
@@ -350,6 +367,16 @@ def test_what_libtiff_says_is_part_of_the_reason(capfd, compression):
     assert any(word in " ".join(reasons) for word in ("Decode", "TIFF", "JPEG", "LZW"))
     os.write(2, b"standard error is as before")
     assert capfd.readouterr().err == "standard error is as before"
+
+
+def test_threads_that_read_tiffs_keep_standard_error(capfd, tmp_path):
+    """Each redirects it; the last one must not restore what another one had redirected."""
+    images = np.random.default_rng(0).integers(0, 256, (200, 200, 3), dtype=np.uint8)
+    Image.fromarray(images).save(tmp_path / "1.tif", compression="tiff_lzw")
+    with without_warnings(), ThreadPoolExecutor(4) as pool:
+        list(pool.map(lambda _: decode_quietly(tmp_path / "1.tif", ImageFormat(16)), range(100)))
+    os.write(2, b"still here")
+    assert capfd.readouterr().err == "still here"
 
 
 def test_suffixes_are_those_of_what_is_read():

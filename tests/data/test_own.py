@@ -394,3 +394,12 @@ def test_an_empty_folder_of_a_split_is_one(tmp_path):
     source = find_images(tmp_path)
     assert source.classes == ()
     assert list(source.splits) == ["train", "all"]
+
+
+def test_a_class_without_images_is_noted(animals, load):
+    """It would vanish without a word."""
+    (animals / "cow" / "deep").mkdir(parents=True)
+    reporter = Notes()
+    assert load(animals, reporter=reporter).classes == ("10", "cat", "dog")
+    (line,) = (line for line in reporter.lines if "not classes" in line)
+    assert str(animals / "cow") in line

@@ -1,3 +1,6 @@
+import gzip
+import zipfile
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -134,3 +137,35 @@ def test_truncated_arrays(tmp_path, load, cut, suffix):
     path.write_bytes(path.read_bytes()[:-cut])
     with pytest.raises(AttractorError):
         load(path)
+
+
+def test_an_archive_of_other_files(tmp_path, load):
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        archive.writestr("images", "text")
+    with pytest.raises(AttractorError, match="not an array"):
+        load(tmp_path / "x.npz")
+
+
+def test_only_python_objects_are_called_that(tmp_path, load):
+    np.save(tmp_path / "x.npy", np.array([{}]), allow_pickle=True)
+    (tmp_path / "y.npy").write_bytes(gzip.compress(b"an array"))
+    for name, reason in (("x", "can run code"), ("y", "not a file of NumPy")):
+        with pytest.raises(AttractorError, match=reason):
+            load(tmp_path / f"{name}.npy")
+
+
+def test_nan_is_called_that(tmp_path, load):
+    for value in (np.nan, np.inf):
+        images = np.zeros((2, 16, 16))
+        images[1, 2, 3] = value
+        np.save(tmp_path / "x.npy", images)
+        with pytest.raises(AttractorError, match="image 1 has NaN or infinite"):
+            load(tmp_path / "x.npy")
+
+
+def test_a_shape_that_no_file_can_have(tmp_path, load):
+    head = "{'descr': '|u1', 'fortran_order': False, 'shape': (9223372036854775807, 64, 64), }"
+    head = head.ljust(117) + "\n"
+    (tmp_path / "x.npy").write_bytes(b"\x93NUMPY\1\0" + b"\x76\0" + head.encode() + bytes(99))
+    with pytest.raises(AttractorError, match="cannot be read"):
+        load(tmp_path / "x.npy")

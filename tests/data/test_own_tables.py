@@ -219,3 +219,27 @@ def test_what_cannot_be_read_is_one_line(tmp_path, load, name, write, where):
     assert len(str(caught.value).splitlines()) == 1
     assert name in str(caught.value)
     assert where in str(caught.value)
+
+
+def test_labels_of_another_encoding_are_refused(tmp_path, load):
+    """As spreadsheets save "CSV" on Windows: they would become other names."""
+    draw(tmp_path / "1.png", 9)
+    (tmp_path / "x.csv").write_bytes("path;label\n1.png;été\n".encode("cp1252"))
+    with pytest.raises(AttractorError, match=r"line 2.*\\xe9t.* not UTF-8"):
+        load(tmp_path / "x.csv")
+
+
+@pytest.mark.parametrize("columns", ["path,label,Label", "path,path,label", "path,split,split"])
+def test_repeated_columns_are_refused(tmp_path, load, columns):
+    draw(tmp_path / "1.png", 9)
+    (tmp_path / "x.csv").write_text(f"{columns}\n1.png,1.png,b\n")
+    with pytest.raises(AttractorError, match="several columns"):
+        load(tmp_path / "x.csv")
+
+
+def test_lists_are_not_labels(tmp_path, load):
+    draw(tmp_path / "1.png", 9)
+    table = pyarrow.table({"path": ["1.png"], "label": [["cat", "dog"]]})
+    pyarrow.parquet.write_table(table, tmp_path / "x.parquet")
+    with pytest.raises(AttractorError, match="'label' has lists"):
+        load(tmp_path / "x.parquet")

@@ -128,16 +128,16 @@ def test_unknown_factors_are_one_line(tmp_path):
     with pytest.raises(
         AttractorError, match=r"'sviro_uncertainty': 'depth'; known: sharan, sharan/rgb$"
     ):
-        find_dataset("sviro_uncertainty", tmp_path).status("depth")
+        find_dataset("sviro_uncertainty", tmp_path).check_present("train-adults", "depth")
     with pytest.raises(AttractorError, match=r"^data set 'mnist' has no variants, .* 'red'"):
         read("mnist", "train", tmp_path, factor="red")
 
 
-def test_status_looks_at_the_wanted_car(tmp_path):
+def test_the_wanted_car_is_looked_for(tmp_path):
     write_sviro(tmp_path, "zoe")
     write_sviro(tmp_path, "zoe", "test")
     assert not find_dataset("sviro", tmp_path).status().present
-    assert find_dataset("sviro", tmp_path).status("zoe").present
+    find_dataset("sviro", tmp_path).check_present("train", "zoe")
     with pytest.raises(AttractorError, match=f"^data set 'sviro' needs {tmp_path}/sviro/tesla/tr"):
         read("sviro", "train", tmp_path)
 

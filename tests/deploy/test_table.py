@@ -92,6 +92,32 @@ def test_a_complete_file_is_kept(shared_model, folder, tmp_path):
     assert len(read_csv(out)) == 63
 
 
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no flock")
+def test_two_calls_do_not_write_the_same_file(shared_model, folder, tmp_path):
+    """The second would repeat the rows of the first, or lose them."""
+    out = tmp_path / "v.csv"
+
+    class Second(Reporter):
+        tried = 0
+
+        def progress(self, *_):
+            if not self.tried:
+                self.tried = 1
+                with pytest.raises(AttractorError, match="another process"):
+                    score_to_file(shared_model, [folder], out)
+
+    reporter = Second()
+    score_to_file(shared_model, [folder], out, reporter=reporter)
+    assert reporter.tried
+    assert len(read_csv(out)) == 63
+
+
+def test_a_closed_standard_input(monkeypatch):
+    monkeypatch.setattr(sys, "stdin", None)
+    with pytest.raises(AttractorError, match="closed"):
+        list(image_paths(["-"]))
+
+
 class Stop(Reporter):
     """Interrupts after a number of images."""
 
@@ -426,6 +452,7 @@ def test_calibrate_and_evaluate(file, folder, small_digits, tmp_path):
     others = small_digits[2]
     for label in range(10):
         write_images(tmp_path / "more" / str(label), others.images[others.labels == label])
+    (tmp_path / "more" / "0" / "torn.png").touch()  # is left out
     better = tmp_path / "better.model"
     result = invoke("calibrate", file, tmp_path / "more", "--out", better, "--alpha", 0.1)
     assert result.exit_code == 0, result.output

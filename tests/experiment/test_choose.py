@@ -121,3 +121,15 @@ def test_features_must_be_better_by_more_than_the_standard_error():
     assert not features_are_better(0.6, 0.5, 48)
     assert not features_are_better(1.0, 239 / 240, 240)  # one image more
     assert features_are_better(1.0, 230 / 240, 240)
+
+
+@pytest.mark.parametrize("there", ["a/1.png", ""])
+def test_a_folder_of_other_files_is_refused_before_the_training(folder, tmp_path, there):
+    """Also a file; there is nothing next to it afterwards."""
+    target = tmp_path / "run"
+    path = target / there
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.touch()
+    with pytest.raises(AttractorError, match="not a run folder"):
+        train(folder, target)
+    assert list(tmp_path.iterdir()) == [target]

@@ -1,3 +1,4 @@
+import os
 import subprocess
 
 import pytest
@@ -6,7 +7,7 @@ import torch
 from attractor_ae import ExperimentConfig, Run
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import write_tensors, write_text
-from attractor_ae.experiment.run import environment
+from attractor_ae.experiment.run import claimed, environment
 
 
 @pytest.fixture
@@ -48,3 +49,17 @@ def test_the_environment_names_versions_and_revision():
     revision = made["git_revision"]
     if head.returncode == 0 and revision is not None:
         assert revision.startswith(head.stdout.strip())
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no flock")
+def test_a_run_folder_has_one_process(tmp_path):
+    """It stays only if something is in it, or was there before."""
+    (tmp_path / "old").mkdir()
+    for name, left in (("new", False), ("old", True)):
+        run = Run(tmp_path / name)
+        with claimed(run), pytest.raises(AttractorError, match="another process"), claimed(run):
+            raise AssertionError
+        assert run.path.exists() is left
+    with claimed(Run(tmp_path / "new")):
+        (tmp_path / "new" / "x").touch()
+    assert (tmp_path / "new" / "x").exists()

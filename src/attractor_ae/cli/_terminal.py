@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
 from attractor_ae._errors import AttractorError, quoted_command
+from attractor_ae._files import remedy_of
 from attractor_ae._reporter import Reporter, duration
 
 # Names may contain square brackets and colons, which rich would read as markup and emoji.
@@ -52,9 +53,9 @@ def one_line_errors(*, continues: bool = False, resume: str = "", hint: str = ""
         complain(f"error: {error}", style="red")
         sys.exit(2)
     except OSError as error:  # e.g. a path that is too long, or without permission
-        what = f"{error.filename}: " if error.filename else ""
-        reason = error.strerror or error
-        complain(f"error: {what}{reason}; check the path and its permissions", style="red")
+        what = error.filename or "output"
+        remedy = remedy_of(error, "check the path and its permissions")
+        complain(f"error: {what}: {error.strerror or error}; {remedy}", style="red")
         sys.exit(2)
     except KeyboardInterrupt:
         if continues:

@@ -59,11 +59,16 @@ class BrokenFilesError(AttractorError):
     def __init__(self, where: str, broken: Sequence[Broken], count: int, max_broken: float) -> None:
         self.broken = tuple(broken)
         path, reason = broken[0]
-        allowed = f"more than {max_broken:.3g} of all" if len(broken) < count else "that is, all"
+        some = len(broken) < count
+        allowed = f"more than {max_broken:.3g} of all" if some else "that is, all"
+        remedy = "repair or remove them"
+        if some:
+            remedy += (
+                ", or allow a larger fraction: --max-broken, or dataset.max_broken in a config"
+            )
         super().__init__(
             f"{where}: {len(broken)} of {count} files cannot be used, {allowed}; the first is "
-            f"{path}: {reason}; repair or remove them, or allow a larger fraction: "
-            "--max-broken, or dataset.max_broken in a config"
+            f"{path}: {reason}; {remedy}"
         )
 
 

@@ -5,6 +5,7 @@ import io
 import os
 import stat
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -35,6 +36,8 @@ _OTHER_IMAGES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2",
 # Photographs that Pillow may not read; and text, so frequent next to images that it is not opened.
 _PHOTOGRAPHS = (".avif", ".heic", ".heif", ".hif", ".jxl")
 _TEXT = (".csv", ".html", ".json", ".md", ".py", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml")
+
+_STANDARD_ERROR = threading.Lock()
 
 _UNKNOWN = "is not an image of a known format"
 
@@ -252,22 +255,23 @@ def _unidentified(source: "Source") -> str:
 
 def _load_tiff(image: Image.Image) -> None:
     """Load a TIFF; what libtiff writes to standard error becomes part of the error."""
-    try:
-        terminal = os.dup(2)
-    except OSError:  # a process without standard error
-        image.load()
-        return
-    with tempfile.TemporaryFile() as file:
-        os.dup2(file.fileno(), 2)
+    with _STANDARD_ERROR:  # one thread at a time redirects it
         try:
+            terminal = os.dup(2)
+        except OSError:  # a process without standard error
             image.load()
-        except Exception as error:
-            file.seek(0)
-            words = file.read(2000).decode(errors="replace")
-            raise ValueError(f"{str(error) or type(error).__name__} {words}") from None
-        finally:
-            os.dup2(terminal, 2)
-            os.close(terminal)
+            return
+        with tempfile.TemporaryFile() as file:
+            os.dup2(file.fileno(), 2)
+            try:
+                image.load()
+            except Exception as error:
+                file.seek(0)
+                words = file.read(2000).decode(errors="replace")
+                raise ValueError(f"{str(error) or type(error).__name__} {words}") from None
+            finally:
+                os.dup2(terminal, 2)
+                os.close(terminal)
 
 
 def _decode(source: Source, form: ImageFormat) -> NDArray[np.uint8]:
@@ -324,9 +328,11 @@ def _prepared(image: Image.Image, form: ImageFormat) -> NDArray[np.uint8]:
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
     """Scale grey levels of more than 8 bits to 8 bits."""
     levels = np.asarray(image)
+    if not np.isfinite(levels).all():
+        raise ValueError("has NaN or infinite grey levels")
     low, high = levels.min(), levels.max()
     if image.mode == "F":
-        if not 0 <= low <= high <= 1:  # also refuses NaN
+        if not 0 <= low <= high <= 1:
             raise ValueError(f"has grey levels {low}..{high}, expected 0..1 in floating point")
         return np.round(levels * 255).astype(np.uint8)
     # Pillow opens some 16-bit files in the 32-bit mode "I".

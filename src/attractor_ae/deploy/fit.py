@@ -37,7 +37,7 @@ from attractor_ae.experiment.config import DatasetConfig, ExperimentConfig
 from attractor_ae.experiment.fit import fit_detector
 from attractor_ae.experiment.plan import image_format
 from attractor_ae.experiment.presets import preset
-from attractor_ae.experiment.run import Run, environment
+from attractor_ae.experiment.run import Run, claimed, environment
 from attractor_ae.reporting.report import save_report
 from attractor_ae.training import train, training_part, with_features
 
@@ -168,19 +168,22 @@ def fit_model(
         return train(config, found, place, augmentation=kind, resume=resume, reporter=reporter)
 
     key = hashlib.sha256(f"{experiment} {of_features} {images.digest}".encode()).hexdigest()[:12]
-    work = out.parent / f".{out.name}.training" / key
+    work = Run(out.parent / f".{out.name}.training")
     shared_by_both = {"data_root": data_root, "resume": True, "reporter": reporter}
-    if both:
-        run = run_chosen_training(
-            experiment, work, overrides=of_features, training=training, **shared_by_both
-        )
-    else:
-        run = training(experiment, work, **shared_by_both)
-    facts = {"audit": findings.lines()}
-    model = _made(run, dataset, split, test, alpha, facts, reporter)
-    model.bundle = bundle
-    _write(model, out)
-    shutil.rmtree(work.parent, ignore_errors=True)
+    with claimed(work):
+        _free(out, again)  # another process may have ended
+        place = work.path / key
+        if both:
+            run = run_chosen_training(
+                experiment, place, overrides=of_features, training=training, **shared_by_both
+            )
+        else:
+            run = training(experiment, place, **shared_by_both)
+        facts = {"audit": findings.lines()}
+        model = _made(run, dataset, split, test, alpha, facts, reporter)
+        model.bundle = bundle
+        _write(model, out)
+        shutil.rmtree(work.path, ignore_errors=True)
     return model
 
 
@@ -245,7 +248,8 @@ def recalibrate(
     model = load_model(file)
     dataset = find_dataset(_name(folder))
     split = ALL if ALL in dataset.info.splits else dataset.info.test_split
-    images = dataset.load(split, Wanted(image_format=model.image_format, reporter=reporter))
+    wanted = Wanted(image_format=model.image_format, max_broken=1.0, reporter=reporter)
+    images = dataset.load(split, wanted)
     made = model.calibrated(images, alpha)
     made.facts.pop("evaluation", None)  # of the old threshold
     _write(made, out)

@@ -74,8 +74,10 @@ def counted(
         yield map(json.loads, file), count
 
 
-def _paths_of(source: str, stream: Iterable[str], reporter: Reporter) -> Iterator[str]:
+def _paths_of(source: str, stream: Iterable[str] | None, reporter: Reporter) -> Iterator[str]:
     if source == STREAM:
+        if stream is None:
+            raise AttractorError("standard input is closed; give paths, or a stream of paths")
         yield from filter(None, (line.rstrip("\r\n") for line in stream))
     elif os.path.isdir(source):  # noqa: PTH112  text, as there may be many
         yield from _in_folder(source, reporter)

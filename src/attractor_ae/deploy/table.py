@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from attractor_ae._errors import AttractorError, optional_package
-from attractor_ae._files import atomic_path, cannot_write, remove_leftovers
+from attractor_ae._files import atomic_path, cannot_write, one_writer, remove_leftovers
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import first_drift
 from attractor_ae.data.decode import displayed
@@ -119,56 +119,69 @@ def score_to_file(
         "sources": [str(source) for source in sources],
     }
     part = out.with_name(f"{out.name}.part")
-    done = _resumed(part, settings)
-    remove_leftovers(out.parent, name=out.name)
-    if done:
-        reporter.note(f"{part}: continuing after {done} images")
-    seen = {hash(row["path"]) for row in _rows(part)}  # hashes, as there may be many
-    notes = reporter
     try:
-        with part.open("a", encoding="utf-8") as file, scoring(model, backend, scheduler) as chunks:
-            while True:
-                paths = image_paths(sources, empty=bool(watch), reporter=notes)
-                paths, notes = _arrived(paths, seen, watch), SILENT
-                with nullcontext((paths, None)) if watch else counted(sources, paths) as (new, n):
-                    verdicts = model.score_paths(
-                        new,
-                        None if n is None else n + done,
-                        alpha=alpha,
-                        per_class=per_class,
-                        trials=trials,
-                        done=len(seen) if watch else done,
-                        reporter=reporter,
-                        score_chunks=chunks,
-                    )
-                    while chunk := list(itertools.islice(verdicts, CHUNK)):
-                        file.writelines(json.dumps(verdict.row(parts)) + "\n" for verdict in chunk)
-                        file.flush()
-                        seen.update(hash(verdict.path) for verdict in chunk if watch)
-                if watch is None:
-                    break
-                time.sleep(watch)
-    except KeyboardInterrupt:
-        if watch is None:
-            raise
+        part.parent.mkdir(parents=True, exist_ok=True)
+        part.touch()
     except OSError as error:
         raise cannot_write(part, error) from None
-    columns = [*COLUMNS, *(part_column(name) for name in model.ood.components if parts)]
+    with one_writer(part):
+        done = _resumed(part, settings)
+        remove_leftovers(out.parent, name=out.name)
+        if done:
+            reporter.note(f"{part}: continuing after {done} images")
+        seen = {hash(row["path"]) for row in _rows(part)}  # hashes, as there may be many
+        notes = reporter
+        try:
+            with (
+                part.open("a", encoding="utf-8") as file,
+                scoring(model, backend, scheduler) as chunks,
+            ):
+                while True:
+                    paths = image_paths(sources, empty=bool(watch), reporter=notes)
+                    paths, notes = _arrived(paths, seen, watch), SILENT
+                    with (
+                        nullcontext((paths, None)) if watch else counted(sources, paths) as (new, n)
+                    ):
+                        verdicts = model.score_paths(
+                            new,
+                            None if n is None else n + done,
+                            alpha=alpha,
+                            per_class=per_class,
+                            trials=trials,
+                            done=len(seen) if watch else done,
+                            reporter=reporter,
+                            score_chunks=chunks,
+                        )
+                        while chunk := list(itertools.islice(verdicts, CHUNK)):
+                            file.writelines(
+                                json.dumps(verdict.row(parts)) + "\n" for verdict in chunk
+                            )
+                            file.flush()
+                            seen.update(hash(verdict.path) for verdict in chunk if watch)
+                    if watch is None:
+                        break
+                    time.sleep(watch)
+        except KeyboardInterrupt:
+            if watch is None:
+                raise
+        except OSError as error:
+            raise cannot_write(part, error) from None
+        columns = [*COLUMNS, *(part_column(name) for name in model.ood.components if parts)]
 
-    def rows() -> Iterator[Row]:
-        return _rows(part)
+        def rows() -> Iterator[Row]:
+            return _rows(part)
 
-    if fdr is not None:
-        rows = _controlled(rows, fdr, model.calibration_images, reporter)
-    if drift:
-        reporter.note(_drift(model, part))
-    if copy_unknown is not None:
-        _copy((row["path"] for row in rows() if row["verdict"] == UNKNOWN), Path(copy_unknown))
-    counts: dict[str, int] = dict.fromkeys((KNOWN, UNKNOWN, UNSCORED), 0)
-    with atomic_path(out) as temporary:
-        write(temporary, columns, _counted(rows(), counts))
-    part.unlink()
-    return Summary(*counts.values())
+        if fdr is not None:
+            rows = _controlled(rows, fdr, model.calibration_images, reporter)
+        if drift:
+            reporter.note(_drift(model, part))
+        if copy_unknown is not None:
+            _copy((row["path"] for row in rows() if row["verdict"] == UNKNOWN), Path(copy_unknown))
+        counts: dict[str, int] = dict.fromkeys((KNOWN, UNKNOWN, UNSCORED), 0)
+        with atomic_path(out) as temporary:
+            write(temporary, columns, _counted(rows(), counts))
+        part.unlink()
+        return Summary(*counts.values())
 
 
 def _resumed(part: Path, settings: Mapping[str, Any]) -> int:
@@ -179,8 +192,7 @@ def _resumed(part: Path, settings: Mapping[str, Any]) -> int:
     """
     first = json.dumps(settings) + "\n"
     try:
-        part.parent.mkdir(parents=True, exist_ok=True)
-        if not part.exists() or not part.stat().st_size:
+        if not part.stat().st_size:
             part.write_text(first, encoding="utf-8")
             return 0
         with part.open("rb+") as file:

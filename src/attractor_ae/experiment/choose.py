@@ -9,7 +9,7 @@ from pathlib import Path
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.presets import preset
-from attractor_ae.experiment.run import Run
+from attractor_ae.experiment.run import Run, check_claim
 from attractor_ae.experiment.suites import as_overrides
 from attractor_ae.experiment.train import run_training
 
@@ -68,6 +68,7 @@ def run_chosen_training(
         return training(
             _config(experiment, overrides) if features else experiment, folder, **shared
         )
+    check_claim(kept, experiment, resume)
     if not experiment.dataset.calibration_fraction:  # nothing to choose by
         return training(experiment, folder, **shared)
     if not features_are_installed():

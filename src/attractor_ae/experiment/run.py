@@ -15,13 +15,15 @@ RUN/
 import json
 import platform
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from attractor_ae._errors import AttractorError, quoted_command
-from attractor_ae._files import cannot_write
+from attractor_ae._files import cannot_write, one_writer
 from attractor_ae.experiment.config import ExperimentConfig
 
 
@@ -110,6 +112,23 @@ class Run:
             raise cannot_write(self.log_file, error) from None
 
 
+@contextmanager
+def claimed(run: Run) -> Iterator[None]:
+    """Create the run folder for this process alone; a new one is removed if it stays empty."""
+    made = not run.path.exists()
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(run.path, error) from None
+    try:
+        with one_writer(run.path):
+            yield
+    finally:
+        if made:
+            with suppress(OSError):
+                run.path.rmdir()
+
+
 # Keys that may change when a run is resumed: the weights do not depend on them.
 _FREE_ON_RESUME = {"training": {"gpu", "device", "frequency", "checkpoint_interval"}}
 
@@ -119,6 +138,11 @@ def check_claim(run: Run, config: ExperimentConfig, resume: bool) -> bool:
 
     A training that ended before its first checkpoint starts again.
     """
+    there = {path.name for path in run.path.glob("[!.]*")}
+    if run.path.is_file() or (there and there.isdisjoint(path.name for path in vars(run).values())):
+        raise AttractorError(
+            f"{run.path}: is not a run folder, and not empty; choose another folder with --out"
+        )
     if not (run.finished or run.checkpoint_file.exists()):
         return False
     if not resume:

@@ -22,7 +22,7 @@ from attractor_ae.data import ImageSet
 from attractor_ae.data.augmentation import Augmentation, shifted
 from attractor_ae.data.info import AugmentationKind
 from attractor_ae.experiment.config import ExperimentConfig
-from attractor_ae.experiment.run import Run, check_claim, environment
+from attractor_ae.experiment.run import Run, check_claim, claimed, environment
 from attractor_ae.training.checkpoint import Checkpoint
 from attractor_ae.training.features import with_features
 from attractor_ae.training.history import Epoch, history_text, read_history
@@ -79,6 +79,18 @@ def train(
         KeyboardInterrupt: On Ctrl-C, after a checkpoint of the last finished epoch.
     """
     run = Run(Path(folder))
+    with claimed(run):
+        return _train(run, config, images, augmentation, resume, reporter)
+
+
+def _train(
+    run: Run,
+    config: ExperimentConfig,
+    images: ImageSet,
+    augmentation: AugmentationKind | None,
+    resume: bool,
+    reporter: Reporter,
+) -> Run:
     images, kept = training_part(config, with_features(config, images, reporter))
     check_trainable(config, images)
     started = check_claim(run, config, resume)

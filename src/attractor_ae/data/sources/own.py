@@ -260,6 +260,16 @@ def _in_folder(root: Path) -> Found:
     rows.sort(key=lambda row: (row[0] != "train", row[0] != "test", row[0]))
     splits, labels, paths = zip(*rows, strict=True) if rows else ((), (), ())
     broken, others = tuple(dict.fromkeys(unusable)), tuple(ignored)
-    note = f"hidden folders are not read: {displayed(min(hidden))}" if hidden else ""
-    note += f" and {len(hidden) - 1} others" if hidden[1:] else ""
-    return Found(root, labels, splits, paths, None, broken, others, notes=(note,) if note else ())
+    found = {folders[: depth + 1] for folders, _ in images}
+    bare = {folders for folders in nested if len(folders) == depth + 1} - found
+    empty = [os.fspath(root.joinpath(*folders)) for folders in bare]
+    notes = _note("hidden folders are not read", hidden)
+    notes += _note("folders without images are not classes", empty)
+    return Found(root, labels, splits, paths, None, broken, others, notes=notes)
+
+
+def _note(what: str, paths: list[str]) -> tuple[str, ...]:
+    if not paths:
+        return ()
+    others = f" and {len(paths) - 1} others" if paths[1:] else ""
+    return (f"{what}: {displayed(min(paths))}{others}",)

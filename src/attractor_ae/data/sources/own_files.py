@@ -30,6 +30,7 @@ TABLES = (".csv", ".tsv", ".parquet")
 ARRAYS = (".npz", ".npy")
 
 _DELIMITERS = ",;\t|"
+_BYTES = re.compile("[\udc80-\udcff]")  # that are not UTF-8
 
 _SPLITS = {"training": "train", "testing": "test", "valid": "val", "validation": "val"}
 _SPLITS |= {name: name for name in _SPLITS.values()}
@@ -153,6 +154,12 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
                     f"expected {len(names)}; repair the line"
                 )
             path, label, split = ("" if i is None else row[i].strip() for i in wanted)
+            # Bytes in a path may be those of the file; labels alone are of another encoding.
+            if _BYTES.search(label + split) and not _BYTES.search(path):
+                raise AttractorError(
+                    f"{displayed(table)}, line {above + rows.line_num}: {displayed(label + split)} "
+                    "is not UTF-8; save the table as CSV in UTF-8"
+                )
             yield f"line {above + rows.line_num}", path, label, split
     except csv.Error as error:
         raise AttractorError(f"{displayed(table)}: is not a table ({error}); repair it") from None
@@ -166,6 +173,15 @@ def _parquet_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
     try:
         read = parquet.read_table(table, partitioning=None)
         wanted = _columns(table, [name.strip().lower() for name in read.column_names])
+        if nested := [
+            read.column_names[i]
+            for i in wanted
+            if i is not None and arrow.types.is_nested(read.column(i).type)
+        ]:
+            raise AttractorError(
+                f"{displayed(table)}: the column {nested[0]!r} has lists; give one text or number "
+                "per row"
+            )
         columns = [None if i is None else read.column(i).to_pylist() for i in wanted]
     except (OSError, arrow.ArrowException, ValueError) as error:
         reason = displayed(" ".join(str(error).split()))[:200]
@@ -194,6 +210,9 @@ def _columns(table: Path, names: list[str]) -> tuple[int | None, ...]:
             f"{displayed(table)}: has no column 'path'; its first line must name the columns "
             "path,label or path,label,split"
         )
+    for name in ("path", "label", "split"):
+        if names.count(name) > 1:
+            raise AttractorError(f"{displayed(table)}: has several columns {name!r}; keep one")
     return tuple(
         names.index(name) if name in names else None for name in ("path", "label", "split")
     )
@@ -205,15 +224,21 @@ def in_array(file: Path) -> Found:
     arrays: dict[str, NDArray[Any]] = {}
     try:
         if file.suffix.lower() == ".npy":
-            arrays["images"] = np.load(file, mmap_mode="r", allow_pickle=False)
+            with np.errstate(over="ignore"):  # a shape that no file can have
+                arrays["images"] = np.load(file, mmap_mode="r", allow_pickle=False)
         else:  # opened here, as NumPy leaves a damaged archive open
             with file.open("rb") as opened, np.load(opened, allow_pickle=False) as loaded:
                 names = ("images", "labels", "classes", "split")
                 arrays = {name: loaded[name] for name in names if name in loaded.files}
+            for name, array in arrays.items():
+                if not isinstance(array, np.ndarray):  # another file of the archive
+                    raise TypeError(f"{name} is not an array")
     # A damaged file makes NumPy and zipfile fail in many ways.
     except Exception as error:
         reason = displayed(" ".join(str(error).split()))[:200]
-        if "allow_pickle" in reason:
+        if "contains pickled" in reason:  # NumPy takes every other file for Python objects
+            reason = "it is not a file of NumPy, or consists of Python objects"
+        elif "allow_pickle" in reason or "Python objects" in reason:
             reason = "it contains Python objects, which can run code and are not read"
         raise AttractorError(f"{where}: cannot be read ({reason}); save it again") from None
 
@@ -272,9 +297,11 @@ def array_images(found: Found, rows: NDArray[np.int64]) -> Iterator[NDArray[np.u
         values = np.asarray(found.images[row])
         if values.dtype.kind == "f":
             if not ((values >= 0) & (values <= 1)).all():  # also refuses NaN
+                shown = f"values {values.min()}..{values.max()}"
+                shown = shown if np.isfinite(values).all() else "NaN or infinite values"
                 raise AttractorError(
-                    f"{displayed(found.path)}: image {row} has values {values.min()}.."
-                    f"{values.max()}, floats must be in [0, 1]; rescale them, or save uint8"
+                    f"{displayed(found.path)}: image {row} has {shown}, floats must be in [0, 1]; "
+                    "rescale them, or save uint8"
                 )
             values = np.round(values * np.asarray(255, dtype=values.dtype))
         elif values.dtype.itemsize == 2:
