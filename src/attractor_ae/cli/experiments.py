@@ -45,6 +45,7 @@ def demo(
         _show(result, folder)
         say(f"Report: {folder / 'report.html'}")
         say(f"\nDone in {time.monotonic() - began:.0f} seconds.")
+        say(f"Next, with your own images: {quoted_command('fit', 'FOLDER', '--out', 'my.model')}")
 
 
 def train(
