@@ -106,7 +106,8 @@ def score_to_file(
         "fdr": fdr,
         "per_class": per_class,
         "parts": parts,
-        "sources": [str(source) for source in sources],
+        # The same relative path is another one in another working directory.
+        "sources": [[str(source), os.path.abspath(source)] for source in sources],  # noqa: PTH100
     }
     part = out.with_name(f"{out.name}.part")
     try:
