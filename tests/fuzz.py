@@ -7,6 +7,7 @@ process is an exception, as its moment depends on the machine.
 """
 
 import argparse
+import csv
 import dataclasses
 import os
 import random
@@ -23,10 +24,17 @@ from unittest.mock import patch
 import numpy as np
 from PIL import Image
 
-from attractor_ae import AttractorError, EvaluationResult, ExperimentConfig, load_detector
+from attractor_ae import (
+    AttractorError,
+    EvaluationResult,
+    ExperimentConfig,
+    load_detector,
+    load_model,
+)
 from attractor_ae._files import read_tensors
 from attractor_ae.cli import app
 from attractor_ae.data import ImageFormat, load
+from attractor_ae.data.decode import decode
 from attractor_ae.experiment.suites import read_suite
 
 FORM = ImageFormat(size=16)
@@ -40,6 +48,7 @@ SETTINGS = {
         "out_datasets": ["faces"],
     },
 }
+NUMBERS = ("probability", "confidence", "uncertainty", "ood_score", "p_value")
 WORDS = ["", "nan", "-1", "a", "b", "ü", "train", "TEST", "valid", '"', "'", "\0", "\r", "x" * 300]
 WORDS += ["1e999", "[", "{", "\ufeff", "../1.png", "9" * 30, "true", "=", "#", "\t", ";", "~0", "."]
 
@@ -116,6 +125,29 @@ class Rounds:
         check(self.process(*train).wait() == 0, "the reference cannot be trained")
         self.seconds = time.perf_counter() - self.seconds
         check(invoked("evaluate", self.reference) == 0, "the reference cannot be evaluated")
+        self.digits = self.home / "digits"
+        digits = load("mnist5k", "train", per_class=200)
+        for i in np.flatnonzero(digits.labels < 2):
+            path = self.digits / str(digits.labels[i]) / f"{i}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(digits.images[i, 0]).save(path)
+        self.model, self.rows = self.home / "digits.model", self.home / "digits.csv"
+        self.fit_seconds = self.timed(*self.fit, "--out", self.model)
+        self.score_seconds = self.timed("score", self.model, self.digits, "--out", self.rows)
+
+    @property
+    def fit(self):
+        """A call that trains on pixels, for some seconds."""
+        settings = ("model.space=standardised", "training.device=cpu")
+        settings += ("training.epochs=40", "training.checkpoint_interval=2")
+        options = [word for setting in settings for word in ("--set", setting)]
+        return "fit", self.digits, "--size", 16, *options, "--again"
+
+    def timed(self, *arguments):
+        """Run a command, and return the seconds that it takes."""
+        start = time.perf_counter()
+        check(self.process(*arguments).wait() == 0, f"failed: {arguments}")
+        return time.perf_counter() - start
 
     def process(self, *arguments, **environment):
         """Start a command as a process of one thread."""
@@ -262,19 +294,67 @@ class Rounds:
             if name.startswith("detector"):
                 refused(lambda path=path: load_detector(path))
 
+    def model_files(self, rng, folder):
+        """One to three bytes changed, or the end cut: refused, by every command that reads it."""
+        data = bytearray(self.model.read_bytes())
+        for _ in range(rng.randrange(1, 4)):
+            # Half of them in the header, which is small.
+            place = rng.randrange(rng.choice([len(data), int.from_bytes(data[:8], "little") + 8]))
+            data[place] = (data[place] + rng.randrange(1, 256)) % 256
+        if rng.random() < 0.3:
+            data = self.model.read_bytes()[: rng.randrange(len(data))]
+        path = folder / "x.model"
+        path.write_bytes(data)
+        if bytes(data) != self.model.read_bytes():
+            check(refused(lambda: load_model(path)) is None, "a damaged model was read")
+        digits = self.digits / "0"
+        command = rng.choice(
+            [("score",), ("evaluate", "--known"), ("calibrate", "--out", folder / "y.model")]
+        )
+        code = invoked(command[0], path, *command[1:], digits)
+        check(code == 2 or bytes(data) == self.model.read_bytes(), f"{command[0]} read it")
+
+    def scored_images(self, rng, folder):
+        """Damaged images are unscored with a reason, and the rows of the others as before."""
+        with self.rows.open(newline="") as file:
+            known = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+        names = rng.sample(sorted(known), 6)
+        for name in names:
+            shutil.copyfile(known[name]["path"], folder / name)
+        for i in range(8):
+            form = rng.choice(FORMATS)
+            path = folder / f"n{i}{rng.choice(SUFFIXES)}"
+            self.digit(rng, folder, path.name, form)
+            path.write_bytes(damaged(path.read_bytes(), rng))
+        out = folder / "verdicts" / "v.csv"
+        check(invoked("score", self.model, folder, "--out", out) == 0, "not scored")
+        with out.open(newline="") as file:
+            rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+        for name in names:
+            numbers = [[row[key] for key in NUMBERS] for row in (rows[name], known[name])]
+            # Sums of other batches differ by rounding.
+            good = np.allclose(*(np.array(row, float) for row in numbers), atol=0.05)
+            check(good and rows[name]["verdict"] != "unscored", f"{name}: {numbers}")
+        for name in rows.keys() - set(names):
+            image = refused(lambda name=name: decode(folder / name, FORM))
+            unscored = rows[name]["verdict"] == "unscored"
+            check(unscored == (image is None), f"{name}: {rows[name]}")
+            check(unscored == bool(rows[name]["reason"]), f"{name}: {rows[name]}")
+
     # ---- processes that are killed
 
-    def killed(self, rng, folder, *arguments, **environment):
-        """Kill a command at a random moment, twice, and finish it."""
+    def killed(self, rng, folder, *arguments, last=None, **environment):
+        """Kill a command at a random moment, the ``last`` second at most, twice, and finish it."""
+        last = last or 0.7 * self.seconds
         for _ in range(2):
             process = self.process(*arguments, **environment)
             try:
-                process.wait(rng.uniform(0.2, 0.7) * self.seconds)
+                process.wait(rng.uniform(0.3, 1) * last)
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
             process.wait()
         check(self.process(*arguments, **environment).wait() == 0, f"not finished: {arguments}")
-        left = [path for path in folder.rglob(".*") if path.suffix == ".tmp"]
+        left = [path for path in folder.rglob("*") if path.suffix in {".tmp", ".part", ".training"}]
         check(not left, f"left: {left}")
 
     def killed_training(self, rng, folder):
@@ -298,9 +378,23 @@ class Rounds:
         fresh = load(str(folder / "x"), "all", cache=folder / "other")
         check(found.digest == fresh.digest, "other images")
 
+    def killed_fit(self, rng, folder):
+        command = (*self.fit, "--out", folder / "x.model")
+        self.killed(rng, folder, *command, last=self.fit_seconds)
+        self.same_tensors(folder / "x.model", self.model)
+
+    def killed_scoring(self, rng, folder):
+        out = folder / "v.csv"
+        command = ("score", self.model, self.digits, "--out", out, "--again")
+        self.killed(rng, folder, *command, last=self.score_seconds)
+        check(out.read_bytes() == self.rows.read_bytes(), "other rows")
+
+    def same_weights(self, run, other):
+        self.same_tensors(run / "weights.safetensors", other / "weights.safetensors")
+
     @staticmethod
-    def same_weights(run, other):
-        ours, theirs = (read_tensors(path / "weights.safetensors")[0] for path in (run, other))
+    def same_tensors(file, other):
+        ours, theirs = (read_tensors(path)[0] for path in (file, other))
         check(ours.keys() == theirs.keys(), "other tensors")
         for name, tensor in ours.items():
             check(tensor.equal(theirs[name]), f"{name} differs")
@@ -308,8 +402,8 @@ class Rounds:
 
 KINDS = (
     *("images_of_all_formats", "tables", "arrays", "configs") * 4,
-    *("run_folders", "detector_files") * 2,
-    *("killed_training", "killed_sweep", "killed_preparation"),
+    *("run_folders", "detector_files", "model_files", "scored_images") * 2,
+    *("killed_training", "killed_sweep", "killed_preparation", "killed_fit", "killed_scoring"),
 )
 """Names of the rounds; those that take seconds are rarer."""
 

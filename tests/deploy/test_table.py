@@ -130,6 +130,19 @@ class Stop(Reporter):
             raise KeyboardInterrupt
 
 
+def test_a_call_from_another_working_directory_does_not_continue(
+    shared_model, folder, tmp_path, monkeypatch
+):
+    """Other images may have the same relative paths."""
+    monkeypatch.chdir(folder)
+    with pytest.raises(KeyboardInterrupt):
+        score_to_file(shared_model, ["digits"], tmp_path / "v.csv", reporter=Stop(1))
+    shutil.copytree(folder / "digits", tmp_path / "digits")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(AttractorError, match="other images"):
+        score_to_file(shared_model, ["digits"], tmp_path / "v.csv")
+
+
 @pytest.mark.parametrize("lost", [0, 1, 200])
 def test_an_interrupted_call_continues(shared_model, folder, tmp_path, monkeypatch, lost):
     """Also if the end of the part file was not written."""

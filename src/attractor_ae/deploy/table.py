@@ -116,7 +116,8 @@ def score_to_file(
         "per_class": per_class,
         "trials": trials and list(trials),
         "parts": parts,
-        "sources": [str(source) for source in sources],
+        # The same relative path is another one in another working directory.
+        "sources": [[str(source), os.path.abspath(source)] for source in sources],  # noqa: PTH100
     }
     part = out.with_name(f"{out.name}.part")
     try:
