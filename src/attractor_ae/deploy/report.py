@@ -79,10 +79,12 @@ def model_part(
     shown = {
         "threshold": model.threshold(),
         "images": f"{form.size} x {form.size}, {'colour' if form.channels == 3 else 'grey'}",
-        "network": f"on {facts['space']}" + _licence(model),
+        "network": f"on {facts['space']}",
         "training": f"{trained['images']} images of {len(model.classes)} classes",
         "calibration": f"{calibration['images']} images",
     }
+    if extractor := model.extractor:
+        shown["network"] += f", {extractor['name']}, licence: {extractor['licence']}"
     rates = (facts.get("evaluation") or {}).items()
     shown |= {
         f"held out: {rate}": str(Rate(*n)) for rate, n in rates if isinstance(n, Sequence) and n
@@ -111,10 +113,6 @@ def model_part(
     last = sum(known for _, known in loaded) or 1  # of the sets that are not D_outs
     result = evaluate(model.detector, sets[0], sets[last:], sets[1:last], reporter=reporter)
     return dataclasses.replace(part, result=result, judged=judged, images=sets)
-
-
-def _licence(model: Model) -> str:
-    return f", {e['name']}, licence: {e['licence']}" if (e := model.extractor) else ""
 
 
 def load_images(
