@@ -5,17 +5,18 @@ network and a mask. In the stated costs, a pass is one application of the map to
 product of the Jacobian with a vector takes about two. Lengths are Euclidean norms of points.
 """
 
+import functools
 import warnings
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import cast
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
-from scipy.sparse.linalg import LinearOperator, eigs, svds
+from scipy.sparse.linalg import LinearOperator, eigs
 from torch import Tensor
+from torch.nn.functional import one_hot
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._fast_layers import plain_layers
@@ -96,13 +97,14 @@ def settle(
     n = len(x)
     ends, period = x.clone(), torch.zeros(n, dtype=torch.int64)
     steps, lengths = torch.full((n,), recursions), torch.full((recursions, n), torch.nan)
-    rows, past, scale = torch.arange(n), [x], torch.zeros(n)
+    rows, past = torch.arange(n), [x]
+    scale = _length(x).clamp_min(1e-30)
     for r in range(recursions):
         if not len(rows):
             break
         new = f(past[0])
         if r == 0:
-            scale = torch.maximum(_length(x), _length(new)).clamp_min(1e-30)
+            scale = torch.maximum(scale, _length(new))
         apart = torch.stack([_length(new - old) / scale for old in past])  # (lags, rows)
         lengths[r, rows] = apart[0].float().cpu()
         again = (apart <= tolerance).cpu()
@@ -115,9 +117,8 @@ def settle(
         ended = found != 0
         period[rows], ends[rows.to(x.device)] = found, new.to(x.dtype)
         steps[rows[ended]] = r + 1
-        stay = ~ended
-        if bool(ended.any()):
-            rows, stay = rows[stay], stay.to(x.device)
+        if ended.any():
+            rows, stay = rows[~ended], ~ended.to(x.device)
             scale, *past = (values[stay] for values in (scale, *past))
     return Settled(ends, period, steps, lengths)
 
@@ -153,24 +154,14 @@ def predicted_steps(
 # ---- the Jacobian
 
 
-def spectrum(
-    f: Map, x: Float[Tensor, "1 ..."], count: int = 4, *, seed: int = 0
-) -> NDArray[np.complex128]:
+def spectrum(f: Map, x: Float[Tensor, "1 ..."], count: int = 4) -> NDArray[np.complex128]:
     """Return eigenvalues of the Jacobian of f at a point, largest absolute value first.
 
     Arnoldi's method (ARPACK; Lehoucq, Sorensen, Yang, 1998) on products with vectors, in forward
     mode. At least ``count`` eigenvalues, or all if a point has few entries. Cost: some 20 to 100
     products; the Jacobian is not stored. For a cycle, give f applied k times: `power`.
     """
-    operator, n = _jacobian(f, x), x.numel()
-    start = np.random.default_rng(seed).standard_normal(n)
-    if n < _DENSE:
-        found = np.linalg.eigvals(operator.matmat(np.eye(n)))
-    elif not np.any(operator.matvec(start)):
-        found = np.zeros(count)
-    else:
-        found = eigs(operator, count, which="LM", v0=start, return_eigenvectors=False)
-    return found[np.argsort(-np.abs(found), kind="stable")].astype(np.complex128)
+    return _eigenvalues(_jacobian(f, x), count)
 
 
 def spectral_radius(f: Map, x: Float[Tensor, "1 ..."]) -> float:
@@ -178,19 +169,13 @@ def spectral_radius(f: Map, x: Float[Tensor, "1 ..."]) -> float:
     return float(abs(spectrum(f, x)[0]))
 
 
-def spectral_norm(f: Map, x: Float[Tensor, "1 ..."], *, seed: int = 0) -> float:
+def spectral_norm(f: Map, x: Float[Tensor, "1 ..."]) -> float:
     """Return the largest singular value of the Jacobian: how much a small change can grow at once.
 
-    Lanczos' method on products with the Jacobian and its transpose. Cost: some 20 to 100 of both.
+    The root of the largest eigenvalue of J'J. Cost: some 20 to 100 products with J and with J'.
     """
-    operator, n = _jacobian(f, x), x.numel()
-    start = np.random.default_rng(seed).standard_normal(n)
-    if n < _DENSE:
-        return float(np.linalg.norm(operator.matmat(np.eye(n)), 2))
-    if not np.any(operator.matvec(start)):
-        return 0.0
-    found = cast("NDArray[np.float64]", svds(operator, 1, v0=start, return_singular_vectors=False))
-    return float(found[0])
+    operator = _jacobian(f, x)
+    return float(abs(_eigenvalues(operator.H @ operator, 1)[0]) ** 0.5)
 
 
 def jacobian_trace(
@@ -221,28 +206,20 @@ def lyapunov_exponent(
     Raises:
         AttractorError: If there are not more maps than ``skip``.
     """
-    v = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
-    total, r = torch.zeros(len(x), dtype=torch.float64), -1
-    for r, f in enumerate(maps):
+    v, growth = _normal(x.shape, seed).to(x), []
+    for f in maps:
         x, v = _product(f, x, v)
         size = _length(v).clamp_min(torch.finfo(v.dtype).tiny)
-        v = v / size.reshape(-1, *[1] * (v.ndim - 1))
-        if r >= skip:
-            total += size.double().log().cpu()
-    if r < skip:
-        raise AttractorError(f"{r + 1} maps are too few for skip = {skip}; give more")
-    return total / (r + 1 - skip)
+        v = (v.flatten(1) / size[:, None]).view_as(v)
+        growth.append(size.double().log().cpu())
+    if len(growth) <= skip:
+        raise AttractorError(f"{len(growth)} maps are too few for skip = {skip}; give more")
+    return torch.stack(growth[skip:]).mean(0)
 
 
 def power(f: Map, k: int) -> Map:
     """Return f applied k times, of which every point of a k-cycle is a fixed point."""
-
-    def repeated(x: Tensor) -> Tensor:
-        for _ in range(k):
-            x = f(x)
-        return x
-
-    return repeated
+    return lambda x: functools.reduce(lambda point, _: f(point), range(k), x)
 
 
 def _jacobian(f: Map, x: Tensor) -> LinearOperator:
@@ -263,15 +240,27 @@ def _jacobian(f: Map, x: Tensor) -> LinearOperator:
     return LinearOperator(shape, matvec=forward, rmatvec=backward, dtype=np.float64)  # type: ignore[call-arg]
 
 
+def _eigenvalues(operator: LinearOperator, count: int) -> NDArray[np.complex128]:
+    """Return ``count`` eigenvalues or more, largest absolute value first."""
+    n = operator.shape[0]
+    start = np.random.default_rng(0).standard_normal(n)
+    if n < _DENSE:
+        found = np.linalg.eigvals(operator.matmat(np.eye(n)))
+    elif not np.any(operator.matvec(start)):  # ARPACK refuses it
+        found = np.zeros(count)
+    else:
+        found = eigs(operator, count, which="LM", v0=start, return_eigenvectors=False)
+    return found[np.argsort(-np.abs(found), kind="stable")].astype(np.complex128)
+
+
 # ---- which attractors there are
 
 
 def memorised(
     f: Map,
     x: Float[Tensor, "n ..."],
-    settled: Settled,
-    *,
-    exact: Map | None = None,
+    ends: Float[Tensor, "n ..."],
+    period: Int[Tensor, " n"],
     closeness: float = 0.1,
 ) -> Bool[Tensor, " n"]:
     """Return which training points are attractors.
@@ -279,19 +268,13 @@ def memorised(
     A trajectory from the point settles at a fixed point, closer to it than ``closeness`` times the
     distance to its nearest other training point, where the spectral radius is below one
     (Radhakrishnan, Belkin, Uhler: "Overparameterized neural networks implement associative memory",
-    PNAS 2020; there, the point itself is fixed up to the training loss).
-
-    Args:
-        f: The map, see `as_map`.
-        x: All training points that are compared.
-        settled: Result of ``settle(f, x)``.
-        exact: The map that the Jacobian is computed of; by default f.
-        closeness: See above.
+    PNAS 2020; there, the point itself is fixed up to the training loss). ``x`` are all points that
+    are compared, ``ends`` and ``period`` where they end (`settle`), and f is an exact map.
     """
-    near = _length(settled.ends - x) < closeness * neighbour_distances(x)
-    found = (settled.period == 1) & near.cpu()
+    near = _length(ends - x) < closeness * neighbour_distances(x)
+    found = (period == 1) & near.cpu()
     for row in torch.nonzero(found).flatten().tolist():
-        found[row] = spectral_radius(exact or f, settled.ends[row : row + 1]) < 1
+        found[row] = spectral_radius(f, ends[row : row + 1]) < 1
     return found
 
 
@@ -328,19 +311,13 @@ class Catalogue:
     def purity(self, labels: Int[Tensor, " n"]) -> float:
         """Share of labelled starts (>= 0) with the most frequent label of their attractor."""
         kept = (self.member >= 0) & (labels >= 0)
-        pairs = torch.stack([self.member[kept], labels[kept]], dim=1)
-        if not len(pairs):
+        if not kept.any():
             return float("nan")
-        table = torch.zeros(len(self.points), int(labels.max()) + 1)
-        table.index_put_((pairs[:, 0], pairs[:, 1]), torch.ones(len(pairs)), accumulate=True)
-        return float(table.amax(1).sum() / len(pairs))
+        counts = one_hot(self.member[kept]).T @ one_hot(labels[kept])
+        return float(counts.amax(1).sum() / counts.sum())
 
     def spurious(self, known: Float[Tensor, "m ..."]) -> Bool[Tensor, " k"]:
-        """Return which attractors are near no training point.
-
-        These are further from every one than training points are from their nearest other ones, in
-        the mean.
-        """
+        """Return which are further from all known points than these are from their nearest ones."""
         return nearest(self.points, known)[0] > neighbour_distances(known).mean()
 
 
@@ -350,23 +327,19 @@ def catalogue(settled: Settled, tolerance: float = SAME) -> Catalogue:
     An end point belongs to the first earlier one within ``tolerance`` times the mean length of end
     points. Cost: (number of starts) x (number of attractors) distances.
     """
-    rows = torch.nonzero(settled.period > 0).flatten()
-    ends = settled.ends[rows.to(settled.ends.device)].flatten(1)
-    limit = tolerance * _length(ends).mean()
-    firsts: list[int] = []
-    member = torch.full((len(settled.period),), -1)
-    left = torch.arange(len(rows))
+    rows, ends = torch.nonzero(settled.period > 0).flatten(), settled.ends.flatten(1)
+    limit = tolerance * _length(ends[rows]).mean()
+    groups, left = [], rows
     while len(left):
         near = ((ends[left] - ends[left[0]]).norm(dim=1) <= limit).cpu()
-        member[rows[left[near]]] = len(firsts)
-        firsts.append(int(rows[left[0]]))
+        groups.append(left[near])
         left = left[~near]
-    order = torch.bincount(member[rows], minlength=len(firsts)).argsort(
-        descending=True, stable=True
-    )
-    place = torch.cat([order.argsort(), torch.tensor([-1])])  # the last one is for -1
-    chosen = torch.tensor(firsts, dtype=torch.int64)[order]
-    return Catalogue(settled.ends[chosen], place[member], settled.period[chosen])
+    groups.sort(key=len, reverse=True)
+    member = torch.full((len(settled.period),), -1)
+    for i, group in enumerate(groups):
+        member[group] = i
+    firsts = torch.tensor([group[0] for group in groups], dtype=torch.int64)
+    return Catalogue(settled.ends[firsts], member, settled.period[firsts])
 
 
 def nearest(
@@ -389,8 +362,7 @@ def end_labels(
 
     -1 (none) if the trajectory has not settled, or the probability is below ``least``.
     """
-    codes = [detector.network.encode(part.float(), masks) for part in ends.split(_TOGETHER)]
-    z = torch.cat([torch.zeros(0, detector.network.latent_dim, device=ends.device), *codes])
+    z = torch.cat([detector.network.encode(p.float(), masks) for p in ends.split(_TOGETHER)])
     path = z.nan_to_num().expand(detector.recursions, -1, -1)
     likely, label = detector.head_.predict_proba(path, [len(path) - 1])[0].cpu().max(-1)
     return torch.where((period > 0) & (likely >= least), detector.classes_.cpu()[label], -1)
@@ -408,7 +380,7 @@ def latent_samples(
 ) -> Float[Tensor, "n latent"]:
     """Return random codes with the mean and covariance of the given ones."""
     centred = codes - codes.mean(0)
-    noise = torch.randn(n, len(codes), generator=torch.Generator().manual_seed(seed)).to(codes)
+    noise = _normal((n, len(codes)), seed).to(codes)
     return codes.mean(0) + noise @ centred / len(codes) ** 0.5
 
 
@@ -419,7 +391,7 @@ def noisy(
     x: Float[Tensor, "n ..."], levels: NDArray[np.float64], *, seed: int = 0
 ) -> Float[Tensor, "levels n ..."]:
     """Return points with Gaussian noise; each has one noise, scaled by the levels."""
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(seed)).to(x)
+    noise = _normal(x.shape, seed).to(x)
     return torch.stack([x + level * noise for level in levels])
 
 
@@ -464,10 +436,9 @@ def plane(
 
     The point in row i and column j is a + s_j (b - a) + s_i (c - a), s from -margin to 1 + margin.
     """
-    a, b, c = corners
     at = np.linspace(-margin, 1 + margin, side)
-    rows = [torch.stack([a + float(s) * (b - a) + float(t) * (c - a) for s in at]) for t in at]
-    return torch.cat(rows), at
+    grid = torch.cartesian_prod(*[torch.from_numpy(at).to(corners)] * 2)  # (points, 2): s_i, s_j
+    return corners[0] + torch.tensordot(grid, corners[[2, 1]] - corners[0], 1), at
 
 
 @torch.no_grad()
@@ -478,32 +449,26 @@ def latent_field(
     *,
     side: int = 24,
     reach: float = 1.3,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], Float[Tensor, "m 2"]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64], Float[Tensor, "2 latent"]]:
     """Return the latent vector field V(z) = E(D(z)) - z on the plane of two principal components.
 
     Zeros of V are fixed points of the latent iteration (Fumero et al., "Navigating the latent space
     dynamics of neural models", arXiv 2505.22785). Cost: side x side passes.
 
-    Args:
-        network, masks: As for `as_map`.
-        codes: Codes whose principal components span the plane through their mean.
-        side: Number of grid points per axis.
-        reach: Half the width of the plane, in units of the largest coordinate of the codes.
+    The plane goes through the mean of the codes, to ``reach`` times their largest coordinate.
 
     Returns:
         The coordinates along the axes, (2, side); V in the plane, (2, side, side), with rows along
-        the second axis; the codes' coordinates in the plane.
+        the second axis; the axes.
     """
     mean = codes.mean(0)
     axes = torch.linalg.svd(codes - mean, full_matrices=False)[2][:2]  # (2, latent)
-    flat = (codes - mean) @ axes.T
-    wide = reach * flat.abs().amax(0).double().cpu().numpy()
-    at = np.stack([np.linspace(-w, w, side) for w in wide])
-    grid = torch.tensor(np.stack(np.meshgrid(*at), axis=-1).reshape(-1, 2)).to(codes)
-    z = mean + grid @ axes
+    wide = reach * ((codes - mean) @ axes.T).abs().amax(0).double().cpu().numpy()
+    at = np.linspace(-wide, wide, side).T
+    z = mean + torch.tensor(np.stack(np.meshgrid(*at), axis=-1).reshape(-1, 2)).to(codes) @ axes
     moved = torch.cat([network.encode(network.decode(p, masks), masks) for p in z.split(_TOGETHER)])
     field = ((moved - z) @ axes.T).double().cpu().numpy()
-    return at, field.T.reshape(2, side, side), flat.cpu()
+    return at, field.T.reshape(2, side, side), axes
 
 
 def _product(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -516,3 +481,7 @@ def _product(f: Map, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def _length(x: Tensor) -> Float[Tensor, " n"]:
     return x.flatten(1).norm(dim=1)
+
+
+def _normal(shape: Iterable[int], seed: int) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))

@@ -1,8 +1,10 @@
 """The attractors of a run or a model file (``attractor-ae attractors``)."""
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +23,13 @@ from attractor_ae.baselines import load_detector
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.masks import DropoutMasks, trial_masks
 from attractor_ae.core.spaces import Features
-from attractor_ae.data import ImageFormat, ImageSet, Wanted, find_dataset
-from attractor_ae.data.sources.own import ALL
-from attractor_ae.deploy._format import finite
+from attractor_ae.data import ImageSet
 from attractor_ae.deploy.model import CHUNK, load_model
+from attractor_ae.deploy.report import load_images, relabelled
 from attractor_ae.experiment.fit import fit_detector
 from attractor_ae.experiment.plan import image_format, make_plan
 from attractor_ae.experiment.run import Run
 from attractor_ae.reporting.attractors import (
-    CatalogueRow,
     attractor_sheet,
     field_figure,
     slice_figure,
@@ -65,27 +65,34 @@ class _Study:
     sets: list[ImageSet]
     known: ImageSet | None
 
-    def points(self, images: ImageSet | NDArray[np.float32]) -> Tensor:
-        """Return images, a set or float arrays in [0, 1], as points."""
-        x = images.inputs if isinstance(images, ImageSet) else images
-        if not len(x):
-            return torch.zeros(0, *self.detector.image_shape)
-        parts = torch.from_numpy(np.array(x)).split(CHUNK)
+    @torch.no_grad()
+    def points(self, x: NDArray[Any]) -> Tensor:
+        """Return images, uint8 or floats in [0, 1], or their features, as points."""
         space, device = self.detector.network.space, self.detector.device
-        with torch.no_grad():
-            return torch.cat([space.points(pixels(part, device)) for part in parts])
+        parts = torch.from_numpy(np.array(x)).split(CHUNK)
+        return torch.cat([space.points(pixels(part, device)) for part in parts])
 
-    def codes(self) -> Tensor:
-        """Return the codes of the first set without dropout."""
-        with torch.no_grad():
-            return self.detector.network.encode(self.points(self.sets[0]))
+    @cached_property
+    def near(self) -> Tensor | None:
+        """Points of the known images."""
+        return None if self.known is None else self.points(self.known.inputs)
 
-    def pictures(self, points: Tensor, known: Tensor | None) -> NDArray[np.uint8] | None:
-        """Return points as pictures: themselves, or the nearest training image of features."""
-        if isinstance(self.detector.network.space, Features):
-            if known is None or self.known is None:
-                return None
-            return _image(self.known.images[dynamics.nearest(points, known)[1].numpy()])
+    @property
+    def on_features(self) -> bool:
+        """Whether points are features."""
+        return isinstance(self.detector.network.space, Features)
+
+    @property
+    def drawable(self) -> bool:
+        """Whether points can be shown, features as the nearest training image."""
+        return self.known is not None or not self.on_features
+
+    def pictures(self, points: Tensor) -> NDArray[np.uint8]:
+        """Return points as pictures, see ``drawable``."""
+        if self.on_features:
+            assert self.known is not None
+            assert self.near is not None
+            return _image(self.known.images[dynamics.nearest(points, self.near)[1].numpy()])
         shown = self.detector.network.space.points(points).clamp(0, 1)
         return _image((255 * shown).round().byte().cpu().numpy())
 
@@ -119,10 +126,7 @@ def find_attractors(
     study = _study(Path(source), images, data_root, reporter)
     detector, network = study.detector, study.detector.network
     plain = plain_layers(network)
-    known = None if study.known is None else study.points(study.known)
     starts, labels = _starts(study)
-    names, x = list(starts), torch.cat(list(starts.values()))
-    of_set = np.repeat(np.arange(len(names)), [len(points) for points in starts.values()])
     shape = (network.site_shapes, network.dropout, detector.seed)
     masks: dict[str, DropoutMasks | None] = {"dropout off": None}
     for trial in range(_MASKS if network.dropout else 0):
@@ -131,48 +135,35 @@ def find_attractors(
     sheet, catalogues = [], []
     for i, (name, mask) in enumerate(masks.items()):
         reporter.progress("iterating", i, len(masks), name)
-        f, exact = dynamics.as_map(network, mask), dynamics.as_map(plain, mask)
-        settled = dynamics.settle(f, x)
-        listed = dynamics.catalogue(settled)
+        exact = dynamics.as_map(plain, mask)
+        entry, listed = _under(study, mask, exact, starts, labels)
+        found["masks"][name] = entry
         catalogues.append(listed)
-        ends = dynamics.end_labels(detector, settled.ends, settled.period, mask)
-        of_attractors = dynamics.end_labels(detector, listed.points, listed.period, mask)
-        entry = found["masks"][name] = _summary(settled, listed, labels, known)
-        entry["sets"] = {
-            label: _of_set(settled, ends, labels, np.flatnonzero(of_set == k))
-            for k, label in enumerate(names)
-        }
-        entry["attractors"] = _described(study, listed, exact, of_attractors, known, of_set, names)
-        if TRAINING in starts and study.known is not None and known is not None:
-            rows = np.flatnonzero(of_set == names.index(TRAINING))
-            part = _rows(settled, rows)
-            entry["memorised"] = _share(dynamics.memorised(f, x[rows], part, exact=exact))
-        pictures = study.pictures(listed.points, known)
-        if pictures is not None:
-            sheet.append(_sheet_row(study, name, entry["attractors"], pictures, listed, known))
+        if study.drawable:
+            sheet.append((name, *_shown(study, entry["attractors"], listed.points)))
     reporter.progress("iterating", len(masks), len(masks), "done")
-    some = x[of_set == 0][:_JACOBIANS].double()
+    some = next(iter(starts.values()))[:_JACOBIANS].double()
     found["jacobian"] = _jacobian(dynamics.as_map(plain), some)
     if network.dropout:
         drawn = (trial_masks(*shape, t).to(detector.device) for t in range(_CHANGES))
         exponent = dynamics.lyapunov_exponent((dynamics.as_map(plain, m) for m in drawn), some)
-        found["lyapunov_exponent_of_changing_masks"] = _number(exponent.mean())
+        found["lyapunov_exponent_of_changing_masks"] = exponent.mean()
     if study.sets:
         reporter.progress("basins", 0, 1, "started")
         found["basins"] = _basins(study, study.sets[0].at_most(_BASINS))
         reporter.progress("basins", 1, 1, "done")
-    found = finite(found)
-    out = Path(out)
+    found, out = _rounded(found), Path(out)
     with temporary_folder(out / "attractors") as new:
         write_json(new / "attractors.json", found)
-        if sheet:
+        if study.drawable:
             heading = "attractors with the largest basins; share of starts, predicted class"
-            if isinstance(network.space, Features):
+            if study.on_features:
                 heading = heading.replace(";", ", as nearest training images;")
             save_figure(attractor_sheet(sheet, heading), new / "catalogue")
+        if study.sets and study.drawable:
+            _draw_slice(study, new, reporter)
+            _animate(study, starts, new)
         if study.sets:
-            _draw_slice(study, known, new, reporter)
-            _animate(study, starts, known, new)
             _draw_field(study, catalogues[0].points, new)
         for path in new.iterdir():
             path.replace(out / path.name)
@@ -202,139 +193,113 @@ def _study(
         known, classes = training_part(config, every)[0].at_most(_KNOWN), every.classes
         sets.append(dataclasses.replace(known.at_most(_STARTS), name=TRAINING))
         others = [plan.load(planned, reporter) for planned in (plan.in_dataset, *plan.out)]
-        sets += [some.at_most(_STARTS) for some in others]
+        sets += [relabelled(some.at_most(_STARTS), classes) for some in others]
     else:
         model = load_model(source)
         detector, classes, form, known = model.detector, model.classes, model.image_format, None
     assert isinstance(detector, AttractorDetector)  # the others have no autoencoder
     for folder in folders:
-        own = _own(folder, form, classes, reporter)
-        if known is None and bool((own.labels >= 0).any()):
+        own, _ = load_images(folder, form, classes, data_root, reporter)
+        if known is None and (own.labels >= 0).any():
             known = own.take(np.flatnonzero(own.labels >= 0)).at_most(_KNOWN)
             own = dataclasses.replace(known, name=TRAINING)
         sets.append(own.at_most(_STARTS))
-    return _Study(detector, tuple(classes), sets, known)
-
-
-def _own(
-    folder: str | Path, form: ImageFormat, classes: Sequence[str], reporter: Reporter
-) -> ImageSet:
-    """Load a folder of images; labels are indices of ``classes``, or -1."""
-    path = Path(folder).expanduser()
-    dataset = find_dataset(str(path.resolve()) if path.exists() else str(folder))
-    split = ALL if ALL in dataset.info.splits else dataset.info.test_split
-    wanted = Wanted(image_format=form, max_broken=1.0, reporter=reporter)
-    found = dataset.load(split, wanted)
-    index = {name: i for i, name in enumerate(classes)}
-    names = [found.classes[i] if i >= 0 else "" for i in found.labels]
-    labels = np.array([index.get(name, -1) for name in names], dtype=np.int64)
-    return dataclasses.replace(found, name=path.name, labels=labels, classes=tuple(classes))
+    return _Study(detector, tuple(classes), [images for images in sets if len(images)], known)
 
 
 def _starts(study: _Study) -> tuple[dict[str, Tensor], Tensor]:
     """Return the points of each set of starts, and the label of each (-1 for none)."""
-    detector, rng = study.detector, np.random.default_rng(0)
-    starts: dict[str, Tensor] = {}
-    labels = []
-    for images in study.sets:
-        number = sum(name.split(" (")[0] == images.name for name in starts)
-        starts[f"{images.name} ({number + 1})" if number else images.name] = study.points(images)
-        known = images.classes == study.classes
-        labels.append(images.labels if known else np.full(len(images), -1))
-    noise = rng.random((_STARTS, *detector.image_shape), dtype=np.float32)
-    starts[NOISE] = study.points(noise)
-    labels.append(np.full(_STARTS, -1))
+    rng, none = np.random.default_rng(0), np.full(_STARTS, -1)
+    found = [(images.name, study.points(images.inputs), images.labels) for images in study.sets]
+    noise = rng.random((_STARTS, *study.detector.image_shape), dtype=np.float32)
+    found.append((NOISE, study.points(noise), none))
     if study.sets:
         with torch.no_grad():
-            codes = dynamics.latent_samples(study.codes(), _STARTS)
-            starts[LATENT] = detector.network.decode(codes)
-        labels.append(np.full(_STARTS, -1))
-    return starts, torch.from_numpy(np.concatenate(labels))
+            network = study.detector.network
+            codes = dynamics.latent_samples(network.encode(found[0][1]), _STARTS)
+            found.append((LATENT, network.decode(codes), none))
+    starts: dict[str, Tensor] = {}
+    for i, (name, points, _) in enumerate(found):
+        same = sum(name == other for other, *_ in found[:i])
+        starts[f"{name} ({same + 1})" if same else name] = points
+    return starts, torch.from_numpy(np.concatenate([labels for *_, labels in found]))
 
 
 # ---- numbers
 
 
-def _summary(
-    settled: dynamics.Settled, listed: dynamics.Catalogue, labels: Tensor, known: Tensor | None
-) -> dict[str, Any]:
-    early = dynamics.predicted_steps(settled.lengths[:_FEW])
-    fixed = (settled.period == 1) & (settled.steps > _FEW)
-    wrong = (early[fixed] / settled.steps[fixed]).log().abs()
-    result = {
-        "number": len(listed.points),
-        "cycles": int((listed.period > 1).sum()),
-        "effective_number": _number(np.exp(listed.entropy)),
-        "basin_entropy": _number(listed.entropy),
-        "class_purity": _number(listed.purity(labels)),
-        "predicted_steps_typical_factor": _number(wrong.median().exp() if len(wrong) else np.nan),
-    }
-    if known is not None:
-        result["spurious"] = int(listed.spurious(known).sum())
-    return result
-
-
-def _of_set(
-    settled: dynamics.Settled, ends: Tensor, labels: Tensor, rows: NDArray[np.int64]
-) -> dict[str, Any]:
-    part = _rows(settled, rows)
-    fixed = part.period == 1
-    rates = dynamics.contraction_rate(part.lengths)[fixed]
-    return {
-        "starts": len(rows),
-        "fixed_point": _share(fixed),
-        "cycle": _share(part.period > 1),
-        "moving": _share(part.period == 0),
-        "diverged": _share(part.period < 0),
-        "median_steps": _number(part.steps[fixed].double().median() if fixed.any() else np.nan),
-        "median_contraction_rate": _number(rates.nanmedian() if fixed.any() else np.nan),
-        "ends_on_class": dynamics.outcomes(ends[rows], labels[rows]),
-    }
-
-
-def _described(
+def _under(
     study: _Study,
-    listed: dynamics.Catalogue,
+    mask: DropoutMasks | None,
     exact: dynamics.Map,
-    ends: Tensor,
-    known: Tensor | None,
-    of_set: NDArray[np.int64],
-    names: Sequence[str],
-) -> list[dict[str, Any]]:
-    """Return the attractors with the largest basins."""
-    result = []
-    spurious = None if known is None else listed.spurious(known)
-    for i, point in enumerate(listed.points[:_DESCRIBED]):
-        counts = np.bincount(of_set[listed.member.numpy() == i], minlength=len(names)).tolist()
-        k, label = int(listed.period[i]), int(ends[i])
-        entry: dict[str, Any] = {
-            "period": k,
-            "share": _number(listed.shares[i]),
-            "starts": {name: count for name, count in zip(names, counts, strict=True) if count},
-            "class": study.classes[label] if label >= 0 else None,
-            "spectral_radius": _number(
-                dynamics.spectral_radius(dynamics.power(exact, k), point[None])
-            ),
+    starts: dict[str, Tensor],
+    labels: Tensor,
+) -> tuple[dict[str, Any], dynamics.Catalogue]:
+    """Return the numbers for one mask, and its attractors; ``exact`` is its map in float64."""
+    detector, known = study.detector, study.near
+    x = torch.cat(list(starts.values()))
+    parts = torch.arange(len(x)).split([len(points) for points in starts.values()])
+    rows = dict(zip(starts, parts, strict=True))
+    settled = dynamics.settle(dynamics.as_map(detector.network, mask), x)
+    period, rates = settled.period, dynamics.contraction_rate(settled.lengths)
+    ends = dynamics.end_labels(detector, settled.ends, period, mask)
+    listed = dynamics.catalogue(settled)
+    slow = (period == 1) & (settled.steps > _FEW)
+    wrong = dynamics.predicted_steps(settled.lengths[:_FEW])[slow] / settled.steps[slow]
+    entry: dict[str, Any] = {
+        "number": len(listed.points),
+        "cycles": (listed.period > 1).sum(),
+        "effective_number": math.exp(listed.entropy),
+        "basin_entropy": listed.entropy,
+        "class_purity": listed.purity(labels),
+        "predicted_steps_typical_factor": wrong.log().abs().median().exp(),
+        "sets": {},
+        "attractors": [],
+    }
+    for name, part in rows.items():
+        fixed = part[period[part] == 1]
+        entry["sets"][name] = {
+            "starts": len(part),
+            "fixed_point": (period[part] == 1).double().mean(),
+            "cycle": (period[part] > 1).double().mean(),
+            "moving": (period[part] == 0).double().mean(),
+            "diverged": (period[part] < 0).double().mean(),
+            "median_steps": settled.steps[fixed].double().median(),
+            "median_contraction_rate": rates[fixed].nanmedian(),
+            "ends_on_class": dynamics.outcomes(ends[part], labels[part]),
         }
-        if known is not None and spurious is not None:
-            entry["distance_to_training_image"] = _number(dynamics.nearest(point[None], known)[0])
-            entry["spurious"] = bool(spurious[i])
-        result.append(entry)
-    return result
+    on_class = dynamics.end_labels(detector, listed.points, listed.period, mask).tolist()
+    for i, point in enumerate(listed.points[:_DESCRIBED].split(1)):
+        counts = {name: int((listed.member[part] == i).sum()) for name, part in rows.items()}
+        f = dynamics.power(exact, int(listed.period[i]))
+        described = {
+            "period": listed.period[i],
+            "share": listed.shares[i],
+            "starts": {name: count for name, count in counts.items() if count},
+            "class": study.classes[on_class[i]] if on_class[i] >= 0 else None,
+            "spectral_radius": dynamics.spectral_radius(f, point),
+        }
+        if known is not None:
+            described["distance_to_training_image"] = dynamics.nearest(point, known)[0]
+            described["spurious"] = listed.spurious(known)[i]
+        entry["attractors"].append(described)
+    if known is not None:
+        entry["spurious"] = listed.spurious(known).sum()
+        part = rows[TRAINING]
+        found = dynamics.memorised(exact, x[part], settled.ends[part], period[part])
+        entry["memorised"] = found.double().mean()
+    return entry, listed
 
 
 def _jacobian(f: dynamics.Map, x: Tensor) -> dict[str, Any]:
     """Return medians of what a step does near points."""
-    rows = [
-        (
-            dynamics.spectral_radius(f, point),
-            dynamics.spectral_norm(f, point),
-            dynamics.jacobian_trace(f, point, 20)[0] / point.numel(),
-        )
-        for point in x.split(1)
-    ]
-    names = ("spectral_radius", "largest_singular_value", "trace_per_entry")
-    return dict(zip(names, map(_number, np.median(rows, axis=0)), strict=True))
+    points = x.split(1)
+    values = {
+        "spectral_radius": [dynamics.spectral_radius(f, point) for point in points],
+        "largest_singular_value": [dynamics.spectral_norm(f, point) for point in points],
+        "trace_per_entry": [dynamics.jacobian_trace(f, p, 20)[0] / p.numel() for p in points],
+    }
+    return {name: np.median(some) for name, some in values.items()}
 
 
 def _basins(study: _Study, images: ImageSet) -> dict[str, Any]:
@@ -346,104 +311,90 @@ def _basins(study: _Study, images: ImageSet) -> dict[str, Any]:
         "occlusion": dynamics.occluded(x, levels),
         "interpolation": dynamics.blended(x, x.roll(1, 0), levels),
     }
-    result: dict[str, Any] = {"images": len(x), "levels": [_number(level) for level in levels]}
+    result: dict[str, Any] = {"images": len(x), "levels": levels.tolist()}
     for name, path in paths.items():
         points = study.points(path.flatten(0, 1).numpy()).unflatten(0, path.shape[:2])
         borne = dynamics.borne(f, points)
-        settled = borne[borne >= 0].numpy()
         result[name] = {
-            "median": _number(np.median(levels[settled]) if len(settled) else np.nan),
-            "stays": [_number((borne >= level).double().mean()) for level in range(_LEVELS)],
+            "median": torch.from_numpy(levels)[borne[borne >= 0]].quantile(0.5),
+            "stays": [(borne >= level).double().mean() for level in range(_LEVELS)],
         }
     return result
 
 
-def _rows(settled: dynamics.Settled, rows: NDArray[np.int64]) -> dynamics.Settled:
-    columns = settled.lengths[:, rows]
-    return dynamics.Settled(settled.ends[rows], settled.period[rows], settled.steps[rows], columns)
-
-
-def _share(flags: Tensor) -> float:
-    return _number(flags.double().mean())
-
-
-def _number(value: Any) -> float:  # noqa: ANN401  a number of any library
-    return float(f"{float(value):.4g}")
+def _rounded(value: Any) -> Any:  # noqa: ANN401  any JSON value, or number of any library
+    """Return a JSON value: numbers with four digits, None in place of one that is not finite."""
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_rounded(inner) for inner in value]
+    if isinstance(value, Tensor | np.generic):
+        value = value.item()
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 # ---- figures
 
 
-def _sheet_row(
-    study: _Study,
-    name: str,
-    described: Sequence[dict[str, Any]],
-    pictures: NDArray[np.uint8],
-    listed: dynamics.Catalogue,
-    known: Tensor | None,
-) -> CatalogueRow:
+def _shown(
+    study: _Study, described: Sequence[dict[str, Any]], points: Tensor
+) -> tuple[NDArray[np.uint8], list[str], NDArray[np.uint8] | None]:
+    """Return pictures and captions of attractors, and their nearest training images."""
     captions = []
     for entry in described:
         cycle = f", cycle of {entry['period']}" if entry["period"] > 1 else ""
         captions.append(f"{entry['share']:.0%}{cycle}\n{(entry['class'] or '?')[:12]}")
-    near = None
-    if known is not None and study.known is not None and listed.points.ndim == 4:
-        rows = dynamics.nearest(study.detector.network.space.points(listed.points), known)[1]
-        near = study.pictures(known[rows], known)
-    return CatalogueRow(name, pictures, captions, near)
+    points, near = points[: len(captions)], None
+    if study.near is not None and not study.on_features:
+        rows = dynamics.nearest(study.detector.network.space.points(points), study.near)[1]
+        near = study.pictures(study.near[rows])
+    return study.pictures(points), captions, near
 
 
-def _draw_slice(study: _Study, known: Tensor | None, folder: Path, reporter: Reporter) -> None:
+def _draw_slice(study: _Study, folder: Path, reporter: Reporter) -> None:
     """Draw the plane through two images of the first set and one of the last."""
     first, last = study.sets[0], study.sets[-1]
-    chosen = [(first, 0), (first, len(first) // 2), (last, len(last) // 2)]
-    corners = torch.cat([study.points(images.take([row])) for images, row in chosen])
+    chosen = [first.take([0]), first.take([len(first) // 2]), last.take([len(last) // 2])]
+    corners = torch.cat([study.points(images.inputs) for images in chosen])
     points, at = dynamics.plane(corners, _SIDE)
     reporter.progress("slice", 0, 1, "started")
     listed = dynamics.catalogue(dynamics.settle(dynamics.as_map(study.detector.network), points))
     reporter.progress("slice", 1, 1, "done")
-    shown = study.pictures(listed.points, known)
-    if shown is None or not len(shown):
-        return
     figure = slice_figure(
         listed.member.reshape(_SIDE, _SIDE).numpy(),
         at,
-        np.concatenate([_image(images.images[row : row + 1]) for images, row in chosen]),
-        [images.name for images, _ in chosen],
-        shown,
+        [(images.name, _image(images.images)[0]) for images in chosen],
+        study.pictures(listed.points),
         "where images of a plane end, dropout off",
     )
     save_figure(figure, folder / "slice")
 
 
-def _draw_field(study: _Study, fixed: Tensor, folder: Path) -> None:
+@torch.no_grad()
+def _draw_field(study: _Study, attractors: Tensor, folder: Path) -> None:
     network = study.detector.network
-    codes = study.codes()
+    codes = network.encode(study.points(study.sets[0].inputs))
     if min(codes.shape) < 2:
         return
-    at, field, flat = dynamics.latent_field(network, codes)
-    with torch.no_grad():
-        ends = network.encode(fixed[:_DESCRIBED]) - codes.mean(0)
-    axes = torch.linalg.lstsq(codes - codes.mean(0), flat.to(codes)).solution
-    heading = "V(z) = E(D(z)) - z, dropout off"
-    drawn = (flat.numpy(), (ends @ axes).cpu().numpy())
-    save_figure(field_figure(at, field, *drawn, heading), folder / "latent-field")
+    at, field, axes = dynamics.latent_field(network, codes)
+    ends = network.encode(attractors[:_DESCRIBED])
+    flat, fixed = (((z - codes.mean(0)) @ axes.T).cpu().numpy() for z in (codes, ends))
+    figure = field_figure(at, field, flat, fixed, "V(z) = E(D(z)) - z, dropout off")
+    save_figure(figure, folder / "latent-field")
 
 
-def _animate(study: _Study, starts: dict[str, Tensor], known: Tensor | None, folder: Path) -> None:
-    f, rows = dynamics.as_map(study.detector.network), {}
-    for name, points in starts.items():
-        chosen = np.linspace(0, len(points) - 1, 6).astype(int)
-        x, frames = points[chosen], []
-        for r in range(max(_SHOWN) + 1):
-            if r in _SHOWN and (shown := study.pictures(x, known)) is not None:
-                frames.append(shown)
-            with torch.no_grad():
-                x = f(x)
-        if frames:
-            rows[name] = frames
-    if rows:
-        write_animation(folder / "iterations.gif", rows, _SHOWN)
+@torch.no_grad()
+def _animate(study: _Study, starts: dict[str, Tensor], folder: Path) -> None:
+    """Animate six images of each set."""
+    f, frames = dynamics.as_map(study.detector.network), []
+    x = torch.cat([p[np.linspace(0, len(p) - 1, 6).astype(int)] for p in starts.values()])
+    for r in range(max(_SHOWN) + 1):
+        if r in _SHOWN:
+            frames.append(study.pictures(x))
+        x = f(x)
+    write_animation(folder / "iterations.gif", list(starts), frames, _SHOWN)
 
 
 def _image(images: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -8,7 +8,7 @@ import numpy as np
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
-from attractor_ae.data import ImageSet, Wanted, find_dataset
+from attractor_ae.data import ImageFormat, ImageSet, Wanted, find_dataset
 from attractor_ae.data.sources.own import ALL
 from attractor_ae.deploy.evaluation import Rate
 from attractor_ae.deploy.model import Model, load_model
@@ -79,10 +79,12 @@ def model_part(
     shown = {
         "threshold": model.threshold(),
         "images": f"{form.size} x {form.size}, {'colour' if form.channels == 3 else 'grey'}",
-        "network": f"on {facts['space']}" + _licence(model),
+        "network": f"on {facts['space']}",
         "training": f"{trained['images']} images of {len(model.classes)} classes",
         "calibration": f"{calibration['images']} images",
     }
+    if extractor := model.extractor:
+        shown["network"] += f", {extractor['name']}, licence: {extractor['licence']}"
     rates = (facts.get("evaluation") or {}).items()
     shown |= {
         f"held out: {rate}": str(Rate(*n)) for rate, n in rates if isinstance(n, Sequence) and n
@@ -101,43 +103,37 @@ def model_part(
     )
     if not images:
         return part
-    sets = [_loaded(model, place, data_root, reporter) for place in images]
-    sets.sort(key=lambda found: not _is_known(model, found))  # known ones first
-    first, judged = sets[0], _is_known(model, sets[0])
-    result = evaluate(
-        model.detector,
-        _relabelled(model, first),
-        [found for found in sets[1:] if not (judged and _is_known(model, found))],
-        [_relabelled(model, found) for found in sets[1:] if judged and _is_known(model, found)],
-        reporter=reporter,
-    )
+    loaded = [load_images(p, form, model.classes, data_root, reporter) for p in images]
+    loaded.sort(key=lambda found: not found[1])  # known ones first
+    judged, sets = loaded[0][1], []
+    for found, _ in loaded:
+        inputs = model.inputs(found.images)
+        features = inputs.cpu().numpy() if inputs.ndim == 2 else None
+        sets.append(dataclasses.replace(found, features=features))
+    last = sum(known for _, known in loaded) or 1  # of the sets that are not D_outs
+    result = evaluate(model.detector, sets[0], sets[last:], sets[1:last], reporter=reporter)
     return dataclasses.replace(part, result=result, judged=judged, images=sets)
 
 
-def _licence(model: Model) -> str:
-    return f", {e['name']}, licence: {e['licence']}" if (e := model.extractor) else ""
-
-
-def _loaded(
-    model: Model, place: str | Path, data_root: str | Path | None, reporter: Reporter
-) -> ImageSet:
-    """Load images in the format of a model, with features if it works on them."""
+def load_images(
+    place: str | Path,
+    form: ImageFormat,
+    classes: Sequence[str],
+    data_root: str | Path | None,
+    reporter: Reporter,
+) -> tuple[ImageSet, bool]:
+    """Load a folder or data set, see `relabelled`, and tell whether all its classes are known."""
     dataset = find_dataset(str(place), data_root)
     split = ALL if ALL in dataset.info.splits else dataset.info.test_split
-    wanted = Wanted(image_format=model.image_format, max_broken=1.0, reporter=reporter)
-    images = dataset.load(split, wanted)
-    inputs = model.inputs(images.images)
-    features = inputs.cpu().numpy() if inputs.ndim == 2 else None
-    name = Path(place).resolve().name if dataset.info.kind == "own" else images.name
-    return dataclasses.replace(images, name=name, features=features)
+    found = dataset.load(split, Wanted(image_format=form, max_broken=1.0, reporter=reporter))
+    if dataset.info.kind == "own":
+        found = dataclasses.replace(found, name=Path(place).resolve().name)
+    known = bool(found.classes) and set(found.classes) <= set(classes)
+    return relabelled(found, classes), known
 
 
-def _is_known(model: Model, images: ImageSet) -> bool:
-    return bool(images.classes) and set(images.classes) <= set(model.classes)
-
-
-def _relabelled(model: Model, images: ImageSet) -> ImageSet:
-    """Return images with the labels of a model; -1 for a class that it does not have."""
-    index = [model.classes.index(c) if c in model.classes else -1 for c in images.classes]
+def relabelled(images: ImageSet, classes: Sequence[str]) -> ImageSet:
+    """Return images with labels of other classes; -1 for a class that is not among them."""
+    index = [classes.index(c) if c in classes else -1 for c in images.classes]
     labels = np.array([*index, -1])[images.labels]  # the last one is for images without a label
-    return dataclasses.replace(images, labels=labels, classes=model.classes)
+    return dataclasses.replace(images, labels=labels, classes=tuple(classes))

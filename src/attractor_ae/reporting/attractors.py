@@ -1,11 +1,11 @@
 """Figures of attractors: catalogue, slice of image space, latent field, animation."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
@@ -23,54 +23,41 @@ _COLOURS = (*OUT_COLOURS[:-1], IN_COLOUR, "#F0E442")
 _OTHERS, _NOWHERE = "#BBBBBB", "#FFFFFF"
 _MOST = 10  # attractors of a mask that are drawn
 _CELL = 0.58  # inches
+_COLUMN = 7  # attractors below each other
 _LEVELS = 64  # grey levels of an animation: half the bytes of 256
 _MILLISECONDS = 400  # per frame
 
 
-@dataclass(frozen=True, eq=False)
-class CatalogueRow:
-    """The attractors of one mask: pictures, captions, and their nearest training images or None."""
+def attractor_sheet(
+    rows: Sequence[tuple[str, Pictures, Sequence[str], Pictures | None]], heading: str
+) -> Figure:
+    """Draw the attractors with the largest basins of each mask, above their nearest images.
 
-    title: str
-    pictures: Pictures
-    captions: Sequence[str]
-    nearest: Pictures | None
-
-
-def attractor_sheet(rows: Sequence[CatalogueRow], heading: str) -> Figure:
-    """Draw the attractors with the largest basins of each mask, above their nearest images."""
-    columns = max(1, *(min(_MOST, len(row.captions)) for row in rows))
-    lines = 1 + any(row.nearest is not None for row in rows)
-    margin, top = 0.75, 0.26
-    width = max(margin + _CELL * columns + 0.1, 0.058 * len(heading))
-    block = _CELL * lines + 0.3
-    height = top + block * len(rows)
+    ``rows``: name of the mask, pictures, captions, and their nearest training images or None.
+    """
+    lines = []
+    for name, pictures, captions, nearest in rows:
+        lines.append((name, pictures, captions))
+        if nearest is not None:
+            lines.append(("nearest\ntraining image", nearest, [""] * len(nearest)))
     with styled():
-        figure = Figure(figsize=(width, height))
-        figure.set_layout_engine("none")
-        figure.text(0.08 / width, 1 - 0.06 / height, plain(heading), va="top", fontsize=8)
-        for i, row in enumerate(rows):
-            for line, shown in enumerate((row.pictures, row.nearest)[:lines]):
-                bottom = height - top - block * i - 0.2 - _CELL * (line + 1)
-                label = f"{row.title}" if line == 0 else "nearest\ntraining image"
-                at = ((margin - 0.06) / width, (bottom + _CELL / 2) / height)
-                figure.text(*at, plain(label), ha="right", va="center", fontsize=6 - line)
-                if shown is None:
-                    continue
-                for column in range(min(_MOST, len(row.captions))):
-                    place = (margin + _CELL * column, bottom + 0.02, _CELL - 0.04, _CELL - 0.04)
-                    axes = figure.add_axes(np.divide(place, (width, height) * 2))  # type: ignore[arg-type]
-                    _show(axes, shown[column])
-                    if line == 0:
-                        axes.set_title(plain(row.captions[column]), fontsize=5.5, pad=2)
+        figure = Figure(figsize=(_CELL * _MOST + 0.85, 0.3 + (_CELL + 0.14) * len(lines)))
+        figure.suptitle(plain(heading), x=0.02, ha="left", fontsize=8)
+        cells = figure.subplots(len(lines), _MOST, squeeze=False)
+        for axes, (label, pictures, captions) in zip(cells, lines, strict=True):
+            axes[0].set_ylabel(plain(label), rotation=0, ha="right", va="center", fontsize=6)
+            for cell in axes:
+                _show(cell, None)
+            for cell, picture, caption in zip(axes, pictures, captions, strict=False):
+                _show(cell, picture)
+                cell.set_title(plain(caption), fontsize=5.5, pad=2)
     return figure
 
 
 def slice_figure(
     landed: NDArray[np.int64],
     at: NDArray[np.float64],
-    corners: Pictures,
-    names: Sequence[str],
+    corners: Sequence[tuple[str, NDArray[np.uint8]]],
     attractors: Pictures,
     heading: str,
 ) -> Figure:
@@ -79,47 +66,30 @@ def slice_figure(
     Args:
         landed: Attractor of each grid point, (side, side), or -1 (white).
         at: Coordinates of the grid, (side,), of `attractor_ae.attractors.plane`.
-        corners: The three images that span the plane, at (0, 0), (1, 0) and (0, 1).
-        names: Their names.
-        attractors: Pictures of the attractors, by index.
+        corners: The three images that span the plane, at (0, 0), (1, 0) and (0, 1), with names.
+        attractors: Pictures of the attractors, by index, largest basin first.
         heading: Title of the figure.
     """
-    order = np.bincount(landed[landed >= 0], minlength=len(attractors)).argsort()[::-1]
-    order = order[: min(len(_COLOURS), int((np.bincount(landed[landed >= 0]) > 0).sum()))]
-    colour = np.full(len(attractors) + 1, 1)  # others; the last one is for -1
-    colour[order], colour[-1] = np.arange(len(order)) + 2, 0
-    palette = ListedColormap([_NOWHERE, _OTHERS, *_COLOURS])
-    step = at[1] - at[0]
-    low, high = at[0] - step / 2, at[-1] + step / 2
+    palette = ListedColormap([_NOWHERE, *_COLOURS, _OTHERS])
+    half = (at[1] - at[0]) / 2
+    reach = (at[0] - half, at[-1] + half)
     with styled():
         figure = Figure(figsize=(COLUMN_WIDTH + 1.1, COLUMN_WIDTH + 0.1))
-        figure.set_layout_engine("none")
-        width, height = figure.get_size_inches()
-        axes = figure.add_axes((0.08, 0.06, 3.1 / width, 3.1 / height))
-        axes.imshow(
-            colour[landed],
-            cmap=palette,
-            vmin=0,
-            vmax=len(_COLOURS) + 1,
-            origin="lower",
-            extent=(low, high, low, high),
-            interpolation="nearest",
-        )
-        size = 0.14
-        for (x, y), picture, name in zip(((0, 0), (1, 0), (0, 1)), corners, names, strict=True):
-            inset = axes.inset_axes(
-                (x - size / 2, y - size / 2, size, size), transform=axes.transData
-            )
-            _show(inset, picture)
-            axes.text(x, y - 0.09, plain(name), ha="center", va="top", fontsize=6)
+        grid = figure.add_gridspec(_COLUMN, 9)
+        axes = figure.add_subplot(grid[:, :-2])
+        shown = np.minimum(landed, len(_COLOURS)) + 1
+        axes.imshow(shown, palette, vmin=0, vmax=palette.N - 1, origin="lower", extent=reach * 2)
         axes.set(xticks=[], yticks=[])
         axes.set_title(plain(heading), loc="left", fontsize=8)
-        for place, index in enumerate(order):
-            row, column = place % 7, place // 7
-            at_cell = (3.6 + 0.52 * column, 2.75 - 0.44 * row, 0.38, 0.38)
-            cell = figure.add_axes(np.divide(at_cell, (width, height) * 2))  # type: ignore[arg-type]
-            _show(cell, attractors[index])
-            cell.spines[:].set(visible=True, color=_COLOURS[place], linewidth=2)
+        for (x, y), (name, picture) in zip(((0, 0), (1, 0), (0, 1)), corners, strict=True):
+            box = (x - 0.07, y - 0.07, 0.14, 0.14)
+            _show(axes.inset_axes(box, transform=axes.transData), picture)
+            axes.text(x, y - 0.09, plain(name), ha="center", va="top", fontsize=6)
+        for i, (colour, picture) in enumerate(zip(_COLOURS, attractors, strict=False)):
+            cell = figure.add_subplot(grid[i % _COLUMN, 7 + i // _COLUMN])
+            _show(cell, picture)
+            cell.set_box_aspect(1)
+            cell.spines[:].set(visible=True, color=colour, linewidth=2)
     return figure
 
 
@@ -158,38 +128,32 @@ def field_figure(
 
 
 def write_animation(
-    path: Path, rows: Mapping[str, Sequence[Pictures]], steps: Sequence[int]
+    path: Path, names: Sequence[str], frames: Sequence[Pictures], steps: Sequence[int]
 ) -> None:
     """Write a GIF of images that iterate next to each other, atomically.
 
-    ``rows``: for each set of images, the pictures (n, ...) at each of ``steps``.
+    ``names``: of the sets, one per row; ``frames``: pictures at each of ``steps``, row by row.
     """
     font = ImageFont.load_default(size=11)
-    cell = max(64, next(iter(rows.values()))[0].shape[1])
-    left, top = 14 + max(int(font.getlength(name)) for name in rows), 18
-    columns = max(len(frames[0]) for frames in rows.values())
-    size = (left + columns * (cell + 2), top + len(rows) * (cell + 2))
-    frames = []
-    for i, step in enumerate(steps):
+    cell = max(64, frames[0].shape[1])
+    left, top = 14 + max(int(font.getlength(name)) for name in names), 18
+    columns = len(frames[0]) // len(names)
+    size = (left + columns * (cell + 2), top + len(names) * (cell + 2))
+    drawn = []
+    for step, pictures in zip(steps, frames, strict=True):
         frame = Image.new("RGB", size, "white")
         pen = ImageDraw.Draw(frame)
         pen.text((left, 2), f"recursion {step}", fill="black", font=font)
-        for row, (name, pictures) in enumerate(rows.items()):
-            y = top + row * (cell + 2)
-            pen.text((4, y + cell // 2 - 7), name, fill="black", font=font)
-            for column, picture in enumerate(pictures[i]):
-                shown = Image.fromarray(picture).resize((cell, cell))
-                frame.paste(shown, (left + column * (cell + 2), y))
-        frames.append(frame.quantize(_LEVELS))
+        for row, name in enumerate(names):
+            pen.text((4, top + row * (cell + 2) + cell // 2 - 7), name, fill="black", font=font)
+        for i, picture in enumerate(pictures):
+            place = (left + i % columns * (cell + 2), top + i // columns * (cell + 2))
+            frame.paste(Image.fromarray(picture).resize((cell, cell)), place)
+        drawn.append(frame.quantize(_LEVELS))
+    lasting = [_MILLISECONDS] * (len(drawn) - 1) + [4 * _MILLISECONDS]
+    more = {"save_all": True, "append_images": drawn[1:], "duration": lasting, "loop": 0}
     with atomic_path(path) as temporary:
-        frames[0].save(
-            temporary,
-            format="GIF",
-            save_all=True,
-            append_images=frames[1:],
-            duration=[_MILLISECONDS] * (len(frames) - 1) + [4 * _MILLISECONDS],
-            loop=0,
-        )
+        drawn[0].save(temporary, format="GIF", **more)
 
 
 def attractor_table(found: Mapping[str, Any]) -> Table:
@@ -219,7 +183,8 @@ def _percent(share: float) -> str:
     return f"{100 * share:.0f}"
 
 
-def _show(axes, picture: NDArray[np.uint8]) -> None:  # noqa: ANN001  Axes, of any figure
-    axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
+def _show(axes: Axes, picture: NDArray[np.uint8] | None) -> None:
+    if picture is not None:
+        axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest", aspect="auto")
     axes.set(xticks=[], yticks=[])
     axes.spines[:].set_visible(False)

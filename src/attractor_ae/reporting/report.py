@@ -114,8 +114,7 @@ def _view(part: Part, key: str, tiles: int) -> dict[str, Any]:
         view["rates"] = [(_role(s), s.name, result.rates(s.name)) for s in others]
         view["charts"] = _charts(part, result)
     if result is not None and part.images:
-        view["galleries"], rows = _galleries(part, result, key, tiles)
-        view["details"] = _details(part, result, rows)
+        view["galleries"], view["details"] = _galleries(part, result, key, tiles)
     return view
 
 
@@ -201,8 +200,7 @@ def _charts(part: Part, result: EvaluationResult) -> list[dict[str, Any]]:
         label = f"{scores.name} {result.rates(scores.name).auroc:.1%}"
         curves.append((label, list(zip(fpr[few].tolist(), tpr[few].tolist(), strict=True))))
     name = result.in_scores.name
-    heads = ("ROC and AUROC", "unknown accepted", f"{name} accepted")
-    charts = [_chart(*heads, (0.0, 1.0), 0.0, curves)]
+    charts = [_chart("ROC and AUROC", "unknown accepted", curves, 0.0, f"{name} accepted")]
     if (count := result.recursions) > 1:
         by_r = [(s.name, [result.rates(s.name, None, r).auroc for r in range(count)]) for s in outs]
         accuracy = [result.accuracy(None, r) for r in range(count)]
@@ -219,26 +217,20 @@ def _by_number(
 ) -> dict[str, Any]:
     bottom = min(0.9, math.floor(10 * min(min(y) for _, y in curves)) / 10)
     points = [(name, list(enumerate(y, first))) for name, y in curves]
-    return _chart(
-        title, xlabel, "", (float(first), first + len(curves[0][1]) - 1.0), bottom, points
-    )
+    return _chart(title, xlabel, points, bottom)
 
 
 def _chart(
-    title: str,
-    xlabel: str,
-    ylabel: str,
-    x: tuple[float, float],
-    bottom: float,
-    curves: Sequence[tuple[str, Any]],
+    title: str, xlabel: str, curves: Sequence[tuple[str, Any]], bottom: float, ylabel: str = ""
 ) -> dict[str, Any]:
-    count = x[1] - x[0]
-    xticks = np.linspace(*x, 6 if count <= 1 or count > 9 else int(count) + 1)
+    first, last = curves[0][1][0][0], curves[0][1][-1][0]
+    count = last - first
+    xticks = np.linspace(first, last, 6 if count <= 1 or count > 9 else int(count) + 1)
     return {
         "title": title,
         "xlabel": xlabel,
         "ylabel": ylabel,
-        "x": x,
+        "x": (first, last),
         "y": (bottom, 1.0),
         "xticks": [(float(t), f"{t:.2g}") for t in xticks],
         "yticks": [(float(t), f"{t:.0%}") for t in np.linspace(bottom, 1, 6)],
@@ -248,59 +240,54 @@ def _chart(
 
 # ---- images ------------------------------------------------------------------------------------
 
-Keys = dict[str, tuple[int, int]]
-"""Set and row of each image in a gallery, by key."""
-
 
 def _galleries(
     part: Part, result: EvaluationResult, key: str, count: int
-) -> tuple[list[dict[str, Any]], Keys]:
-    keys: Keys = {}
-
-    def tiles(place: int, rows: NDArray[np.int64]) -> list[str]:
-        named = {f"{key}-{place}-{row}": (place, row) for row in rows.tolist()}
-        keys.update(named)
-        return list(named)
-
-    galleries = []
-    r = result.recursion
+) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Return keys of images by set and group, and what is shown of each image, by key."""
+    galleries, r = [], result.recursion
+    details: dict[str, dict[str, Any]] = {}
+    inputs = []
     for place, scores in enumerate(result.sets):
         order = np.argsort(scores.score(r, result.score), kind="stable")
-        rows = {"most certain": order[:count], "most uncertain": order[::-1][:count]}
+        groups = {"most certain": order[:count], "most uncertain": order[::-1][:count]}
         if scores.role != "out" and scores.probabilities.shape[-1]:
             wrong = np.flatnonzero((scores.predicted(r) != scores.labels) & (scores.labels != -1))
             sure = scores.probabilities[r, wrong].max(-1)
-            rows["confident mistakes"] = wrong[np.argsort(-sure, kind="stable")][:count]
-        groups = [(name, tiles(place, some)) for name, some in rows.items()]
+            groups["confident mistakes"] = wrong[np.argsort(-sure, kind="stable")][:count]
+        keys = [
+            (name, [f"{key}-{place}-{row}" for row in rows.tolist()])
+            for name, rows in groups.items()
+        ]
         role = _role(scores) if part.judged else ""
-        galleries.append({"name": scores.name, "role": role, "groups": groups})
-    return galleries, keys
-
-
-def _details(part: Part, result: EvaluationResult, keys: Keys) -> dict[str, dict[str, Any]]:
-    """Return what is shown of each image: the image, its classes, and how it is iterated."""
-    r, found = result.recursion, {}
-    for key, (place, row) in keys.items():
-        scores, images = result.sets[place], part.images[place]
-        p, label = scores.probabilities[r, row], int(scores.labels[row])
-        likely = np.argsort(-p, kind="stable")[:_LIKELY]
-        value = scores.score(r, result.score)[row : row + 1]
-        (at,) = positions(value, part.calibration_images)
-        text = f"p-value {10**-at:.2g}" if part.calibration_images else f"{result.score} {at:.2g}"
-        found[key] = {
-            "set": scores.name,
-            "picture": _picture(images.images[row]),
-            "path": _file(images.paths[row]) if images.paths else f"image {row}",
-            "label": result.classes[label] if label >= 0 else "",
-            "likely": [(result.classes[c], float(p[c])) for c in likely],
-            "score": text,
-        }
+        galleries.append({"name": scores.name, "role": role, "groups": keys})
+        for row in dict.fromkeys(np.concatenate(list(groups.values())).tolist()):
+            details[f"{key}-{place}-{row}"] = _detail(part, result, place, row)
+            inputs.append(part.images[place].inputs[row])
     if isinstance(part.detector, AttractorDetector):
-        inputs = [part.images[place].inputs[row] for place, row in keys.values()]
         strips = _strips(part, part.detector, np.stack(inputs), result.classes)
-        for shown, strip in zip(found.values(), strips, strict=True):
+        for shown, strip in zip(details.values(), strips, strict=True):
             shown.update(strip)
-    return found
+    return galleries, details
+
+
+def _detail(part: Part, result: EvaluationResult, place: int, row: int) -> dict[str, Any]:
+    """Return an image with its classes and score."""
+    r, scores, images = result.recursion, result.sets[place], part.images[place]
+    p, label = scores.probabilities[r, row], int(scores.labels[row])
+    likely = np.argsort(-p, kind="stable")[:_LIKELY]
+    (at,) = positions(scores.score(r, result.score)[[row]], part.calibration_images)
+    path = Path(*Path(images.paths[row]).parts[-2:]) if images.paths else f"image {row}"
+    return {
+        "set": scores.name,
+        "picture": _encoded(images.images[[row]]),
+        "path": displayed(path),  # with the folder, which is often the class
+        "label": result.classes[label] if label >= 0 else "",
+        "likely": [(result.classes[c], float(p[c])) for c in likely],
+        "score": f"p-value {10**-at:.2g}"
+        if part.calibration_images
+        else f"{result.score} {at:.2g}",
+    }
 
 
 def _strips(
@@ -320,55 +307,38 @@ def _strips(
     points = points.nan_to_num(nan=0.0)  # (masks, 1 + applications, n, ...)
     moved = (points - x0).abs()
     rmse = moved.square().flatten(3).mean(3).sqrt().mean(0)  # (1 + applications, n)
-    known = detector.known_[0].directions.cpu()
-    alike = F.normalize(z[0], dim=-1).mean(0) @ known.T
-    near = alike.topk(min(_NEAREST, len(known)))
+    alike = F.normalize(z[0], dim=-1).mean(0) @ detector.known_[0].directions.cpu().T
+    near = alike.topk(min(_NEAREST, alike.shape[1]))
     drawn = not isinstance(space, Features)
-    strips, trials = [], range(len(paths))
+    strips = []
     for i in range(len(x)):
-        pairs = [list(zip(p.indices[:, t, i], p.values[:, t, i], strict=True)) for t in trials]
-        masks = [
-            (
-                _strip(points[t, :, i]) if drawn else "",
-                [(classes[int(c)], float(v)) for c, v in pairs[t]],
-            )
-            for t in trials
-        ]
-        nearest = [
-            (
-                _name(part, row),
-                "" if part.trained is None else _picture(part.trained.images[row]),
-                v,
-            )
-            for v, row in zip(near.values[i].tolist(), near.indices[i].tolist(), strict=True)
-        ]
+        masks = []
+        for t in range(len(paths)):
+            pairs = zip(p.indices[:, t, i].tolist(), p.values[:, t, i].tolist(), strict=True)
+            strip = _strip(points[t, :, i]) if drawn else ""
+            masks.append((strip, [(classes[c], value) for c, value in pairs]))
+        nearest = []
+        for row, value in zip(near.indices[i].tolist(), near.values[i].tolist(), strict=True):
+            name, picture = part.nearest[row] if part.nearest else f"image {row}", ""
+            if (known := part.trained) is not None:
+                name = known.classes[known.labels[row]] if known.classes else name
+                picture = _encoded(known.images[[row]])
+            nearest.append((name, picture, value))
         heat = _heat(moved[:, :, i].mean((0, 2))) if drawn else ""
         distance = [f"{value:.2f}" for value in rmse[:, i].tolist()]
         strips.append({"masks": masks, "moved": heat, "distance": distance, "nearest": nearest})
     return strips
 
 
-def _file(path: str) -> str:
-    """Return the name of an image with that of its folder, which is often its class."""
-    return displayed(Path(*Path(path).parts[-2:]))
-
-
-def _name(part: Part, row: int) -> str:
-    if part.trained is not None and part.trained.classes:
-        return part.trained.classes[part.trained.labels[row]]
-    return part.nearest[row] if part.nearest else f"image {row}"
-
-
 def _samples(trained: ImageSet | None) -> list[tuple[str, int, str]]:
     """Return name, number and a strip of the first images of each class."""
     if trained is None:
         return []
-    rows = [np.flatnonzero(trained.labels == c) for c in range(len(trained.classes))][:_CLASSES]
-    return [
-        (name, len(of_class), _strip(torch.from_numpy(trained.images[of_class[:_SAMPLES]]) / 255))
-        for name, of_class in zip(trained.classes, rows, strict=False)
-        if len(of_class)
-    ]
+    samples = []
+    for c, name in enumerate(trained.classes[:_CLASSES]):
+        if len(rows := np.flatnonzero(trained.labels == c)):
+            samples.append((name, len(rows), _encoded(trained.images[rows[:_SAMPLES]])))
+    return samples
 
 
 def _strip(images: torch.Tensor) -> str:
@@ -380,10 +350,6 @@ def _heat(moved: torch.Tensor) -> str:
     """Return maps (k, h, w) of distances side by side as a data URI, the same scale for all."""
     colours = colormaps["inferno"]((moved / _MOVED).clamp(0, 1).numpy(), bytes=True)
     return _encoded(np.moveaxis(colours[..., :3], -1, 1))
-
-
-def _picture(image: NDArray[np.uint8]) -> str:
-    return _encoded(image[None])
 
 
 def _encoded(images: NDArray[np.uint8]) -> str:
