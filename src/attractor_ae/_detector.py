@@ -125,7 +125,7 @@ class Detector(ABC):
         self.trials, self.recursions, self.recursion = trials, recursions, recursion
         self.mask_scope = mask_scope
         self._first_trial = 0
-        self._drawn: dict[tuple[object, ...], list[DropoutMasks]] = {}
+        self._drawn: dict[tuple[object, ...], dict[int, DropoutMasks]] = {}
 
     # ---- implemented by each method
 
@@ -360,7 +360,7 @@ class Detector(ABC):
     def some_trials(self: D, first: int, count: int) -> D:
         """Return this detector with ``count`` trials from ``first`` on; weights are shared."""
         some = copy.copy(self)
-        some._first_trial, some.trials, some._drawn = first, count, {}
+        some._first_trial, some.trials = first, count
         return some
 
     def _masks(
@@ -374,11 +374,15 @@ class Detector(ABC):
             for t in trials:
                 yield sample_masks(*of, t, first, count, dtype=dtype).to(self.device)
             return
-        key = (self.seed, self.trials, dtype, self.device)
+        key = (self.seed, dtype, self.device)
         if key not in self._drawn:
-            drawn = [trial_masks(*of, t, dtype).to(self.device) for t in trials]
-            self._drawn = {key: drawn}
-        yield from self._drawn[key]
+            self._drawn.clear()
+            self._drawn[key] = {}
+        drawn = self._drawn[key]  # shared with detectors of some of the trials
+        for t in trials:
+            if t not in drawn:
+                drawn[t] = trial_masks(*of, t, dtype).to(self.device)
+            yield drawn[t]
 
     def _batches(
         self, x: Images, reporter: Reporter = SILENT, task: str = "scoring"
