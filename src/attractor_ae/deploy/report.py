@@ -79,7 +79,7 @@ def model_part(
     shown = {
         "threshold": model.threshold(),
         "images": f"{form.size} x {form.size}, {'colour' if form.channels == 3 else 'grey'}",
-        "network": f"on {facts['space']}",
+        "network": f"on {facts['space'].replace('dised', 'dised pixels')}",
         "training": f"{trained['images']} images of {len(model.classes)} classes",
         "calibration": f"{calibration['images']} images",
     }
