@@ -58,6 +58,12 @@ def atomic_path(path: Path, remedy: str = "") -> Iterator[Path]:
             temporary.unlink()
 
 
+def check_free(path: Path, again: bool) -> None:
+    """Raise an AttractorError if an output file exists, unless it may be replaced."""
+    if path.exists() and not again:
+        raise AttractorError(f"{path}: exists; replace it with --again, or choose another --out")
+
+
 @contextmanager
 def temporary_folder(path: Path, remedy: str = "") -> Iterator[Path]:
     """Yield a new folder next to ``path``, for its future files; it is removed afterwards."""

@@ -10,7 +10,7 @@ _ROWS = 1024  # points whose neighbours are looked for at once
 
 def distances(a: Float[Tensor, "n d"], b: Float[Tensor, "m d"]) -> Float[Tensor, "n m"]:
     """Return the Euclidean distances between the rows of two matrices."""
-    if torch.compiler.is_compiling():  # ONNX has no such operator
+    if torch.compiler.is_compiling():  # ONNX does not have cdist
         squares = a.square().sum(-1, keepdim=True) + b.square().sum(-1) - 2 * a @ b.mT
         return squares.clamp_min(0).sqrt()
     return torch.cdist(a, b)

@@ -25,7 +25,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attractor_ae._errors import AttractorError
@@ -50,7 +50,7 @@ LEAST_PER_CLASS = 100
 """Smallest number of calibration images of a class with p-values of its own."""
 
 _FINER = 1e-3  # largest e, as a fraction of one count
-_ROUNDING = 1e-9  # of 1 / alpha and alpha (n + 1), which are often whole numbers
+_ROUNDING = 1e-9  # of p-values, and of 1 / alpha and alpha (n + 1), often whole numbers
 
 
 def p_values(values: Float[Tensor, " n"], known: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
@@ -169,6 +169,21 @@ def least_calibration(alpha: float) -> int:
     return math.ceil(1 / alpha - _ROUNDING) - 1
 
 
+def is_rejected(p: Float[Tensor, " n"], alpha: float | Tensor) -> Bool[Tensor, " n"]:
+    """Return whether p-values, which are rounded, are at most alpha."""
+    return p <= alpha + _ROUNDING
+
+
+def rejected_ranks(alpha: float, n: int) -> int:
+    """Return k = floor(alpha (n + 1)): an image is rejected among the k largest of n + 1.
+
+    Examples:
+        >>> rejected_ranks(0.05, 112)
+        5
+    """
+    return math.floor(alpha * (n + 1) + _ROUNDING)
+
+
 def check_alpha(alpha: float, n: int, remedy: str) -> None:
     """Raise an AttractorError if ``alpha`` is not in (0, 1), or n calibration images are too few.
 
@@ -200,7 +215,7 @@ def false_alarm_rate(alpha: float, n: int, share: float = 0.9) -> tuple[float, f
     """
     from scipy.stats import beta  # slow to import
 
-    k = math.floor(alpha * (n + 1) + _ROUNDING)
+    k = rejected_ranks(alpha, n)
     if not k:
         return 0.0, 0.0, 0.0
     low, high = beta(k, n + 1 - k).ppf([(1 - share) / 2, (1 + share) / 2])

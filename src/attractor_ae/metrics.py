@@ -8,13 +8,13 @@ of thresholds: ``"exact"``, all distinct scores, and ``"paper"``, the fifty thre
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from scipy.integrate import trapezoid
-from scipy.stats import wasserstein_distance
+from scipy.stats import beta, wasserstein_distance
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from attractor_ae._errors import AttractorError, check_at_least, check_known, unknown_name
@@ -103,6 +103,19 @@ def detection_metrics(
     outside = checked_scores("out_uncertainty", out_uncertainty, bounded=grid == "paper")
     rates = (_exact_rates if grid == "exact" else paper_rates)(inside, outside)
     return DetectionMetrics(**rates, n_in=len(inside), n_out=len(outside))
+
+
+def exact_interval(count: int | NDArray[np.int64], of: int) -> tuple[Any, Any]:
+    """Return the exact 95 % intervals of fractions count / of (Clopper and Pearson, 1934).
+
+    Examples:
+        >>> low, high = exact_interval(np.array([0, 5]), 5)
+        >>> low.round(3).tolist(), high.round(3).tolist()
+        ([0.0, 0.478], [0.522, 1.0])
+    """
+    low = beta.ppf(0.025, count, of - count + 1)
+    high = beta.ppf(0.975, count + 1, of - count)
+    return np.nan_to_num(low, nan=0.0), np.nan_to_num(high, nan=1.0)
 
 
 def wasserstein_sums(

@@ -13,7 +13,8 @@ from scipy.stats import binomtest
 from attractor_ae import AttractorError
 from attractor_ae.conformal import p_values
 from attractor_ae.experiment.report import run_part
-from attractor_ae.reporting.report import Part, interval, positions, save_report
+from attractor_ae.metrics import exact_interval
+from attractor_ae.reporting.report import Part, positions, save_report
 
 VOID = {"meta", "img", "br", "input", "path", "rect"}
 
@@ -95,7 +96,7 @@ def test_rates_of_the_table_are_those_of_the_result(page, result):
 
 @pytest.mark.parametrize(("count", "of"), [(0, 7), (7, 7), (3, 40), (1, 1), (0, 0)])
 def test_intervals_are_scipys(count, of):
-    low, high = interval(np.array([count]), of)
+    low, high = exact_interval(np.array([count]), of)
     if of:
         exact = binomtest(count, of).proportion_ci(0.95, method="exact")
         assert (low[0], high[0]) == pytest.approx((exact.low, exact.high))

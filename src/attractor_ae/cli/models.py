@@ -247,8 +247,7 @@ def calibrate(
 
 
 def _say_threshold(model: "Model", target: Path) -> None:
-    from attractor_ae.deploy.card import false_alarm_lines
-    from attractor_ae.deploy.fit import card_path
+    from attractor_ae.deploy.card import card_path, false_alarm_lines
 
     for line in (model.threshold(), *false_alarm_lines(model)):
         say(line)
@@ -308,7 +307,7 @@ def pull(
 ) -> None:
     """Download a model file and its card from the Hugging Face Hub."""
     with one_line_errors():
-        from attractor_ae.deploy.fit import card_path
+        from attractor_ae.deploy.card import card_path
         from attractor_ae.deploy.hub import pull_model
 
         say(pull_model(repository, target, again=again).threshold())

@@ -109,6 +109,12 @@ class ImageSet:
         count = min(count, len(self))
         return self.take(np.arange(count) * len(self) // max(1, count))
 
+    def relabelled(self, classes: Sequence[str]) -> "ImageSet":
+        """Return the images with labels of other classes; -1 for a class that is not among them."""
+        index = [classes.index(c) if c in classes else -1 for c in self.classes]
+        labels = np.array([*index, -1])[self.labels]  # the last one is for images without a label
+        return replace(self, labels=labels, classes=tuple(classes))
+
     def open_set(self, split: int) -> tuple["ImageSet", "ImageSet"]:
         """Divide the classes at random into known and unknown ones; return the images of each.
 

@@ -6,6 +6,9 @@ from typing import Literal
 
 from attractor_ae.data.sources import Source
 
+ALL = "all"
+"""Name of the split of all images."""
+
 AugmentationKind = Literal["grey", "natural", "cars"]
 """Kind of images, which determines the steps of their augmentation."""
 
@@ -58,6 +61,11 @@ class DatasetInfo:
     per_class: int = 250
     factors: tuple[str, ...] = ()
     optional_splits: tuple[str, ...] = ()
+
+    @property
+    def every_image(self) -> str:
+        """Split of all images of an own set; of a built-in one, that of held-out images."""
+        return ALL if ALL in self.splits else self.test_split
 
     @property
     def split_as_out(self) -> str:

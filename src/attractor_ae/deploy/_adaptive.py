@@ -10,13 +10,14 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from attractor_ae._errors import AttractorError
+from attractor_ae.conformal import rejected_ranks
+from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import IMAGE_SCORES
 
 ERROR = 0.02
@@ -58,7 +59,7 @@ class StoppingRule:
     def of(cls, t: Float[Tensor, "stages n"], alpha: float, error: float = ERROR) -> "StoppingRule":
         """Return the rule for T_n of the calibration images, at the threshold of ``alpha``."""
         n = t.shape[1]
-        rank = n - math.floor(alpha * (n + 1) + 1e-9)  # images with a larger T are rejected
+        rank = n - rejected_ranks(alpha, n)  # images with a larger T are rejected
         differences = (t - t[-1]).abs().quantile(1 - error, dim=1, interpolation="higher")
         return cls(t[-1].sort().values[rank].item(), (*differences[:-1].tolist(), -1.0))
 
@@ -73,7 +74,7 @@ class StoppingRule:
 
 
 def sampled(
-    detector: Any,  # noqa: ANN401
+    detector: AttractorDetector,
     inputs: Tensor,
     names: Sequence[str],
     recursions: Sequence[int],
@@ -83,7 +84,7 @@ def sampled(
     """Yield the rows that are left at each stage, and the means over the trials so far.
 
     Args:
-        detector: A fitted `AttractorDetector`.
+        detector: A fitted detector.
         inputs: Images or features (n, ...).
         names: Scores that are means over trials, or of the image alone.
         recursions: Recursions of the result.
@@ -93,19 +94,14 @@ def sampled(
     Yields:
         Rows, int64 (m,), and score -> (recursions, m); the class distributions are named "".
     """
-    rows, means = torch.arange(len(inputs)), None
+    rows, means = torch.arange(len(inputs)), dict[str, Tensor]()
     for stage, (before, after) in enumerate(itertools.pairwise((0, *counts))):
         some = detector.some_trials(before, after - before)
-        varying = [n for n in names if means is None or n.partition("@")[0] not in IMAGE_SCORES]
+        varying = [n for n in names if not before or n.partition("@")[0] not in IMAGE_SCORES]
         found = some.predict_scores(inputs[rows], varying, recursions)
-        new = {**found.scores, "": found.probabilities}
-        share = (after - before) / after
-        means = (
-            new
-            if means is None
-            else means
-            | {name: means[name] + (values - means[name]) * share for name, values in new.items()}
-        )
+        for name, values in (*found.scores.items(), ("", found.probabilities)):
+            mean = means.get(name, values)  # the same in the first stage
+            means[name] = mean + (values - mean) * ((after - before) / after)
         yield rows, means
         if stops is not None:
             left = ~stops(stage, means)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from attractor_ae import __version__
@@ -61,10 +62,14 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str,
     return tensors, json.loads(metadata["detector"]), json.loads(metadata["facts"]), digest
 
 
-def finite(value: Any) -> Any:  # noqa: ANN401  any JSON value
-    """Return a JSON value with None in place of numbers that are not finite."""
+def finite(value: Any, digits: int | None = None) -> Any:  # noqa: ANN401  numbers of any library
+    """Return a JSON value with None in place of numbers that are not finite; round the others."""
     if isinstance(value, Mapping):
-        return {str(key): finite(inner) for key, inner in value.items()}
+        return {str(key): finite(inner, digits) for key, inner in value.items()}
     if isinstance(value, list | tuple):
-        return [finite(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+        return [finite(inner, digits) for inner in value]
+    value = value.item() if isinstance(value, Tensor | np.generic) else value
+    if not isinstance(value, float):
+        return value
+    rounded = value if digits is None else float(f"{value:.{digits}g}")
+    return rounded if math.isfinite(value) else None

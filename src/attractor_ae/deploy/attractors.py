@@ -24,8 +24,9 @@ from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.masks import DropoutMasks, trial_masks
 from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageSet
+from attractor_ae.deploy._format import finite
 from attractor_ae.deploy.model import CHUNK, load_model
-from attractor_ae.deploy.report import load_images, relabelled
+from attractor_ae.deploy.report import load_images
 from attractor_ae.experiment.fit import fit_detector
 from attractor_ae.experiment.plan import image_format, make_plan
 from attractor_ae.experiment.run import Run
@@ -152,7 +153,7 @@ def find_attractors(
         reporter.progress("basins", 0, 1, "started")
         found["basins"] = _basins(study, study.sets[0].at_most(_BASINS))
         reporter.progress("basins", 1, 1, "done")
-    found, out = _rounded(found), Path(out)
+    found, out = finite(found, digits=4), Path(out)
     with temporary_folder(out / "attractors") as new:
         write_json(new / "attractors.json", found)
         if study.drawable:
@@ -193,7 +194,7 @@ def _study(
         known, classes = training_part(config, every)[0].at_most(_KNOWN), every.classes
         sets.append(dataclasses.replace(known.at_most(_STARTS), name=TRAINING))
         others = [plan.load(planned, reporter) for planned in (plan.in_dataset, *plan.out)]
-        sets += [relabelled(some.at_most(_STARTS), classes) for some in others]
+        sets += [some.at_most(_STARTS).relabelled(classes) for some in others]
     else:
         model = load_model(source)
         detector, classes, form, known = model.detector, model.classes, model.image_format, None
@@ -320,19 +321,6 @@ def _basins(study: _Study, images: ImageSet) -> dict[str, Any]:
             "stays": [(borne >= level).double().mean() for level in range(_LEVELS)],
         }
     return result
-
-
-def _rounded(value: Any) -> Any:  # noqa: ANN401  any JSON value, or number of any library
-    """Return a JSON value: numbers with four digits, None in place of one that is not finite."""
-    if isinstance(value, dict):
-        return {key: _rounded(inner) for key, inner in value.items()}
-    if isinstance(value, list):
-        return [_rounded(inner) for inner in value]
-    if isinstance(value, Tensor | np.generic):
-        value = value.item()
-    if not isinstance(value, float):
-        return value
-    return float(f"{value:.4g}") if math.isfinite(value) else None
 
 
 # ---- figures

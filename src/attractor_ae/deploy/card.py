@@ -9,11 +9,16 @@ from attractor_ae.deploy.model import Model
 
 _ROWS = 50  # of the table of classes
 _LINES = 10  # classes on the terminal and in sentences
-_SPACES = {
+SPACES = {
     "pixels": "pixels",
     "standardised": "pixels with standardised brightness and contrast",
     "features": "the features of a pretrained network",
 }
+
+
+def card_path(out: Path) -> Path:
+    """Return the path of the model card of a model file."""
+    return out.with_name(f"{out.name}.md")
 
 
 def model_card(model: Model, name: str) -> str:
@@ -62,7 +67,7 @@ def model_card(model: Model, name: str) -> str:
     lines.append(f"| all | {trained['images']} | {calibration['images']} | | |")
     lines += ["", "False alarms: each calibration image is ranked among the others."]
     lines += ["", *(f"* {line.strip()}" for line in facts.get("audit", ()))]
-    lines += ["", "## Network", "", f"* It works on {_SPACES[facts['space']]}."]
+    lines += ["", "## Network", "", f"* It works on {SPACES[facts['space']]}."]
     if extractor := model.extractor:
         lines.append(
             f"* Extractor: {extractor['name']}, licence of the weights: {extractor['licence']}, "

@@ -12,7 +12,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.deploy.model import Model
 from attractor_ae.deploy.verdicts import UNKNOWN, UNSCORED, Verdict
-from attractor_ae.metrics import detection_metrics
+from attractor_ae.metrics import detection_metrics, exact_interval
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,8 @@ class Rate:
     @property
     def interval(self) -> tuple[float, float]:
         """Lower and upper end."""
-        from scipy.stats import binomtest
-
-        if not self.of:
-            return 0.0, 1.0
-        found = binomtest(self.count, self.of).proportion_ci(0.95, method="exact")
-        return float(found.low), float(found.high)
+        low, high = exact_interval(self.count, self.of)
+        return float(low), float(high)
 
     def __str__(self) -> str:
         if not self.of:

@@ -19,16 +19,16 @@ import torch.nn.functional as F
 from jaxtyping import UInt8
 from torch import Tensor, nn
 
-from attractor_ae._detector import Requests
-from attractor_ae._errors import AttractorError, optional_package, unknown_name
-from attractor_ae._files import atomic_path
-from attractor_ae.conformal import p_values, parse_component
-from attractor_ae.core.dynamics import Trajectory, iterate
+from attractor_ae._detector import Requests, of_trials
+from attractor_ae._errors import AttractorError, check_known, optional_package
+from attractor_ae._files import atomic_path, check_free
+from attractor_ae.conformal import is_rejected, p_values, parse_component
+from attractor_ae.core.dynamics import iterate
 from attractor_ae.core.masks import DropoutMasks
 from attractor_ae.core.scores import entropy, mean_distribution
 from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageFormat
-from attractor_ae.deploy.model import ROUNDING, Model, load_model
+from attractor_ae.deploy.model import Model, load_model
 from attractor_ae.extractors import make_extractor
 
 FORMATS = ("onnx", "torch")
@@ -64,13 +64,9 @@ def export_model(
     """
     out = Path(out)
     stored_masks = out.with_suffix(".masks.npz")
-    if form not in FORMATS:
-        raise unknown_name("format", form, FORMATS)
+    check_known("format", form, FORMATS)
     for path in (out, stored_masks):
-        if path.exists() and not again:
-            raise AttractorError(
-                f"{path}: exists; replace it with --again, or choose another --out"
-            )
+        check_free(path, again)
     for package in ("onnxscript", "onnxruntime") if form == "onnx" else ():
         optional_package(package, "export", "export to ONNX")
     model = load_model(file, device="cpu")
@@ -126,18 +122,13 @@ class Graph(nn.Module):
         wanted = Requests({name: [at for n, at in parts if n == name] for name, _ in parts}, [r])
         repeated = points.expand(trials, *points.shape).flatten(0, 1)
         path = iterate(self.network, repeated, DropoutMasks(masks), wanted.recursions)
-        paths = map(
-            Trajectory,
-            path.latents.unflatten(1, (trials, -1)).unbind(1),
-            path.reconstructions.unflatten(1, (trials, -1)).unbind(1),
-        )
-        found, distributions = detector.scored(x, points, paths, wanted)
+        found, distributions = detector.scored(x, points, of_trials(path, trials), wanted)
         values = [found[name][wanted.scores[name].index(at)].double() for name, at in parts]
         p, values = distributions[0], torch.stack(values)
         assert detector.ood_.statistics is not None  # a model is calibrated
         statistic = detector.ood_.statistic(values, r)
         rank = p_values(statistic, detector.ood_.statistics[r])
-        unknown = rank <= alpha + ROUNDING
+        unknown = is_rejected(rank, alpha)
         ood_score = detector.ood_(values, r)
         return mean_distribution(p), entropy(p), statistic, ood_score, rank, unknown
 
@@ -162,14 +153,14 @@ class _Onnx:
         )
         assert made is not None
         self._proto, self._names = made.model_proto, names
-
-    def __call__(self, *inputs: Tensor) -> list[Tensor]:
         runtime = optional_package("onnxruntime", "export", "export to ONNX")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = torch.get_num_threads()
-        session = runtime.InferenceSession(self._proto.SerializeToString(), options)
+        self._session = runtime.InferenceSession(self._proto.SerializeToString(), options)
+
+    def __call__(self, *inputs: Tensor) -> list[Tensor]:
         given = [tensor.numpy() for tensor in inputs]
-        found = session.run(list(OUTPUTS), dict(zip(self._names, given, strict=True)))
+        found = self._session.run(list(OUTPUTS), dict(zip(self._names, given, strict=True)))
         return [torch.from_numpy(np.asarray(array)) for array in found]
 
     def save(self, path: Path, metadata: str) -> None:
@@ -181,13 +172,13 @@ class _Torch:
     """A program of `torch.export`."""
 
     def __init__(self, program: torch.export.ExportedProgram) -> None:
-        self._program = program
+        self._program, file = program, io.BytesIO()
+        torch.export.save(program, file)
+        file.seek(0)
+        self._loaded = torch.export.load(file).module()  # what a user will load
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
-        file = io.BytesIO()
-        torch.export.save(self._program, file)
-        file.seek(0)
-        return list(torch.export.load(file).module()(*inputs))
+        return list(self._loaded(*inputs))
 
     def save(self, path: Path, metadata: str) -> None:
         with path.open("wb") as file:
@@ -217,7 +208,7 @@ def _checked(
         "statistic": t,
         "p_value": torch.maximum(low, torch.minimum(p, high)),
         "ood_score": 1 - p,
-        "unknown": (p <= model.alpha + ROUNDING).double(),
+        "unknown": is_rejected(p, model.alpha).double(),
     }
     differences = {
         name: float(((found[name].double() - value).abs() / value.abs().clamp_min(1)).max())

@@ -15,16 +15,16 @@ from numpy.typing import NDArray
 
 from attractor_ae._devices import mixed_precision
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import write_text
+from attractor_ae._files import check_free, write_text
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import SMALLEST_CALIBRATION, check_alpha, least_calibration
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import Dataset, ImageFormat, ImageSet, Wanted, find_dataset
 from attractor_ae.data.decode import displayed, shorter_side
 from attractor_ae.data.image_set import divided_rows
-from attractor_ae.data.sources.own import ALL
+from attractor_ae.data.info import ALL
 from attractor_ae.deploy.audit import audit
-from attractor_ae.deploy.card import model_card
+from attractor_ae.deploy.card import card_path, model_card
 from attractor_ae.deploy.evaluation import evaluate_verdicts
 from attractor_ae.deploy.model import Model, codes_of, described, load_model
 from attractor_ae.deploy.report import model_part
@@ -155,17 +155,10 @@ def fit_model(
         "(set by --size, --colour, --grey)"
     )
 
-    def training(
-        config: ExperimentConfig,
-        place: str | Path,
-        *,
-        data_root: str | Path | None,
-        resume: bool,
-        reporter: Reporter,
-    ) -> Run:
+    def training(config: ExperimentConfig, place: str | Path, **_: object) -> Run:
         found = _load(dataset, split, config.dataset, image_format(config.dataset), reporter)
         kind = dataset.info.augmentation
-        return train(config, found, place, augmentation=kind, resume=resume, reporter=reporter)
+        return train(config, found, place, augmentation=kind, resume=True, reporter=reporter)
 
     key = hashlib.sha256(f"{experiment} {of_features} {images.digest}".encode()).hexdigest()[:12]
     work = Run(out.parent / f".{out.name}.training")
@@ -247,7 +240,7 @@ def recalibrate(
     out = _free(out, again)
     model = load_model(file)
     dataset = find_dataset(_name(folder))
-    split = ALL if ALL in dataset.info.splits else dataset.info.test_split
+    split = dataset.info.every_image
     wanted = Wanted(image_format=model.image_format, max_broken=1.0, reporter=reporter)
     images = dataset.load(split, wanted)
     made = model.calibrated(images, alpha)
@@ -323,11 +316,6 @@ def _write(model: Model, out: Path) -> None:
     save_report(out.with_name(f"{out.name}.html"), parts, f"Model {out.name}")
 
 
-def card_path(out: Path) -> Path:
-    """Return the path of the model card of a model file."""
-    return out.with_name(f"{out.name}.md")
-
-
 def _check_autoencoder(config: ExperimentConfig, where: str) -> None:
     if config.model.type == "conv":
         raise AttractorError(
@@ -345,8 +333,7 @@ def _free(out: str | Path, again: bool) -> Path:
     out = Path(out)
     if out.is_dir():
         raise AttractorError(f"{out}: is a folder; give the name of a model file, e.g. parts.model")
-    if out.exists() and not again:
-        raise AttractorError(f"{out}: exists; replace it with --again, or choose another --out")
+    check_free(out, again)
     return out
 
 

@@ -1,5 +1,6 @@
 """Model files in repositories of the Hugging Face Hub (``attractor-ae push`` and ``pull``)."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,9 +8,8 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from attractor_ae._errors import AttractorError, optional_package
-from attractor_ae._files import atomic_path, write_text
-from attractor_ae.deploy.card import model_card
-from attractor_ae.deploy.fit import card_path
+from attractor_ae._files import atomic_path, check_free, write_text
+from attractor_ae.deploy.card import card_path, model_card
 from attractor_ae.deploy.model import Model, load_model
 
 FILE, _CARD = "attractor-ae.model", "README.md"
@@ -54,8 +54,7 @@ def pull_model(repository: str, out: str | Path, *, again: bool = False) -> Mode
             the Hub cannot be reached.
     """
     out = Path(out)
-    if out.exists() and not again:
-        raise AttractorError(f"{out}: exists; replace it with --again, or choose another --out")
+    check_free(out, again)
     with TemporaryDirectory() as folder:
         with _hub(repository) as hub:
             api = hub.HfApi()
@@ -65,7 +64,7 @@ def pull_model(repository: str, out: str | Path, *, again: bool = False) -> Mode
             )
         model = load_model(file)  # is intact
         with atomic_path(out) as temporary:
-            temporary.write_bytes(file.read_bytes())
+            shutil.copyfile(file, temporary)
         write_text(card_path(out), card.read_text(encoding="utf-8"))
     return model
 

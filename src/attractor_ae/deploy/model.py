@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -29,6 +30,7 @@ from attractor_ae.conformal import (
     check_alpha,
     component_values,
     false_alarm_rate,
+    is_rejected,
     leave_one_out,
     ood_score,
     p_values,
@@ -56,7 +58,6 @@ ScoreChunks = Callable[[Iterator[Sequence[str]], dict[str, Any]], Iterator[list[
 
 _TOGETHER = 16  # files that a thread decodes, one after the other
 _EXTRACTOR = "extractor"  # prefix of its weights in a model file
-ROUNDING = 1e-9  # of p-values, which are compared with alpha
 _MORE_IMAGES = (
     "use a larger alpha, or calibrate on more known images: attractor-ae calibrate MODEL FOLDER"
 )
@@ -110,6 +111,11 @@ class Model:
     def calibration_images(self) -> int:
         """Number of calibration images."""
         return self.values.shape[-1]
+
+    @cached_property
+    def _statistics(self) -> Float[Tensor, "stages n"]:
+        """T of the calibration images at each stage of adaptive sampling."""
+        return torch.stack([self.ood.statistic(of, self.detector.recursion) for of in self.values])
 
     @property
     def ood(self) -> OODScore:
@@ -171,8 +177,9 @@ class Model:
         inputs, r = self.inputs(images), self.detector.recursion
         components, every = self.ood.components, self.detector.trials
         at = chosen_stages(every, (1, every) if trials is None else trials)
-        known_stages = torch.stack([self.ood.statistic(of, r) for of in self.values[at]])
-        rule = StoppingRule.of(known_stages, alpha)
+        of_known = self._statistics[at]
+        never = StoppingRule(0.0, (*[math.inf] * (len(of_known) - 1), -1.0))
+        rule = never if trials is None else StoppingRule.of(of_known, alpha)
 
         def stops(stage: int, means: dict[str, Tensor]) -> Tensor:
             return rule.stops(self.ood.statistic(_stacked(means, components), r), stage)
@@ -181,19 +188,17 @@ class Model:
         p_mean = torch.zeros(len(inputs), len(self.detector.classes_))
         of_members = torch.zeros(len(inputs), dtype=torch.float64)
         names = [*components, "member_entropy"]
-        counts, rule_of = stages(every)[at], None if trials is None else stops
-        for rows, means in sampled(self.detector, inputs, names, [r], counts, rule_of):
+        for rows, means in sampled(self.detector, inputs, names, [r], stages(every)[at], stops):
             values[:, rows] = _stacked(means, components)
             p_mean[rows], of_members[rows] = means[""][0], means["member_entropy"][0]
         uncertainty = normalised_entropy(p_mean)
         likely, label = p_mean.max(-1)
-        t = self.ood.statistic(values, r)
-        known = known_stages[-1] if trials is None else rule.applied(known_stages)
+        t, known = self.ood.statistic(values, r), rule.applied(of_known)
+        ascending = known.sort().values
         if per_class:
-            of = (known, self.predicted, len(self.detector.classes_))
-            p = p_values_per_class(t, label, *of)
+            p = p_values_per_class(t, label, known, self.predicted, len(self.detector.classes_))
         else:
-            p = p_values(t, known.sort().values)
+            p = p_values(t, ascending)
         ordered = self.values[at][-1].sort(-1).values
         of_parts = torch.stack([p_values(a, b) for a, b in zip(values, ordered, strict=True)])
         several = len(self.classes) > 1
@@ -202,14 +207,14 @@ class Model:
             "confidence": _rounded(self._confidence(likely)),
             "uncertainty": _rounded(uncertainty),
             "epistemic": _rounded((uncertainty - of_members).clamp_min(0)),
-            "ood_score": _rounded(ood_score(t, known.sort().values), 9),
+            "ood_score": _rounded(ood_score(t, ascending), 9),
             "p_value": _rounded(p),
         }
         if not several:  # of one class, they say nothing
             for name in ("probability", "confidence", "uncertainty", "epistemic"):
                 del rounded[name]
         labels = [self.classes[i] for i in self.detector.classes_[label].tolist()]
-        nearest, rejected = self._nearest(inputs), (p <= alpha + ROUNDING).tolist()
+        nearest, rejected = self._nearest(inputs), is_rejected(p, alpha).tolist()
         return [
             Verdict(
                 "" if paths is None else paths[i],
@@ -372,13 +377,13 @@ class Model:
             values.append(component_values(_scores(means), self.ood.components)[:, r])
         probabilities = means[""][r]
         confidence = self.confidence
-        labels = [self.classes.index(images.classes[i]) if i >= 0 else -1 for i in images.labels]
-        if (rows := np.flatnonzero(np.array(labels) >= 0)).size:
+        labels = images.relabelled(self.classes).labels
+        if (rows := np.flatnonzero(labels >= 0)).size:
             likely, predicted = probabilities[rows].max(-1)
-            right = detector.classes_[predicted] == torch.tensor(labels)[rows]
+            right = detector.classes_[predicted] == torch.from_numpy(labels[rows])
             confidence = fit_confidence(likely, right)
         detector.ood_, detector.score = detector.ood_.calibrated(_scores(means)), OOD_SCORE
-        alone = leave_one_out(detector.ood_.statistic(values[-1], r)) <= alpha + ROUNDING
+        alone = is_rejected(leave_one_out(detector.ood_.statistic(values[-1], r)), alpha)
         rejected = images.labels[alone.numpy() & (images.labels >= 0)]
         counts = np.bincount(rejected, minlength=len(images.classes)).tolist()
         facts = {**self.facts, "calibration": described(images)}

@@ -4,12 +4,10 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import ImageFormat, ImageSet, Wanted, find_dataset
-from attractor_ae.data.sources.own import ALL
+from attractor_ae.deploy.card import SPACES
 from attractor_ae.deploy.evaluation import Rate
 from attractor_ae.deploy.model import Model, load_model
 from attractor_ae.experiment.compare import measured_runs
@@ -79,7 +77,7 @@ def model_part(
     shown = {
         "threshold": model.threshold(),
         "images": f"{form.size} x {form.size}, {'colour' if form.channels == 3 else 'grey'}",
-        "network": f"on {facts['space'].replace('dised', 'dised pixels')}",
+        "network": f"on {SPACES[facts['space']]}",
         "training": f"{trained['images']} images of {len(model.classes)} classes",
         "calibration": f"{calibration['images']} images",
     }
@@ -122,18 +120,11 @@ def load_images(
     data_root: str | Path | None,
     reporter: Reporter,
 ) -> tuple[ImageSet, bool]:
-    """Load a folder or data set, see `relabelled`, and tell whether all its classes are known."""
+    """Load a folder or data set with labels of ``classes``, and tell whether it has no others."""
     dataset = find_dataset(str(place), data_root)
-    split = ALL if ALL in dataset.info.splits else dataset.info.test_split
-    found = dataset.load(split, Wanted(image_format=form, max_broken=1.0, reporter=reporter))
+    wanted = Wanted(image_format=form, max_broken=1.0, reporter=reporter)
+    found = dataset.load(dataset.info.every_image, wanted)
     if dataset.info.kind == "own":
         found = dataclasses.replace(found, name=Path(place).resolve().name)
     known = bool(found.classes) and set(found.classes) <= set(classes)
-    return relabelled(found, classes), known
-
-
-def relabelled(images: ImageSet, classes: Sequence[str]) -> ImageSet:
-    """Return images with labels of other classes; -1 for a class that is not among them."""
-    index = [classes.index(c) if c in classes else -1 for c in images.classes]
-    labels = np.array([*index, -1])[images.labels]  # the last one is for images without a label
-    return dataclasses.replace(images, labels=labels, classes=tuple(classes))
+    return found.relabelled(classes), known

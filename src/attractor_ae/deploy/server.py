@@ -7,7 +7,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from typing import Any
 
@@ -135,8 +135,7 @@ class _Scorer:
         else:
             scored: asyncio.Future[Verdict] = loop.create_future()
             await self.waiting.put((image, scored))
-            found = await scored
-            verdict = Verdict(**{**vars(found), "path": name})
+            verdict = replace(await scored, path=name)
         self.counts.labels(verdict.verdict).inc()
         return verdict
 

@@ -12,7 +12,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from attractor_ae._errors import AttractorError, optional_package
-from attractor_ae._files import atomic_path, cannot_write, one_writer, remove_leftovers
+from attractor_ae._files import atomic_path, cannot_write, check_free, one_writer, remove_leftovers
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import first_drift
 from attractor_ae.data.decode import displayed
@@ -97,8 +97,7 @@ def score_to_file(
     out = Path(out)
     write = _writer(out)
     check_backend(backend, scheduler)
-    if out.exists() and not again:
-        raise AttractorError(f"{out}: exists; replace it with --again, or choose another --out")
+    check_free(out, again)
     if fdr is not None and not 0 < fdr < 1:
         raise AttractorError(f"fdr must be between 0 and 1, got {fdr:g}; give e.g. 0.1")
     if drift and trials is not None:
@@ -131,37 +130,26 @@ def score_to_file(
         if done:
             reporter.note(f"{part}: continuing after {done} images")
         seen = {hash(row["path"]) for row in _rows(part)}  # hashes, as there may be many
-        notes = reporter
         try:
             with (
                 part.open("a", encoding="utf-8") as file,
                 scoring(model, backend, scheduler) as chunks,
             ):
-                while True:
-                    paths = image_paths(sources, empty=bool(watch), reporter=notes)
-                    paths, notes = _arrived(paths, seen, watch), SILENT
-                    with (
-                        nullcontext((paths, None)) if watch else counted(sources, paths) as (new, n)
-                    ):
-                        verdicts = model.score_paths(
-                            new,
-                            None if n is None else n + done,
-                            alpha=alpha,
-                            per_class=per_class,
-                            trials=trials,
-                            done=len(seen) if watch else done,
-                            reporter=reporter,
-                            score_chunks=chunks,
-                        )
-                        while chunk := list(itertools.islice(verdicts, CHUNK)):
-                            file.writelines(
-                                json.dumps(verdict.row(parts)) + "\n" for verdict in chunk
-                            )
-                            file.flush()
-                            seen.update(hash(verdict.path) for verdict in chunk if watch)
-                    if watch is None:
-                        break
-                    time.sleep(watch)
+                for paths, count in _rounds(sources, seen, watch, reporter):
+                    verdicts = model.score_paths(
+                        paths,
+                        None if count is None else count + done,
+                        alpha=alpha,
+                        per_class=per_class,
+                        trials=trials,
+                        done=len(seen) if watch else done,
+                        reporter=reporter,
+                        score_chunks=chunks,
+                    )
+                    while chunk := list(itertools.islice(verdicts, CHUNK)):
+                        file.writelines(json.dumps(verdict.row(parts)) + "\n" for verdict in chunk)
+                        file.flush()
+                        seen.update(hash(verdict.path) for verdict in chunk if watch)
         except KeyboardInterrupt:
             if watch is None:
                 raise
@@ -224,6 +212,21 @@ def _rows(part: Path) -> Iterator[Row]:
     with part.open(encoding="utf-8") as file:
         next(file, None)  # the settings
         yield from map(json.loads, file)
+
+
+def _rounds(
+    sources: Sequence[str | Path], seen: set[int], watch: float | None, reporter: Reporter
+) -> Iterator[tuple[Iterable[str], int | None]]:
+    """Yield the new images of sources and their number: once, or with ``watch`` without end."""
+    if watch is None:
+        paths = image_paths(sources, reporter=reporter)
+        with counted(sources, _arrived(paths, seen, watch)) as found:
+            yield found
+        return
+    while True:
+        yield _arrived(image_paths(sources, empty=True, reporter=reporter), seen, watch), None
+        reporter = SILENT  # notes are the same in each round
+        time.sleep(watch)
 
 
 def _arrived(paths: Iterable[str], seen: set[int], age: float | None) -> Iterator[str]:

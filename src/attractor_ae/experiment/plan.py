@@ -8,8 +8,8 @@ from typing import Literal
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import CATALOGUE, Dataset, ImageFormat, ImageSet, Wanted, find_dataset
-from attractor_ae.data.info import AugmentationKind
-from attractor_ae.data.sources.own import ALL, OwnImages
+from attractor_ae.data.info import ALL, AugmentationKind
+from attractor_ae.data.sources.own import OwnImages
 from attractor_ae.experiment.config import DatasetConfig, ExperimentConfig
 from attractor_ae.training import with_features
 

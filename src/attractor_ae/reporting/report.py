@@ -30,6 +30,7 @@ from attractor_ae.data import ImageSet
 from attractor_ae.data.decode import displayed
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.experiment.trial_curve import TrialCurve
+from attractor_ae.metrics import exact_interval
 
 _ALPHA = 0.05
 _STEPS = 60  # of the threshold, from "all rejected" to alpha
@@ -135,15 +136,6 @@ def positions(scores: NDArray[np.float64], calibration: int) -> NDArray[np.float
     return -np.log10(np.round((1 - scores) * n) / n) if calibration else scores
 
 
-def interval(count: NDArray[np.int64], of: int) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Return the exact 95 % intervals of fractions (Clopper and Pearson, 1934)."""
-    from scipy.stats import beta  # slow to import
-
-    low = beta.ppf(0.025, count, of - count + 1)
-    high = beta.ppf(0.975, count + 1, of - count)
-    return np.nan_to_num(low, nan=0.0), np.nan_to_num(high, nan=1.0)
-
-
 def _threshold(part: Part) -> dict[str, Any] | None:
     """Return histograms, and the decisions at every step of the threshold."""
     result, n = part.result, part.calibration_images
@@ -162,7 +154,7 @@ def _threshold(part: Part) -> dict[str, Any] | None:
     for scores, x in zip(sets, found, strict=True):
         rejected = len(x) - np.searchsorted(np.sort(x), at - 1e-9)
         wrong = len(x) - rejected if scores.role == "out" and part.judged else rejected
-        rates = (wrong / len(x), *interval(wrong, len(x)))  # in thousandths
+        rates = (wrong / len(x), *exact_interval(wrong, len(x)))  # in thousandths
         thousandths = [np.round(1000 * rate).astype(int).tolist() for rate in rates]
         steps = list(zip(rejected.tolist(), *thousandths, strict=True))
         bars = (np.histogram(x, _BINS, (low, most))[0] / len(x)).tolist()

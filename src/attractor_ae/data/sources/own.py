@@ -21,7 +21,7 @@ from attractor_ae._random import Stream, generator
 from attractor_ae.data.cache import Broken, prepare
 from attractor_ae.data.decode import displayed, is_text
 from attractor_ae.data.image_set import ImageSet, Wanted, drawn_rows
-from attractor_ae.data.info import DatasetInfo, SplitInfo
+from attractor_ae.data.info import ALL, DatasetInfo, SplitInfo
 from attractor_ae.data.sources.own_files import (
     ARRAYS,
     TABLES,
@@ -33,9 +33,6 @@ from attractor_ae.data.sources.own_files import (
     split_name,
 )
 from attractor_ae.data.walk import walk
-
-ALL = "all"
-"""Name of the split of all images."""
 
 SUFFIXES = (*TABLES, *ARRAYS)
 """Suffixes of files that contain or list images."""
