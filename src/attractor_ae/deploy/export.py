@@ -12,6 +12,7 @@ from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -32,6 +33,7 @@ from attractor_ae.deploy.model import ROUNDING, Model, load_model
 from attractor_ae.extractors import make_extractor
 
 FORMATS = ("onnx", "torch")
+ENDINGS = {".onnx": "onnx", ".pt2": "torch"}
 OUTPUTS = ("probabilities", "uncertainty", "statistic", "ood_score", "p_value", "unknown")
 TOLERANCE = 1e-4
 """Largest difference from the library, absolute, and relative to numbers above 1."""
@@ -66,11 +68,13 @@ def export_model(
     stored_masks = out.with_suffix(".masks.npz")
     if form not in FORMATS:
         raise unknown_name("format", form, FORMATS)
-    for path in (out, stored_masks):
-        if path.exists() and not again:
-            raise AttractorError(
-                f"{path}: exists; replace it with --again, or choose another --out"
-            )
+    if form != ENDINGS.get(out.suffix, form):
+        raise AttractorError(
+            f"{out}: is not a name for the format {form}; add --format {ENDINGS[out.suffix]}, or "
+            "choose another --out"
+        )
+    if out.exists() and not again:
+        raise AttractorError(f"{out}: exists; replace it with --again, or choose another --out")
     for package in ("onnxscript", "onnxruntime") if form == "onnx" else ():
         optional_package(package, "export", "export to ONNX")
     model = load_model(file, device="cpu")
@@ -85,6 +89,12 @@ def export_model(
     detector.network.to(memory_format=contiguous)
     trials = zip(*(masks.sites for masks in detector._masks(0, 1)), strict=True)
     masks = [torch.cat(of_site).contiguous() for of_site in trials]  # (trials, ...) per site
+    arrays: dict[str, Any] = {f"mask_{i}": mask.numpy() for i, mask in enumerate(masks)}
+    if stored_masks.exists() and not again and not _same_arrays(stored_masks, arrays):
+        raise AttractorError(
+            f"{stored_masks}: exists, with other masks; replace it with --again, or choose another "
+            "--out"
+        )
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about itself
@@ -98,12 +108,22 @@ def export_model(
         ) from error
     check = _checked(graph, model, masks, file)
     metadata = _described(model, check, stored_masks.name)
-    arrays: dict[str, Any] = {f"mask_{i}": mask.numpy() for i, mask in enumerate(masks)}
     with atomic_path(stored_masks) as temporary, temporary.open("wb") as opened:
         np.savez_compressed(opened, **arrays)
     with atomic_path(out) as temporary:
         graph.save(temporary, json.dumps(metadata))
     return metadata
+
+
+def _same_arrays(path: Path, arrays: dict[str, Any]) -> bool:
+    """Tell whether a file has these arrays, as after the export to the other format."""
+    try:
+        stored = dict(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile):
+        return False
+    return stored.keys() == arrays.keys() and all(
+        np.array_equal(stored[name], arrays[name]) for name in arrays
+    )
 
 
 class Graph(nn.Module):
