@@ -1,5 +1,7 @@
 """Commands that make model files and use them."""
 
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -274,7 +276,7 @@ def serve(
     There is no authentication: keep it on this machine, or behind a server that has one.
     """
     with one_line_errors():
-        for package in ("uvicorn", "fastapi", "multipart", "prometheus_client"):
+        for package in ("uvicorn", "fastapi", "python_multipart", "prometheus_client"):
             optional_package(package, "serve", "the server")
         import uvicorn
 
@@ -283,8 +285,18 @@ def serve(
 
         limits = Limits(round(megabytes * 2**20), round(megapixels * 1e6), queue, seconds)
         app = make_app(load_model(model), alpha=alpha, limits=limits)
-        say(f"The interface is described at http://{host}:{port}/docs; Ctrl-C ends the server.")
-        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=5)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, port), family=family)
+        except OSError as error:
+            text = f"cannot listen: {error.strerror}; give another --host or --port"
+            raise AttractorError(text) from None
+        address = f"[{host}]" if family == socket.AF_INET6 else host
+        address += f":{listener.getsockname()[1]}"
+        say(f"The interface is described at http://{address}/docs; Ctrl-C ends the server.")
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=5))
+        with suppress(KeyboardInterrupt):
+            server.run([listener])
 
 
 RepositoryArgument = Annotated[
