@@ -40,6 +40,8 @@ def score(graph, pictures, alpha=None):
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
     for row in score(sys.argv[1], sys.argv[2:]):
         verdict = "unknown" if row["unknown"] else "known"
         print(f"{verdict:8} p {row['p_value']:<8.3g} {row['class']}  {row['path']}")

@@ -245,7 +245,9 @@ def read_tensors(
         AttributeError,
         RecursionError,
     ) as error:
-        raise AttractorError(f"{path}: is truncated or damaged ({error}); {remedy}") from None
+        raise AttractorError(
+            f"{path}: is truncated or damaged, or another kind of file ({error}); {remedy}"
+        ) from None
 
 
 def load_weights(

@@ -123,6 +123,8 @@ def test_a_graph_gives_the_verdicts_of_the_library(tmp_path, small_digits, kind,
     assert facts == made
     assert facts["model_sha256"] == load_model(tmp_path / "digits.model").digest
     assert facts["check"]["largest_differences"].keys() == set(export.OUTPUTS)
+    other, ending = {"onnx": ("torch", ".pt2"), "torch": ("onnx", ".onnx")}[form]
+    export_model(tmp_path / "digits.model", graph.with_suffix(ending), form=other)  # same masks
     # Without dropout the outputs are others: the masks are inputs indeed.
     path = tmp_path / "digits.masks.npz"
     np.savez(path, **{name: np.ones_like(mask) for name, mask in np.load(path).items()})
@@ -175,6 +177,9 @@ def test_what_cannot_be_exported(tmp_path, model, small_digits, monkeypatch):
     out.touch()
     assert "m.onnx" in error_line(invoke("export", file, "--out", out))
     assert "'onxx'" in error_line(invoke("export", file, "--format", "onxx", "--out", out))
+    assert "--format torch" in error_line(invoke("export", file, "--out", tmp_path / "m.pt2"))
+    np.savez(tmp_path / "n.masks.npz", mask_0=np.ones(3))  # of another model
+    assert "n.masks.npz" in error_line(invoke("export", file, "--out", tmp_path / "n.onnx"))
     make_model(*small_digits[:2], mask_scope="sample").save(file)
     with pytest.raises(AttractorError, match="mask_scope=trial"):
         export_model(file, out, again=True)

@@ -12,6 +12,7 @@ import time
 import httpx
 import numpy as np
 import pytest
+from at_terminal import error_line, invoke
 from PIL import Image
 from small_models import write_images
 from starlette.testclient import TestClient
@@ -108,6 +109,15 @@ def test_an_error_in_scoring_ends_no_other_request(shared_model, files, monkeypa
             patch.setattr(type(shared_model), "score", fail)
             assert client.post("/score", files=upload(files[0])).status_code == 500
         assert client.post("/score", files=upload(files[0])).status_code == 200
+
+
+def test_a_port_in_use_is_one_line(shared_model, tmp_path):
+    shared_model.save(tmp_path / "digits.model")
+    with socket.create_server(("127.0.0.1", 0)) as used:
+        port = used.getsockname()[1]
+        line = error_line(invoke("serve", tmp_path / "digits.model", "--port", port))
+    assert str(port) in line
+    assert "--port" in line
 
 
 @pytest.mark.slow

@@ -158,7 +158,7 @@ def test_a_plateau_starts_the_training_again_once(digits, tmp_path, monkeypatch)
     # 3 epochs, then 9 more, of which 6 = 2/3 are the longer warm-up.
     assert seen == pytest.approx([0, 0, 0.11, 0, 0, 0, 0, 0.11, 0.22, 0.33, 0.33, 0.33])
     assert run.self_check()["restarted"]
-    assert sum("after 3 epochs nothing moves" in line for line in notes.lines) == 1
+    assert sum("after epoch 3, nothing moves" in line for line in notes.lines) == 1
     assert "6 steps of dropout warm-up" in run.log_file.read_text()
     with run.history_file.open() as file:
         assert [int(row["epoch"]) for row in csv.DictReader(file)] == list(range(1, 10))

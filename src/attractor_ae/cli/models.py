@@ -1,5 +1,7 @@
 """Commands that make model files and use them."""
 
+import socket
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -86,14 +88,8 @@ def fit(
             if run is not None:
                 model = model_of_run(run, target, **shared)
             else:
-                model = fit_model(
-                    str(folder),
-                    target,
-                    size=size,
-                    colour=colour,
-                    overrides=settings or (),
-                    **shared,
-                )
+                chosen = {"size": size, "colour": colour, "overrides": settings or ()}
+                model = fit_model(str(folder), target, **chosen, **shared)
         _say_threshold(model, target)
         say(f"Next: {quoted_command('score', target, 'FOLDER', '--out', 'verdicts.csv')}")
 
@@ -193,9 +189,8 @@ def score(
         from attractor_ae.deploy.table import score_to_file
 
         loaded = load_model(model)
+        shared, unknown = {"alpha": alpha, "per_class": per_class, "trials": trials}, 0
         if target is None:
-            unknown = 0
-            shared = {"alpha": alpha, "per_class": per_class, "trials": trials}
             for verdict in loaded.score_files(sources, **shared, reporter=NoteReporter()):
                 unknown += verdict.verdict == "unknown"
                 say(_line(verdict, parts))
@@ -205,10 +200,8 @@ def score(
                     loaded,
                     sources,
                     target,
-                    alpha=alpha,
+                    **shared,
                     fdr=fdr,
-                    per_class=per_class,
-                    trials=trials,
                     parts=parts,
                     watch=_SECONDS if watch else None,
                     drift=drift,
@@ -273,7 +266,7 @@ def serve(
     There is no authentication: keep it on this machine, or behind a server that has one.
     """
     with one_line_errors():
-        for package in ("uvicorn", "fastapi", "multipart", "prometheus_client"):
+        for package in ("uvicorn", "fastapi", "python_multipart", "prometheus_client"):
             optional_package(package, "serve", "the server")
         import uvicorn
 
@@ -282,8 +275,18 @@ def serve(
 
         limits = Limits(round(megabytes * 2**20), round(megapixels * 1e6), queue, seconds)
         app = make_app(load_model(model), alpha=alpha, limits=limits)
-        say(f"The interface is described at http://{host}:{port}/docs; Ctrl-C ends the server.")
-        uvicorn.run(app, host=host, port=port, log_level="warning", timeout_keep_alive=5)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            listener = socket.create_server((host, port), family=family)
+        except OSError as error:
+            text = f"cannot listen: {error.strerror}; give another --host or --port"
+            raise AttractorError(text) from None
+        address = f"[{host}]" if family == socket.AF_INET6 else host
+        address += f":{listener.getsockname()[1]}"
+        say(f"The interface is described at http://{address}/docs; Ctrl-C ends the server.")
+        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=5))
+        with suppress(KeyboardInterrupt):
+            server.run([listener])
 
 
 RepositoryArgument = Annotated[

@@ -141,7 +141,8 @@ def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0)
             f"{displayed(name)}: no such file or folder; give the path of your own images, or the "
             "name of a data set (to list them, run: attractor-ae data list)"
         )
-    raise unknown_name("data set", name, CATALOGUE)
+    unknown = unknown_name("data set", name, CATALOGUE)
+    raise AttractorError(f"{unknown}; there is no file or folder {displayed(name)!r} either")
 
 
 def _is_part_of(info: DatasetInfo, path: Path, root: Path) -> bool:

@@ -7,11 +7,11 @@ import io
 import json
 import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -32,6 +32,8 @@ from attractor_ae.deploy.model import Model, load_model
 from attractor_ae.extractors import make_extractor
 
 FORMATS = ("onnx", "torch")
+PACKAGES = ("onnx", "onnxscript", "onnxruntime")  # of the format ONNX
+ENDINGS = {".onnx": "onnx", ".pt2": "torch"}
 OUTPUTS = ("probabilities", "uncertainty", "statistic", "ood_score", "p_value", "unknown")
 TOLERANCE = 1e-4
 """Largest difference from the library, absolute, and relative to numbers above 1."""
@@ -65,9 +67,10 @@ def export_model(
     out = Path(out)
     stored_masks = out.with_suffix(".masks.npz")
     check_known("format", form, FORMATS)
-    for path in (out, stored_masks):
-        check_free(path, again)
-    for package in ("onnxscript", "onnxruntime") if form == "onnx" else ():
+    if form != ENDINGS.get(out.suffix, form):
+        raise AttractorError(f"{out}: is no name for {form}; add --format {ENDINGS[out.suffix]}")
+    check_free(out, again)
+    for package in PACKAGES if form == "onnx" else ():
         optional_package(package, "export", "export to ONNX")
     model = load_model(file, device="cpu")
     detector = model.detector
@@ -81,6 +84,8 @@ def export_model(
     detector.network.to(memory_format=contiguous)
     trials = zip(*(masks.sites for masks in detector._masks(0, 1)), strict=True)
     masks = [torch.cat(of_site).contiguous() for of_site in trials]  # (trials, ...) per site
+    arrays: dict[str, Any] = {f"mask_{i}": mask.numpy() for i, mask in enumerate(masks)}
+    check_free(stored_masks, again or _same_arrays(stored_masks, arrays))
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about itself
@@ -93,13 +98,23 @@ def export_model(
             "with another model.extractor"
         ) from error
     check = _checked(graph, model, masks, file)
-    metadata = _described(model, check, stored_masks.name)
-    arrays: dict[str, Any] = {f"mask_{i}": mask.numpy() for i, mask in enumerate(masks)}
+    metadata = _described(model, form, check, stored_masks.name)
     with atomic_path(stored_masks) as temporary, temporary.open("wb") as opened:
         np.savez_compressed(opened, **arrays)
     with atomic_path(out) as temporary:
         graph.save(temporary, json.dumps(metadata))
     return metadata
+
+
+def _same_arrays(path: Path, arrays: dict[str, Any]) -> bool:
+    """Tell whether a file has these arrays, as after the export to the other format."""
+    try:
+        stored = dict(np.load(path, allow_pickle=False))
+    except (OSError, ValueError, TypeError, EOFError, BadZipFile):
+        return False
+    return stored.keys() == arrays.keys() and all(
+        np.array_equal(stored[name], arrays[name]) for name in arrays
+    )
 
 
 class Graph(nn.Module):
@@ -232,9 +247,8 @@ def _made_up(form: ImageFormat, count: int = 32) -> Tensor:
     return (torch.cat(images) * 255).round().byte()
 
 
-def _described(model: Model, check: dict[str, Any], masks: str) -> dict[str, Any]:
-    packages = ("attractor-ae", "torch", "onnx", "onnxscript", "onnxruntime")
-    found = {package: _version(package) for package in packages}
+def _described(model: Model, form: str, check: dict[str, Any], masks: str) -> dict[str, Any]:
+    packages = ("attractor-ae", "torch", *(PACKAGES if form == "onnx" else ()))
     return {
         "preprocessing": {
             **asdict(model.image_format),
@@ -247,11 +261,6 @@ def _described(model: Model, check: dict[str, Any], masks: str) -> dict[str, Any
         "masks": masks,
         "model_sha256": model.digest,
         "extractor": model.extractor,
-        "versions": {package: number for package, number in found.items() if number},
+        "versions": {package: version(package) for package in packages},
         "check": check,
     }
-
-
-def _version(package: str) -> str | None:
-    with suppress(PackageNotFoundError):
-        return version(package)

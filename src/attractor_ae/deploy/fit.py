@@ -122,10 +122,8 @@ def fit_model(
     for line in findings.lines():
         reporter.note(line)
 
-    needed = (
-        f", as alpha {alpha:g} needs {least_calibration(alpha)}" if fraction > _FRACTION else ""
-    )
-    reporter.note(f"{len(held_out)} of {len(images)} images are for calibration{needed}")
+    why = f", as alpha {alpha:g} needs {least_calibration(alpha)}" if fraction > _FRACTION else ""
+    reporter.note(f"{len(held_out)} of {len(images)} images are for calibration{why}")
     low, high = findings.per_class
     if low * _UNEVEN < high and not any(t.startswith("training.balanced=") for t in overrides):
         shared.append("training.balanced=true")
@@ -174,8 +172,7 @@ def fit_model(
             run = training(experiment, place, **shared_by_both)
         facts = {"audit": findings.lines()}
         model = _made(run, dataset, split, test, alpha, facts, reporter)
-        model.bundle = bundle
-        _write(model, out)
+        _write(model, out, bundle)
         shutil.rmtree(work.path, ignore_errors=True)
     return model
 
@@ -212,8 +209,7 @@ def model_of_run(
     split = config.dataset.split
     test = dataset.info.test_split if split not in (ALL, dataset.info.test_split) else ""
     model = _made(run, dataset, split, test, alpha, {}, reporter)
-    model.bundle = bundle
-    _write(model, out)
+    _write(model, out, bundle)
     return model
 
 
@@ -245,7 +241,7 @@ def recalibrate(
     images = dataset.load(split, wanted)
     made = model.calibrated(images, alpha)
     made.facts.pop("evaluation", None)  # of the old threshold
-    _write(made, out)
+    _write(made, out, made.bundle)
     return made
 
 
@@ -304,12 +300,12 @@ def _made(
         unknown = [verdict for verdict, label in pairs if label not in ("", *model.classes)]
         if known:
             verdicts, names = [verdict for verdict, _ in known], [label for _, label in known]
-            found = evaluate_verdicts(alpha, verdicts, names, unknown)
-            model.facts["evaluation"] = found.values()
+            model.facts["evaluation"] = evaluate_verdicts(alpha, verdicts, names, unknown).values()
     return model
 
 
-def _write(model: Model, out: Path) -> None:
+def _write(model: Model, out: Path, bundle: bool) -> None:
+    model.bundle = bundle
     model.save(out)
     write_text(card_path(out), model_card(model, out.name))
     parts = [model_part(model, out.name)]

@@ -129,7 +129,7 @@ def _train(
                     if reason := loop.stuck(epoch.epoch):
                         loop.restart()
                         history.clear()
-                        line = f"after {epoch.epoch} epochs {reason}; training starts again with "
+                        line = f"after epoch {epoch.epoch}, {reason}; training starts again with "
                         line += f"{loop.warmup} steps of dropout warm-up"
                         run.log(line)
                         reporter.note(line)
