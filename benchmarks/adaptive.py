@@ -1,88 +1,123 @@
-"""Adaptive sampling: passes saved, verdicts kept, false alarms, for a detector that has a run.
+"""Adaptive sampling: passes saved, verdicts kept and false alarms of model files.
 
-    python benchmarks/adaptive.py demo/detector.safetensors mnist5k digits8 faces textures
+    python benchmarks/adaptive.py mnist.model=mnist parts.model=parts/ --unknown faces textures
 
-Known test images are divided at random into calibration and test images, many times; for each
-division the verdict with adaptive sampling is compared with that of all trials.
+The error rate of the rule is chosen on each model's calibration images and every second unknown
+image; what is reported is computed from test images of the set after "=" and from the other unknown
+images. Known images are divided at random into calibration and test images, many times; for each
+division the verdicts with adaptive sampling are compared with those of all trials.
 """
 
 import argparse
-from pathlib import Path
+import itertools
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from attractor_ae import load_detector
-from attractor_ae.conformal import component_values, p_values
-from attractor_ae.data import ImageFormat, Wanted, find_dataset
-from attractor_ae.deploy._adaptive import ERROR, StoppingRule, sampled, stages
+from attractor_ae import Model, load_model
+from attractor_ae.conformal import component_values, is_rejected, p_values
+from attractor_ae.data import Wanted, find_dataset
+from attractor_ae.deploy._adaptive import ERROR, StoppingRule, chosen_stages, sampled, stages
+
+HEADER = "n | same verdict, % | times fewer passes | rejected, % | of all trials, %"
+
+
+def statistics(model: Model, name: str, split: str, most: int) -> NDArray[np.float64]:
+    """Return T of at most ``most`` images of a set at each stage, (stages, n)."""
+    dataset = find_dataset(name)
+    split = split or list(dataset.info.splits)[-1]
+    wanted = Wanted(250, None, image_format=model.image_format)
+    images = dataset.load(split, wanted).images
+    images = images[:: -(-len(images) // most)]
+    detector, ood = model.detector, model.ood
+    r, parts = detector.recursion, []
+    for _, means in sampled(
+        detector, model.inputs(images), detector._parts, [r], stages(detector.trials)
+    ):
+        values = component_values({k: v for k, v in means.items() if k}, ood.components)
+        parts.append(ood.statistic(values[:, 0], r))
+    return torch.stack(parts).numpy()
+
+
+def compared(
+    known: NDArray[np.float64],
+    others: dict[str, NDArray[np.float64]],
+    counts: list[int],
+    options: argparse.Namespace,
+    error: float,
+) -> dict[str, NDArray[np.float64]]:
+    """Return the columns of the table, (divisions, 4), of known test images and of each other set.
+
+    They are fractions of same verdicts, passes per image, and fractions that are rejected with
+    adaptive sampling and with all trials.
+    """
+    rng, rows = np.random.default_rng(0), {"known": [], **{name: [] for name in others}}
+    for _ in range(options.divisions):
+        calibration, test = np.array_split(rng.permutation(known.shape[1]), 2)
+        t = torch.tensor(known[:, calibration])
+        rule = StoppingRule.of(t, options.alpha, error)
+        stopped, every = rule.applied(t).sort().values, t[-1].sort().values
+        for name, values in {"known": known[:, test], **others}.items():
+            some = torch.from_numpy(np.ascontiguousarray(values))
+            used = torch.stack([rule.stops(v, i) for i, v in enumerate(some)]).int().argmax(0)
+            adaptive = is_rejected(
+                p_values(rule.applied(some).contiguous(), stopped), options.alpha
+            )
+            full = is_rejected(p_values(some[-1].contiguous(), every), options.alpha)
+            columns = (adaptive == full, torch.tensor(counts)[used], adaptive, full)
+            rows[name].append([column.double().mean().item() for column in columns])
+    return {name: np.array(values) for name, values in rows.items()}
+
+
+def line(n: int, trials: int, found: NDArray[np.float64]) -> str:
+    """Return the cells of a row; ± is the standard error over divisions."""
+    mean, error = found.mean(0), found.std(0) / np.sqrt(len(found))
+    rates = [f"{100 * mean[i]:.2f} ± {100 * error[i]:.2f}" for i in (2, 3)]
+    return f"{n} | {100 * mean[0]:.2f} | {trials / mean[1]:.1f} | {' | '.join(rates)}"
 
 
 def main() -> None:
-    """Print the table for each error rate of the rule."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("detector", type=Path)
-    parser.add_argument("known", help="data set whose test images are known")
-    parser.add_argument("unknown", nargs="*")
-    parser.add_argument("--per-class", type=int, default=100)
-    parser.add_argument("--images", type=int, default=300, help="of each unknown set, at most")
+    """Print the table of the choice and that of the test images."""
+    parser = argparse.ArgumentParser(description="Measure adaptive sampling.")
+    parser.add_argument("models", nargs="+", metavar="MODEL=KNOWN")
+    parser.add_argument("--unknown", nargs="*", default=[])
+    parser.add_argument("--images", type=int, default=1000, help="of each set, at most")
     parser.add_argument("--alpha", type=float, default=0.05)
     parser.add_argument("--divisions", type=int, default=200)
-    parser.add_argument("--errors", type=float, nargs="+", default=[ERROR])
+    parser.add_argument("--least", type=int, nargs="+", default=[1, 2, 4], help="masks, at least")
+    parser.add_argument("--errors", type=float, nargs="+", default=[0.005, 0.01, 0.02, 0.05])
     options = parser.parse_args()
-    detector = load_detector(options.detector)
-    channels, size, _ = detector.image_shape
-    r, counts = detector.recursion, stages(detector.trials)
-
-    def statistics(name: str) -> np.ndarray:
-        dataset = find_dataset(name)
-        split = list(dataset.info.splits)[-1]
-        form = ImageFormat(size, channels)
-        images = dataset.load(split, Wanted(options.per_class, None, image_format=form)).images
-        if name != options.known:
-            images = images[: options.images]
-        found = sampled(detector, torch.tensor(images), detector._parts, [r], counts)
-        of_stages = [
-            component_values({k: v for k, v in means.items() if k}, detector.ood_.components)
-            for _, means in found
-        ]
-        return torch.stack([detector.ood_.statistic(of[:, 0], r) for of in of_stages]).numpy()
-
-    t = {name: statistics(name) for name in (options.known, *options.unknown)}
-    for error in options.errors:
-        rng, rows = np.random.default_rng(0), {name: [] for name in t}
-        for _ in range(options.divisions):
-            order = rng.permutation(t[options.known].shape[1])
-            calibration, others = np.array_split(order, 2)
-            known = torch.tensor(t[options.known][:, calibration].copy())
-            rule = StoppingRule.of(known, options.alpha, error)
-            stopped, every = rule.applied(known).sort().values, known[-1].sort().values
-            for name, values in t.items():
-                some = torch.tensor(values[:, others].copy() if name == options.known else values)
-                stages_used = (
-                    torch.stack([rule.stops(v, i) for i, v in enumerate(some)]).int().argmax(0)
-                )
-                adaptive = p_values(rule.applied(some), stopped) <= options.alpha + 1e-9
-                full = p_values(some[-1], every) <= options.alpha + 1e-9
-                passes = np.array(counts)[stages_used.numpy()].mean()
-                agree = (adaptive == full).double().mean().item()
-                rows[name].append((agree, passes, adaptive.double().mean(), full.double().mean()))
-        print(
-            f"{options.divisions} divisions, alpha {options.alpha:g}, error {error:g}, "
-            f"all trials: {counts[-1]}\n"
-        )
-        print(
-            "| images | n | same verdict, % | passes | times fewer | rejected, % "
-            "| of all trials, % |"
-        )
-        print("|---|---|---|---|---|---|---|")
-        for name, found in rows.items():
-            mean, error = np.mean(found, 0), np.std(found, 0) / np.sqrt(len(found))
-            print(
-                f"| {name} | {t[name].shape[1]} | {100 * mean[0]:.2f} | {mean[1]:.2f} | "
-                f"{counts[-1] / mean[1]:.1f} | {100 * mean[2]:.2f} ± {100 * error[2]:.2f} | "
-                f"{100 * mean[3]:.2f} ± {100 * error[3]:.2f} |"
-            )
+    models = {}
+    for text in options.models:
+        file, _, known = text.rpartition("=")
+        model = load_model(file)
+        unknown = {name: statistics(model, name, "", options.images) for name in options.unknown}
+        models[file] = (model, statistics(model, known, "test", options.images), unknown)
+    print(f"{options.divisions} divisions, alpha {options.alpha:g}\n\nChoice:\n")
+    print(f"| least | error | model | {HEADER} | unknown: same, least, % | times fewer |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    for least, error in itertools.product(options.least, options.errors):
+        for file, (model, _, unknown) in models.items():
+            trials = model.detector.trials
+            at = chosen_stages(trials, (least, trials))
+            counts, known = stages(trials)[at], model._statistics[at].numpy()
+            half = {name: values[at, ::2] for name, values in unknown.items()}
+            found = compared(known, half, counts, options, error)
+            row = line(known.shape[1], counts[-1], found.pop("known"))
+            same, passes = np.array([values.mean(0)[:2] for values in found.values()]).T
+            row += f" | {100 * same.min():.2f} | {counts[-1] / passes.mean():.1f}"
+            print(f"| {least} | {error:g} | {file} | {row} |")
+    print(f"\nTest images, error {ERROR:g}:\n")
+    print(f"| least | model | images | {HEADER} |\n|---|---|---|---|---|---|---|---|")
+    for least, (file, (model, known, unknown)) in itertools.product(options.least, models.items()):
+        trials = model.detector.trials
+        at = chosen_stages(trials, (least, trials))
+        half = {name: values[at, 1::2] for name, values in unknown.items()}
+        found = compared(known[at], half, stages(trials)[at], options, ERROR)
+        for name, values in found.items():
+            n = known.shape[1] if name == "known" else half[name].shape[1]
+            print(f"| {least} | {file} | {name} | {line(n, trials, values)} |")
 
 
 if __name__ == "__main__":

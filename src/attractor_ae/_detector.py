@@ -1,6 +1,7 @@
 """The interface of all detectors, and their plumbing: checks, batches, devices, files."""
 
 import copy
+import itertools
 import json
 from abc import ABC, abstractmethod
 from collections import defaultdict
@@ -27,6 +28,7 @@ from attractor_ae.core.scores import DISTRIBUTION_SCORES, OOD_SCORE, mean_distri
 MASK_SCOPES = ("trial", "sample")
 """Scope of a dropout mask: shared by all images of a trial, or drawn per image."""
 
+_TOGETHER = 16  # images, each under its own mask, in a pass
 _STANDARDISING = 256  # training images that the components of the OOD score are standardised on
 
 Images = Tensor | NDArray[Any]
@@ -471,15 +473,19 @@ def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def passes(x: Tensor, masks: Iterable[DropoutMasks]) -> Iterator[tuple[Tensor, DropoutMasks, int]]:
     """Yield the points and masks of each pass through a network, and its number of trials.
 
-    Vectors pass under all masks together, as few rows take as long as a whole block.
+    Few images, and vectors, pass under several masks together: few rows take as long as a block.
     """
-    if x.ndim > 2:
-        x = x.contiguous(memory_format=torch.channels_last)
-        yield from ((x, mask, 1) for mask in masks)
-        return
-    rows = [[site.expand(len(x), -1) for site in mask.sites] for mask in masks]
-    sites = tuple(torch.cat(of_site) for of_site in zip(*rows, strict=True))
-    yield x.repeat(len(rows), 1), DropoutMasks(sites), len(rows)
+    masks = iter(masks)
+    together = None if x.ndim == 2 else max(_TOGETHER // len(x), 1)
+    while some := list(itertools.islice(masks, together)):
+        points, joined = x, some[0]
+        if len(some) > 1:
+            rows = [[site.expand(len(x), *site.shape[1:]) for site in mask.sites] for mask in some]
+            joined = DropoutMasks(tuple(torch.cat(site) for site in zip(*rows, strict=True)))
+            points = torch.cat([x] * len(some))
+        if x.ndim > 2:
+            points = points.contiguous(memory_format=torch.channels_last)
+        yield points, joined, len(some)
 
 
 def of_trials(path: Trajectory, trials: int) -> Iterator[Trajectory]:

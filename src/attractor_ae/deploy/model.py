@@ -57,6 +57,7 @@ ScoreChunks = Callable[[Iterator[Sequence[str]], dict[str, Any]], Iterator[list[
 """Yields the verdicts on chunks of paths, with the options of `Model.score`."""
 
 _TOGETHER = 16  # files that a thread decodes, one after the other
+_SAME = 1e-6  # relative difference of equal statistics, which other batches round otherwise
 _EXTRACTOR = "extractor"  # prefix of its weights in a model file
 _MORE_IMAGES = (
     "use a larger alpha, or calibrate on more known images: attractor-ae calibrate MODEL FOLDER"
@@ -176,10 +177,9 @@ class Model:
                 raise AttractorError("per_class needs all trials; leave out one of both")
         inputs, r = self.inputs(images), self.detector.recursion
         components, every = self.ood.components, self.detector.trials
-        at = chosen_stages(every, (1, every) if trials is None else trials)
+        at = slice(-1, None) if trials is None else chosen_stages(every, trials)
         of_known = self._statistics[at]
-        never = StoppingRule(0.0, (*[math.inf] * (len(of_known) - 1), -1.0))
-        rule = never if trials is None else StoppingRule.of(of_known, alpha)
+        rule = StoppingRule.of(of_known, alpha)
 
         def stops(stage: int, means: dict[str, Tensor]) -> Tensor:
             return rule.stops(self.ood.statistic(_stacked(means, components), r), stage)
@@ -193,7 +193,8 @@ class Model:
             p_mean[rows], of_members[rows] = means[""][0], means["member_entropy"][0]
         uncertainty = normalised_entropy(p_mean)
         likely, label = p_mean.max(-1)
-        t, known = self.ood.statistic(values, r), rule.applied(of_known)
+        known = rule.applied(of_known)
+        t = self.ood.statistic(values, r) * (1 - _SAME)
         ascending = known.sort().values
         if per_class:
             p = p_values_per_class(t, label, known, self.predicted, len(self.detector.classes_))
