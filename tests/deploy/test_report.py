@@ -1,5 +1,6 @@
 """Reports on model files."""
 
+import base64
 import json
 import re
 
@@ -10,6 +11,7 @@ from small_models import write_images
 
 from attractor_ae import AttractorError, load, write_report
 from attractor_ae.data import ImageFormat
+from attractor_ae.deploy.attractors import find_attractors
 
 FORM = ImageFormat(16)
 
@@ -83,6 +85,21 @@ def test_at_the_terminal(file, tmp_path):
     assert str(out) in result.stdout
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
     assert "nowhere" in error_line(invoke("report", tmp_path / "nowhere", "--out", out))
+
+
+@pytest.mark.slow
+def test_attractors_are_a_part(file, folders, tmp_path):
+    out = tmp_path / "attractors"
+    found = find_attractors(file, out, folders)
+    text = write_report([file, out], tmp_path / "report.html").read_text(encoding="utf-8")
+    sources = re.findall(r'<figure>.*?base64,(.*?)" alt="', text)
+    pictures = sorted(base64.b64decode(source) for source in sources)
+    assert pictures == sorted(p.read_bytes() for p in out.iterdir() if p.suffix in {".png", ".gif"})
+    (mask, entry), *_ = found["masks"].items()
+    assert f"{mask} ({entry['number']})" in text
+    (out / "attractors.json").write_text("{}")
+    with pytest.raises(AttractorError, match=r"attractors.json: is damaged"):
+        write_report(out, tmp_path / "report.html")
 
 
 def test_images_need_a_model(tmp_path):

@@ -102,7 +102,8 @@ def report(
         list[str],
         typer.Argument(
             metavar="MODEL_OR_RUN...",
-            help="Model files, and folders of evaluated runs, sweeps and ensembles.",
+            help="Model files, folders of evaluated runs, sweeps and ensembles, and folders that "
+            "attractors has written.",
         ),
     ],
     target: Annotated[

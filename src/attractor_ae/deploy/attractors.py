@@ -26,7 +26,7 @@ from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageSet
 from attractor_ae.deploy._format import finite
 from attractor_ae.deploy.model import CHUNK, load_model
-from attractor_ae.deploy.report import load_images
+from attractor_ae.deploy.report import ATTRACTORS, load_images
 from attractor_ae.experiment.fit import fit_detector
 from attractor_ae.experiment.plan import image_format, make_plan
 from attractor_ae.experiment.run import Run
@@ -155,7 +155,7 @@ def find_attractors(
         reporter.progress("basins", 1, 1, "done")
     found, out = finite(found, digits=4), Path(out)
     with temporary_folder(out / "attractors") as new:
-        write_json(new / "attractors.json", found)
+        write_json(new / ATTRACTORS, found)
         if study.drawable:
             heading = "attractors with the largest basins; share of starts, predicted class"
             if study.on_features:

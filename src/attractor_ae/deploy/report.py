@@ -1,6 +1,7 @@
 """Reports on models and runs (``attractor-ae report``)."""
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,11 @@ from attractor_ae.deploy.model import Model, load_model
 from attractor_ae.experiment.compare import measured_runs
 from attractor_ae.experiment.report import run_part
 from attractor_ae.experiment.result import evaluate
+from attractor_ae.reporting.attractors import FIGURES, attractor_rows, memorised
 from attractor_ae.reporting.report import Part, save_report
+
+ATTRACTORS = "attractors.json"
+"""Name of the file with the numbers of `attractor_ae.deploy.attractors.find_attractors`."""
 
 
 def write_report(
@@ -30,7 +35,8 @@ def write_report(
     evaluated run has. Of runs that differ only in the seed, the first one is shown.
 
     Args:
-        places: Model files, and places of runs as for `compare_runs`.
+        places: Model files, folders that `find_attractors` has written, and places of runs as for
+            `compare_runs`.
         out: File to write.
         images: Folders or names of further images to score with models. If all their classes are
             those of the model, they are known images, otherwise unknown ones.
@@ -38,12 +44,13 @@ def write_report(
         reporter: Receives the progress.
 
     Raises:
-        AttractorError: If a place is neither a model file nor an evaluated run, images are given
-            without a model, or a file cannot be read or written.
+        AttractorError: If a place is none of these, images are given without a model, or a file
+            cannot be read or written.
     """
     listed = [places] if isinstance(places, str | Path) else list(places)
     files = [Path(place) for place in listed if Path(place).is_file()]
-    runs = [place for place in listed if not Path(place).is_file()]
+    studies = [Path(place) for place in listed if (Path(place) / ATTRACTORS).is_file()]
+    runs = [place for place in listed if Path(place) not in (*files, *studies)]
     if images and not files:
         raise AttractorError(
             "--images are scored by a model file; give one, or evaluate the run on them with "
@@ -56,6 +63,7 @@ def write_report(
     for label, found in measured_runs(runs).items() if runs else ():
         shared = {"data_root": data_root, "reporter": reporter}
         parts.append(run_part(label, found[0].result, found[0].run, **shared))
+    parts += map(_attractor_part, studies)
     if not parts:
         raise AttractorError("give at least one model file or evaluated run")
     title = parts[0].title if len(parts) == 1 else f"{parts[0].title} and {len(parts) - 1} more"
@@ -111,6 +119,20 @@ def model_part(
     last = sum(known for _, known in loaded) or 1  # of the sets that are not D_outs
     result = evaluate(model.detector, sets[0], sets[last:], sets[1:last], reporter=reporter)
     return dataclasses.replace(part, result=result, judged=judged, images=sets)
+
+
+def _attractor_part(folder: Path) -> Part:
+    """Return the part on attractors that were found before."""
+    try:
+        found = json.loads((folder / ATTRACTORS).read_text(encoding="utf-8"))
+        table, notes = attractor_rows(found), [memorised(found)]
+        title = f"Attractors of {Path(found['source']).name}"
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, StopIteration):
+        raise AttractorError(
+            f"{folder / ATTRACTORS}: is damaged; write it again with attractor-ae attractors"
+        ) from None
+    figures = {folder / name: text for name, text in FIGURES.items() if (folder / name).is_file()}
+    return Part(title, {}, table=table, figures=figures, notes=notes)
 
 
 def load_images(

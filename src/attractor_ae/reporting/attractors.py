@@ -19,6 +19,14 @@ from attractor_ae.reporting.style import COLUMN_WIDTH, IN_COLOUR, OUT_COLOURS, p
 Pictures = NDArray[np.uint8]
 """Images, uint8 (n, height, width) or (n, height, width, 3)."""
 
+FIGURES = {
+    "catalogue.png": "Attractors with the largest basins, above the nearest training images",
+    "slice.png": "A plane of image space, coloured by the attractor that its images end on",
+    "latent-field.png": "The latent vector field, with codes and attractors",
+    "iterations.gif": "Images of each set, iterating",
+}
+"""Figures that `attractor_ae.deploy.attractors.find_attractors` writes."""
+
 _COLOURS = (*OUT_COLOURS[:-1], IN_COLOUR, "#F0E442")
 _OTHERS, _NOWHERE = "#BBBBBB", "#FFFFFF"
 _MOST = 10  # attractors of a mask that are drawn
@@ -156,26 +164,38 @@ def write_animation(
         drawn[0].save(temporary, format="GIF", **more)
 
 
-def attractor_table(found: Mapping[str, Any]) -> Table:
-    """Return where each set of starts ends under each mask, as a table for the terminal.
+def attractor_rows(found: Mapping[str, Any]) -> tuple[str, tuple[str, ...], list[list[str]]]:
+    """Return caption, heads and rows of a table: where each set of starts ends under each mask.
 
     ``found``: the numbers of `attractor_ae.deploy.attractors.find_attractors`.
     """
-    table = Table(title="where images end (percent; attractors in brackets)", box=box.SIMPLE_HEAD)
-    for head in ("mask", "starts", "settle", "steps", "own class", "other", "none"):
-        table.add_column(head, justify="left" if head in ("mask", "starts") else "right")
+    rows = []
     for mask, entry in found["masks"].items():
-        first = f"{mask} ({entry['number']})"
         for name, part in entry["sets"].items():
+            first = f"{mask} ({entry['number']})" if name == next(iter(entry["sets"])) else ""
             settle = _percent(part["fixed_point"] + part["cycle"])
             steps = "" if part["median_steps"] is None else f"{part['median_steps']:.0f}"
             ends = (_percent(part["ends_on_class"][key]) for key in ("own", "other", "none"))
-            table.add_row(first, name, settle, steps, *ends)
-            first = ""
+            rows.append([first, name, settle, steps, *ends])
+    heads = ("mask", "starts", "settle", "steps", "own class", "other", "none")
+    return "Where images end (percent; attractors in brackets)", heads, rows
+
+
+def memorised(found: Mapping[str, Any]) -> str:
+    """Return one line on the training images that are attractors, or ""."""
     shares = [e["memorised"] for e in found["masks"].values() if "memorised" in e]
-    if shares:
-        said = ", ".join(map(_percent, shares))
-        table.caption = f"training images that are attractors, by mask: {said} %"
+    said = ", ".join(map(_percent, shares))
+    return f"Training images that are attractors, by mask: {said} %" if shares else ""
+
+
+def attractor_table(found: Mapping[str, Any]) -> Table:
+    """Return the numbers of `attractor_rows` as a table for the terminal."""
+    title, heads, rows = attractor_rows(found)
+    table = Table(title=title, caption=memorised(found), box=box.SIMPLE_HEAD)
+    for head in heads:
+        table.add_column(head, justify="left" if head in ("mask", "starts") else "right")
+    for row in rows:
+        table.add_row(*row)
     return table
 
 

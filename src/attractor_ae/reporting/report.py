@@ -61,6 +61,7 @@ class Part:
         trials: AUROC by number of trials.
         alpha: The threshold at first.
         table: Caption, heads, and rows of a further table.
+        figures: Captions of image files, by path.
         notes: Lines below the heading.
     """
 
@@ -76,6 +77,7 @@ class Part:
     trials: TrialCurve | None = None
     alpha: float = _ALPHA
     table: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
+    figures: Mapping[Path, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     @property
@@ -109,6 +111,8 @@ def _view(part: Part, key: str, tiles: int) -> dict[str, Any]:
     """Return what the template shows of a part."""
     view: dict[str, Any] = {"key": key, "part": part, "samples": _samples(part.trained)}
     view["threshold"] = _threshold(part)
+    files = part.figures.items()
+    view["figures"] = [(text, _uri(path.suffix[1:], path.read_bytes())) for path, text in files]
     result = part.result
     if result is not None and part.judged and (result.out_scores or result.covariate_shift_scores):
         others = (*result.covariate_shift_scores, *result.out_scores)
@@ -353,4 +357,8 @@ def _encoded(images: NDArray[np.uint8]) -> str:
         picture = picture.resize(size, Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=75)
-    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return _uri("webp", buffer.getvalue())
+
+
+def _uri(kind: str, content: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
