@@ -26,8 +26,8 @@ from attractor_ae._reporter import Reporter
 from attractor_ae.data import Dataset
 from attractor_ae.experiment import evaluate as evaluation
 from attractor_ae.experiment.compare import draw_runs, measured_runs
+from attractor_ae.experiment.config import preset
 from attractor_ae.experiment.plan import Plan, make_plan
-from attractor_ae.experiment.presets import preset
 from attractor_ae.reporting import compare
 
 SETTINGS = {
