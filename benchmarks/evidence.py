@@ -30,8 +30,7 @@ from attractor_ae import ImageSet, Run, evaluate, fit_detector, load, train
 from attractor_ae._files import write_json
 from attractor_ae.core.scores import OOD_SCORE, SCORES
 from attractor_ae.data import ImageFormat
-from attractor_ae.experiment.config import ExperimentConfig
-from attractor_ae.experiment.presets import preset
+from attractor_ae.experiment.config import ExperimentConfig, preset
 from attractor_ae.training import training_part, with_features
 
 OUTS = ("faces", "textures", "photos")

@@ -36,7 +36,7 @@ from attractor_ae._files import load_weights, read_tensors
 from attractor_ae._reporter import Reporter
 from attractor_ae.core.heads import MLPHead
 from attractor_ae.data import ImageFormat
-from attractor_ae.experiment.presets import preset
+from attractor_ae.experiment.config import preset
 from attractor_ae.training import build_network, training_part, with_features
 
 OUTS = ("faces", "textures", "photos", "digits8")

@@ -2,6 +2,7 @@
 
 import signal
 import tomllib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -22,6 +23,17 @@ from attractor_ae.reporting.style import STYLE
 # A deadline would be a timing inside a test.
 settings.register_profile("default", deadline=None)
 settings.load_profile("default")
+
+
+def pytest_configure(config):
+    """Keep the order below; pytest-xdist would begin with the files of the most tests."""
+    config.option.loadscopereorder = False
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files of slow tests, so that no process waits for another one at the end."""
+    slow = Counter(item.path for item in items if item.get_closest_marker("slow"))
+    items.sort(key=lambda item: -slow[item.path])
 
 
 @pytest.fixture(scope="session", autouse=True)

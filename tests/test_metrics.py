@@ -335,8 +335,8 @@ def test_curves_are_the_literal_counts_at_every_threshold(pairs, grid):
             assert getattr(curves, name).dtype == np.int64
             assert getattr(curves, name)[k] == count
         for name, rate in rates.items():
-            assert getattr(curves, name).shape == curves.thresholds.shape
-            assert getattr(curves, name)[k] == close(float(rate))
+            assert curves.rates[name].shape == curves.thresholds.shape
+            assert curves.rates[name][k] == close(float(rate))
 
 
 @examples
@@ -344,7 +344,7 @@ def test_curves_are_the_literal_counts_at_every_threshold(pairs, grid):
 def test_exact_areas_are_means_over_all_thresholds(pairs):
     # Between two neighbouring scores every rate is constant: its middle stands for all of it.
     ends = sorted({0.0, 1.0, *(u for u, _ in pairs)})
-    areas = dataclasses.asdict(misclassification_metrics(*columns(pairs)).areas)
+    areas = misclassification_metrics(*columns(pairs)).areas
     expected = dict.fromkeys(areas, 0.0)
     for low, high in pairwise(ends):
         # the middle of two neighbouring floats rounds to one of them; thresholds stay above `low`
@@ -352,7 +352,8 @@ def test_exact_areas_are_means_over_all_thresholds(pairs):
         for name, rate in rates.items():
             expected[name] += (high - low) * float(rate)
     curves = misclassification_metrics(*columns(pairs)).curves
-    steps = pairwise(zip(curves.remaining_accuracy_rate, curves.remaining_error_rate, strict=True))
+    rates = curves.rates["remaining_accuracy_rate"], curves.rates["remaining_error_rate"]
+    steps = pairwise(zip(*rates, strict=True))
     expected["error_over_accuracy"] = sum((c - a) * (b + d) / 2 for (a, b), (c, d) in steps)
     assert areas == {name: close(value) for name, value in expected.items()}
 
@@ -363,12 +364,12 @@ def test_exact_areas_have_closed_forms(pairs):
     u, right = map(np.array, columns(pairs))
     areas = misclassification_metrics(u, right).areas
     # A threshold drawn uniformly accepts an image of uncertainty u with probability 1 - u.
-    assert areas.u_acc == areas.pavpu == close(np.where(right, 1 - u, u).mean())
-    assert areas.remaining_accuracy_rate == close(np.sum(1 - u[right]) / len(u))
-    assert areas.remaining_error_rate == close(np.sum(1 - u[~right]) / len(u))
-    assert areas.u_spec == close((1 - u[right]).mean() if right.any() else np.nan)
-    assert areas.u_sen == close(u[~right].mean() if not right.all() else np.nan)
-    assert areas.p_uncertain_inaccurate == close(areas.u_sen)
+    assert areas["u_acc"] == areas["pavpu"] == close(np.where(right, 1 - u, u).mean())
+    assert areas["remaining_accuracy_rate"] == close(np.sum(1 - u[right]) / len(u))
+    assert areas["remaining_error_rate"] == close(np.sum(1 - u[~right]) / len(u))
+    assert areas["u_spec"] == close((1 - u[right]).mean() if right.any() else np.nan)
+    assert areas["u_sen"] == close(u[~right].mean() if not right.all() else np.nan)
+    assert areas["p_uncertain_inaccurate"] == close(areas["u_sen"])
 
 
 @examples
@@ -389,7 +390,7 @@ def test_perfect_or_hopeless_accuracy_is_no_error_but_undefined(right):
     assert (values.pop("n_in"), values.pop("n_out")) == ((3, 0) if right else (0, 3))
     assert len(values) == 13
     assert all(np.isnan(value) for value in values.values())
-    areas = dataclasses.asdict(metrics.areas)
+    areas = metrics.areas
     undefined = {name for name, area in areas.items() if np.isnan(area)}
     assert undefined == ({"u_sen", "p_uncertain_inaccurate"} if right else {"u_spec"})
     assert areas["remaining_error_rate" if right else "remaining_accuracy_rate"] == 0
@@ -402,7 +403,7 @@ def test_on_the_paper_grid_undefined_rates_are_those_of_the_released_code(right)
     values = dataclasses.asdict(metrics.detection)
     assert np.isnan(values["auroc"])
     assert {values[f"fpr{q}_{side}"] for q in TPR_PERCENTS for side in ("in", "out")} == {0}
-    areas = dataclasses.asdict(metrics.areas)
+    areas = metrics.areas
     assert not any(np.isnan(area) for area in areas.values())
     assert areas["u_sen" if right else "u_spec"] == areas["p_accurate_certain"] == 0
 
@@ -410,8 +411,8 @@ def test_on_the_paper_grid_undefined_rates_are_those_of_the_released_code(right)
 def test_empty_selections_count_as_precise():
     curves = misclassification_metrics([0.25, 0.5], [False, True]).curves
     assert curves.thresholds.tolist() == [0, 0.25, 0.5, 1]
-    assert curves.p_accurate_certain.tolist() == [1, 1, 0, 0.5]
-    assert curves.u_pre.tolist() == [0.5, 0.5, 0, 1]
+    assert curves.rates["p_accurate_certain"].tolist() == [1, 1, 0, 0.5]
+    assert curves.rates["u_pre"].tolist() == [0.5, 0.5, 0, 1]
 
 
 @pytest.mark.parametrize(

@@ -21,11 +21,10 @@ from .deploy.table import score_to_file
 from .deploy.torch_uncertainty import as_ensemble_module
 from .deploy.verdicts import Verdict
 from .experiment.compare import compare_runs, draw_runs
-from .experiment.config import ExperimentConfig
+from .experiment.config import ExperimentConfig, preset
 from .experiment.convert import import_run
 from .experiment.evaluate import run_demo, run_ensemble_evaluation, run_evaluation
 from .experiment.fit import fit_detector, fit_ensemble
-from .experiment.presets import preset
 from .experiment.reproduce import run_reproduction
 from .experiment.result import EvaluationResult, evaluate
 from .experiment.run import Run

@@ -194,9 +194,9 @@ class CertaintyCurves:
 
     ``thresholds`` ascend in [0, 1]; on the exact grid they are 0, all distinct uncertainties, and
     1. ``ac``, ``au``, ``ic`` and ``iu`` are numbers of predictions: the first letter stands for
-    accurate or inaccurate, the second for certain or uncertain. u_sen = p_uncertain_inaccurate =
-    iu / (iu + ic); u_spec = ac / (ac + au); u_pre = iu / (iu + au); u_acc = pavpu = (ac + iu) /
-    all; p_accurate_certain = ac / (ac + ic); remaining_error_rate = ic / all;
+    accurate or inaccurate, the second for certain or uncertain. ``rates`` by name: u_sen =
+    p_uncertain_inaccurate = iu / (iu + ic); u_spec = ac / (ac + au); u_pre = iu / (iu + au); u_acc
+    = pavpu = (ac + iu) / all; p_accurate_certain = ac / (ac + ic); remaining_error_rate = ic / all;
     remaining_accuracy_rate = ac / all.
     """
 
@@ -205,37 +205,7 @@ class CertaintyCurves:
     au: Int64[np.ndarray, " m"]
     ic: Int64[np.ndarray, " m"]
     iu: Int64[np.ndarray, " m"]
-    u_sen: Float64[np.ndarray, " m"]
-    u_spec: Float64[np.ndarray, " m"]
-    u_pre: Float64[np.ndarray, " m"]
-    u_acc: Float64[np.ndarray, " m"]
-    p_accurate_certain: Float64[np.ndarray, " m"]
-    p_uncertain_inaccurate: Float64[np.ndarray, " m"]
-    pavpu: Float64[np.ndarray, " m"]
-    remaining_error_rate: Float64[np.ndarray, " m"]
-    remaining_accuracy_rate: Float64[np.ndarray, " m"]
-
-
-@dataclass(frozen=True)
-class CertaintyAreas:
-    """Area of each rate of `CertaintyCurves`, and of the error rate over the accuracy rate.
-
-    On the exact grid, the area is that below the rate over the thresholds, in [0, 1], and NaN where
-    the curve is NaN. On the paper grid, it is that of the released code: |trapezoid of the
-    thresholds over the rate|, and 0 where any value of the curve is 0 / 0.
-    ``error_over_accuracy`` is |trapezoid of remaining_error_rate over remaining_accuracy_rate|.
-    """
-
-    u_sen: float
-    u_spec: float
-    u_pre: float
-    u_acc: float
-    p_accurate_certain: float
-    p_uncertain_inaccurate: float
-    pavpu: float
-    remaining_error_rate: float
-    remaining_accuracy_rate: float
-    error_over_accuracy: float
+    rates: dict[str, Float64[np.ndarray, " m"]]
 
 
 @dataclass(frozen=True)
@@ -282,11 +252,17 @@ class MisclassificationMetrics:
     In ``detection``, correct predictions have the role of D_in and wrong ones that of D_out. If all
     predictions are correct, or all are wrong, it is NaN on the exact grid, and on the paper grid as
     in the released code: NaN where a rate is 0 / 0, but an FPR is 0.
+
+    ``areas`` are those of the rates of ``curves``, by name. On the exact grid, the area is that
+    below the rate over the thresholds, in [0, 1], and NaN where the curve is NaN. On the paper
+    grid, it is that of the released code: |trapezoid of the thresholds over the rate|, and 0 where
+    any value of the curve is 0 / 0. The area ``error_over_accuracy`` is |trapezoid of
+    remaining_error_rate over remaining_accuracy_rate|.
     """
 
     detection: DetectionMetrics
     curves: CertaintyCurves
-    areas: CertaintyAreas
+    areas: dict[str, float]
     selective: SelectiveMetrics
 
 
@@ -305,7 +281,7 @@ def misclassification_metrics(
 
     Examples:
         >>> scores = misclassification_metrics([0.0, 0.5, 0.75], [True, True, False])
-        >>> scores.detection.auroc, scores.areas.u_spec, scores.areas.u_sen
+        >>> scores.detection.auroc, scores.areas["u_spec"], scores.areas["u_sen"]
         (1.0, 0.75, 0.75)
         >>> scores.curves.thresholds, scores.curves.ac, scores.curves.ic
         (array([0.  , 0.5 , 0.75, 1.  ]), array([0, 1, 2, 2]), array([0, 0, 0, 1]))
@@ -350,12 +326,12 @@ def misclassification_metrics(
         )
         for name, rate in rates.items()
     }
-    errors, correct_ones = rates["remaining_error_rate"], rates["remaining_accuracy_rate"]
-    areas["error_over_accuracy"] = float(abs(trapezoid(errors, correct_ones)))
+    remaining = rates["remaining_error_rate"], rates["remaining_accuracy_rate"]
+    areas["error_over_accuracy"] = float(abs(trapezoid(*remaining)))
     return MisclassificationMetrics(
         detection=detection,
-        curves=CertaintyCurves(thresholds=thresholds, ac=ac, au=au, ic=ic, iu=iu, **rates),
-        areas=CertaintyAreas(**areas),
+        curves=CertaintyCurves(thresholds=thresholds, ac=ac, au=au, ic=ic, iu=iu, rates=rates),
+        areas=areas,
         selective=selective_metrics(scores, right),
     )
 

@@ -26,6 +26,7 @@ TINY = [
     "evaluation.recursions=2",
     "evaluation.recursion=1",
     "evaluation.nbr_of_samples_per_class=2",
+    "evaluation.out_samples_per_class=5",
     "evaluation.out_datasets=['faces']",
 ]
 # Of six images a class three are enough to calibrate on.

@@ -16,6 +16,7 @@ TINY = [
     "evaluation.trials=2",
     "evaluation.recursions=2",
     "evaluation.recursion=1",
+    "evaluation.out_samples_per_class=5",
     "evaluation.nbr_of_samples_per_class=2",
 ]
 
@@ -115,7 +116,7 @@ def test_what_is_no_run_is_one_line(tmp_path, swept):
 
 @pytest.mark.slow
 def test_an_ensemble_at_the_terminal(tmp_path):
-    settings = [*TINY[:3], "model.type=conv", "model.dropout=0", TINY[-1]]
+    settings = [*TINY[:3], "model.type=conv", "model.dropout=0", *TINY[-2:]]
     runs = tmp_path / "members"
     config = tmp_path / "conv.toml"
     config.write_text("[dataset]\nname = 'mnist5k'\n")

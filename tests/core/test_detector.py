@@ -16,7 +16,7 @@ from attractor_ae.core.masks import sample_masks, trial_masks
 from attractor_ae.core.scores import IMAGE_SCORES, LATENT_SCORES, SCORES
 from attractor_ae.core.spaces import Standardised
 from attractor_ae.data.augmentation import Augmentation
-from attractor_ae.experiment.presets import preset
+from attractor_ae.experiment.config import preset
 from attractor_ae.training import build_network
 
 SCOPES = ["trial", "sample"]

@@ -117,7 +117,7 @@ def test_missing_categories_are_named(pictures, tmp_path):
     assert find_dataset("lsun", tmp_path).status().present
     for category in ("bridge", "tower"):
         (tmp_path / f"lsun/{category}_train_lmdb/data.mdb").unlink()
-    places = tuple(f"{tmp_path}/lsun/{name}_train_lmdb" for name in ("bridge", "tower"))
+    places = tuple(f"{tmp_path}/lsun/{name}_train_lmdb/data.mdb" for name in ("bridge", "tower"))
     assert find_dataset("lsun", tmp_path).status().missing["train"] == places
     with pytest.raises(AttractorError) as caught:
         read(tmp_path)

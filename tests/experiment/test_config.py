@@ -17,8 +17,8 @@ from attractor_ae.experiment.config import (
     MetricLossName,
     ReconstructionLossName,
     ScoreName,
+    preset,
 )
-from attractor_ae.experiment.presets import preset
 from attractor_ae.losses.metric import METRIC_LOSSES
 from attractor_ae.losses.reconstruction import RECONSTRUCTION_LOSSES
 

@@ -266,6 +266,7 @@ def test_the_run_can_be_evaluated(original, tmp_path):
             "evaluation.recursion=1",
             "evaluation.trials=1",
             "evaluation.nbr_of_samples_per_class=2",
+            "evaluation.out_samples_per_class=5",
             'evaluation.out_datasets=["faces"]',
         ],
     )
@@ -371,7 +372,7 @@ def test_missing_files_are_refused(original, tmp_path):
     [
         ("[dataset]", "[dataset", "cfg.toml: is not valid TOML"),
         ('name = "mnist"', "", "cfg.toml: dataset.name is missing"),
-        ("ReLU", "ReLUU", "cfg.toml: model.activation: unknown activation 'ReLUU'; did you mean"),
+        ("ReLU", "ReLUU", "cfg.toml: model.activation: unknown value 'ReLUU'; did you mean"),
         ("dropout-cae", "vae", "cfg.toml: model.type: unknown value 'vae'"),
         ("augment = true", 'augment = "often"', "cfg.toml: training.augment = 'often'"),
         ("[training]", "[[training]]", "cfg.toml: training = "),

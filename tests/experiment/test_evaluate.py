@@ -26,14 +26,14 @@ from attractor_ae._reporter import Reporter
 from attractor_ae.data import Dataset
 from attractor_ae.experiment import evaluate as evaluation
 from attractor_ae.experiment.compare import draw_runs, measured_runs
+from attractor_ae.experiment.config import preset
 from attractor_ae.experiment.plan import Plan, make_plan
-from attractor_ae.experiment.presets import preset
 from attractor_ae.reporting import compare
 
 SETTINGS = {
     "dataset": {"name": "mnist5k", "nbr_of_samples_per_class": 4},
     "training": {"epochs": 1, "batch_size": 16, "loss": "mse"},
-    "evaluation": {"recursions": 2, "recursion": 1, "trials": 2},
+    "evaluation": {"recursions": 2, "recursion": 1, "trials": 2, "out_samples_per_class": 5},
 }
 
 
@@ -301,7 +301,7 @@ def test_other_images_are_measured(evaluated, monkeypatch):
     counted(run, settings)
     assert counted(run, [*settings, "evaluation.nbr_of_samples_per_class=1"])[1] == 2
     counted(run, settings)
-    faces = load("faces", "test").images
+    faces = load("faces", "test", per_class=5).images
     original = Plan.load
 
     def others(plan, planned, *arguments):

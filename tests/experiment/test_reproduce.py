@@ -32,7 +32,7 @@ out_datasets = ["faces", "omniglot"]
 quick = [
   "dataset.nbr_of_samples_per_class=8", "dataset.calibration_fraction=0.5", "training.epochs=1",
   "evaluation.recursions=2", "evaluation.trials=2", "evaluation.nbr_of_samples_per_class=2",
-  "evaluation.scores=['entropy']",
+  "evaluation.scores=['entropy']", "evaluation.out_samples_per_class=5",
 ]
 
 [methods."MC-AE, fused"]
@@ -40,7 +40,7 @@ score = "ood_score"
 quick = [
   "dataset.nbr_of_samples_per_class=8", "dataset.calibration_fraction=0.5", "training.epochs=1",
   "evaluation.recursions=2", "evaluation.trials=2", "evaluation.nbr_of_samples_per_class=2",
-  "evaluation.scores=['entropy']",
+  "evaluation.scores=['entropy']", "evaluation.out_samples_per_class=5",
 ]
 
 [methods.ensemble]
@@ -49,7 +49,7 @@ settings = ["model.type=conv", "model.metric=", "model.dropout=0", "dataset.cali
 quick = [
   "dataset.nbr_of_samples_per_class=4", "training.epochs=1", "evaluation.recursions=1",
   "evaluation.recursion=0", "evaluation.score=entropy", "evaluation.scores=[]",
-  "evaluation.nbr_of_samples_per_class=2",
+  "evaluation.nbr_of_samples_per_class=2", "evaluation.out_samples_per_class=5",
 ]
 """
 
@@ -60,6 +60,14 @@ class Told(Reporter):
 
     def progress(self, task, done, total, detail="", seconds_left=None):
         self.told.append(task)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Without figures and report, which take most of the time; `reproduced` has them."""
+    monkeypatch.setattr("attractor_ae.experiment.reproduce.suite_figures", lambda *_, **__: [])
+    monkeypatch.setattr("attractor_ae.experiment.reproduce.save_report", lambda *_, **__: None)
+    monkeypatch.setattr("attractor_ae.experiment.evaluate._write_figures", lambda *_: None)
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +146,9 @@ def test_the_page_says_what_was_run(reproduced):
     assert (reproduced.folder / "table.md").read_text().strip() in text
 
 
-def test_a_second_call_trains_and_measures_nothing(reproduced, suite, monkeypatch):
+@pytest.mark.usefixtures("undrawn")
+def test_a_second_call_trains_and_measures_nothing(reproduced, suite):
     told = []
-    monkeypatch.setattr("attractor_ae.experiment.reproduce.suite_figures", lambda *_, **__: [])
-    monkeypatch.setattr("attractor_ae.experiment.reproduce.save_report", lambda *_, **__: None)
     again = reproduce(suite, told)
     assert told == []
     assert len(again.training.skipped) == 4
@@ -225,7 +232,9 @@ def test_runs_on_several_known_sets_are_drawn_side_by_side(reproduced, digits, t
     other = train(ExperimentConfig.from_dict(values), images, tmp_path / "other")
     detector = fit_detector(other.path, images)
     detector.save(other.detector_file)
-    result = evaluate(detector, images, [load("faces", "test")], provenance={"experiment": values})
+    result = evaluate(
+        detector, images, [load("faces", "test", per_class=5)], provenance={"experiment": values}
+    )
     result.save(other.evaluation_folder)
     drawn = draw_runs([runs / "seed0", other.path], tmp_path / "drawn")
     assert tmp_path / "drawn" / "reconstructions.png" in drawn
@@ -249,6 +258,7 @@ out_datasets = ["faces"]
 """
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_config_is_trained_and_evaluated_and_its_run_can_be_given(tmp_path):
     path = tmp_path / "cae.toml"
     path.write_text(CONFIG)
@@ -267,6 +277,7 @@ def test_a_config_is_trained_and_evaluated_and_its_run_can_be_given(tmp_path):
         run_reproduction("builtin", tmp_path / "other", runs=runs)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_seeds_of_an_open_set_suite_have_different_unknown_classes(suite, tmp_path):
     path = tmp_path / "open.toml"
     text = TINY.split('[methods."MC-AE, fused"]')[0].replace('"omniglot"', '"photos"')

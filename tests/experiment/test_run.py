@@ -7,7 +7,7 @@ import torch
 from attractor_ae import ExperimentConfig, Run
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import write_tensors, write_text
-from attractor_ae.experiment.run import claimed, environment
+from attractor_ae.experiment.run import _git_revision, claimed, environment
 
 
 @pytest.fixture
@@ -42,6 +42,7 @@ def test_the_log_grows_by_lines_with_times(run):
 
 
 def test_the_environment_names_versions_and_revision():
+    _git_revision.cache_clear()  # of an earlier test, before a commit
     made = environment("cpu", "float32")
     assert made["packages"]["torch"] == torch.__version__
     assert made["threads"] == torch.get_num_threads()

@@ -126,7 +126,7 @@ def test_ranges_name_the_seeds_between_their_ends(seeds):
 def test_any_text_is_seeds_or_one_line(text):
     with suppress(AttractorError):
         seeds = parse_seeds(text)
-        assert len(set(seeds)) == len(seeds) > 0
+        assert len(seeds) > 0
         assert all(str(seed) in text or "-" in text for seed in seeds)
 
 
@@ -137,7 +137,6 @@ def test_any_text_is_seeds_or_one_line(text):
         ("1,-2", "'-2' must have the form 3 or 0-9"),
         ("²", "must have the form"),
         ("9-0", "'9-0' ends before it begins"),
-        ("0-4,3", "3 is named twice"),
         ("0-99999999999", "more than 10000"),
     ],
 )
@@ -151,7 +150,7 @@ def test_each_seed_has_a_folder_of_its_own(tmp_path):
     assert [job.folder for job in jobs] == [tmp_path / "seed3", tmp_path / "seed10"]
     assert [job.config for job in jobs] == [config(seed=3), config(seed=10)]
     with pytest.raises(AttractorError, match="seed 3"):
-        seed_jobs(config(), (3, 3), tmp_path)
+        seed_jobs(config(), parse_seeds("0-4,3"), tmp_path)
     with pytest.raises(AttractorError, match=r"training.seed = -1"):
         seed_jobs(config(), (-1,), tmp_path)
     with pytest.raises(AttractorError, match="seed"):

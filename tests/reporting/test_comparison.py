@@ -159,7 +159,7 @@ def test_the_papers_grid_is_that_of_the_metrics(results):
         right = known.predicted(0) == known.labels
         errors = misclassification_metrics(known.score(0), right, grid="paper")
         cell = comparison.accuracy.cell("MC dropout", "mnist", "area_u_pre")
-        assert cell.values[i] == errors.areas.u_pre
+        assert cell.values[i] == errors.areas["u_pre"]
 
 
 def test_a_real_evaluation_says_the_same_alone_and_side_by_side(detector):

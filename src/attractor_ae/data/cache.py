@@ -9,7 +9,6 @@ missing. Nothing is pickled.
 import hashlib
 import json
 import os
-import re
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict
@@ -23,7 +22,13 @@ from PIL import Image
 from platformdirs import user_cache_path
 
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import flush_to_disk, remove_leftovers, temporary_folder, user_path
+from attractor_ae._files import (
+    file_name,
+    flush_to_disk,
+    remove_leftovers,
+    temporary_folder,
+    user_path,
+)
 from attractor_ae.data.decode import (
     UndecodableError,
     decode_quietly,
@@ -86,7 +91,7 @@ def clear(name: str | None = None, cache: Path | None = None) -> int:
     Features of images are removed with those of all.
     """
     root = cache_root(cache)
-    parts = ("prepared", "features") if name is None else (f"prepared/{_folder_name(name)}",)
+    parts = ("prepared", "features") if name is None else (f"prepared/{file_name(name)}",)
     folders = [root / part for part in parts if (root / part).is_dir()]
     files = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
     freed = sum(path.stat().st_size for path in files)
@@ -139,7 +144,7 @@ def prepare(
     # Files that were broken may be read with another limit, or with an extra.
     decoder = f"{pixel_limit()} {'HEIF' in readable_formats()}"
     entry = _key(source_files, (VERSION, name, split, *classes, form, decoder, *key))
-    folder = cache_root(wanted.cache) / "prepared" / _folder_name(name) / entry
+    folder = cache_root(wanted.cache) / "prepared" / file_name(name) / entry
     opened = _open(folder)
     if opened is None:
         with temporary_folder(folder, REMEDY) as temporary:
@@ -263,11 +268,3 @@ def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:
     # NumPy pads the header, so it can be rewritten with another number of images.
     file.seek(0)
     npy.write_array_header_1_0(file, {"descr": "|u1", "fortran_order": False, "shape": shape})
-
-
-def _folder_name(name: str) -> str:
-    """Return a folder name that every file system accepts; ``name`` itself if possible."""
-    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:60].lstrip(".")
-    if plain == name:
-        return plain
-    return f"{plain}-{hashlib.sha256(name.encode(errors='surrogatepass')).hexdigest()[:8]}"

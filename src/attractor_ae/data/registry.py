@@ -3,7 +3,7 @@
 import tomllib
 from collections.abc import Mapping
 from dataclasses import replace
-from importlib.resources import files
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
@@ -46,7 +46,7 @@ def _frozen(value: Any) -> Any:  # noqa: ANN401
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-_TEXT = files("attractor_ae.data").joinpath("catalogue.toml").read_text(encoding="utf-8")
+_TEXT = Path(__file__).with_name("catalogue.toml").read_text(encoding="utf-8")
 CATALOGUE: Mapping[str, DatasetInfo] = MappingProxyType(
     {name: _described(name, entry) for name, entry in _frozen(tomllib.loads(_TEXT)).items()}
 )

@@ -33,10 +33,9 @@ from attractor_ae.experiment.choose import (
     run_chosen_training,
     space_is_open,
 )
-from attractor_ae.experiment.config import DatasetConfig, ExperimentConfig
+from attractor_ae.experiment.config import DatasetConfig, ExperimentConfig, preset
 from attractor_ae.experiment.fit import fit_detector
 from attractor_ae.experiment.plan import image_format
-from attractor_ae.experiment.presets import preset
 from attractor_ae.experiment.run import Run, claimed, environment
 from attractor_ae.reporting.report import save_report
 from attractor_ae.training import train, training_part, with_features

@@ -17,8 +17,8 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT
 from attractor_ae.data import ImageSet
+from attractor_ae.experiment.config import preset
 from attractor_ae.experiment.fit import fit_detector
-from attractor_ae.experiment.presets import preset
 from attractor_ae.training import train, with_features
 
 if TYPE_CHECKING:

@@ -7,8 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from attractor_ae._reporter import SILENT, Reporter
-from attractor_ae.experiment.config import ExperimentConfig
-from attractor_ae.experiment.presets import preset
+from attractor_ae.experiment.config import ExperimentConfig, preset
 from attractor_ae.experiment.run import Run, check_claim
 from attractor_ae.experiment.suites import as_overrides
 from attractor_ae.experiment.train import run_training

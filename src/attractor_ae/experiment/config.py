@@ -7,12 +7,11 @@ allowed values, and the nearest name. This module does not import torch.
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomli_w
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae.experiment._validation import Table, read_toml, validated
@@ -36,13 +35,10 @@ ScoreName = Literal[ReportedScore, PointScore, LatentScore, ImageScore]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 # The elementwise activations of torch.nn; a test checks that the list is complete.
-ACTIVATIONS = tuple(
-    re.findall(
-        r"\w+",
-        "ReLU Hardtanh ReLU6 Sigmoid Hardsigmoid Tanh SiLU Mish Hardswish ELU CELU SELU GELU "
-        "Hardshrink LeakyReLU LogSigmoid Softplus Softshrink PReLU Softsign Tanhshrink",
-    )
-)
+Rectifier = Literal["ReLU", "ReLU6", "LeakyReLU", "PReLU", "ELU", "CELU", "SELU", "GELU", "SiLU"]
+Squashing = Literal["Sigmoid", "Hardsigmoid", "LogSigmoid", "Tanh", "Hardtanh", "Softsign"]
+OtherShape = Literal["Mish", "Hardswish", "Softplus", "Hardshrink", "Softshrink", "Tanhshrink"]
+ActivationName = Literal[Rectifier, Squashing, OtherShape]
 
 PRESETS = ("default", "paper", "quick", "photographs")
 """Names of the experiments that ship with the package."""
@@ -65,13 +61,6 @@ def _loss(value: object) -> object:
 
 def _spelled(names: object) -> BeforeValidator:
     return BeforeValidator(lambda value: _known_spelling(value, get_args(names)))
-
-
-def _activation(name: str) -> str:
-    spelled = _known_spelling(name, ACTIVATIONS)
-    if spelled not in ACTIVATIONS:
-        raise ValueError(str(unknown_name("activation", name, ACTIVATIONS)))
-    return str(spelled)
 
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -120,7 +109,7 @@ class ModelConfig(Table):
     """Metric loss on the latent codes, added to the reconstruction loss."""
     dimension: int = Field(default=64, ge=1, le=65_536)
     """Length of the latent code."""
-    activation: Annotated[str, AfterValidator(_activation)] = "ReLU"
+    activation: Annotated[ActivationName, _spelled(ActivationName)] = "ReLU"
     """Name of an elementwise activation of torch.nn."""
     dropout: float = Field(default=0.33, ge=0, le=0.99, allow_inf_nan=False)
     """Dropout rate, in training and at inference."""
@@ -318,7 +307,9 @@ class ExperimentConfig(Table):
         if (base := values.pop("base", None)) is not None:
             if base not in PRESETS:
                 raise AttractorError(f"{path}: {unknown_name('base', str(base), PRESETS)}")
-            values = _merged(preset_values(base), values)
+            for section, table in preset_values(base).items():
+                own = values.setdefault(section, {})
+                values[section] = {**table, **own} if isinstance(own, dict) else own
         return cls.from_dict(override(values, overrides), str(path))
 
     def to_toml(self) -> str:
@@ -344,18 +335,7 @@ def preset(name: str, overrides: Sequence[str] = ()) -> ExperimentConfig:
 
 def preset_values(name: str) -> dict[str, Any]:
     """Return the tables of one of ``PRESETS``."""
-    folder = resources.files("attractor_ae.experiment") / "presets"
-    with resources.as_file(folder / f"{name}.toml") as path:
-        return read_toml(path)
-
-
-def _merged(base: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tables of ``base`` with the keys of ``values`` set."""
-    merged = dict(base)
-    for section, table in values.items():
-        both = isinstance(table, Mapping) and isinstance(base.get(section), Mapping)
-        merged[section] = {**base[section], **table} if both else table
-    return merged
+    return read_toml(Path(__file__).parent / "presets" / f"{name}.toml")
 
 
 def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:

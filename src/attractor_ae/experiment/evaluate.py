@@ -15,16 +15,16 @@ from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import OOD_SCORE
 from attractor_ae.data import ImageSet
-from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.experiment.config import preset
 from attractor_ae.experiment.fit import (
     AFTER_TRAINING,
     detector_of,
     ensemble_of,
     evaluation_config,
     note_failures,
+    open_members,
 )
 from attractor_ae.experiment.plan import make_plan
-from attractor_ae.experiment.presets import preset
 from attractor_ae.experiment.report import run_part
 from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult, evaluate
 from attractor_ae.experiment.run import Run, environment
@@ -65,8 +65,7 @@ def run_evaluation(
         reporter: Receives progress and notes.
     """
     run = Run.open(folder)
-    configs = [evaluation_config(run, overrides)]
-    return _evaluated_into(run, [run], configs, data_root, again, reporter)
+    return _evaluated_into(run, [run], overrides, data_root, again, reporter)
 
 
 def run_ensemble_evaluation(
@@ -82,14 +81,11 @@ def run_ensemble_evaluation(
 
     The result is written to ``target``, by default ``ensemble`` next to the first run.
     """
-    if not folders:
-        raise AttractorError("an ensemble needs at least one run; give folders of finished runs")
-    runs = [Run.open(folder) for folder in folders]
+    runs = open_members(folders)
     home = Run(runs[0].path.parent / ENSEMBLE if target is None else Path(target))
     if home.config_file.exists():
         raise AttractorError(f"{home.path}: is a run; choose another folder for the ensemble")
-    configs = [evaluation_config(run, overrides) for run in runs]
-    return _evaluated_into(home, runs, configs, data_root, again, reporter)
+    return _evaluated_into(home, runs, overrides, data_root, again, reporter)
 
 
 def run_demo(
@@ -111,12 +107,13 @@ def run_demo(
 def _evaluated_into(
     home: Run,
     runs: Sequence[Run],
-    configs: Sequence[ExperimentConfig],
+    overrides: Sequence[str],
     data_root: str | Path | None,
     again: bool,
     reporter: Reporter,
 ) -> EvaluationResult:
     """Evaluate one run, or several as an ensemble, and write the result to ``home``."""
+    configs = [evaluation_config(run, overrides) for run in runs]
     config = configs[0]
     plan = make_plan(config, data_root)
     plan.check()
@@ -147,7 +144,7 @@ def _evaluated_into(
         if images.left_out:
             home.log(f"left out of {images.name} ({images.split}): {len(images.left_out)} files")
     if home in runs:
-        detector = detector_of(runs, configs, trained, plan.augmentation, reporter)
+        detector = detector_of(home, config, trained, plan.augmentation, reporter)
     else:
         detector = ensemble_of(runs, configs, trained, reporter)
     precision = mixed_precision(detector.device, detector.precision)

@@ -51,7 +51,7 @@ def fit_detector(
     """
     run = Run.open(folder)
     config = evaluation_config(run, overrides)
-    detector = detector_of([run], [config], images, augmentation, reporter, at_most)
+    detector = detector_of(run, config, images, augmentation, reporter, at_most)
     note_failures([run], reporter)
     return detector
 
@@ -72,11 +72,18 @@ def fit_ensemble(
         AttractorError: As for `fit_detector`; if there is no run, or one is given twice, is not a
             classifier without dropout, or was trained on other images.
     """
-    runs = [Run.open(folder) for folder in folders]
+    runs = open_members(folders)
     configs = [evaluation_config(run, overrides) for run in runs]
     detector = ensemble_of(runs, configs, images, reporter)
     note_failures(runs, reporter)
     return detector
+
+
+def open_members(folders: Sequence[str | Path]) -> list[Run]:
+    """Open the finished runs of an ensemble, at least one."""
+    if not folders:
+        raise AttractorError("an ensemble needs at least one run; give folders of finished runs")
+    return [Run.open(folder) for folder in folders]
 
 
 def evaluation_config(run: Run, overrides: Sequence[str] = ()) -> ExperimentConfig:
@@ -96,21 +103,19 @@ def note_failures(runs: Sequence[Run], reporter: Reporter) -> None:
 
 
 def detector_of(
-    runs: Sequence[Run],
-    configs: Sequence[ExperimentConfig],
+    run: Run,
+    config: ExperimentConfig,
     images: ImageSet,
     augmentation: AugmentationKind | None,
-    reporter: Reporter = SILENT,
+    reporter: Reporter,
     at_most: int | None = None,
 ) -> Detector:
-    """Return the fitted detector of opened runs: one run, or several members of an ensemble."""
-    if len(runs) != 1:
-        return ensemble_of(runs, configs, images, reporter)
-    network = _trained_network(runs[0], configs[0], images)
-    settings, seed = configs[0].evaluation, configs[0].training.seed
+    """Return the fitted detector of an opened run; see `fit_detector`."""
+    network = _trained_network(run, config, images)
+    settings, seed = config.evaluation, config.training.seed
     if not isinstance(network, ConvClassifier):
         names = {*AttractorDetector.settings, "precision"}
-        augment = training_augmentation(configs[0], augmentation)
+        augment = training_augmentation(config, augmentation)
         chosen = settings.model_dump(include=names)
         detector = AttractorDetector(network, **chosen, augmentation=augment, seed=seed)
     elif network.dropout > 0:
@@ -118,19 +123,14 @@ def detector_of(
         detector = MCDropoutDetector(network, **chosen, seed=seed)
     else:
         detector = EnsembleDetector([network], precision=settings.precision, seed=seed)
-    _fit(detector, configs[0], images, reporter, at_most)
+    _fit(detector, config, images, reporter, at_most)
     return detector
 
 
 def ensemble_of(
-    runs: Sequence[Run],
-    configs: Sequence[ExperimentConfig],
-    images: ImageSet,
-    reporter: Reporter = SILENT,
+    runs: Sequence[Run], configs: Sequence[ExperimentConfig], images: ImageSet, reporter: Reporter
 ) -> EnsembleDetector:
     """Return the fitted deep ensemble of opened runs, see `fit_ensemble`."""
-    if not runs:
-        raise AttractorError("an ensemble needs at least one run; give folders of finished runs")
     first = configs[0]
     members, places = [], {}
     for run, config in zip(runs, configs, strict=True):

@@ -303,7 +303,7 @@ class EvaluationResult:
         if known.probabilities.shape[-1] and len(u) and 0 <= u.min() <= u.max() <= 1:
             found = self.misclassification(None, judged, r)
             errors = {"score": judged, **asdict(found.detection), **asdict(found.selective)}
-            errors["areas"] = asdict(found.areas)
+            errors["areas"] = found.areas
 
         def table(scores: DatasetScores) -> dict[str, Any]:
             rates = asdict(self.rates(scores.name, name, r))

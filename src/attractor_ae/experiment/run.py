@@ -18,6 +18,7 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,7 @@ def environment(device: str, precision: str) -> dict[str, Any]:
     }
 
 
+@cache
 def _git_revision() -> str | None:
     """Return the git revision of the repository that tracks this file, if any."""
     here = Path(__file__)

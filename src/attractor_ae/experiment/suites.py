@@ -15,8 +15,14 @@ from pydantic import Field
 from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import file_name
 from attractor_ae.experiment._validation import Table, read_toml, validated
-from attractor_ae.experiment.config import ExperimentConfig, Names, ReportedScore, override
-from attractor_ae.experiment.presets import PRESETS, preset
+from attractor_ae.experiment.config import (
+    PRESETS,
+    ExperimentConfig,
+    Names,
+    ReportedScore,
+    override,
+    preset,
+)
 from attractor_ae.experiment.run import Run
 
 

@@ -75,7 +75,7 @@ def parse_seeds(text: str) -> tuple[int, ...]:
     """Return the seeds of numbers and inclusive ranges, separated by commas.
 
     Raises:
-        AttractorError: If the text has another form, or names a seed twice.
+        AttractorError: If the text has another form.
 
     Examples:
         >>> parse_seeds("0,3,5-7")
@@ -92,8 +92,6 @@ def parse_seeds(text: str) -> tuple[int, ...]:
         if len(seeds) + last - first >= _MOST_SEEDS:
             raise AttractorError(f"seeds {text!r}: more than {_MOST_SEEDS} seeds; name fewer")
         seeds.extend(range(first, last + 1))
-    if repeated := _repeated(seeds):
-        raise AttractorError(f"seeds {text!r}: {repeated[0]} is named twice; name each once")
     return tuple(seeds)
 
 

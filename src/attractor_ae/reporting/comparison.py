@@ -154,7 +154,7 @@ def compare(
                 errors = result.misclassification(*at)
                 oriented = _oriented(errors.detection, orientation)
                 found |= {f"misclassification_{key}": rate for key, rate in oriented.items()}
-                found |= {f"area_{key}": area for key, area in asdict(errors.areas).items()}
+                found |= {f"area_{key}": area for key, area in errors.areas.items()}
             rates |= {(_key(scores), name): value for name, value in found.items()}
         return rates
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attractor_ae._errors import AttractorError, optional_package
 from attractor_ae.data.cache import Encoded, prepare
 from attractor_ae.data.image_set import ImageSet, Wanted
-from attractor_ae.data.sources import Source, is_there
+from attractor_ae.data.sources import Source
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,8 @@ class LsunFiles(Source):
     classes: tuple[str, ...]
 
     def expected(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return the ten databases' folders."""
-        return tuple(str(path) for path in self._databases(split, root))
-
-    def missing(self, split: str, root: Path, factor: str = "") -> tuple[str, ...]:
-        """Return the missing databases."""
-        return tuple(
-            str(path) for path in self._databases(split, root) if not is_there(path / "data.mdb")
-        )
+        """Return the files of the ten databases."""
+        return tuple(str(path / "data.mdb") for path in self._databases(split, root))
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images, category by category, in the order of their keys."""
@@ -53,7 +47,7 @@ class LsunFiles(Source):
             labels = np.repeat(np.arange(len(rows)), [len(chosen) for chosen in rows])
             return _pictures(databases, rows), labels
 
-        files = [path / "data.mdb" for path in databases]
+        files = self.expected(split, root)
         return prepare(
             self.name, split, files, read, self.classes, key=(wanted.selection,), wanted=wanted
         )
