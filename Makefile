@@ -31,7 +31,7 @@ soak: .venv/.test
 test-real: .venv/.test .real/MNIST/raw /usr/share/datasets/fashion-mnist
 	ATTRACTOR_AE_DATA=$(CURDIR)/.real $(BIN)/pytest -m real
 
-# The HTML pages in Debian's Chromium; screenshots are in build/screenshots.
+# The report and the app in Debian's Chromium; screenshots are in build/screenshots.
 test-browser: .venv/.browser /usr/bin/chromium
 	$(BIN)/pytest -m browser tests/browser
 
@@ -91,7 +91,7 @@ $(PYTHON_OF_VENV):
 	@touch $@
 
 .venv/.browser: .venv/.test
-	$(BIN)/python -m pip install --quiet --editable '.[browser]'
+	$(BIN)/python -m pip install --quiet --editable '.[app,browser]'
 	@touch $@
 
 .venv/.test: pyproject.toml | $(PYTHON_OF_VENV)

@@ -30,6 +30,7 @@ for _command in (
     models.score,
     models.calibrate,
     models.serve,
+    models.app,
     models.export,
     models.push,
     models.pull,

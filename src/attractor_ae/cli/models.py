@@ -249,12 +249,16 @@ def _say_threshold(model: "Model", target: Path) -> None:
     say(f"Model: {target}, card: {card_path(target)}")
 
 
+HostOption = Annotated[
+    str, typer.Option(help="Address to listen on; other machines reach it with 0.0.0.0.")
+]
+PortOption = Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")]
+
+
 def serve(
     model: ModelArgument,
-    host: Annotated[
-        str, typer.Option(help="Address to listen on; other machines reach it with 0.0.0.0.")
-    ] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: a free one.")] = 8000,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 8000,
     alpha: AlphaOption = None,
     megabytes: Annotated[float, typer.Option(min=0.001, help="Largest request.")] = 32,
     megapixels: Annotated[float, typer.Option(min=0.001, help="Largest image.")] = 50,
@@ -268,25 +272,60 @@ def serve(
     with one_line_errors():
         for package in ("uvicorn", "fastapi", "python_multipart", "prometheus_client"):
             optional_package(package, "serve", "the server")
-        import uvicorn
-
         from attractor_ae.deploy.model import load_model
         from attractor_ae.deploy.server import Limits, make_app
 
         limits = Limits(round(megabytes * 2**20), round(megapixels * 1e6), queue, seconds)
         app = make_app(load_model(model), alpha=alpha, limits=limits)
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            listener = socket.create_server((host, port), family=family)
-        except OSError as error:
-            text = f"cannot listen: {error.strerror}; give another --host or --port"
-            raise AttractorError(text) from None
-        address = f"[{host}]" if family == socket.AF_INET6 else host
-        address += f":{listener.getsockname()[1]}"
-        say(f"The interface is described at http://{address}/docs; Ctrl-C ends the server.")
-        server = uvicorn.Server(uvicorn.Config(app, log_level="warning", timeout_keep_alive=5))
-        with suppress(KeyboardInterrupt):
-            server.run([listener])
+        _serve(app, host, port, "The interface is described at http://{}/docs")
+
+
+def app(
+    model: ModelArgument,
+    images: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Folder of images to pick from. With the folder of the training images, those "
+            "that are most similar to an image are shown. May be repeated."
+        ),
+    ] = None,
+    host: HostOption = "127.0.0.1",
+    port: PortOption = 7860,
+    alpha: AlphaOption = None,
+    megabytes: Annotated[float, typer.Option(min=0.001, help="Largest file.")] = 32,
+) -> None:
+    """Show in a browser what a model makes of an image: drop, draw or pick one.
+
+    There is no authentication: keep it on this machine, or behind a server that has one.
+    """
+    with one_line_errors():
+        optional_package("gradio", "app", "the app")
+        from attractor_ae.deploy.app import make_app
+        from attractor_ae.deploy.model import load_model
+
+        limit = round(megabytes * 2**20)
+        made = make_app(load_model(model), images or (), alpha=alpha, largest=limit)
+        # A page that is open keeps a connection; ending it is not an error.
+        more = {"timeout_graceful_shutdown": 1, "log_level": "critical"}
+        _serve(made, host, port, "The app is at http://{}", **more)
+
+
+def _serve(app: Any, host: str, port: int, text: str, **more: Any) -> None:  # noqa: ANN401
+    """Serve an ASGI application until Ctrl-C; say ``text`` with the address."""
+    import uvicorn
+
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listener = socket.create_server((host, port), family=family)
+    except OSError as error:
+        reason = f"cannot listen: {error.strerror}; give another --host or --port"
+        raise AttractorError(reason) from None
+    address = f"[{host}]" if family == socket.AF_INET6 else host
+    say(f"{text.format(f'{address}:{listener.getsockname()[1]}')}; Ctrl-C ends the server.")
+    settings = {"log_level": "warning", "timeout_keep_alive": 5, **more}
+    server = uvicorn.Server(uvicorn.Config(app, **settings))
+    with suppress(KeyboardInterrupt):
+        server.run([listener])
 
 
 RepositoryArgument = Annotated[
