@@ -36,7 +36,6 @@ TINY = (
     "dataset.name=mnist5k",
     "dataset.nbr_of_samples_per_class=6",
     "dataset.calibration_fraction=0.5",
-    "dataset.image_size=16",
     "training.epochs=1",
     "training.batch_size=16",
     "training.loss=mse",
