@@ -19,6 +19,12 @@ cores, with `--quick`: minutes of training per network instead of days, three se
 whose files were available. `benchmarks/results.py` generates this page."""
 
 
+# tests/test_docs.py runs all other commands of the pages.
+NOT_RUN = (
+    "<!-- not run: trains for minutes; tests/experiment/test_reproduce.py has a shorter suite -->"
+)
+
+
 def between(text: str, start: str, end: str) -> str:
     """Return the part of a text from ``start`` until before ``end``."""
     return text[text.index(start) : text.index(end)].strip()
@@ -34,7 +40,7 @@ def main() -> None:
     for folder in parser.parse_args().folders:
         text = (folder / "README.md").read_text(encoding="utf-8")
         command = next(line for line in text.splitlines() if "attractor-ae reproduce" in line)
-        print(f"\n## {command.split()[2]}\n\n{command}\n")
+        print(f"\n## {command.split()[2]}\n\n{NOT_RUN}\n\n{command}\n")
         print(between(text, "**Detection of", "## Of the known"))
         print()
         print(between(text, "**Accuracy, and", "area over the thresholds"))

@@ -1,20 +1,15 @@
 """The terminal, tried as a new user would."""
 
 import re
-import shlex
 import sys
 from importlib.metadata import version
-from pathlib import Path
 
 import numpy as np
 import pytest
-import typer
 from at_terminal import error_line, invoke, options
-from markdown_it import MarkdownIt
 from PIL import Image
 
 from attractor_ae import Run, load_detector, preset
-from attractor_ae.cli import app
 from attractor_ae.data import CATALOGUE
 
 TINY = [
@@ -72,36 +67,6 @@ def test_a_finished_demo_is_evaluated_again_to_the_same_table(demo):
 
     assert again.exit_code == 0
     assert table(again.stdout) == table(first.stdout) != []
-
-
-@pytest.mark.slow  # trains
-def test_readme_runs_as_it_stands(demo, tmp_path, monkeypatch):
-    monkeypatch.chdir(demo[0].parent)
-    monkeypatch.setattr(sys, "argv", ["attractor-ae"])
-    shown, blocks = commands_and_blocks()
-    assert len(blocks) >= 2
-    tiny = f"\nconfig = preset('default', {[*TINY_DEMO]!r})\n"
-    for block in blocks:  # the training alone is made shorter
-        exec(block.replace('\nconfig = preset("default")\n', tiny), {})
-    assert len(shown) >= 10
-    for words in shown:
-        name, *arguments = words
-        command = typer.main.get_command(app)
-        while name in getattr(command, "commands", {}):
-            command = command.commands[name]
-            if getattr(command, "commands", {}):
-                name, *arguments = arguments
-        command.make_context(name, arguments)  # raises on an unknown command or option
-
-
-def commands_and_blocks():
-    """The commands and the Python blocks of README."""
-    text = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
-    tokens = MarkdownIt().parse(text)
-    python = [t.content for t in tokens if t.type == "fence" and t.info == "python"]
-    shell = "".join(t.content for t in tokens if t.type == "code_block").replace("\\\n", " ")
-    lines = [shlex.split(line, comments=True) for line in shell.splitlines()]
-    return [words[1:] for words in lines if words and words[0] == "attractor-ae"], python
 
 
 @pytest.mark.slow

@@ -1,10 +1,7 @@
 """The classifier in scikit-learn: its checks, and its ways to use an estimator."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
-from markdown_it import MarkdownIt
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.metrics import roc_auc_score
@@ -136,15 +133,3 @@ def test_what_is_no_image_is_refused(image_shape, images, message):
 def test_too_few_images_for_a_calibration_are_refused():
     with pytest.raises(AttractorError, match=r"increase dataset\.calibration_fraction"):
         AttractorClassifier((8, 8)).fit(DIGITS[:40], LABELS[:40])
-
-
-@pytest.mark.slow  # a training, and the import of torch-uncertainty
-def test_the_blocks_of_the_page_run(shared_model, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    shared_model.save(Path("digits.model"))
-    page = Path(__file__).parents[2] / "docs/adapters.md"
-    tokens = MarkdownIt().parse(page.read_text(encoding="utf-8"))
-    blocks = [token.content for token in tokens if token.type == "fence"]
-    assert len(blocks) == 3
-    for block in blocks:  # the training alone is made shorter
-        exec(block.replace("(8, 8))", f"(8, 8), epochs=1, overrides={SHORT})"), {})
