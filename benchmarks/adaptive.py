@@ -95,19 +95,28 @@ def main() -> None:
         unknown = {name: statistics(model, name, "", options.images) for name in options.unknown}
         models[file] = (model, statistics(model, known, "test", options.images), unknown)
     print(f"{options.divisions} divisions, alpha {options.alpha:g}\n\nChoice:\n")
-    print(f"| least | error | model | {HEADER} | unknown: same, least, % | times fewer |")
-    print("|---|---|---|---|---|---|---|---|---|---|")
+    print("| least | error | known: same verdict, %; least | times fewer passes; least ", end="")
+    print(
+        "| unknown: same verdict, %; least | times fewer passes; least |\n|---|---|---|---|---|---|"
+    )
     for least, error in itertools.product(options.least, options.errors):
-        for file, (model, _, unknown) in models.items():
+        rows = []
+        for model, _, unknown in models.values():
             trials = model.detector.trials
             at = chosen_stages(trials, (least, trials))
-            counts, known = stages(trials)[at], model._statistics[at].numpy()
             half = {name: values[at, ::2] for name, values in unknown.items()}
-            found = compared(known, half, counts, options, error)
-            row = line(known.shape[1], counts[-1], found.pop("known"))
-            same, passes = np.array([values.mean(0)[:2] for values in found.values()]).T
-            row += f" | {100 * same.min():.2f} | {counts[-1] / passes.mean():.1f}"
-            print(f"| {least} | {error:g} | {file} | {row} |")
+            known = model._statistics[at].numpy()
+            found = compared(known, half, stages(trials)[at], options, error)
+            means = [(100 * v[:, 0].mean(), trials / v[:, 1].mean()) for v in found.values()]
+            rows.append([*means[0], *np.mean(means[1:], 0), *np.min(means[1:], 0)])
+        of_known, of_known_least = np.mean(rows, 0)[:2], np.min(rows, 0)[:2]
+        of_unknown, of_unknown_least = np.mean(rows, 0)[2:4], np.min(rows, 0)[4:]
+        cells = [
+            f"{mean[i]:.{2 - i}f}; {lowest[i]:.{2 - i}f}"
+            for mean, lowest in ((of_known, of_known_least), (of_unknown, of_unknown_least))
+            for i in range(2)
+        ]
+        print(f"| {least} | {error:g} | {' | '.join(cells)} |")
     print(f"\nTest images, error {ERROR:g}:\n")
     print(f"| least | model | images | {HEADER} |\n|---|---|---|---|---|---|---|---|")
     for least, (file, (model, known, unknown)) in itertools.product(options.least, models.items()):

@@ -2,7 +2,7 @@
 
 T_n is the statistic of the OOD score (`attractor_ae.conformal`) from the first n trials. Images can
 stop after 1, 2, 4, ... trials, and stop after n if T_n is further from the threshold q of T than
-all but 2 % of the calibration images have |T_n - T_last|. The calibration images stop by the same
+all but 1 % of the calibration images have |T_n - T_last|. The calibration images stop by the same
 rule, so that p-values compare what was computed alike.
 """
 
@@ -20,7 +20,7 @@ from attractor_ae.conformal import rejected_ranks
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import IMAGE_SCORES
 
-ERROR = 0.02
+ERROR = 0.01
 """Fraction of calibration images whose T differs by more from T of all trials, at each stage."""
 
 
