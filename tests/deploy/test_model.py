@@ -88,7 +88,7 @@ def test_other_files_are_refused(tmp_path, shared_model):
 
 
 def test_a_newer_file_says_so(tmp_path, shared_model, monkeypatch):
-    monkeypatch.setattr(_format, "_VERSION", 3)
+    monkeypatch.setattr(_format, "_VERSION", _format._VERSION + 1)
     monkeypatch.setattr(_format, "__version__", "9.8")
     shared_model.save(tmp_path / "new.model")
     monkeypatch.undo()
@@ -141,14 +141,61 @@ def test_false_alarms_rank_each_calibration_image_among_the_others(small_digits)
 @pytest.mark.parametrize(
     ("counts", "said"),
     [
-        ([6] * 10, "changes nothing"),
-        ([150, 0, 60, 60, 0, 0, 0, 0, 0, 0], "keeps the rate for 0, each with at least 100"),
-        ([100] * 10, "keeps the rate for each class"),
+        ([6] * 10, "with 60 images."),
+        (
+            [150, 0, 60, 60, 0, 0, 0, 0, 0, 0],  # Beta(7, 144) and Beta(6, 115)
+            "4.6% of known images, 2.2% to 7.7% in 90 % of calibrations with 150 images predicted "
+            "as 0; 5.0% of known images, 2.2% to 8.6% in 90 % of calibrations with 120 images "
+            "predicted as 9 other classes.",
+        ),
+        ([100] * 10, "with 100 images predicted as 9."),
     ],
 )
-def test_the_card_says_for_which_classes_there_are_p_values(model, counts, said):
-    model.predicted = torch.arange(10).repeat_interleave(torch.tensor(counts))
-    assert said in model_card(model, "m.model")
+def test_the_card_has_the_threshold_of_each_class(model, counts, said):
+    model.predicted = torch.arange(10).repeat_interleave(torch.tensor(counts))[None]
+    card = model_card(model, "m.model")
+    assert all(part in card for part in said.rstrip(".").split("; "))
+
+
+def test_images_are_ranked_among_those_of_their_class(model, shared_model, small_digits):
+    """Counted with NumPy; by default, as asked for, and with fewer masks."""
+    rng, r = np.random.default_rng(0), model.detector.recursion
+    images = np.concatenate([part.images for part in small_digits[::2]])
+    names = [v.label for v in shared_model.score(images)]
+    large = max(set(names), key=names.count)
+    label = model.classes.index(large)
+    rows = rng.integers(60, size=250)  # of the calibration images, which are too few
+    model.values, model.predicted = model.values[..., rows], model.predicted[:, rows].clone()
+    model.predicted[-1, :120], model.predicted[-1, 120:] = label, (label + 1) % 10
+    t = model.ood.statistic(model.values[-1], r).numpy()
+    values = components_of(model, torch.tensor(images))
+    mine = model.ood.statistic(values, r).numpy()
+    everyone = (1 + (t >= mine[:, None]).sum(1)) / 251
+    apart = [
+        (1 + (known >= value).sum()) / (1 + len(known))
+        for value, name in zip(mine, names, strict=True)
+        for known in [t[:120] if name == large else t[120:]]
+    ]
+    assert np.abs(apart - everyone).max() > 0.01
+    every = model.detector.trials
+    for options, expected in (
+        ({}, apart),
+        ({"per_class": True}, apart),
+        ({"per_class": False}, everyone),
+        ({"trials": (every, every)}, apart),
+    ):
+        verdicts = model.score(images, **options)
+        np.testing.assert_allclose([v.p_value for v in verdicts], expected, rtol=1e-5)
+        assert [v.verdict == "unknown" for v in verdicts] == [p <= 0.05 for p in expected]
+    few = model.score(images, alpha=0.005)  # alone, no group has the 199 images that it needs
+    np.testing.assert_allclose([v.p_value for v in few], everyone, rtol=1e-5)
+
+
+def test_the_choice_per_class_is_stored(tmp_path, model, small_digits):
+    for per_class in (True, False):
+        model.per_class = per_class
+        model.calibrated(small_digits[2]).save(tmp_path / "m.model")
+        assert load_model(tmp_path / "m.model").per_class is per_class
 
 
 def test_a_verdict_does_not_depend_on_the_batch(model, small_digits):

@@ -18,7 +18,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import read_tensors, write_tensors
 
 _FORMAT = "attractor-ae model"
-_VERSION = 2
+_VERSION = 3
 _REMEDY = "give a model file, as attractor-ae fit writes it, or make it again"
 
 

@@ -63,6 +63,7 @@ def fit_model(
     colour: bool | None = None,
     overrides: Sequence[str] = (),
     bundle: bool = False,
+    per_class: bool = True,
     data_root: str | Path | None = None,
     again: bool = False,
     reporter: Reporter = SILENT,
@@ -87,6 +88,8 @@ def fit_model(
         overrides: Any number of ``"section.key=value"`` of the config.
         bundle: Whether the file contains the weights of the extractor, so that they need not be
             installed or downloaded where it is used.
+        per_class: Whether an image is ranked among the calibration images of its predicted class,
+            if these are at least 100.
         data_root: Folder of the data sets' files.
         again: Replace ``out``.
         reporter: Receives progress, the audit and notes.
@@ -171,7 +174,7 @@ def fit_model(
         else:
             run = training(experiment, place, **shared_by_both)
         facts = {"audit": findings.lines()}
-        model = _made(run, dataset, split, test, alpha, facts, reporter)
+        model = _made(run, dataset, split, test, alpha, facts, per_class, reporter)
         _write(model, out, bundle)
         shutil.rmtree(work.path, ignore_errors=True)
     return model
@@ -183,6 +186,7 @@ def model_of_run(
     *,
     alpha: float = 0.05,
     bundle: bool = False,
+    per_class: bool = True,
     data_root: str | Path | None = None,
     again: bool = False,
     reporter: Reporter = SILENT,
@@ -191,7 +195,7 @@ def model_of_run(
 
     Args:
         folder: Run folder; its images must be where they were in the training.
-        out, alpha, bundle, data_root, again, reporter: As for `fit_model`.
+        out, alpha, bundle, per_class, data_root, again, reporter: As for `fit_model`.
 
     Raises:
         AttractorError: If the run is not that of an autoencoder, has too few calibration images for
@@ -208,7 +212,7 @@ def model_of_run(
     dataset = find_dataset(config.dataset.name, data_root, config.dataset.split_seed)
     split = config.dataset.split
     test = dataset.info.test_split if split not in (ALL, dataset.info.test_split) else ""
-    model = _made(run, dataset, split, test, alpha, {}, reporter)
+    model = _made(run, dataset, split, test, alpha, {}, per_class, reporter)
     _write(model, out, bundle)
     return model
 
@@ -252,6 +256,7 @@ def _made(
     test: str,
     alpha: float,
     facts: dict[str, Any],
+    per_class: bool,
     reporter: Reporter,
 ) -> Model:
     """Return the calibrated model of a finished run."""
@@ -288,10 +293,12 @@ def _made(
         _relative(some, dataset),
         alpha,
         torch.zeros(1, 1, len(kept)),
-        torch.zeros(len(kept), dtype=torch.int64),
+        torch.zeros(1, len(kept), dtype=torch.int64),
         (1.0, 0.0),
         facts,
-    ).calibrated(kept, inputs=torch.tensor(kept.inputs))
+    )
+    model.per_class = per_class
+    model = model.calibrated(kept, inputs=torch.tensor(kept.inputs))
     if test:
         others = _load(dataset, test, config.dataset, form, reporter)
         labels = [others.classes[i] if i >= 0 else "" for i in others.labels]

@@ -26,11 +26,14 @@ from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.baselines import stored_detector
 from attractor_ae.conformal import (
     LEAST_PER_CLASS,
+    Groups,
     OODScore,
     check_alpha,
+    classes_alone,
     component_values,
     false_alarm_rate,
     is_rejected,
+    least_calibration,
     leave_one_out,
     ood_score,
     p_values,
@@ -56,6 +59,7 @@ Decoded = tuple[str, NDArray[np.uint8] | str]
 ScoreChunks = Callable[[Iterator[Sequence[str]], dict[str, Any]], Iterator[list[Verdict]]]
 """Yields the verdicts on chunks of paths, with the options of `Model.score`."""
 
+_SHOWN = 10  # groups of classes in a line on the threshold
 _TOGETHER = 16  # files that a thread decodes, one after the other
 _EXTRACTOR = "extractor"  # prefix of its weights in a model file
 _MORE_IMAGES = (
@@ -77,7 +81,7 @@ class Model:
         alpha: Largest fraction of known images that are rejected, on average over calibrations.
         values: The components of the OOD score of the calibration images, after the trials of each
             stage of adaptive sampling; the last one is that of all trials.
-        predicted: Their predicted classes, int64 (n,), as indices of ``detector.classes_``.
+        predicted: Their predicted classes after these, as indices of ``detector.classes_``.
         confidence: Slope and offset of the logit of ``confidence`` as a function of that of
             ``probability``.
         facts: Provenance, as JSON values: training data, self-check, metrics, versions.
@@ -85,6 +89,8 @@ class Model:
     Attributes:
         digest: SHA-256 of the model file, with zeros in its place; "" if it was not written yet.
         bundle: Whether the file contains the weights of the extractor.
+        per_class: Whether images are ranked among the calibration images of their predicted class,
+            if these are at least 100 and as many as alpha needs, see `attractor_ae.conformal`.
     """
 
     def __init__(
@@ -96,7 +102,7 @@ class Model:
         nearest: Sequence[str],
         alpha: float,
         values: Float[Tensor, "stages components n"],
-        predicted: Int[Tensor, " n"],
+        predicted: Int[Tensor, "stages n"],
         confidence: tuple[float, float],
         facts: Mapping[str, Any],
     ) -> None:
@@ -104,7 +110,8 @@ class Model:
         self.codes, self.nearest, self.alpha = codes, tuple(nearest), alpha
         self.values, self.predicted = values, predicted
         self.confidence, self.facts = confidence, dict(facts)
-        self.digest, self.bundle = "", False
+        self.digest, self.bundle, self.per_class = "", False, True
+        self._rankings: dict[Any, tuple[StoppingRule, Tensor, Groups]] = {}
         check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
 
     @property
@@ -133,13 +140,44 @@ class Model:
 
     def threshold(self, alpha: float | None = None) -> str:
         """Return one line on the threshold, with the interval of the true false-alarm rate."""
-        alpha, n = self.alpha if alpha is None else alpha, self.calibration_images
-        mean, low, high = false_alarm_rate(alpha, n)
+        alpha = self.alpha if alpha is None else alpha
+        groups, parts = self.groups(alpha, self.per_class), []
+        for group, n in enumerate(groups.sizes.tolist()):
+            mean, low, high = false_alarm_rate(alpha, n)
+            part = f"{mean:.1%} of known images, {low:.1%} to {high:.1%} in 90 % of calibrations"
+            labels = self.detector.classes_[groups.of_class == group].tolist()
+            name = self.classes[labels[0]] if len(labels) == 1 else f"{len(labels)} other classes"
+            of = f" predicted as {name}" if len(groups.sizes) > 1 else ""
+            parts.append(f"{part} with {n} images{of}")
+        more = [f"and {len(parts) - _SHOWN} more"] if len(parts) > _SHOWN else []
         return (
             f"alpha {alpha:g}: an image is unknown if its p-value is at most {alpha:g}; expected "
-            f"false alarms {mean:.1%} of known images, {low:.1%} to {high:.1%} in 90 % of "
-            f"calibrations with {n} images"
+            f"false alarms {'; '.join([*parts[:_SHOWN], *more])}"
         )
+
+    def groups(
+        self, alpha: float, per_class: bool, predicted: Int[Tensor, " n"] | None = None
+    ) -> Groups:
+        """Return the groups of classes with p-values of their own; one without ``per_class``."""
+        predicted = self.predicted[-1] if predicted is None else predicted
+        least = _least(alpha, per_class, len(predicted))
+        return Groups.of(predicted, len(self.detector.classes_), least)
+
+    def ranking(
+        self, alpha: float, per_class: bool, trials: tuple[int, int] | None = None
+    ) -> tuple[StoppingRule, Tensor, Groups]:
+        """Return when images stop, T of the calibration images as they stop, and the groups."""
+        key = (alpha, per_class, trials)
+        if key not in self._rankings:
+            every, classes = self.detector.trials, len(self.detector.classes_)
+            at = chosen_stages(every, trials or (1, every))
+            t, labels = self._statistics[at], self.predicted[at]
+            rule = StoppingRule(torch.zeros(classes), (*[math.inf] * (len(t) - 1), -1.0))  # never
+            if trials is not None:
+                rule = StoppingRule.of(t, alpha, self.groups(alpha, per_class, labels[-1]))
+            known, stopped = rule.applied(t, labels)
+            self._rankings[key] = rule, known, self.groups(alpha, per_class, stopped)
+        return self._rankings[key]
 
     # ---- scoring
 
@@ -149,7 +187,7 @@ class Model:
         *,
         paths: Sequence[str] | None = None,
         alpha: float | None = None,
-        per_class: bool = False,
+        per_class: bool | None = None,
         trials: tuple[int, int] | None = None,
     ) -> list[Verdict]:
         """Return the verdict on each image.
@@ -159,30 +197,25 @@ class Model:
                 ``image_format``.
             paths: Path of each image, for the verdicts.
             alpha: In place of the model's.
-            per_class: Whether p-values are those among the calibration images of the same predicted
-                class, see `p_values_per_class`.
+            per_class: In place of the model's.
             trials: Smallest and largest number of masks per image: an image stops when its verdict
                 can no longer plausibly change. Both are among 1, 2, 4, ... and all; by default, all
                 images have all.
 
         Raises:
             AttractorError: If the images have a wrong dtype, shape or range, alpha needs more
-                calibration images, or ``trials`` are other numbers or given with ``per_class``.
+                calibration images, or ``trials`` are other numbers.
         """
         alpha = self.checked_alpha(alpha)
-        if per_class:
-            check_alpha(alpha, min(LEAST_PER_CLASS, self.calibration_images), _MORE_IMAGES)
-            if trials is not None:
-                raise AttractorError("per_class needs all trials; leave out one of both")
         inputs, r = self.inputs(images), self.detector.recursion
         components, every = self.ood.components, self.detector.trials
         at = chosen_stages(every, (1, every) if trials is None else trials)
-        of_known = self._statistics[at]
-        never = StoppingRule(0.0, (*[math.inf] * (len(of_known) - 1), -1.0))
-        rule = never if trials is None else StoppingRule.of(of_known, alpha)
+        per_class = self.per_class if per_class is None else per_class
+        rule, known, groups = self.ranking(alpha, per_class, trials)
 
         def stops(stage: int, means: dict[str, Tensor]) -> Tensor:
-            return rule.stops(self.ood.statistic(_stacked(means, components), r), stage)
+            t = self.ood.statistic(_stacked(means, components), r)
+            return rule.stops(t, means[""][0].argmax(-1), stage)
 
         values = torch.zeros(len(components), len(inputs), dtype=torch.float64)
         p_mean = torch.zeros(len(inputs), len(self.detector.classes_))
@@ -193,12 +226,8 @@ class Model:
             p_mean[rows], of_members[rows] = means[""][0], means["member_entropy"][0]
         uncertainty = normalised_entropy(p_mean)
         likely, label = p_mean.max(-1)
-        t, known = self.ood.statistic(values, r), rule.applied(of_known)
-        ascending = known.sort().values
-        if per_class:
-            p = p_values_per_class(t, label, known, self.predicted, len(self.detector.classes_))
-        else:
-            p = p_values(t, ascending)
+        t, ascending = self.ood.statistic(values, r), known.sort().values
+        p = p_values_per_class(t, label, known, groups)
         ordered = self.values[at][-1].sort(-1).values
         of_parts = torch.stack([p_values(a, b) for a, b in zip(values, ordered, strict=True)])
         several = len(self.classes) > 1
@@ -232,7 +261,7 @@ class Model:
         sources: Sequence[str | Path] | str | Path,
         *,
         alpha: float | None = None,
-        per_class: bool = False,
+        per_class: bool | None = None,
         trials: tuple[int, int] | None = None,
         reporter: Reporter = SILENT,
     ) -> Iterator[Verdict]:
@@ -260,7 +289,7 @@ class Model:
         total: int | None = None,
         *,
         alpha: float | None = None,
-        per_class: bool = False,
+        per_class: bool | None = None,
         trials: tuple[int, int] | None = None,
         done: int = 0,
         reporter: Reporter = SILENT,
@@ -372,27 +401,32 @@ class Model:
         detector = copy.copy(self.detector)  # this model stays as it is
         inputs = self.inputs(images.images) if inputs is None else inputs
         recursions, r, means = range(detector.recursions), detector.recursion, {}
-        counts, values = stages(detector.trials), []
+        counts, values, labels_of = stages(detector.trials), [], []
         for _, means in sampled(detector, inputs, detector._parts, recursions, counts):
             values.append(component_values(_scores(means), self.ood.components)[:, r])
+            labels_of.append(means[""][r].argmax(-1))
         probabilities = means[""][r]
         confidence = self.confidence
         labels = images.relabelled(self.classes).labels
         if (rows := np.flatnonzero(labels >= 0)).size:
-            likely, predicted = probabilities[rows].max(-1)
-            right = detector.classes_[predicted] == torch.from_numpy(labels[rows])
+            likely, label = probabilities[rows].max(-1)
+            right = detector.classes_[label] == torch.from_numpy(labels[rows])
             confidence = fit_confidence(likely, right)
         detector.ood_, detector.score = detector.ood_.calibrated(_scores(means)), OOD_SCORE
-        alone = is_rejected(leave_one_out(detector.ood_.statistic(values[-1], r)), alpha)
-        rejected = images.labels[alone.numpy() & (images.labels >= 0)]
+        t, predicted = detector.ood_.statistic(values[-1], r), torch.stack(labels_of)
+        least, p = _least(alpha, self.per_class, len(images)), torch.ones_like(t)
+        alone = classes_alone(predicted[-1].bincount(minlength=len(detector.classes_)), least)
+        group = torch.where(torch.isin(predicted[-1], alone), predicted[-1], -1)
+        for of in (group == g for g in group.unique()):
+            p[of] = leave_one_out(t[of])
+        rejected = images.labels[is_rejected(p, alpha).numpy() & (images.labels >= 0)]
         counts = np.bincount(rejected, minlength=len(images.classes)).tolist()
         facts = {**self.facts, "calibration": described(images)}
         facts["calibration"]["rejected"] = dict(zip(images.classes, counts, strict=True))
         shared = (self.image_format, self.codes, self.nearest, alpha)
-        predicted = probabilities.argmax(-1)
         values = torch.stack(values)
         made = Model(detector, self.classes, *shared, values, predicted, confidence, facts)
-        made.bundle = self.bundle
+        made.bundle, made.per_class = self.bundle, self.per_class
         return made
 
     # ---- files
@@ -415,6 +449,7 @@ class Model:
             "image_format": asdict(self.image_format),
             "nearest": self.nearest,
             "alpha": self.alpha,
+            "per_class": self.per_class,
             "confidence": self.confidence,
             "extractor": self.extractor,
         }
@@ -444,6 +479,7 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
             )
     detector = cast("AttractorDetector", stored_detector(tensors, metadata, path))
     values = {name: facts.pop(name) for name in ("classes", "image_format", "nearest", "alpha")}
+    per_class = facts.pop("per_class", False)  # before version 3, only if asked for
     model = Model(
         detector.to(resolve_device(device)),
         values["classes"],
@@ -452,11 +488,11 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
         values["nearest"],
         values["alpha"],
         tensors["model.values"],
-        tensors["model.predicted"],
+        tensors["model.predicted"].expand(len(tensors["model.values"]), -1),  # before, of the last
         tuple(facts.pop("confidence")),
         facts,
     )
-    model.digest, model.bundle = digest, bool(weights)
+    model.digest, model.bundle, model.per_class = digest, bool(weights), per_class
     return model
 
 
@@ -513,6 +549,11 @@ def _decode(paths: Sequence[str], form: ImageFormat) -> list[Decoded]:
             return error.reason
 
     return [(path, decoded(path)) for path in paths]
+
+
+def _least(alpha: float, per_class: bool, n: int) -> int:
+    """Return the number of calibration images from which a predicted class is ranked alone."""
+    return max(LEAST_PER_CLASS, least_calibration(alpha) + 1) if per_class else n + 1
 
 
 def _stacked(means: Mapping[str, Tensor], components: Sequence[str]) -> Tensor:
