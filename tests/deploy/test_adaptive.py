@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from attractor_ae import AttractorError, load
+from attractor_ae import AttractorError
 from attractor_ae.conformal import Groups
 from attractor_ae.deploy import _adaptive
 from attractor_ae.deploy._adaptive import StoppingRule, chosen_stages, sampled, stages

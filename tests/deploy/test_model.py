@@ -191,6 +191,23 @@ def test_images_are_ranked_among_those_of_their_class(model, shared_model, small
     np.testing.assert_allclose([v.p_value for v in few], everyone, rtol=1e-5)
 
 
+def test_files_of_version_2_keep_their_verdicts(tmp_path, model, small_digits):
+    """They had the predicted classes of the last stage, and ranked all images together."""
+    model.save(tmp_path / "m.model")
+    tensors, metadata, facts, _ = _format.read_model(tmp_path / "m.model")
+    tensors["model.predicted"] = tensors["model.predicted"][-1].clone()
+    facts.pop("per_class")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_format, "_VERSION", 2)
+        _format.write_model(tmp_path / "old.model", tensors, metadata, facts)
+    old = load_model(tmp_path / "old.model")
+    assert not old.per_class
+    images = small_digits[2].images
+    trials = (1, model.detector.trials)
+    for options in ({}, {"trials": trials}):
+        assert old.score(images, **options) == model.score(images, **options)
+
+
 def test_the_choice_per_class_is_stored(tmp_path, model, small_digits):
     for per_class in (True, False):
         model.per_class = per_class
