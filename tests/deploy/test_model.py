@@ -6,16 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from skimage.data import astronaut
 from small_models import FORM, make_model, write_images
 
 from attractor_ae import AttractorError, Autoencoder, load, load_model
 from attractor_ae._files import write_tensors
 from attractor_ae.conformal import component_values, false_alarm_rate, p_values
 from attractor_ae.core.autoencoder import FeatureAutoencoder
+from attractor_ae.data import ImageFormat
 from attractor_ae.deploy import _format
 from attractor_ae.deploy.card import false_alarm_lines, false_alarms, model_card
 from attractor_ae.deploy.evaluation import Rate
-from attractor_ae.deploy.model import fit_confidence
+from attractor_ae.deploy.model import fit_confidence, make_thumbnails
 from attractor_ae.extractors import _BUNDLED, _MADE, Extractor, make_extractor, register
 
 
@@ -189,6 +191,21 @@ def test_images_are_ranked_among_those_of_their_class(model, shared_model, small
         assert [v.verdict == "unknown" for v in verdicts] == [p <= 0.05 for p in expected]
     few = model.score(images, alpha=0.005)  # alone, no group has the 199 images that it needs
     np.testing.assert_allclose([v.p_value for v in few], everyone, rtol=1e-5)
+
+
+def test_thumbnails_of_photographs_are_small(tmp_path, model):
+    photo = astronaut()[None].transpose(0, 3, 1, 2)
+    model.thumbnails, model.image_format = make_thumbnails(photo), ImageFormat(512, 3)
+    model.save(tmp_path / "m.model")
+    loaded = load_model(tmp_path / "m.model")
+    assert loaded.thumbnails == model.thumbnails
+    assert len(loaded.thumbnails[0]) < 2_000
+    expected = photo[0].reshape(3, 64, 8, 64, 8).mean((2, 4))
+    assert loaded.thumbnail(0).shape == (3, 64, 64)
+    assert np.abs(loaded.thumbnail(0) - expected).mean() < 10
+    loaded.thumbnails = ()
+    with pytest.raises(AttractorError, match="thumbnails"):
+        loaded.thumbnail(0)
 
 
 def test_files_of_version_2_keep_their_verdicts(tmp_path, model, small_digits):

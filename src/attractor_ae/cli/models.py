@@ -65,6 +65,13 @@ def fit(
             "--bundle", help="Write the weights of the pretrained network to the file, too."
         ),
     ] = False,
+    thumbnails: Annotated[
+        bool,
+        typer.Option(
+            "--thumbnails",
+            help="Write small pictures of the training images to the file, for its report.",
+        ),
+    ] = False,
     per_class: Annotated[
         bool,
         typer.Option(
@@ -93,6 +100,7 @@ def fit(
         with terminal_reporter() as reporter:
             shared = {"data_root": data_root, "again": again, "reporter": reporter}
             shared |= {"bundle": bundle, "alpha": alpha, "per_class": per_class}
+            shared["thumbnails"] = thumbnails
             if run is not None:
                 model = model_of_run(run, target, **shared)
             else:

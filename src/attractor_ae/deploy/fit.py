@@ -26,7 +26,7 @@ from attractor_ae.data.info import ALL
 from attractor_ae.deploy.audit import audit
 from attractor_ae.deploy.card import card_path, model_card
 from attractor_ae.deploy.evaluation import evaluate_verdicts
-from attractor_ae.deploy.model import Model, codes_of, described, load_model
+from attractor_ae.deploy.model import Model, codes_of, described, load_model, make_thumbnails
 from attractor_ae.deploy.report import model_part
 from attractor_ae.experiment.choose import (
     features_are_installed,
@@ -64,6 +64,7 @@ def fit_model(
     overrides: Sequence[str] = (),
     bundle: bool = False,
     per_class: bool = True,
+    thumbnails: bool = False,
     data_root: str | Path | None = None,
     again: bool = False,
     reporter: Reporter = SILENT,
@@ -90,6 +91,8 @@ def fit_model(
             installed or downloaded where it is used.
         per_class: Whether an image is ranked among the calibration images of its predicted class,
             if these are at least 100.
+        thumbnails: Whether the file contains small pictures of the training images that an image
+            can be nearest to.
         data_root: Folder of the data sets' files.
         again: Replace ``out``.
         reporter: Receives progress, the audit and notes.
@@ -174,7 +177,7 @@ def fit_model(
         else:
             run = training(experiment, place, **shared_by_both)
         facts = {"audit": findings.lines()}
-        model = _made(run, dataset, split, test, alpha, facts, per_class, reporter)
+        model = _made(run, dataset, split, test, alpha, facts, per_class, thumbnails, reporter)
         _write(model, out, bundle)
         shutil.rmtree(work.path, ignore_errors=True)
     return model
@@ -187,6 +190,7 @@ def model_of_run(
     alpha: float = 0.05,
     bundle: bool = False,
     per_class: bool = True,
+    thumbnails: bool = False,
     data_root: str | Path | None = None,
     again: bool = False,
     reporter: Reporter = SILENT,
@@ -195,7 +199,8 @@ def model_of_run(
 
     Args:
         folder: Run folder; its images must be where they were in the training.
-        out, alpha, bundle, per_class, data_root, again, reporter: As for `fit_model`.
+        out, alpha, bundle, per_class, thumbnails, data_root, again, reporter: As for
+            `fit_model`.
 
     Raises:
         AttractorError: If the run is not that of an autoencoder, has too few calibration images for
@@ -212,7 +217,7 @@ def model_of_run(
     dataset = find_dataset(config.dataset.name, data_root, config.dataset.split_seed)
     split = config.dataset.split
     test = dataset.info.test_split if split not in (ALL, dataset.info.test_split) else ""
-    model = _made(run, dataset, split, test, alpha, {}, per_class, reporter)
+    model = _made(run, dataset, split, test, alpha, {}, per_class, thumbnails, reporter)
     _write(model, out, bundle)
     return model
 
@@ -257,6 +262,7 @@ def _made(
     alpha: float,
     facts: dict[str, Any],
     per_class: bool,
+    thumbnails: bool,
     reporter: Reporter,
 ) -> Model:
     """Return the calibrated model of a finished run."""
@@ -298,6 +304,7 @@ def _made(
         facts,
     )
     model.per_class = per_class
+    model.thumbnails = make_thumbnails(some.images) if thumbnails else ()
     model = model.calibrated(kept, inputs=torch.tensor(kept.inputs))
     if test:
         others = _load(dataset, test, config.dataset, form, reporter)

@@ -1,6 +1,7 @@
 """A model: a calibrated detector with everything that a verdict on an image file needs."""
 
 import copy
+import io
 import itertools
 import math
 import os
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from attractor_ae._detector import check_images, part_of
@@ -59,6 +61,7 @@ Decoded = tuple[str, NDArray[np.uint8] | str]
 ScoreChunks = Callable[[Iterator[Sequence[str]], dict[str, Any]], Iterator[list[Verdict]]]
 """Yields the verdicts on chunks of paths, with the options of `Model.score`."""
 
+_THUMBNAIL = 64  # pixels
 _SHOWN = 10  # groups of classes in a line on the threshold
 _TOGETHER = 16  # files that a thread decodes, one after the other
 _EXTRACTOR = "extractor"  # prefix of its weights in a model file
@@ -89,6 +92,8 @@ class Model:
     Attributes:
         digest: SHA-256 of the model file, with zeros in its place; "" if it was not written yet.
         bundle: Whether the file contains the weights of the extractor.
+        thumbnails: A picture of at most 64 x 64 pixels of each image of ``nearest``, as the bytes
+            of a WebP file; or none.
         per_class: Whether images are ranked among the calibration images of their predicted class,
             if these are at least 100 and as many as alpha needs, see `attractor_ae.conformal`.
     """
@@ -111,6 +116,7 @@ class Model:
         self.values, self.predicted = values, predicted
         self.confidence, self.facts = confidence, dict(facts)
         self.digest, self.bundle, self.per_class = "", False, True
+        self.thumbnails: Sequence[bytes] = ()
         self._rankings: dict[Any, tuple[StoppingRule, Tensor, Groups]] = {}
         check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
 
@@ -374,6 +380,17 @@ class Model:
         closest = (codes @ self.codes.float().T).argmax(-1)
         return [self.nearest[row] for row in closest.tolist()]
 
+    def thumbnail(self, index: int) -> NDArray[np.uint8]:
+        """Return the picture of the training image ``nearest[index]``, (channels, height, width).
+
+        Raises:
+            AttractorError: If the model has no thumbnails.
+        """
+        if not self.thumbnails:
+            raise AttractorError("the model has no pictures of training images; fit --thumbnails")
+        image = np.array(Image.open(io.BytesIO(self.thumbnails[index])))  # WebP is always in colour
+        return np.ascontiguousarray(np.moveaxis(image, 2, 0)[: self.image_format.channels])
+
     # ---- calibration
 
     def calibrated(
@@ -427,6 +444,7 @@ class Model:
         values = torch.stack(values)
         made = Model(detector, self.classes, *shared, values, predicted, confidence, facts)
         made.bundle, made.per_class = self.bundle, self.per_class
+        made.thumbnails = self.thumbnails
         return made
 
     # ---- files
@@ -440,6 +458,12 @@ class Model:
         tensors, metadata = self.detector.stored()
         names = ("codes", "values", "predicted")
         tensors |= {f"model.{name}": getattr(self, name) for name in names}
+        if self.thumbnails:
+            lengths = [len(data) for data in self.thumbnails]
+            tensors["thumbnails.lengths"] = torch.tensor(lengths)
+            tensors["thumbnails.data"] = torch.frombuffer(
+                bytearray(b"".join(self.thumbnails)), dtype=torch.uint8
+            )
         if self.bundle and (extractor := self.extractor):
             weights = make_extractor(extractor["name"]).state_dict()
             tensors |= {f"{_EXTRACTOR}.{name}": weight for name, weight in weights.items()}
@@ -493,6 +517,9 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
         facts,
     )
     model.digest, model.bundle, model.per_class = digest, bool(weights), per_class
+    if thumbnails := part_of(tensors, "thumbnails"):
+        parts = thumbnails["data"].split(thumbnails["lengths"].tolist())
+        model.thumbnails = [part.numpy().tobytes() for part in parts]
     return model
 
 
@@ -504,6 +531,18 @@ def codes_of(detector: AttractorDetector, inputs: Tensor) -> Float[Tensor, "n la
             x = network.space.points(pixels(some, detector.device))
             parts.append(F.normalize(network.encode(x), dim=-1).cpu())
     return torch.cat(parts)
+
+
+def make_thumbnails(images: NDArray[np.uint8]) -> list[bytes]:
+    """Return images (n, channels, height, width) as WebP files of at most 64 x 64 pixels."""
+    made = []
+    for image in images:
+        picture = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=75)
+        made.append(buffer.getvalue())
+    return made
 
 
 def fit_confidence(
