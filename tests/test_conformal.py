@@ -3,7 +3,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import betabinom, binom
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.conformal import (
@@ -18,6 +18,7 @@ from attractor_ae.conformal import (
     least_calibration,
     p_values,
     p_values_per_class,
+    usual_rejections,
 )
 
 NAMES = ("a", "b", "c")
@@ -232,6 +233,21 @@ def test_every_group_has_the_promised_rate_with_random_classes(least):
     mean, error = np.mean(excess, axis=0), np.std(excess, axis=0) / 20
     assert (mean <= 2 * error).all()
     assert mean[-1] > -20  # of 50 expected in 1 000 images: not by rejecting nothing
+
+
+def test_the_usual_number_of_false_alarms():
+    """Against the rank of each image among simulated calibration images, of two groups."""
+    rng, counts = np.random.default_rng(0), np.zeros(20_000, int)
+    for n, m, k in ((27, 45, 2), (60, 20, 6)):  # k of n + 1 at alpha 0.1
+        limits = np.sort(rng.random((len(counts), n)), axis=1)[:, n - k]
+        counts += rng.binomial(m, 1 - limits)
+    low, high = usual_rejections(0.1, [(27, 45), (60, 20)])
+    assert np.mean(counts < low) <= 0.055
+    assert np.mean(counts > high) <= 0.055
+    assert np.mean(counts <= low) > 0.045
+    assert np.mean(counts >= high) > 0.045
+    single = betabinom(45, 2, 26).ppf([0.05, 0.95])
+    assert usual_rejections(0.1, [(27, 45)]) == tuple(single)
 
 
 def test_a_stream_like_the_known_images_rarely_raises_an_alarm():

@@ -24,6 +24,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -256,6 +257,33 @@ def false_alarm_rate(alpha: float, n: int, share: float = 0.9) -> tuple[float, f
         return 0.0, 0.0, 0.0
     low, high = beta(k, n + 1 - k).ppf([(1 - share) / 2, (1 + share) / 2])
     return k / (n + 1), float(low), float(high)
+
+
+def usual_rejections(
+    alpha: float, sizes: Iterable[tuple[int, int]], share: float = 0.9
+) -> tuple[int, int]:
+    """Return the central interval of the number of known images with p <= alpha.
+
+    Both the calibration and the images are random: a sum of beta-binomial numbers.
+
+    Args:
+        alpha: The threshold.
+        sizes: Numbers of calibration images and of images, of each group with its own p-values.
+        share: Share of calibrations and sets of images whose number is in the interval.
+
+    Examples:
+        >>> usual_rejections(0.05, [(112, 45)])
+        (0, 5)
+    """
+    from scipy.signal import fftconvolve
+    from scipy.stats import betabinom
+
+    law = np.ones(1)
+    for n, m in sizes:
+        k = rejected_ranks(alpha, n)
+        law = fftconvolve(law, betabinom(m, k, n + 1 - k).pmf(np.arange(m + 1)))
+    low, high = np.searchsorted(law.cumsum(), [(1 - share) / 2, (1 + share) / 2]).tolist()
+    return low, high
 
 
 def halves(n: int, seed: int) -> tuple[Tensor, Tensor]:
