@@ -51,6 +51,7 @@ _FRACTION, _MANY, _FRACTION_OF_MANY = 0.2, 2_500, 0.1  # of the images, for cali
 _UNEVEN = 1.5  # times as many images in one class as in another, from which all count equally
 _COLOURED = 0.01  # of the images, from which the network sees colour
 _FEATURES = "model.space=features"
+_SAME = 1e-3  # distance of the codes of an image from itself, by rounding, in their spread
 _ONE = "known"  # class of images without classes
 
 
@@ -248,10 +249,26 @@ def recalibrate(
     split = dataset.info.every_image
     wanted = Wanted(image_format=model.image_format, max_broken=1.0, reporter=reporter)
     images = dataset.load(split, wanted)
-    made = model.calibrated(images, alpha)
+    inputs = model.inputs(images.images)
+    if same := _trained_on(model, inputs):
+        reporter.note(
+            f"warning: {same} of {len(images)} images have the code of a training image, so that "
+            "more false alarms than stated must be expected; calibrate on images that the network "
+            "was not trained on"
+        )
+    made = model.calibrated(images, alpha, inputs=inputs)
     made.facts.pop("evaluation", None)  # of the old threshold
     _write(made, out, made.bundle)
     return made
+
+
+def _trained_on(model: Model, inputs: torch.Tensor) -> int:
+    """Return how many images have the code of a training image."""
+    codes, known = codes_of(model.detector, inputs), model.codes.float()
+    if not len(known):
+        return 0
+    spread = (known - known.mean(0)).norm(dim=1).median()
+    return int(((codes - known[model.closest(codes)]).norm(dim=1) < _SAME * spread).sum())
 
 
 def _made(

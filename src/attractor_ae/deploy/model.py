@@ -376,9 +376,13 @@ class Model:
     def _nearest(self, inputs: Tensor) -> list[str]:
         if not len(self.nearest) or not len(inputs):
             return [""] * len(inputs)
-        codes = codes_of(self.detector, inputs)
-        closest = (codes @ self.codes.float().T).argmax(-1)
-        return [self.nearest[row] for row in closest.tolist()]
+        rows = self.closest(codes_of(self.detector, inputs))
+        return [self.nearest[row] for row in rows.tolist()]
+
+    def closest(self, codes: Float[Tensor, "n latent"]) -> Int[Tensor, " n"]:
+        """Return the rows of the most similar of the training images' codes."""
+        known = self.codes.float().T
+        return torch.cat([(some @ known).argmax(-1) for some in codes.split(CHUNK)])
 
     def thumbnail(self, index: int) -> NDArray[np.uint8]:
         """Return the picture of the training image ``nearest[index]``, (channels, height, width).
