@@ -281,7 +281,7 @@ def usual_rejections(
     law = np.ones(1)
     for n, m in sizes:
         k = rejected_ranks(alpha, n)
-        law = fftconvolve(law, betabinom(m, k, n + 1 - k).pmf(np.arange(m + 1)))
+        law = fftconvolve(law, betabinom.pmf(np.arange(m + 1), m, k, n + 1 - k))
     low, high = np.searchsorted(law.cumsum(), [(1 - share) / 2, (1 + share) / 2]).tolist()
     return low, high
 
