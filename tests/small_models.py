@@ -70,7 +70,7 @@ def make_model(images, calibration, alpha=0.05, network=None, **settings):
         "training": described(images),
     }
     values = torch.zeros(1, len(detector.ood_.components), len(calibration))
-    predicted = torch.zeros(len(calibration), dtype=torch.int64)
+    predicted = torch.zeros(1, len(calibration), dtype=torch.int64)
     parts = (images.classes, FORM, codes, names, alpha, values, predicted, (1.0, 0.0), facts)
     return Model(detector, *parts).calibrated(calibration)
 

@@ -3,11 +3,12 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy.stats import binom
+from scipy.stats import betabinom, binom
 
 from attractor_ae._errors import AttractorError
 from attractor_ae.conformal import (
     SMALLEST_CALIBRATION,
+    Groups,
     OODScore,
     check_alpha,
     check_enough,
@@ -17,6 +18,7 @@ from attractor_ae.conformal import (
     least_calibration,
     p_values,
     p_values_per_class,
+    usual_rejections,
 )
 
 NAMES = ("a", "b", "c")
@@ -189,7 +191,8 @@ def test_p_values_per_class_count_the_known_of_the_same_group(counts, groups):
     known, values = rng.normal(size=len(labels)), rng.normal(size=40)
     new = rng.integers(len(counts), size=40)
     arrays = (torch.tensor(a) for a in (values, new, known, labels))
-    found = p_values_per_class(*arrays, len(counts), least=5)
+    values_, new_, known_, labels_ = arrays
+    found = p_values_per_class(values_, new_, known_, Groups.of(labels_, len(counts), least=5))
     for value, label, p in zip(values, new, found.tolist(), strict=True):
         (group,) = (group for group in groups if label in group)
         same = known[np.isin(labels, group)]
@@ -206,12 +209,45 @@ def test_every_predicted_class_has_the_promised_rate():
         known = torch.tensor(rng.normal(size=400) + np.repeat([0.0, 3.0], 200))
         labels = torch.arange(2).repeat_interleave(200)
         values = torch.tensor(rng.normal(size=8000) + shift)
-        apart = p_values_per_class(values, new, known, labels, 2)
+        apart = p_values_per_class(values, new, known, Groups.of(labels, 2))
         together = p_values(values, known.sort().values)
         for name, p in (("apart", apart), ("together", together)):
             rates[name].append((p <= 0.05).float().unflatten(0, (2, -1)).mean(1).numpy())
     np.testing.assert_allclose(np.mean(rates["apart"], axis=0), 0.05, atol=0.006)
     assert np.mean(rates["together"], axis=0).tolist() == pytest.approx([0, 0.1], abs=0.01)
+
+
+@pytest.mark.parametrize("least", [20, 100])
+def test_every_group_has_the_promised_rate_with_random_classes(least):
+    """The number of known images of a class is random, also on which side of the limit it is."""
+    rng, share = np.random.default_rng(0), [0.5, 0.25, 0.15, 0.1]
+    excess, shift = [], np.array([0.0, 3.0, -2.0, 6.0])
+    for _ in range(400):
+        old, new = rng.choice(4, size=4 * least, p=share), rng.choice(4, size=1000, p=share)
+        groups = Groups.of(torch.tensor(old), 4, least)
+        known, values = (torch.tensor(rng.normal(size=len(x)) + shift[x]) for x in (old, new))
+        p = p_values_per_class(values, torch.tensor(new), known, groups).numpy()
+        shared = (groups.of_class.bincount() > 1)[groups.of_class].numpy()[new]
+        over = (p <= 0.05) - 0.05
+        excess.append([over[part].sum() for part in (new == 0, shared, ~shared, new >= 0)])
+    mean, error = np.mean(excess, axis=0), np.std(excess, axis=0) / 20
+    assert (mean <= 2 * error).all()
+    assert mean[-1] > -20  # of 50 expected in 1 000 images: not by rejecting nothing
+
+
+def test_the_usual_number_of_false_alarms():
+    """Against the rank of each image among simulated calibration images, of two groups."""
+    rng, counts = np.random.default_rng(0), np.zeros(20_000, int)
+    for n, m, k in ((27, 45, 2), (60, 20, 6)):  # k of n + 1 at alpha 0.1
+        limits = np.sort(rng.random((len(counts), n)), axis=1)[:, n - k]
+        counts += rng.binomial(m, 1 - limits)
+    low, high = usual_rejections(0.1, [(27, 45), (60, 20)])
+    assert np.mean(counts < low) <= 0.055
+    assert np.mean(counts > high) <= 0.055
+    assert np.mean(counts <= low) > 0.045
+    assert np.mean(counts >= high) > 0.045
+    single = betabinom(45, 2, 26).ppf([0.05, 0.95])
+    assert usual_rejections(0.1, [(27, 45)]) == tuple(single)
 
 
 def test_a_stream_like_the_known_images_rarely_raises_an_alarm():

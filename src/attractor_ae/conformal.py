@@ -24,6 +24,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -67,31 +68,67 @@ def p_values(values: Float[Tensor, " n"], known: Float[Tensor, " m"]) -> Float[T
     return (1 + above).to(values.dtype) / (1 + len(known))
 
 
+@dataclass(frozen=True, eq=False)
+class Groups:
+    """Groups of predicted classes, each with p-values of its own.
+
+    Attributes:
+        of_class: The group of each class.
+        members: The known images that images of each group are ranked among.
+    """
+
+    of_class: Int[Tensor, " classes"]
+    members: Bool[Tensor, "groups m"]
+
+    @classmethod
+    def of(
+        cls, known_labels: Int[Tensor, " m"], classes: int, least: int = LEAST_PER_CLASS
+    ) -> "Groups":
+        """Return the groups for the predicted classes of the known images, 0 .. classes - 1.
+
+        A class with at least ``least`` known images is a group, and the others are one together,
+        with the next larger classes until they are as many. The new image counts as one of its
+        class: groups are then the same whichever of the m + 1 images is the new one, so that its
+        rank is uniform in its group.
+        """
+        counts = known_labels.bincount(minlength=classes)
+        rows = []
+        for c, one in enumerate(torch.eye(classes, dtype=counts.dtype)):
+            alone = classes_alone(counts + one, least)
+            own = known_labels == c
+            rows.append(own if (alone == c).any() else ~torch.isin(known_labels, alone))
+        members, of_class = torch.stack(rows).unique(dim=0, return_inverse=True)
+        return cls(of_class, members)
+
+    @property
+    def sizes(self) -> Int[Tensor, " groups"]:
+        """Number of known images of each group."""
+        return self.members.sum(-1)
+
+
 def p_values_per_class(
     values: Float[Tensor, " n"],
     labels: Int[Tensor, " n"],
     known: Float[Tensor, " m"],
-    known_labels: Int[Tensor, " m"],
-    classes: int,
-    least: int = LEAST_PER_CLASS,
+    groups: Groups,
 ) -> Float[Tensor, " n"]:
-    """Return p-values among the known images of the same predicted class, in (0, 1].
+    """Return p-values among the known images of the group of the predicted class, in (0, 1].
 
-    Then P(p <= a) <= a for the images of each predicted class, not only for all together (Mondrian
-    conformal prediction; Vovk, Gammerman and Shafer 2005, section 4.5). Classes with fewer than
-    ``least`` known images are taken together, with the next larger ones until they are as many.
-    Labels are in 0 .. classes - 1.
+    Then P(p <= a) <= a for the images of each group, not only for all together (Mondrian conformal
+    prediction; Vovk, Gammerman and Shafer 2005, section 4.5).
     """
-    alone = classes_alone(known_labels.bincount(minlength=classes), least)
-    rest = ~torch.isin(labels, alone), ~torch.isin(known_labels, alone)
+    group = groups.of_class[labels]
+    if torch.compiler.is_compiling():
+        above = ((known >= values[:, None]) & groups.members[group]).sum(-1)
+        return (1 + above).to(values.dtype) / (1 + groups.sizes[group])
     found = torch.ones_like(values)
-    for new, old in (rest, *((labels == c, known_labels == c) for c in alone)):
-        found[new] = p_values(values[new], known[old].sort().values)
+    for g in group.unique().tolist():
+        found[group == g] = p_values(values[group == g], known[groups.members[g]].sort().values)
     return found
 
 
 def classes_alone(counts: Int[Tensor, " classes"], least: int = LEAST_PER_CLASS) -> Tensor:
-    """Return the classes with p-values of their own, from the number of known images of each.
+    """Return the classes with p-values of their own, from counts that include the new image.
 
     Examples:
         >>> classes_alone(torch.tensor([30, 150, 90, 200])).tolist()  # 30 + 90 are enough
@@ -101,7 +138,7 @@ def classes_alone(counts: Int[Tensor, " classes"], least: int = LEAST_PER_CLASS)
     """
     ordered, order = counts.sort(stable=True)
     before = ordered.cumsum(0) - ordered  # known images of the smaller classes
-    return order[(ordered >= least) & ((before >= least) | (counts.min() >= least))]
+    return order[(ordered > least) & ((before >= least) | (counts.min() >= least))]
 
 
 def leave_one_out(known: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
@@ -220,6 +257,33 @@ def false_alarm_rate(alpha: float, n: int, share: float = 0.9) -> tuple[float, f
         return 0.0, 0.0, 0.0
     low, high = beta(k, n + 1 - k).ppf([(1 - share) / 2, (1 + share) / 2])
     return k / (n + 1), float(low), float(high)
+
+
+def usual_rejections(
+    alpha: float, sizes: Iterable[tuple[int, int]], share: float = 0.9
+) -> tuple[int, int]:
+    """Return the central interval of the number of known images with p <= alpha.
+
+    Both the calibration and the images are random: a sum of beta-binomial numbers.
+
+    Args:
+        alpha: The threshold.
+        sizes: Numbers of calibration images and of images, of each group with its own p-values.
+        share: Share of calibrations and sets of images whose number is in the interval.
+
+    Examples:
+        >>> usual_rejections(0.05, [(112, 45)])
+        (0, 5)
+    """
+    from scipy.signal import fftconvolve
+    from scipy.stats import betabinom
+
+    law = np.ones(1)
+    for n, m in sizes:
+        k = rejected_ranks(alpha, n)
+        law = fftconvolve(law, betabinom.pmf(np.arange(m + 1), m, k, n + 1 - k))
+    low, high = np.searchsorted(law.cumsum(), [(1 - share) / 2, (1 + share) / 2]).tolist()
+    return low, high
 
 
 def halves(n: int, seed: int) -> tuple[Tensor, Tensor]:

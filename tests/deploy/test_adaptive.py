@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from attractor_ae import AttractorError
+from attractor_ae.conformal import Groups
 from attractor_ae.deploy import _adaptive
 from attractor_ae.deploy._adaptive import StoppingRule, chosen_stages, sampled, stages
 
@@ -12,10 +13,27 @@ from attractor_ae.deploy._adaptive import StoppingRule, chosen_stages, sampled, 
 def test_the_rule_by_hand():
     # Four calibration images; alpha 0.5 rejects the two largest T of all trials: q is 3.
     t = torch.tensor([[1.0, 2.5, 3.0, 9.0], [1.0, 2.0, 3.0, 4.0]])
-    rule = StoppingRule.of(t, 0.5)
-    assert (rule.threshold, rule.distances[0]) == (3.0, 5.0)  # the largest difference
-    assert rule.stops(torch.tensor([-2.5, -2.0, 3.0, 8.0, 8.5]), 0).tolist() == [1, 0, 0, 0, 1]
-    assert rule.applied(t).tolist() == [1.0, 2.0, 3.0, 9.0]  # the last one stops at once
+    labels = torch.tensor([[0, 1, 0, 0], [0, 0, 1, 1]])
+    rule = StoppingRule.of(t, 0.5, Groups.of(labels[1], 2))
+    assert rule.thresholds.tolist() == [3.0, 3.0]  # of both classes together
+    assert rule.distances[0] == 5.0  # the largest difference
+    some = torch.tensor([-2.5, -2.0, 3.0, 8.0, 8.5])
+    assert rule.stops(some, torch.tensor([0, 1, 0, 1, 0]), 0).tolist() == [1, 0, 0, 0, 1]
+    known, stopped = rule.applied(t, labels)
+    assert known.tolist() == [1.0, 2.0, 3.0, 9.0]  # the last one stops at once
+    assert stopped.tolist() == [0, 0, 1, 0]
+
+
+def test_the_rule_of_each_class_by_hand():
+    t, labels = torch.tensor([[0.0, 1, 2, 9], [1, 2, 3, 4]]), torch.tensor([0, 0, 1, 1])
+    rule = StoppingRule.of(t, 0.4, Groups.of(labels, 2, least=2))  # the larger of each two
+    assert rule.thresholds.tolist() == [2.0, 4.0]
+    assert rule.distances[0] == 5.0
+    assert rule.stops(torch.tensor([7.5, 7.5, 9.5]), torch.tensor([0, 1, 1]), 0).tolist() == [
+        1,
+        0,
+        1,
+    ]
 
 
 def test_stages_are_powers_of_two_and_all():
@@ -77,8 +95,3 @@ def test_fixed_trials_are_those_of_a_detector_with_fewer(model, small_digits):
     known = model.ood.statistic(model.values[0], one.recursion).numpy()
     p = (1 + (known >= t[:, None]).sum(1)) / (1 + len(known))
     assert np.allclose([verdict.p_value for verdict in found], p, atol=1e-6)
-
-
-def test_per_class_p_values_need_all_trials(model, small_digits):
-    with pytest.raises(AttractorError, match="per_class"):
-        model.score(small_digits[2].images[:1], per_class=True, trials=(1, 2))

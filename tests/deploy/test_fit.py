@@ -17,6 +17,7 @@ from attractor_ae import (
     train,
 )
 from attractor_ae.data import ImageFormat
+from attractor_ae.data.decode import decode
 from attractor_ae.deploy import fit as module
 from attractor_ae.deploy.card import false_alarms
 from attractor_ae.deploy.fit import _calibration_fraction
@@ -40,7 +41,8 @@ def folder(tmp_path_factory):
 def fitted(folder, tmp_path_factory):
     """What the command wrote, and what it said."""
     file = tmp_path_factory.mktemp("model") / "digits.model"
-    return file, invoke("fit", folder, "--out", file, "--size", 32, *options(QUICK))
+    more = ("--size", 32, "--thumbnails")
+    return file, invoke("fit", folder, "--out", file, *more, *options(QUICK))
 
 
 def test_a_folder_becomes_a_model_file(folder, fitted):
@@ -66,7 +68,11 @@ def test_a_folder_becomes_a_model_file(folder, fitted):
     assert all((folder / name).is_file() for name in model.nearest)
     card = (file.parent / f"{file.name}.md").read_text()
     assert "| 7 | 7 | 7 |" in card
-    assert "per-class` changes nothing" in card
+    assert "score --together" in card
+    for row, name in enumerate(model.nearest):  # a lossy format
+        own = decode(str(folder / name), model.image_format)
+        assert np.abs(model.thumbnail(row) - own.astype(float)).mean() < 6
+    assert file.with_name(f"{file.name}.html").read_text().count("Training images of") == 3
     assert model.digest in card
 
 

@@ -6,16 +6,18 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from skimage.data import astronaut
 from small_models import FORM, make_model, write_images
 
 from attractor_ae import AttractorError, Autoencoder, load, load_model
 from attractor_ae._files import write_tensors
 from attractor_ae.conformal import component_values, false_alarm_rate, p_values
 from attractor_ae.core.autoencoder import FeatureAutoencoder
+from attractor_ae.data import ImageFormat
 from attractor_ae.deploy import _format
 from attractor_ae.deploy.card import false_alarm_lines, false_alarms, model_card
 from attractor_ae.deploy.evaluation import Rate
-from attractor_ae.deploy.model import fit_confidence
+from attractor_ae.deploy.model import fit_confidence, make_thumbnails
 from attractor_ae.extractors import _BUNDLED, _MADE, Extractor, make_extractor, register
 
 
@@ -88,7 +90,7 @@ def test_other_files_are_refused(tmp_path, shared_model):
 
 
 def test_a_newer_file_says_so(tmp_path, shared_model, monkeypatch):
-    monkeypatch.setattr(_format, "_VERSION", 3)
+    monkeypatch.setattr(_format, "_VERSION", _format._VERSION + 1)
     monkeypatch.setattr(_format, "__version__", "9.8")
     shared_model.save(tmp_path / "new.model")
     monkeypatch.undo()
@@ -141,14 +143,93 @@ def test_false_alarms_rank_each_calibration_image_among_the_others(small_digits)
 @pytest.mark.parametrize(
     ("counts", "said"),
     [
-        ([6] * 10, "changes nothing"),
-        ([150, 0, 60, 60, 0, 0, 0, 0, 0, 0], "keeps the rate for 0, each with at least 100"),
-        ([100] * 10, "keeps the rate for each class"),
+        ([6] * 10, "with 60 images."),
+        (
+            [150, 0, 60, 60, 0, 0, 0, 0, 0, 0],  # Beta(7, 144) and Beta(6, 115)
+            "4.6% of known images, 2.2% to 7.7% in 90 % of calibrations with 150 images predicted "
+            "as 0; 5.0% of known images, 2.2% to 8.6% in 90 % of calibrations with 120 images "
+            "predicted as 9 other classes.",
+        ),
+        ([100] * 10, "with 100 images predicted as 9."),
     ],
 )
-def test_the_card_says_for_which_classes_there_are_p_values(model, counts, said):
-    model.predicted = torch.arange(10).repeat_interleave(torch.tensor(counts))
-    assert said in model_card(model, "m.model")
+def test_the_card_has_the_threshold_of_each_class(model, counts, said):
+    model.predicted = torch.arange(10).repeat_interleave(torch.tensor(counts))[None]
+    card = model_card(model, "m.model")
+    assert all(part in card for part in said.rstrip(".").split("; "))
+
+
+def test_images_are_ranked_among_those_of_their_class(model, shared_model, small_digits):
+    """Counted with NumPy; by default, as asked for, and with fewer masks."""
+    rng, r = np.random.default_rng(0), model.detector.recursion
+    images = np.concatenate([part.images for part in small_digits[::2]])
+    names = [v.label for v in shared_model.score(images)]
+    large = max(set(names), key=names.count)
+    label = model.classes.index(large)
+    rows = rng.integers(60, size=250)  # of the calibration images, which are too few
+    model.values, model.predicted = model.values[..., rows], model.predicted[:, rows].clone()
+    model.predicted[-1, :120], model.predicted[-1, 120:] = label, (label + 1) % 10
+    t = model.ood.statistic(model.values[-1], r).numpy()
+    values = components_of(model, torch.tensor(images))
+    mine = model.ood.statistic(values, r).numpy()
+    everyone = (1 + (t >= mine[:, None]).sum(1)) / 251
+    apart = [
+        (1 + (known >= value).sum()) / (1 + len(known))
+        for value, name in zip(mine, names, strict=True)
+        for known in [t[:120] if name == large else t[120:]]
+    ]
+    assert np.abs(apart - everyone).max() > 0.01
+    every = model.detector.trials
+    for options, expected in (
+        ({}, apart),
+        ({"per_class": True}, apart),
+        ({"per_class": False}, everyone),
+        ({"trials": (every, every)}, apart),
+    ):
+        verdicts = model.score(images, **options)
+        np.testing.assert_allclose([v.p_value for v in verdicts], expected, rtol=1e-5)
+        assert [v.verdict == "unknown" for v in verdicts] == [p <= 0.05 for p in expected]
+    few = model.score(images, alpha=0.005)  # alone, no group has the 199 images that it needs
+    np.testing.assert_allclose([v.p_value for v in few], everyone, rtol=1e-5)
+
+
+def test_thumbnails_of_photographs_are_small(tmp_path, model):
+    photo = astronaut()[None].transpose(0, 3, 1, 2)
+    model.thumbnails, model.image_format = make_thumbnails(photo), ImageFormat(512, 3)
+    model.save(tmp_path / "m.model")
+    loaded = load_model(tmp_path / "m.model")
+    assert loaded.thumbnails == model.thumbnails
+    assert len(loaded.thumbnails[0]) < 2_000
+    expected = photo[0].reshape(3, 64, 8, 64, 8).mean((2, 4))
+    assert loaded.thumbnail(0).shape == (3, 64, 64)
+    assert np.abs(loaded.thumbnail(0) - expected).mean() < 10
+    loaded.thumbnails = ()
+    with pytest.raises(AttractorError, match="thumbnails"):
+        loaded.thumbnail(0)
+
+
+def test_files_of_version_2_keep_their_verdicts(tmp_path, model, small_digits):
+    """They had the predicted classes of the last stage, and ranked all images together."""
+    model.save(tmp_path / "m.model")
+    tensors, metadata, facts, _ = _format.read_model(tmp_path / "m.model")
+    tensors["model.predicted"] = tensors["model.predicted"][-1].clone()
+    facts.pop("per_class")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_format, "_VERSION", 2)
+        _format.write_model(tmp_path / "old.model", tensors, metadata, facts)
+    old = load_model(tmp_path / "old.model")
+    assert not old.per_class
+    images = small_digits[2].images
+    trials = (1, model.detector.trials)
+    for options in ({}, {"trials": trials}):
+        assert old.score(images, **options) == model.score(images, **options)
+
+
+def test_the_choice_per_class_is_stored(tmp_path, model, small_digits):
+    for per_class in (True, False):
+        model.per_class = per_class
+        model.calibrated(small_digits[2]).save(tmp_path / "m.model")
+        assert load_model(tmp_path / "m.model").per_class is per_class
 
 
 def test_a_verdict_does_not_depend_on_the_batch(model, small_digits):

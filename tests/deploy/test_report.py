@@ -7,11 +7,12 @@ import re
 import numpy as np
 import pytest
 from at_terminal import error_line, invoke
-from small_models import write_images
+from small_models import make_model, write_images
 
 from attractor_ae import AttractorError, load, write_report
 from attractor_ae.data import ImageFormat
 from attractor_ae.deploy.attractors import find_attractors
+from attractor_ae.deploy.model import make_thumbnails
 
 FORM = ImageFormat(16)
 
@@ -65,6 +66,15 @@ def test_images_are_rejected_as_the_model_rejects_them(file, shared_model, folde
     assert text.count('class="tile"') == text.count("data-detail=")
     assert {"digits", "faces"} <= set(re.findall(r"<h4>(\w+)", text))
     assert "confident mistakes" in text
+
+
+def test_nearest_images_are_shown_from_thumbnails(small_digits, folders, tmp_path):
+    model = make_model(*small_digits[:2])
+    model.thumbnails = make_thumbnails(small_digits[0].images)
+    model.save(tmp_path / "m.model")
+    path = write_report([tmp_path / "m.model"], tmp_path / "report.html", images=folders[:1])
+    text = path.read_text(encoding="utf-8")
+    assert re.search(r'alt="Training image of \d/\d+\.png"', text)  # the path, not the class
 
 
 def test_images_of_unnamed_kinds_are_only_counted(file, folders, tmp_path):

@@ -470,6 +470,11 @@ def test_calibrate_and_evaluate(file, folder, small_digits, tmp_path):
     result = invoke("calibrate", file, tmp_path / "more", "--out", better, "--alpha", 0.1)
     assert result.exit_code == 0, result.output
     assert "alpha 0.1" in result.stdout
+    assert "warning" not in result.stderr
+    trained = write_images(tmp_path / "seen", small_digits[0].images[:25])
+    write_images(tmp_path / "seen", others.images[:20], [f"new{i}.png" for i in range(20)])
+    result = invoke("calibrate", file, tmp_path / "seen", "--out", tmp_path / "seen.model")
+    assert f"{len(trained)} of 45 images have the code of a training image" in result.stderr
     faces = folder / "faces"
     result = invoke("evaluate", better, "--known", tmp_path / "more", "--unknown", faces)
     assert result.exit_code == 0, result.output

@@ -65,6 +65,21 @@ def fit(
             "--bundle", help="Write the weights of the pretrained network to the file, too."
         ),
     ] = False,
+    thumbnails: Annotated[
+        bool,
+        typer.Option(
+            "--thumbnails",
+            help="Write small pictures of the training images to the file, for its report.",
+        ),
+    ] = False,
+    per_class: Annotated[
+        bool,
+        typer.Option(
+            "--per-class/--together",
+            help="Keep the false-alarm rate for each predicted class with at least 100 calibration "
+            "images, or only for all images together.",
+        ),
+    ] = True,
     again: AgainOption = False,
     settings: SetOption = None,
     data_root: DataRootOption = None,
@@ -84,7 +99,8 @@ def fit(
 
         with terminal_reporter() as reporter:
             shared = {"data_root": data_root, "again": again, "reporter": reporter}
-            shared |= {"bundle": bundle, "alpha": alpha}
+            shared |= {"bundle": bundle, "alpha": alpha, "per_class": per_class}
+            shared["thumbnails"] = thumbnails
             if run is not None:
                 model = model_of_run(run, target, **shared)
             else:
@@ -122,13 +138,14 @@ def score(
         ),
     ] = None,
     per_class: Annotated[
-        bool,
+        bool | None,
         typer.Option(
-            "--per-class",
+            "--per-class/--together",
             help="Keep the false-alarm rate for each predicted class with at least 100 calibration "
-            "images, not only for all together.",
+            "images, or only for all images together. Default: as the model was fitted; with "
+            "--fdr, together.",
         ),
-    ] = False,
+    ] = None,
     trials: Annotated[
         tuple[int, int] | None,
         typer.Option(

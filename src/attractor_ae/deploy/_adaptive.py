@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.conformal import rejected_ranks
+from attractor_ae.conformal import Groups, rejected_ranks
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import IMAGE_SCORES
 
@@ -50,27 +50,37 @@ def chosen_stages(trials: int, of: tuple[int, int]) -> slice:
 
 @dataclass(frozen=True)
 class StoppingRule:
-    """Threshold q of T, and the distance from q beyond which an image stops at each stage."""
+    """Threshold q of T of each predicted class, and the distance beyond which an image stops."""
 
-    threshold: float
-    distances: tuple[float, ...]
+    thresholds: Float[Tensor, " classes"]
+    distances: tuple[float, ...]  # of each stage
 
     @classmethod
-    def of(cls, t: Float[Tensor, "stages n"], alpha: float, error: float = ERROR) -> "StoppingRule":
-        """Return the rule for T_n of the calibration images, at the threshold of ``alpha``."""
-        n = t.shape[1]
-        rank = n - rejected_ranks(alpha, n)  # images with a larger T are rejected
+    def of(
+        cls, t: Float[Tensor, "stages n"], alpha: float, groups: Groups, error: float = ERROR
+    ) -> "StoppingRule":
+        """Return the rule for T_n of the calibration images, at the thresholds of ``alpha``."""
+        q = [  # images with a larger T are rejected
+            t[-1, some].sort().values[n - rejected_ranks(alpha, n)]
+            for some, n in zip(groups.members, groups.sizes.tolist(), strict=True)
+        ]
         differences = (t - t[-1]).abs().quantile(1 - error, dim=1, interpolation="higher")
-        return cls(t[-1].sort().values[rank].item(), (*differences[:-1].tolist(), -1.0))
+        return cls(torch.stack(q)[groups.of_class], (*differences[:-1].tolist(), -1.0))
 
-    def stops(self, t: Float[Tensor, " n"], stage: int) -> Bool[Tensor, " n"]:
+    def stops(
+        self, t: Float[Tensor, " n"], labels: Int[Tensor, " n"], stage: int
+    ) -> Bool[Tensor, " n"]:
         """Return whether images with T_n = t stop at a stage; at the last one, all do."""
-        return (t - self.threshold).abs() > self.distances[stage]
+        return (t - self.thresholds[labels]).abs() > self.distances[stage]
 
-    def applied(self, t: Float[Tensor, "stages n"]) -> Float[Tensor, " n"]:
-        """Return T_n of each image at the stage at which it stops."""
-        stopped = torch.stack([self.stops(of_stage, i) for i, of_stage in enumerate(t)])
-        return t.gather(0, stopped.int().argmax(0, keepdim=True))[0]
+    def applied(
+        self, t: Float[Tensor, "stages n"], labels: Int[Tensor, "stages n"]
+    ) -> tuple[Float[Tensor, " n"], Int[Tensor, " n"]]:
+        """Return T_n and the predicted class of each image at the stage at which it stops."""
+        pairs = zip(t, labels, strict=True)
+        stopped = torch.stack([self.stops(*pair, i) for i, pair in enumerate(pairs)])
+        stage = stopped.int().argmax(0, keepdim=True)
+        return t.gather(0, stage)[0], labels.gather(0, stage)[0]
 
 
 def sampled(

@@ -18,7 +18,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import read_tensors, write_tensors
 
 _FORMAT = "attractor-ae model"
-_VERSION = 2
+_VERSION, _OLDEST = 3, 2  # written, and read
 _REMEDY = "give a model file, as attractor-ae fit writes it, or make it again"
 
 
@@ -54,7 +54,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str,
     version = metadata.get("format_version", "")
     if metadata.get("format") != _FORMAT or not digest:
         raise AttractorError(f"{path}: is not a model file; {_REMEDY}")
-    if int(version) != _VERSION:
+    if not _OLDEST <= int(version) <= _VERSION:
         raise AttractorError(
             f"{path}: was written by attractor-ae {metadata.get('written_by')} in format {version};"
             f" version {__version__} reads format {_VERSION}; install that version, or fit again"

@@ -2,13 +2,19 @@
 
 from pathlib import Path
 
-from attractor_ae.conformal import LEAST_PER_CLASS, classes_alone
+from attractor_ae.conformal import LEAST_PER_CLASS
 from attractor_ae.data import ImageFormat
 from attractor_ae.deploy.evaluation import Rate
 from attractor_ae.deploy.model import Model
 
 _ROWS = 50  # of the table of classes
 _LINES = 10  # classes on the terminal and in sentences
+_PER_CLASS = {
+    True: "An image is ranked among the calibration images of its predicted class, if these are at "
+    f"least {LEAST_PER_CLASS} (not with `score --together`)",
+    False: "An image is ranked among all calibration images; `score --per-class` keeps the rate "
+    f"for each predicted class with at least {LEAST_PER_CLASS} of them",
+}
 SPACES = {
     "pixels": "pixels",
     "standardised": "pixels with standardised brightness and contrast",
@@ -45,7 +51,7 @@ def model_card(model: Model, name: str) -> str:
         "",
         f"* Images are converted to {colour}, {form.size} x {form.size} pixels ({_aspect(form)}).",
         f"* {_sentence(model.threshold())}.",
-        *([f"* {_per_class(model)}."] if len(model.classes) > 1 else []),
+        *([f"* {_PER_CLASS[model.per_class]}."] if len(model.classes) > 1 else []),
         "* The rate holds for new images of the same source as the calibration images. It says "
         "nothing about how many unknown images are detected: measure that with "
         "`attractor-ae evaluate MODEL --known DIR --unknown DIR`.",
@@ -111,23 +117,6 @@ def false_alarm_lines(model: Model) -> list[str]:
         if len(ordered) > _LINES:
             lines.append(f"  {len(ordered) - _LINES} more classes with at most as many")
     return lines
-
-
-def _per_class(model: Model) -> str:
-    """Return a sentence on p-values per class."""
-    counts = model.predicted.bincount(minlength=len(model.detector.classes_))
-    alone = classes_alone(counts)
-    least = f"{LEAST_PER_CLASS} calibration images"
-    if not len(alone):
-        return f"`score --per-class` changes nothing: no class is predicted for {least}"
-    names = [model.classes[i] for i in model.detector.classes_[alone.sort().values].tolist()]
-    if len(names) == len(counts):
-        return f"`score --per-class` keeps the rate for each class, with at least {least} of each"
-    listed = ", ".join(names[:_LINES]) + (", ..." if len(names) > _LINES else "")
-    return (
-        f"`score --per-class` keeps the rate for {listed}, each with at least {least}, and for the "
-        "other classes together"
-    )
 
 
 def _aspect(form: ImageFormat) -> str:

@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae.conformal import usual_rejections
 from attractor_ae.deploy.model import Model
 from attractor_ae.deploy.verdicts import UNKNOWN, UNSCORED, Verdict
 from attractor_ae.metrics import detection_metrics, exact_interval
@@ -48,6 +50,7 @@ class ModelEvaluation:
         detected: Unknown images with the verdict "unknown".
         auroc: Of the OOD score, known against unknown images; None without unknown ones.
         unscored: Number of images that could not be read.
+        usual: Interval of the number of false alarms, in 90 % of calibrations and sets of images.
     """
 
     alpha: float
@@ -57,10 +60,14 @@ class ModelEvaluation:
     detected: Rate | None
     auroc: float | None
     unscored: int
+    usual: tuple[int, int] | None = None
 
     def lines(self) -> list[str]:
         """Return the result as lines of text."""
         lines = [f"false alarms at alpha {self.alpha:g}: {self.false_alarms}"]
+        if self.usual:
+            low, high = self.usual
+            lines.append(f"  usual with this calibration are {low} to {high} (90 %)")
         lines += [f"  {name}: {rate}" for name, rate in self.per_class.items()]
         if self.right is not None:
             lines.append(f"class is right: {self.right}")
@@ -109,7 +116,14 @@ def evaluate_model(
     of_unknown = [] if unknown is None else list(model.score_files(unknown, **shared))
     labels = [os.path.basename(os.path.dirname(v.path)) for v in of_known]  # noqa: PTH119, PTH120
     labels = [label if label in model.classes else "" for label in labels]
-    return evaluate_verdicts(model.alpha if alpha is None else alpha, of_known, labels, of_unknown)
+    alpha = model.alpha if alpha is None else alpha
+    found = evaluate_verdicts(alpha, of_known, labels, of_unknown)
+    groups = model.groups(alpha, model.per_class)
+    named = {model.classes[label]: i for i, label in enumerate(model.detector.classes_.tolist())}
+    rows = torch.tensor([named[v.label] for v in of_known if v.verdict != UNSCORED])
+    counts = groups.of_class[rows].bincount(minlength=len(groups.sizes))
+    sizes = zip(groups.sizes.tolist(), counts.tolist(), strict=True)
+    return replace(found, usual=usual_rejections(alpha, sizes))
 
 
 def evaluate_verdicts(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from attractor_ae._detector import Requests, of_trials
 from attractor_ae._errors import AttractorError, check_known, optional_package
 from attractor_ae._files import atomic_path, check_free
-from attractor_ae.conformal import is_rejected, p_values, parse_component
+from attractor_ae.conformal import is_rejected, p_values, p_values_per_class, parse_component
 from attractor_ae.core.dynamics import iterate
 from attractor_ae.core.masks import DropoutMasks
 from attractor_ae.core.scores import entropy, mean_distribution
@@ -124,6 +124,7 @@ class Graph(nn.Module):
         super().__init__()
         self._detector = model.detector
         self.network = model.detector.network
+        _, self._known, self._groups = model.ranking(model.alpha, model.per_class)
         space = self.network.space
         self.extractor = make_extractor(space.name) if isinstance(space, Features) else None
 
@@ -140,12 +141,12 @@ class Graph(nn.Module):
         found, distributions = detector.scored(x, points, of_trials(path, trials), wanted)
         values = [found[name][wanted.scores[name].index(at)].double() for name, at in parts]
         p, values = distributions[0], torch.stack(values)
-        assert detector.ood_.statistics is not None  # a model is calibrated
+        mean = mean_distribution(p)
         statistic = detector.ood_.statistic(values, r)
-        rank = p_values(statistic, detector.ood_.statistics[r])
+        rank = p_values_per_class(statistic, mean.argmax(-1), self._known, self._groups)
         unknown = is_rejected(rank, alpha)
         ood_score = detector.ood_(values, r)
-        return mean_distribution(p), entropy(p), statistic, ood_score, rank, unknown
+        return mean, entropy(p), statistic, ood_score, rank, unknown
 
 
 def _program(model: Model, masks: Sequence[Tensor]) -> torch.export.ExportedProgram:
@@ -212,18 +213,19 @@ def _checked(
     components = model.ood.components
     own = model.detector.predict_scores(model.inputs(images), [*components, "entropy"], [r])
     t = model.ood.statistic(torch.stack([own.scores[name][0] for name in components]), r)
-    p, known = found["p_value"], model.ood.statistics
-    assert known is not None
+    label, score = found["probabilities"].argmax(-1), found["ood_score"]
+    _, known, groups = model.ranking(model.alpha, model.per_class)
     # The p-value is a step function of the statistic, which may differ by the tolerance.
     margin = TOLERANCE * t.abs().clamp_min(1)
-    low, high = p_values(t + margin, known[r]), p_values(t - margin, known[r])
+    low, high = (p_values_per_class(x, label, known, groups) for x in (t + margin, t - margin))
+    least, most = (1 - p_values(x, known.sort().values) for x in (t - margin, t + margin))
     expected = {
         "probabilities": own.probabilities[0],
         "uncertainty": own.scores["entropy"][0],
         "statistic": t,
-        "p_value": torch.maximum(low, torch.minimum(p, high)),
-        "ood_score": 1 - p,
-        "unknown": is_rejected(p, model.alpha).double(),
+        "p_value": found["p_value"].clamp(low, high),
+        "ood_score": score.clamp(least, most),
+        "unknown": is_rejected(found["p_value"], model.alpha).double(),
     }
     differences = {
         name: float(((found[name].double() - value).abs() / value.abs().clamp_min(1)).max())

@@ -26,7 +26,7 @@ from attractor_ae.data.info import ALL
 from attractor_ae.deploy.audit import audit
 from attractor_ae.deploy.card import card_path, model_card
 from attractor_ae.deploy.evaluation import evaluate_verdicts
-from attractor_ae.deploy.model import Model, codes_of, described, load_model
+from attractor_ae.deploy.model import Model, codes_of, described, load_model, make_thumbnails
 from attractor_ae.deploy.report import model_part
 from attractor_ae.experiment.choose import (
     features_are_installed,
@@ -50,6 +50,7 @@ _FRACTION, _MANY, _FRACTION_OF_MANY = 0.2, 2_500, 0.1  # of the images, for cali
 _UNEVEN = 1.5  # times as many images in one class as in another, from which all count equally
 _COLOURED = 0.01  # of the images, from which the network sees colour
 _FEATURES = "model.space=features"
+_SAME = 1e-3  # distance of the codes of an image from itself, by rounding, in their spread
 _ONE = "known"  # class of images without classes
 
 
@@ -62,6 +63,8 @@ def fit_model(
     colour: bool | None = None,
     overrides: Sequence[str] = (),
     bundle: bool = False,
+    per_class: bool = True,
+    thumbnails: bool = False,
     data_root: str | Path | None = None,
     again: bool = False,
     reporter: Reporter = SILENT,
@@ -86,6 +89,10 @@ def fit_model(
         overrides: Any number of ``"section.key=value"`` of the config.
         bundle: Whether the file contains the weights of the extractor, so that they need not be
             installed or downloaded where it is used.
+        per_class: Whether an image is ranked among the calibration images of its predicted class,
+            if these are at least 100.
+        thumbnails: Whether the file contains small pictures of the training images that an image
+            can be nearest to.
         data_root: Folder of the data sets' files.
         again: Replace ``out``.
         reporter: Receives progress, the audit and notes.
@@ -170,7 +177,7 @@ def fit_model(
         else:
             run = training(experiment, place, **shared_by_both)
         facts = {"audit": findings.lines()}
-        model = _made(run, dataset, split, test, alpha, facts, reporter)
+        model = _made(run, dataset, split, test, alpha, facts, per_class, thumbnails, reporter)
         _write(model, out, bundle)
         shutil.rmtree(work.path, ignore_errors=True)
     return model
@@ -182,6 +189,8 @@ def model_of_run(
     *,
     alpha: float = 0.05,
     bundle: bool = False,
+    per_class: bool = True,
+    thumbnails: bool = False,
     data_root: str | Path | None = None,
     again: bool = False,
     reporter: Reporter = SILENT,
@@ -190,7 +199,8 @@ def model_of_run(
 
     Args:
         folder: Run folder; its images must be where they were in the training.
-        out, alpha, bundle, data_root, again, reporter: As for `fit_model`.
+        out, alpha, bundle, per_class, thumbnails, data_root, again, reporter: As for
+            `fit_model`.
 
     Raises:
         AttractorError: If the run is not that of an autoencoder, has too few calibration images for
@@ -207,7 +217,7 @@ def model_of_run(
     dataset = find_dataset(config.dataset.name, data_root, config.dataset.split_seed)
     split = config.dataset.split
     test = dataset.info.test_split if split not in (ALL, dataset.info.test_split) else ""
-    model = _made(run, dataset, split, test, alpha, {}, reporter)
+    model = _made(run, dataset, split, test, alpha, {}, per_class, thumbnails, reporter)
     _write(model, out, bundle)
     return model
 
@@ -238,10 +248,26 @@ def recalibrate(
     split = dataset.info.every_image
     wanted = Wanted(image_format=model.image_format, max_broken=1.0, reporter=reporter)
     images = dataset.load(split, wanted)
-    made = model.calibrated(images, alpha)
+    inputs = model.inputs(images.images)
+    if same := _trained_on(model, inputs):
+        reporter.note(
+            f"warning: {same} of {len(images)} images have the code of a training image, so that "
+            "more false alarms than stated must be expected; calibrate on images that the network "
+            "was not trained on"
+        )
+    made = model.calibrated(images, alpha, inputs=inputs)
     made.facts.pop("evaluation", None)  # of the old threshold
     _write(made, out, made.bundle)
     return made
+
+
+def _trained_on(model: Model, inputs: torch.Tensor) -> int:
+    """Return how many images have the code of a training image."""
+    codes, known = codes_of(model.detector, inputs), model.codes.float()
+    if not len(known):
+        return 0
+    spread = (known - known.mean(0)).norm(dim=1).median()
+    return int(((codes - known[model.closest(codes)]).norm(dim=1) < _SAME * spread).sum())
 
 
 def _made(
@@ -251,6 +277,8 @@ def _made(
     test: str,
     alpha: float,
     facts: dict[str, Any],
+    per_class: bool,
+    thumbnails: bool,
     reporter: Reporter,
 ) -> Model:
     """Return the calibrated model of a finished run."""
@@ -287,10 +315,13 @@ def _made(
         _relative(some, dataset),
         alpha,
         torch.zeros(1, 1, len(kept)),
-        torch.zeros(len(kept), dtype=torch.int64),
+        torch.zeros(1, len(kept), dtype=torch.int64),
         (1.0, 0.0),
         facts,
-    ).calibrated(kept, inputs=torch.tensor(kept.inputs))
+    )
+    model.per_class = per_class
+    model.thumbnails = make_thumbnails(some.images) if thumbnails else ()
+    model = model.calibrated(kept, inputs=torch.tensor(kept.inputs))
     if test:
         others = _load(dataset, test, config.dataset, form, reporter)
         labels = [others.classes[i] if i >= 0 else "" for i in others.labels]

@@ -1,6 +1,7 @@
 """A model: a calibrated detector with everything that a verdict on an image file needs."""
 
 import copy
+import io
 import itertools
 import math
 import os
@@ -17,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from attractor_ae._detector import check_images, part_of
@@ -26,11 +28,14 @@ from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.baselines import stored_detector
 from attractor_ae.conformal import (
     LEAST_PER_CLASS,
+    Groups,
     OODScore,
     check_alpha,
+    classes_alone,
     component_values,
     false_alarm_rate,
     is_rejected,
+    least_calibration,
     leave_one_out,
     ood_score,
     p_values,
@@ -56,6 +61,8 @@ Decoded = tuple[str, NDArray[np.uint8] | str]
 ScoreChunks = Callable[[Iterator[Sequence[str]], dict[str, Any]], Iterator[list[Verdict]]]
 """Yields the verdicts on chunks of paths, with the options of `Model.score`."""
 
+_THUMBNAIL = 64  # pixels
+_SHOWN = 10  # groups of classes in a line on the threshold
 _TOGETHER = 16  # files that a thread decodes, one after the other
 _SAME = 1e-6  # relative difference of equal statistics, which other batches round otherwise
 _EXTRACTOR = "extractor"  # prefix of its weights in a model file
@@ -78,7 +85,7 @@ class Model:
         alpha: Largest fraction of known images that are rejected, on average over calibrations.
         values: The components of the OOD score of the calibration images, after the trials of each
             stage of adaptive sampling; the last one is that of all trials.
-        predicted: Their predicted classes, int64 (n,), as indices of ``detector.classes_``.
+        predicted: Their predicted classes after these, as indices of ``detector.classes_``.
         confidence: Slope and offset of the logit of ``confidence`` as a function of that of
             ``probability``.
         facts: Provenance, as JSON values: training data, self-check, metrics, versions.
@@ -86,6 +93,10 @@ class Model:
     Attributes:
         digest: SHA-256 of the model file, with zeros in its place; "" if it was not written yet.
         bundle: Whether the file contains the weights of the extractor.
+        thumbnails: A picture of at most 64 x 64 pixels of each image of ``nearest``, as the bytes
+            of a WebP file; or none.
+        per_class: Whether images are ranked among the calibration images of their predicted class,
+            if these are at least 100 and as many as alpha needs, see `attractor_ae.conformal`.
     """
 
     def __init__(
@@ -97,7 +108,7 @@ class Model:
         nearest: Sequence[str],
         alpha: float,
         values: Float[Tensor, "stages components n"],
-        predicted: Int[Tensor, " n"],
+        predicted: Int[Tensor, "stages n"],
         confidence: tuple[float, float],
         facts: Mapping[str, Any],
     ) -> None:
@@ -105,7 +116,9 @@ class Model:
         self.codes, self.nearest, self.alpha = codes, tuple(nearest), alpha
         self.values, self.predicted = values, predicted
         self.confidence, self.facts = confidence, dict(facts)
-        self.digest, self.bundle = "", False
+        self.digest, self.bundle, self.per_class = "", False, True
+        self.thumbnails: Sequence[bytes] = ()
+        self._rankings: dict[Any, tuple[StoppingRule, Tensor, Groups]] = {}
         check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
 
     @property
@@ -134,13 +147,45 @@ class Model:
 
     def threshold(self, alpha: float | None = None) -> str:
         """Return one line on the threshold, with the interval of the true false-alarm rate."""
-        alpha, n = self.alpha if alpha is None else alpha, self.calibration_images
-        mean, low, high = false_alarm_rate(alpha, n)
+        alpha = self.alpha if alpha is None else alpha
+        groups, parts = self.groups(alpha, self.per_class), []
+        for group, n in enumerate(groups.sizes.tolist()):
+            mean, low, high = false_alarm_rate(alpha, n)
+            part = f"{mean:.1%} of known images, {low:.1%} to {high:.1%} in 90 % of calibrations"
+            labels = self.detector.classes_[groups.of_class == group].tolist()
+            name = self.classes[labels[0]] if len(labels) == 1 else f"{len(labels)} other classes"
+            of = f" predicted as {name}" if len(groups.sizes) > 1 else ""
+            parts.append(f"{part} with {n} images{of}")
+        more = [f"and {len(parts) - _SHOWN} more"] if len(parts) > _SHOWN else []
         return (
             f"alpha {alpha:g}: an image is unknown if its p-value is at most {alpha:g}; expected "
-            f"false alarms {mean:.1%} of known images, {low:.1%} to {high:.1%} in 90 % of "
-            f"calibrations with {n} images"
+            f"false alarms {'; '.join([*parts[:_SHOWN], *more])}"
         )
+
+    def groups(
+        self, alpha: float, per_class: bool, predicted: Int[Tensor, " n"] | None = None
+    ) -> Groups:
+        """Return the groups of classes with p-values of their own; one without ``per_class``."""
+        predicted = self.predicted[-1] if predicted is None else predicted
+        least = _least(alpha, per_class, len(predicted))
+        return Groups.of(predicted, len(self.detector.classes_), least)
+
+    def ranking(
+        self, alpha: float, per_class: bool, trials: tuple[int, int] | None = None
+    ) -> tuple[StoppingRule, Tensor, Groups]:
+        """Return when images stop, T of the calibration images as they stop, and the groups."""
+        key = (alpha, per_class, trials)
+        if key not in self._rankings:
+            at = self._stages(trials)
+            t, labels = self._statistics[at], self.predicted[at]
+            rule = StoppingRule.of(t, alpha, self.groups(alpha, per_class, labels[-1]))
+            known, stopped = rule.applied(t, labels)
+            self._rankings[key] = rule, known, self.groups(alpha, per_class, stopped)
+        return self._rankings[key]
+
+    def _stages(self, trials: tuple[int, int] | None) -> slice:
+        """Return the stages of adaptive sampling; without it, the last one alone."""
+        return slice(-1, None) if trials is None else chosen_stages(self.detector.trials, trials)
 
     # ---- scoring
 
@@ -150,7 +195,7 @@ class Model:
         *,
         paths: Sequence[str] | None = None,
         alpha: float | None = None,
-        per_class: bool = False,
+        per_class: bool | None = None,
         trials: tuple[int, int] | None = None,
     ) -> list[Verdict]:
         """Return the verdict on each image.
@@ -160,29 +205,25 @@ class Model:
                 ``image_format``.
             paths: Path of each image, for the verdicts.
             alpha: In place of the model's.
-            per_class: Whether p-values are those among the calibration images of the same predicted
-                class, see `p_values_per_class`.
+            per_class: In place of the model's.
             trials: Smallest and largest number of masks per image: an image stops when its verdict
                 can no longer plausibly change. Both are among 1, 2, 4, ... and all; by default, all
                 images have all.
 
         Raises:
             AttractorError: If the images have a wrong dtype, shape or range, alpha needs more
-                calibration images, or ``trials`` are other numbers or given with ``per_class``.
+                calibration images, or ``trials`` are other numbers.
         """
         alpha = self.checked_alpha(alpha)
-        if per_class:
-            check_alpha(alpha, min(LEAST_PER_CLASS, self.calibration_images), _MORE_IMAGES)
-            if trials is not None:
-                raise AttractorError("per_class needs all trials; leave out one of both")
         inputs, r = self.inputs(images), self.detector.recursion
         components, every = self.ood.components, self.detector.trials
-        at = slice(-1, None) if trials is None else chosen_stages(every, trials)
-        of_known = self._statistics[at]
-        rule = StoppingRule.of(of_known, alpha)
+        per_class = self.per_class if per_class is None else per_class
+        rule, known, groups = self.ranking(alpha, per_class, trials)
+        at = self._stages(trials)
 
         def stops(stage: int, means: dict[str, Tensor]) -> Tensor:
-            return rule.stops(self.ood.statistic(_stacked(means, components), r), stage)
+            t = self.ood.statistic(_stacked(means, components), r)
+            return rule.stops(t, means[""][0].argmax(-1), stage)
 
         values = torch.zeros(len(components), len(inputs), dtype=torch.float64)
         p_mean = torch.zeros(len(inputs), len(self.detector.classes_))
@@ -193,13 +234,8 @@ class Model:
             p_mean[rows], of_members[rows] = means[""][0], means["member_entropy"][0]
         uncertainty = normalised_entropy(p_mean)
         likely, label = p_mean.max(-1)
-        known = rule.applied(of_known)
-        t = self.ood.statistic(values, r) * (1 - _SAME)
-        ascending = known.sort().values
-        if per_class:
-            p = p_values_per_class(t, label, known, self.predicted, len(self.detector.classes_))
-        else:
-            p = p_values(t, ascending)
+        t, ascending = self.ood.statistic(values, r) * (1 - _SAME), known.sort().values
+        p = p_values_per_class(t, label, known, groups)
         ordered = self.values[at][-1].sort(-1).values
         of_parts = torch.stack([p_values(a, b) for a, b in zip(values, ordered, strict=True)])
         several = len(self.classes) > 1
@@ -233,7 +269,7 @@ class Model:
         sources: Sequence[str | Path] | str | Path,
         *,
         alpha: float | None = None,
-        per_class: bool = False,
+        per_class: bool | None = None,
         trials: tuple[int, int] | None = None,
         reporter: Reporter = SILENT,
     ) -> Iterator[Verdict]:
@@ -261,7 +297,7 @@ class Model:
         total: int | None = None,
         *,
         alpha: float | None = None,
-        per_class: bool = False,
+        per_class: bool | None = None,
         trials: tuple[int, int] | None = None,
         done: int = 0,
         reporter: Reporter = SILENT,
@@ -342,9 +378,24 @@ class Model:
     def _nearest(self, inputs: Tensor) -> list[str]:
         if not len(self.nearest) or not len(inputs):
             return [""] * len(inputs)
-        codes = codes_of(self.detector, inputs)
-        closest = (codes @ self.codes.float().T).argmax(-1)
-        return [self.nearest[row] for row in closest.tolist()]
+        rows = self.closest(codes_of(self.detector, inputs))
+        return [self.nearest[row] for row in rows.tolist()]
+
+    def closest(self, codes: Float[Tensor, "n latent"]) -> Int[Tensor, " n"]:
+        """Return the rows of the most similar of the training images' codes."""
+        known = self.codes.float().T
+        return torch.cat([(some @ known).argmax(-1) for some in codes.split(CHUNK)])
+
+    def thumbnail(self, index: int) -> NDArray[np.uint8]:
+        """Return the picture of the training image ``nearest[index]``, (channels, height, width).
+
+        Raises:
+            AttractorError: If the model has no thumbnails.
+        """
+        if not self.thumbnails:
+            raise AttractorError("the model has no pictures of training images; fit --thumbnails")
+        image = np.array(Image.open(io.BytesIO(self.thumbnails[index])))  # WebP is always in colour
+        return np.ascontiguousarray(np.moveaxis(image, 2, 0)[: self.image_format.channels])
 
     # ---- calibration
 
@@ -373,27 +424,33 @@ class Model:
         detector = copy.copy(self.detector)  # this model stays as it is
         inputs = self.inputs(images.images) if inputs is None else inputs
         recursions, r, means = range(detector.recursions), detector.recursion, {}
-        counts, values = stages(detector.trials), []
+        counts, values, labels_of = stages(detector.trials), [], []
         for _, means in sampled(detector, inputs, detector._parts, recursions, counts):
             values.append(component_values(_scores(means), self.ood.components)[:, r])
+            labels_of.append(means[""][r].argmax(-1))
         probabilities = means[""][r]
         confidence = self.confidence
         labels = images.relabelled(self.classes).labels
         if (rows := np.flatnonzero(labels >= 0)).size:
-            likely, predicted = probabilities[rows].max(-1)
-            right = detector.classes_[predicted] == torch.from_numpy(labels[rows])
+            likely, label = probabilities[rows].max(-1)
+            right = detector.classes_[label] == torch.from_numpy(labels[rows])
             confidence = fit_confidence(likely, right)
         detector.ood_, detector.score = detector.ood_.calibrated(_scores(means)), OOD_SCORE
-        alone = is_rejected(leave_one_out(detector.ood_.statistic(values[-1], r)), alpha)
-        rejected = images.labels[alone.numpy() & (images.labels >= 0)]
+        t, predicted = detector.ood_.statistic(values[-1], r), torch.stack(labels_of)
+        least, p = _least(alpha, self.per_class, len(images)), torch.ones_like(t)
+        alone = classes_alone(predicted[-1].bincount(minlength=len(detector.classes_)), least)
+        group = torch.where(torch.isin(predicted[-1], alone), predicted[-1], -1)
+        for of in (group == g for g in group.unique()):
+            p[of] = leave_one_out(t[of])
+        rejected = images.labels[is_rejected(p, alpha).numpy() & (images.labels >= 0)]
         counts = np.bincount(rejected, minlength=len(images.classes)).tolist()
         facts = {**self.facts, "calibration": described(images)}
         facts["calibration"]["rejected"] = dict(zip(images.classes, counts, strict=True))
         shared = (self.image_format, self.codes, self.nearest, alpha)
-        predicted = probabilities.argmax(-1)
         values = torch.stack(values)
         made = Model(detector, self.classes, *shared, values, predicted, confidence, facts)
-        made.bundle = self.bundle
+        made.bundle, made.per_class = self.bundle, self.per_class
+        made.thumbnails = self.thumbnails
         return made
 
     # ---- files
@@ -407,6 +464,12 @@ class Model:
         tensors, metadata = self.detector.stored()
         names = ("codes", "values", "predicted")
         tensors |= {f"model.{name}": getattr(self, name) for name in names}
+        if self.thumbnails:
+            lengths = [len(data) for data in self.thumbnails]
+            tensors["thumbnails.lengths"] = torch.tensor(lengths)
+            tensors["thumbnails.data"] = torch.frombuffer(
+                bytearray(b"".join(self.thumbnails)), dtype=torch.uint8
+            )
         if self.bundle and (extractor := self.extractor):
             weights = make_extractor(extractor["name"]).state_dict()
             tensors |= {f"{_EXTRACTOR}.{name}": weight for name, weight in weights.items()}
@@ -416,6 +479,7 @@ class Model:
             "image_format": asdict(self.image_format),
             "nearest": self.nearest,
             "alpha": self.alpha,
+            "per_class": self.per_class,
             "confidence": self.confidence,
             "extractor": self.extractor,
         }
@@ -445,6 +509,7 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
             )
     detector = cast("AttractorDetector", stored_detector(tensors, metadata, path))
     values = {name: facts.pop(name) for name in ("classes", "image_format", "nearest", "alpha")}
+    per_class = facts.pop("per_class", False)  # before version 3, only if asked for
     model = Model(
         detector.to(resolve_device(device)),
         values["classes"],
@@ -453,11 +518,14 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
         values["nearest"],
         values["alpha"],
         tensors["model.values"],
-        tensors["model.predicted"],
+        tensors["model.predicted"].expand(len(tensors["model.values"]), -1),  # before, of the last
         tuple(facts.pop("confidence")),
         facts,
     )
-    model.digest, model.bundle = digest, bool(weights)
+    model.digest, model.bundle, model.per_class = digest, bool(weights), per_class
+    if thumbnails := part_of(tensors, "thumbnails"):
+        parts = thumbnails["data"].split(thumbnails["lengths"].tolist())
+        model.thumbnails = [part.numpy().tobytes() for part in parts]
     return model
 
 
@@ -469,6 +537,18 @@ def codes_of(detector: AttractorDetector, inputs: Tensor) -> Float[Tensor, "n la
             x = network.space.points(pixels(some, detector.device))
             parts.append(F.normalize(network.encode(x), dim=-1).cpu())
     return torch.cat(parts)
+
+
+def make_thumbnails(images: NDArray[np.uint8]) -> list[bytes]:
+    """Return images (n, channels, height, width) as WebP files of at most 64 x 64 pixels."""
+    made = []
+    for image in images:
+        picture = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
+        picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
+        buffer = io.BytesIO()
+        picture.save(buffer, "WEBP", quality=75)
+        made.append(buffer.getvalue())
+    return made
 
 
 def fit_confidence(
@@ -514,6 +594,11 @@ def _decode(paths: Sequence[str], form: ImageFormat) -> list[Decoded]:
             return error.reason
 
     return [(path, decoded(path)) for path in paths]
+
+
+def _least(alpha: float, per_class: bool, n: int) -> int:
+    """Return the number of calibration images from which a predicted class is ranked alone."""
+    return max(LEAST_PER_CLASS, least_calibration(alpha) + 1) if per_class else n + 1
 
 
 def _stacked(means: Mapping[str, Tensor], components: Sequence[str]) -> Tensor:

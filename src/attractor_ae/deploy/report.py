@@ -5,6 +5,8 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
+
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import ImageFormat, ImageSet, Wanted, find_dataset
@@ -104,9 +106,13 @@ def model_part(
         for label in model.classes
     ]
     table = ("Classes", ["class", "training", "calibration"], counts)
-    part = Part(
-        name, shown, check, model.detector, nearest=model.nearest, alpha=model.alpha, table=table
-    )
+    trained_images = None
+    if model.thumbnails:
+        pictures = np.stack([model.thumbnail(row) for row in range(len(model.thumbnails))])
+        labels = model.detector.classes_[model.detector.known_[0].labels].cpu().numpy()
+        trained_images = ImageSet(name, "train", pictures, labels, model.classes)
+    more = {"nearest": model.nearest, "trained": trained_images, "alpha": model.alpha}
+    part = Part(name, shown, check, model.detector, **more, table=table)
     if not images:
         return part
     loaded = [load_images(p, form, model.classes, data_root, reporter) for p in images]

@@ -54,7 +54,7 @@ def score_to_file(
     *,
     alpha: float | None = None,
     fdr: float | None = None,
-    per_class: bool = False,
+    per_class: bool | None = None,
     trials: tuple[int, int] | None = None,
     parts: bool = False,
     watch: float | None = None,
@@ -78,7 +78,8 @@ def score_to_file(
         fdr: Instead of alpha, the largest expected fraction of known images among the unknown
             verdicts of this file, by the procedure of Benjamini and Hochberg (1995; for conformal
             p-values: Bates et al., "Testing for outliers with conformal p-values", 2023).
-        per_class, trials: As for `Model.score`.
+        per_class, trials: As for `Model.score`; with ``fdr``, not per class by default, as a file
+            needs smaller p-values, and the rate is that of the whole file.
         parts: Whether to add the p-value of each component of the OOD score.
         watch: Seconds between looks for images that have arrived, until the call is interrupted by
             Ctrl-C; then ``out`` is written. A file is read when it is as old as this.
@@ -108,6 +109,8 @@ def score_to_file(
                 f"{copy_unknown}: is in {source}, so that copies would be scored, too; choose "
                 "another folder for unknown images"
             )
+    if per_class is None:
+        per_class = model.per_class and fdr is None
     settings = {
         "model": model.digest,
         "alpha": model.alpha if alpha is None else alpha,
@@ -161,7 +164,8 @@ def score_to_file(
             return _rows(part)
 
         if fdr is not None:
-            rows = _controlled(rows, fdr, model.calibration_images, reporter)
+            groups = model.groups(model.alpha if alpha is None else alpha, per_class)
+            rows = _controlled(rows, fdr, int(groups.sizes.min()), reporter)
         if drift:
             reporter.note(_drift(model, part))
         if copy_unknown is not None:

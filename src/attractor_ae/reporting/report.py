@@ -317,7 +317,8 @@ def _strips(
         for row, value in zip(near.indices[i].tolist(), near.values[i].tolist(), strict=True):
             name, picture = part.nearest[row] if part.nearest else f"image {row}", ""
             if (known := part.trained) is not None:
-                name = known.classes[known.labels[row]] if known.classes else name
+                if known.classes and not part.nearest:
+                    name = known.classes[known.labels[row]]
                 picture = _encoded(known.images[[row]])
             nearest.append((name, picture, value))
         heat = _heat(moved[:, :, i].mean((0, 2))) if drawn else ""
