@@ -150,7 +150,7 @@ def score(
         tuple[int, int] | None,
         typer.Option(
             metavar="MIN MAX",
-            help="Smallest and largest number of masks per image, e.g. 1 8: an image stops when "
+            help="Smallest and largest number of masks per image, e.g. 4 20: an image stops when "
             "its verdict can no longer plausibly change. Default: all masks for all images.",
         ),
     ] = None,
