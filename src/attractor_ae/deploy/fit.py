@@ -255,7 +255,7 @@ def recalibrate(
             "more false alarms than stated must be expected; calibrate on images that the network "
             "was not trained on"
         )
-    made = model.calibrated(images, alpha, inputs=inputs)
+    made = model.calibrated(images, alpha, inputs=inputs, reporter=reporter)
     made.facts.pop("evaluation", None)  # of the old threshold
     _write(made, out, made.bundle)
     return made
@@ -294,6 +294,7 @@ def _made(
             images,
             augmentation=dataset.info.augmentation,
             at_most=MOST_FITTED,
+            calibrated=False,  # the model does it
             reporter=reporter,
         ),
     )
@@ -321,7 +322,7 @@ def _made(
     )
     model.per_class = per_class
     model.thumbnails = make_thumbnails(some.images) if thumbnails else ()
-    model = model.calibrated(kept, inputs=torch.tensor(kept.inputs))
+    model = model.calibrated(kept, inputs=torch.tensor(kept.inputs), reporter=reporter)
     if test:
         others = _load(dataset, test, config.dataset, form, reporter)
         labels = [others.classes[i] if i >= 0 else "" for i in others.labels]

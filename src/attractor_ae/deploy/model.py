@@ -400,7 +400,12 @@ class Model:
     # ---- calibration
 
     def calibrated(
-        self, images: ImageSet, alpha: float | None = None, *, inputs: Tensor | None = None
+        self,
+        images: ImageSet,
+        alpha: float | None = None,
+        *,
+        inputs: Tensor | None = None,
+        reporter: Reporter = SILENT,
     ) -> "Model":
         """Return a model with this network, calibrated on other known images.
 
@@ -409,6 +414,7 @@ class Model:
                 p-values do not use labels; with labels, ``confidence`` is estimated again.
             alpha: In place of the model's.
             inputs: What `inputs` returns for these images, if it was computed before.
+            reporter: Receives the progress.
 
         Raises:
             AttractorError: If there are too few images for alpha, or a class is not the model's.
@@ -423,20 +429,28 @@ class Model:
             )
         detector = copy.copy(self.detector)  # this model stays as it is
         inputs = self.inputs(images.images) if inputs is None else inputs
-        recursions, r, means = range(detector.recursions), detector.recursion, {}
-        counts, values, labels_of = stages(detector.trials), [], []
-        for _, means in sampled(detector, inputs, detector._parts, recursions, counts):
-            values.append(component_values(_scores(means), self.ood.components)[:, r])
-            labels_of.append(means[""][r].argmax(-1))
-        probabilities = means[""][r]
+        recursions, r = range(detector.recursions), detector.recursion
+        counts, parts = stages(detector.trials), []
+        for some in inputs.split(CHUNK):
+            found = sampled(detector, some, detector._parts, recursions, counts)
+            parts.append([means for _, means in found])
+            done = min(CHUNK * len(parts), len(inputs))
+            reporter.progress("calibrating", done, len(inputs), f"{done}/{len(inputs)} images")
+        of_stages = [
+            {name: torch.cat([means[name] for means in of], dim=1) for name in of[0]}
+            for of in zip(*parts, strict=True)
+        ]
+        values = [component_values(_scores(of), self.ood.components)[:, r] for of in of_stages]
+        predicted = torch.stack([of[""][r].argmax(-1) for of in of_stages])
+        probabilities = of_stages[-1][""][r]
         confidence = self.confidence
         labels = images.relabelled(self.classes).labels
         if (rows := np.flatnonzero(labels >= 0)).size:
             likely, label = probabilities[rows].max(-1)
             right = detector.classes_[label] == torch.from_numpy(labels[rows])
             confidence = fit_confidence(likely, right)
-        detector.ood_, detector.score = detector.ood_.calibrated(_scores(means)), OOD_SCORE
-        t, predicted = detector.ood_.statistic(values[-1], r), torch.stack(labels_of)
+        detector.ood_, detector.score = detector.ood_.calibrated(_scores(of_stages[-1])), OOD_SCORE
+        t = detector.ood_.statistic(values[-1], r)
         least, p = _least(alpha, self.per_class, len(images)), torch.ones_like(t)
         alone = classes_alone(predicted[-1].bincount(minlength=len(detector.classes_)), least)
         group = torch.where(torch.isin(predicted[-1], alone), predicted[-1], -1)

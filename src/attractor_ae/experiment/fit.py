@@ -35,15 +35,17 @@ def fit_detector(
     overrides: Sequence[str] = (),
     augmentation: AugmentationKind | None = None,
     at_most: int | None = None,
+    calibrated: bool = True,
     reporter: Reporter = SILENT,
 ) -> Detector:
     """Return the detector of a finished run, fitted on the images that the run was trained on.
 
     The run determines the method (PROTOCOL section 5): attractors for an autoencoder, MC dropout
     for a classifier with dropout, or an ensemble of one for a classifier without. The detector is
-    calibrated on the run's calibration images, if any. ``overrides`` are any number of
-    ``"evaluation.key=value"``; ``augmentation`` is as for `attractor_ae.train`; ``at_most`` is the
-    largest number of training images to fit on, evenly spaced over the set.
+    calibrated on the run's calibration images, if any, unless ``calibrated`` is false.
+    ``overrides`` are any number of ``"evaluation.key=value"``; ``augmentation`` is as for
+    `attractor_ae.train`; ``at_most`` is the largest number of training images to fit on, evenly
+    spaced over the set.
 
     Raises:
         AttractorError: If the weights are missing or damaged, the run was trained on another set,
@@ -51,7 +53,7 @@ def fit_detector(
     """
     run = Run.open(folder)
     config = evaluation_config(run, overrides)
-    detector = detector_of(run, config, images, augmentation, reporter, at_most)
+    detector = detector_of(run, config, images, augmentation, reporter, at_most, calibrated)
     note_failures([run], reporter)
     return detector
 
@@ -109,6 +111,7 @@ def detector_of(
     augmentation: AugmentationKind | None,
     reporter: Reporter,
     at_most: int | None = None,
+    calibrated: bool = True,
 ) -> Detector:
     """Return the fitted detector of an opened run; see `fit_detector`."""
     network = _trained_network(run, config, images)
@@ -123,7 +126,7 @@ def detector_of(
         detector = MCDropoutDetector(network, **chosen, seed=seed)
     else:
         detector = EnsembleDetector([network], precision=settings.precision, seed=seed)
-    _fit(detector, config, images, reporter, at_most)
+    _fit(detector, config, images, reporter, at_most, calibrated)
     return detector
 
 
@@ -184,6 +187,7 @@ def _fit(
     images: ImageSet,
     reporter: Reporter,
     at_most: int | None = None,
+    calibrated: bool = True,
 ) -> None:
     """Fit and calibrate a detector with the settings and device of a config."""
     detector.to(resolve_device(config.training.device, config.training.gpu))
@@ -195,6 +199,6 @@ def _fit(
     least = min(2, len(trained.classes))
     detector.fit(trained.inputs, trained.labels, least_classes=least)
     reporter.progress("fitting the detector", 1, 1, "done")
-    if len(kept):
+    if calibrated and len(kept):
         detector.calibrate(kept.inputs, kept.labels, reporter)
     detector.score = config.evaluation.score
