@@ -69,7 +69,7 @@ def fit(
         bool,
         typer.Option(
             "--thumbnails",
-            help="Write small pictures of the training images to the file, for its report.",
+            help="Write small pictures of the training images to the file, for its report and app.",
         ),
     ] = False,
     per_class: Annotated[

@@ -49,7 +49,7 @@ class Step(NamedTuple):
 class View(NamedTuple):
     """What a model makes of an image, uint8 (c, h, w), with a number of masks.
 
-    ``probabilities`` of the classes are those of the verdict, ``nearest`` are paths of training
+    ``probabilities`` of the classes are those of the verdict, ``nearest`` are indices of training
     images with the cosine similarity of their codes, both descending; ``steps`` are at most 13.
     """
 
@@ -58,7 +58,7 @@ class View(NamedTuple):
     masks: int
     probabilities: list[tuple[str, float]]
     steps: list[Step]
-    nearest: list[tuple[str, float]]
+    nearest: list[tuple[int, float]]
 
 
 def altered(
@@ -116,15 +116,18 @@ def look(
         steps.append(Step(r, points, moved[r], label, value))
     classes = zip(names, p[detector.recursion].tolist(), strict=True)
     alike = (codes_of(detector, inputs) @ model.codes.float().T)[0].tolist()
-    known = zip(model.nearest, alike[: len(model.nearest)], strict=True)
-    best = [sorted(pairs, key=lambda pair: -pair[1]) for pairs in (classes, known)]
-    return View(image, verdict, masks, best[0], steps, best[1][:_NEAREST])
+    probable, nearest = (
+        sorted(pairs, key=lambda pair: -pair[1]) for pairs in (classes, enumerate(alike))
+    )
+    return View(image, verdict, masks, probable, steps, nearest[:_NEAREST])
 
 
-def training_picture(model: Model, path: str, folders: Sequence[str | Path]) -> str:
-    """Return a training image from the first folder that has its path, as a data URI, or ""."""
-    for top in (Path(folder).resolve() for folder in folders):
-        file = (top / path).resolve()
+def training_picture(model: Model, row: int, folders: Sequence[str | Path]) -> str:
+    """Return a training image as a data URI, or "": its thumbnail, or from the first folder."""
+    if model.thumbnails:
+        return _data_uri([model.thumbnail(row)])
+    for top in (Path(folder).resolve() for folder in folders if model.nearest):
+        file = (top / model.nearest[row]).resolve()
         if file.is_relative_to(top):  # the path is from the model file
             with suppress(UndecodableError):
                 return _data_uri([decode(file, model.image_format)])
@@ -172,7 +175,7 @@ def make_app(
             return page.render(problem=chosen), ""
         image = altered(np.frombuffer(chosen, np.uint8).reshape(form.shape), *settings[2:])
         view = look(model, image, *settings[:2], alpha=alpha)
-        pictures = [training_picture(model, path, folders) for path, _ in view.nearest]
+        pictures = [training_picture(model, row, folders) for row, _ in view.nearest]
         values = {"model": model, "view": view, "alpha": alpha, "pictures": pictures}
         return page.render(values, summary=True), page.render(values)
 
