@@ -111,12 +111,12 @@ def evaluate_model(
     Raises:
         AttractorError: If there are no images, or none can be read.
     """
+    alpha = model.checked_alpha(alpha)
     shared = {"alpha": alpha, "reporter": reporter}
     of_known = list(model.score_files(known, **shared))
     of_unknown = [] if unknown is None else list(model.score_files(unknown, **shared))
     labels = [os.path.basename(os.path.dirname(v.path)) for v in of_known]  # noqa: PTH119, PTH120
     labels = [label if label in model.classes else "" for label in labels]
-    alpha = model.alpha if alpha is None else alpha
     found = evaluate_verdicts(alpha, of_known, labels, of_unknown)
     groups = model.groups(alpha, model.per_class)
     named = {model.classes[label]: i for i, label in enumerate(model.detector.classes_.tolist())}
