@@ -41,7 +41,7 @@ def statistics(model: Model, name: str, split: str, most: int) -> Scored:
     for _, means in sampled(
         detector, model.inputs(images), detector._parts, [r], stages(detector.trials)
     ):
-        values = component_values({k: v for k, v in means.items() if k}, ood.components)
+        values = component_values(means, ood.components)
         t.append(ood.statistic(values[:, 0], r))
         labels.append(means[""][0].argmax(-1))
     return torch.stack(t), torch.stack(labels)

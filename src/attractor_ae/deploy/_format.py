@@ -25,13 +25,7 @@ _REMEDY = "give a model file, as attractor-ae fit writes it, or make it again"
 def write_model(
     path: Path, tensors: Mapping[str, Tensor], detector: Mapping[str, str], facts: Mapping[str, Any]
 ) -> str:
-    """Write a model file atomically, and return its digest.
-
-    Args:
-        tensors: All tensors.
-        detector: Metadata of the detector.
-        facts: JSON values.
-    """
+    """Write a model file atomically, with metadata of its detector; return the digest."""
     metadata = {
         "format": _FORMAT,
         "format_version": str(_VERSION),

@@ -45,7 +45,12 @@ from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import OOD_SCORE, normalised_entropy
 from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageFormat, ImageSet
-from attractor_ae.data.decode import UndecodableError, decode_quietly, without_warnings
+from attractor_ae.data.decode import (
+    UndecodableError,
+    decode_quietly,
+    side_by_side,
+    without_warnings,
+)
 from attractor_ae.deploy._adaptive import StoppingRule, chosen_stages, sampled, stages
 from attractor_ae.deploy._format import read_model, write_model
 from attractor_ae.deploy.paths import counted, image_paths
@@ -410,7 +415,7 @@ class Model:
         recursions, r, means = range(detector.recursions), detector.recursion, {}
         counts, values, labels_of = stages(detector.trials), [], []
         for _, means in sampled(detector, inputs, detector._parts, recursions, counts):
-            values.append(component_values(_scores(means), self.ood.components)[:, r])
+            values.append(component_values(means, self.ood.components)[:, r])
             labels_of.append(means[""][r].argmax(-1))
         probabilities = means[""][r]
         confidence = self.confidence
@@ -419,7 +424,7 @@ class Model:
             likely, label = probabilities[rows].max(-1)
             right = detector.classes_[label] == torch.from_numpy(labels[rows])
             confidence = fit_confidence(likely, right)
-        detector.ood_, detector.score = detector.ood_.calibrated(_scores(means)), OOD_SCORE
+        detector.ood_, detector.score = detector.ood_.calibrated(means), OOD_SCORE
         t, predicted = detector.ood_.statistic(values[-1], r), torch.stack(labels_of)
         least, p = _least(alpha, self.per_class, len(images)), torch.ones_like(t)
         alone = are_alone(predicted[-1].bincount(minlength=len(detector.classes_)), least)
@@ -527,7 +532,7 @@ def make_thumbnails(images: NDArray[np.uint8]) -> list[bytes]:
     """Return images (n, channels, height, width) as WebP files of at most 64 x 64 pixels."""
     made = []
     for image in images:
-        picture = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
+        picture = side_by_side([image])
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=75)
@@ -587,10 +592,6 @@ def _least(alpha: float, per_class: bool, n: int) -> int:
 
 def _stacked(means: Mapping[str, Tensor], components: Sequence[str]) -> Tensor:
     return torch.stack([means[name][0] for name in components])  # (components, n)
-
-
-def _scores(means: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: values for name, values in means.items() if name}
 
 
 def _logit(p: Tensor) -> Tensor:
