@@ -5,7 +5,8 @@
 The error rate of the rule is chosen on each model's calibration images and every second unknown
 image; what is reported is computed from test images of the set after "=" and from the other unknown
 images. Known images are divided at random into calibration and test images, many times; for each
-division the verdicts with adaptive sampling are compared with those of all trials.
+division the verdicts with adaptive sampling are compared with those of all trials, with p-values
+per predicted class as in `Model.score`.
 """
 
 import argparse
@@ -14,35 +15,42 @@ import itertools
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from attractor_ae import Model, load_model
-from attractor_ae.conformal import component_values, is_rejected, p_values
+from attractor_ae.conformal import component_values, is_rejected, p_values_per_class
 from attractor_ae.data import Wanted, find_dataset
 from attractor_ae.deploy._adaptive import ERROR, StoppingRule, chosen_stages, sampled, stages
 
 HEADER = "n | same verdict, % | times fewer passes | rejected, % | of all trials, %"
 
 
-def statistics(model: Model, name: str, split: str, most: int) -> NDArray[np.float64]:
-    """Return T of at most ``most`` images of a set at each stage, (stages, n)."""
+Scored = tuple[Tensor, Tensor]
+"""T and the predicted class of images at each stage, (stages, n)."""
+
+
+def statistics(model: Model, name: str, split: str, most: int) -> Scored:
+    """Return those of at most ``most`` images of a set."""
     dataset = find_dataset(name)
     split = split or list(dataset.info.splits)[-1]
     wanted = Wanted(250, None, image_format=model.image_format)
     images = dataset.load(split, wanted).images
     images = images[:: -(-len(images) // most)]
     detector, ood = model.detector, model.ood
-    r, parts = detector.recursion, []
+    r, t, labels = detector.recursion, [], []
     for _, means in sampled(
         detector, model.inputs(images), detector._parts, [r], stages(detector.trials)
     ):
-        values = component_values({k: v for k, v in means.items() if k}, ood.components)
-        parts.append(ood.statistic(values[:, 0], r))
-    return torch.stack(parts).numpy()
+        values = component_values(means, ood.components)
+        t.append(ood.statistic(values[:, 0], r))
+        labels.append(means[""][0].argmax(-1))
+    return torch.stack(t), torch.stack(labels)
 
 
 def compared(
-    known: NDArray[np.float64],
-    others: dict[str, NDArray[np.float64]],
+    model: Model,
+    known: Scored,
+    others: dict[str, Scored],
     counts: list[int],
     options: argparse.Namespace,
     error: float,
@@ -52,19 +60,24 @@ def compared(
     They are fractions of same verdicts, passes per image, and fractions that are rejected with
     adaptive sampling and with all trials.
     """
+    alpha, per_class = options.alpha, model.per_class
     rng, rows = np.random.default_rng(0), {"known": [], **{name: [] for name in others}}
     for _ in range(options.divisions):
-        calibration, test = np.array_split(rng.permutation(known.shape[1]), 2)
-        t = torch.tensor(known[:, calibration])
-        rule = StoppingRule.of(t, options.alpha, error)
-        stopped, every = rule.applied(t).sort().values, t[-1].sort().values
-        for name, values in {"known": known[:, test], **others}.items():
-            some = torch.from_numpy(np.ascontiguousarray(values))
-            used = torch.stack([rule.stops(v, i) for i, v in enumerate(some)]).int().argmax(0)
-            adaptive = is_rejected(
-                p_values(rule.applied(some).contiguous(), stopped), options.alpha
-            )
-            full = is_rejected(p_values(some[-1].contiguous(), every), options.alpha)
+        calibration, test = np.array_split(rng.permutation(known[0].shape[1]), 2)
+        t, labels = (of[:, calibration] for of in known)
+        groups = model.groups(alpha, per_class, labels[-1])
+        rule = StoppingRule.of(t, alpha, groups, error)
+        stopped, at = rule.applied(t, labels)
+        groups_at = model.groups(alpha, per_class, at)
+        of_test: Scored = (known[0][:, test], known[1][:, test])
+        for name, (values, classes) in {"known": of_test, **others}.items():
+            stops = [
+                rule.stops(*pair, i) for i, pair in enumerate(zip(values, classes, strict=True))
+            ]
+            used = torch.stack(stops).int().argmax(0)
+            p = p_values_per_class(*rule.applied(values, classes), stopped, groups_at)
+            p_all = p_values_per_class(values[-1], classes[-1], t[-1], groups)
+            adaptive, full = is_rejected(p, alpha), is_rejected(p_all, alpha)
             columns = (adaptive == full, torch.tensor(counts)[used], adaptive, full)
             rows[name].append([column.double().mean().item() for column in columns])
     return {name: np.array(values) for name, values in rows.items()}
@@ -104,9 +117,9 @@ def main() -> None:
         for model, _, unknown in models.values():
             trials = model.detector.trials
             at = chosen_stages(trials, (least, trials))
-            half = {name: values[at, ::2] for name, values in unknown.items()}
-            known = model._statistics[at].numpy()
-            found = compared(known, half, stages(trials)[at], options, error)
+            half = {n: (t[at, ::2], labels[at, ::2]) for n, (t, labels) in unknown.items()}
+            known = model._statistics[at], model.predicted[at]
+            found = compared(model, known, half, stages(trials)[at], options, error)
             means = [(100 * v[:, 0].mean(), trials / v[:, 1].mean()) for v in found.values()]
             rows.append([*means[0], *np.mean(means[1:], 0), *np.min(means[1:], 0)])
         of_known, of_known_least = np.mean(rows, 0)[:2], np.min(rows, 0)[:2]
@@ -122,10 +135,11 @@ def main() -> None:
     for least, (file, (model, known, unknown)) in itertools.product(options.least, models.items()):
         trials = model.detector.trials
         at = chosen_stages(trials, (least, trials))
-        half = {name: values[at, 1::2] for name, values in unknown.items()}
-        found = compared(known[at], half, stages(trials)[at], options, ERROR)
+        half = {n: (t[at, 1::2], labels[at, 1::2]) for n, (t, labels) in unknown.items()}
+        of_known = (known[0][at], known[1][at])
+        found = compared(model, of_known, half, stages(trials)[at], options, ERROR)
         for name, values in found.items():
-            n = known.shape[1] if name == "known" else half[name].shape[1]
+            n = (of_known if name == "known" else half[name])[0].shape[1]
             print(f"| {least} | {file} | {name} | {line(n, trials, values)} |")
 
 

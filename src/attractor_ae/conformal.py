@@ -91,13 +91,11 @@ class Groups:
         class: groups are then the same whichever of the m + 1 images is the new one, so that its
         rank is uniform in its group.
         """
-        counts = known_labels.bincount(minlength=classes)
-        rows = []
-        for c, one in enumerate(torch.eye(classes, dtype=counts.dtype)):
-            alone = classes_alone(counts + one, least)
-            own = known_labels == c
-            rows.append(own if (alone == c).any() else ~torch.isin(known_labels, alone))
-        members, of_class = torch.stack(rows).unique(dim=0, return_inverse=True)
+        one_more = torch.eye(classes, dtype=torch.int64)  # each row has another new image
+        alone = are_alone(known_labels.bincount(minlength=classes) + one_more, least)
+        own = known_labels == torch.arange(classes)[:, None]
+        rows = torch.where(alone.diagonal()[:, None], own, ~alone[:, known_labels])
+        members, of_class = rows.unique(dim=0, return_inverse=True)
         return cls(of_class, members)
 
     @property
@@ -127,18 +125,21 @@ def p_values_per_class(
     return found
 
 
-def classes_alone(counts: Int[Tensor, " classes"], least: int = LEAST_PER_CLASS) -> Tensor:
-    """Return the classes with p-values of their own, from counts that include the new image.
+def are_alone(
+    counts: Int[Tensor, "*n classes"], least: int = LEAST_PER_CLASS
+) -> Bool[Tensor, "*n classes"]:
+    """Return which classes have p-values of their own, from counts that include the new image.
 
     Examples:
-        >>> classes_alone(torch.tensor([30, 150, 90, 200])).tolist()  # 30 + 90 are enough
-        [1, 3]
-        >>> classes_alone(torch.tensor([30, 150, 200])).tolist()  # 30 need those of class 1
-        [2]
+        >>> are_alone(torch.tensor([30, 150, 90, 200])).tolist()  # 30 + 90 are enough
+        [False, True, False, True]
+        >>> are_alone(torch.tensor([30, 150, 200])).tolist()  # 30 need those of class 1
+        [False, False, True]
     """
     ordered, order = counts.sort(stable=True)
-    before = ordered.cumsum(0) - ordered  # known images of the smaller classes
-    return order[(ordered > least) & ((before >= least) | (counts.min() >= least))]
+    before = ordered.cumsum(-1) - ordered  # known images of the smaller classes
+    alone = (ordered > least) & ((before >= least) | (ordered[..., :1] >= least))
+    return torch.zeros_like(alone).scatter(-1, order, alone)
 
 
 def leave_one_out(known: Float[Tensor, " n"]) -> Float[Tensor, " n"]:

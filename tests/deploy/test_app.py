@@ -1,5 +1,7 @@
 """What the app shows of an image; tests/browser/test_app.py opens it in a browser."""
 
+import base64
+import io
 import sys
 from pathlib import Path
 
@@ -7,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from at_terminal import error_line, invoke
+from PIL import Image
 from sklearn.metrics.pairwise import cosine_similarity
 from small_models import make_model, write_images
 from torchvision.transforms.v2.functional import gaussian_blur, invert
@@ -14,6 +17,7 @@ from torchvision.transforms.v2.functional import gaussian_blur, invert
 from attractor_ae.core.autoencoder import FeatureAutoencoder
 from attractor_ae.core.masks import trial_masks
 from attractor_ae.deploy.app import altered, look, training_picture
+from attractor_ae.deploy.model import make_thumbnails
 from attractor_ae.extractors import _MADE, Extractor, make_extractor, register
 
 
@@ -85,7 +89,7 @@ def test_trajectories_are_the_iterated_network(shared_model, image):
     assert len(steps) == 13
     for step in steps:
         x = np.stack([path[step.recursion] for path in points])
-        np.testing.assert_allclose(step.points, x.clip(0, 1), atol=1e-5)
+        np.testing.assert_allclose(step.points, 255 * x.clip(0, 1), atol=0.51)  # rounded
         moved = np.sqrt(((x - image / 255) ** 2).mean((1, 2, 3))).mean()
         assert step.moved == pytest.approx(moved, abs=1e-5)
 
@@ -108,9 +112,9 @@ def test_the_nearest_training_images_have_the_most_similar_codes(shared_model, i
         code = network.encode(torch.from_numpy(image[None] / np.float32(255)))
     likeness = cosine_similarity(code, shared_model.codes)[0]
     order = np.argsort(-likeness)[:4]
-    assert [path for path, _ in view.nearest] == [shared_model.nearest[i] for i in order]
+    assert [row for row, _ in view.nearest] == order.tolist()
     assert [v for _, v in view.nearest] == pytest.approx(likeness[order].tolist(), abs=1e-5)
-    assert view.nearest[0][0] == view.verdict.nearest
+    assert shared_model.nearest[order[0]] == view.verdict.nearest
 
 
 def test_on_features_the_distances_are_shown(small_digits, image):
@@ -137,15 +141,26 @@ def test_on_features_the_distances_are_shown(small_digits, image):
         make_extractor.cache_clear()
 
 
-def test_pictures_come_from_the_given_folders_alone(shared_model, image, tmp_path):
+def test_pictures_come_from_the_given_folders_alone(model, image, tmp_path):
     write_images(tmp_path, [image, image], ["parts/3/a.png", "secret.png"])
     (tmp_path / "parts" / "broken.png").write_bytes(b"no image")
     folders = [tmp_path / "nowhere", tmp_path / "parts"]
-    assert training_picture(shared_model, "3/a.png", folders).startswith("data:image/png;base64,")
     secret = str(tmp_path / "secret.png")
     assert Path(secret).is_file()
-    for path in ("../secret.png", secret, "broken.png", "3/b.png", "3"):
-        assert training_picture(shared_model, path, folders) == ""
+    model.nearest = ("3/a.png", "../secret.png", secret, "broken.png", "3/b.png", "3")
+    found = [training_picture(model, row, folders) for row in range(6)]
+    assert found[0].startswith("data:image/png;base64,")
+    assert found[1:] == [""] * 5
+
+
+def test_thumbnails_need_no_folder(model, small_digits):
+    model.nearest = ()  # as of an array
+    assert training_picture(model, 7, ["."]) == ""
+    model.thumbnails = make_thumbnails(small_digits[0].images)
+    _, _, data = training_picture(model, 7, []).partition(",")
+    shown = np.array(Image.open(io.BytesIO(base64.b64decode(data))))
+    np.testing.assert_array_equal(shown, model.thumbnail(7)[0])
+    assert np.abs(shown - small_digits[0].images[7, 0].astype(float)).mean() < 10
 
 
 def test_the_command_names_the_missing_package(monkeypatch):

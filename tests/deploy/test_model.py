@@ -89,8 +89,9 @@ def test_other_files_are_refused(tmp_path, shared_model):
             load_model(tmp_path / name)
 
 
-def test_a_newer_file_says_so(tmp_path, shared_model, monkeypatch):
-    monkeypatch.setattr(_format, "_VERSION", _format._VERSION + 1)
+@pytest.mark.parametrize("version", [1, _format._VERSION + 1, "2026-alpha"])
+def test_a_file_of_another_version_says_so(tmp_path, shared_model, monkeypatch, version):
+    monkeypatch.setattr(_format, "_VERSION", version)
     monkeypatch.setattr(_format, "__version__", "9.8")
     shared_model.save(tmp_path / "new.model")
     monkeypatch.undo()

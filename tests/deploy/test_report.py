@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 from at_terminal import error_line, invoke
-from small_models import make_model, write_images
+from small_models import make_model, make_run, write_images
 
 from attractor_ae import AttractorError, load, write_report
 from attractor_ae.data import ImageFormat
@@ -110,6 +110,14 @@ def test_attractors_are_a_part(file, folders, tmp_path):
     (out / "attractors.json").write_text("{}")
     with pytest.raises(AttractorError, match=r"attractors.json: is damaged"):
         write_report(out, tmp_path / "report.html")
+
+
+def test_a_run_with_attractors_in_its_folder_has_both_parts(tmp_path):
+    run = make_run(tmp_path / "digits")
+    (run.path / "attractors.json").write_text('{"source": "digits", "masks": {}}')
+    text = write_report(run.path, tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Attractors of digits" in text
+    assert "<h3>Detection</h3>" in text
 
 
 def test_images_need_a_model(tmp_path):

@@ -134,9 +134,11 @@ def test_a_call_from_another_working_directory_does_not_continue(
     shared_model, folder, tmp_path, monkeypatch
 ):
     """Other images may have the same relative paths."""
+    for name in ("table", "model"):
+        monkeypatch.setattr(f"attractor_ae.deploy.{name}.CHUNK", 8)
     monkeypatch.chdir(folder)
-    with pytest.raises(KeyboardInterrupt):
-        score_to_file(shared_model, ["digits"], tmp_path / "v.csv", reporter=Stop(1))
+    with pytest.raises(KeyboardInterrupt):  # after eight rows
+        score_to_file(shared_model, ["digits"], tmp_path / "v.csv", reporter=Stop(9))
     shutil.copytree(folder / "digits", tmp_path / "digits")
     monkeypatch.chdir(tmp_path)
     with pytest.raises(AttractorError, match="other images"):
@@ -484,3 +486,12 @@ def test_calibrate_and_evaluate(file, folder, small_digits, tmp_path):
     assert "AUROC" in result.stdout
     error_line(invoke("evaluate", better, "--unknown", faces))
     assert "--known" in error_line(invoke("evaluate", better))
+
+
+@pytest.mark.parametrize("wrong", [{"alpha": 1e-4}, {"trials": (1, 5)}, {"sources": ["nowhere"]}])
+def test_a_call_can_be_corrected(shared_model, small_digits, tmp_path, wrong):
+    write_images(tmp_path / "new", small_digits[2].images[:3])
+    right = {"sources": [tmp_path / "new"], "out": tmp_path / "out.csv"}
+    with pytest.raises(AttractorError, match=r"0\.0001|1 to 5|nowhere"):
+        score_to_file(shared_model, **right | wrong)
+    assert score_to_file(shared_model, **right).unscored == 0

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _SECONDS = 1.0  # between looks for images that have arrived
 
+_PER_CLASS = (
+    "Keep the false-alarm rate for each predicted class with at least 100 calibration images, or "
+    "only for all images together."
+)
 _ALPHA = "Largest fraction of known images that are rejected, on average over calibrations. "
 AlphaOption = Annotated[float | None, typer.Option(help=f"{_ALPHA}Default: that of the model.")]
 AgainOption = Annotated[
@@ -69,17 +73,10 @@ def fit(
         bool,
         typer.Option(
             "--thumbnails",
-            help="Write small pictures of the training images to the file, for its report.",
+            help="Write small pictures of the training images to the file, for its report and app.",
         ),
     ] = False,
-    per_class: Annotated[
-        bool,
-        typer.Option(
-            "--per-class/--together",
-            help="Keep the false-alarm rate for each predicted class with at least 100 calibration "
-            "images, or only for all images together.",
-        ),
-    ] = True,
+    per_class: Annotated[bool, typer.Option("--per-class/--together", help=_PER_CLASS)] = True,
     again: AgainOption = False,
     settings: SetOption = None,
     data_root: DataRootOption = None,
@@ -98,9 +95,8 @@ def fit(
         from attractor_ae.deploy.fit import fit_model, model_of_run
 
         with terminal_reporter() as reporter:
-            shared = {"data_root": data_root, "again": again, "reporter": reporter}
-            shared |= {"bundle": bundle, "alpha": alpha, "per_class": per_class}
-            shared["thumbnails"] = thumbnails
+            shared = {"data_root": data_root, "again": again, "bundle": bundle, "alpha": alpha}
+            shared |= {"per_class": per_class, "thumbnails": thumbnails, "reporter": reporter}
             if run is not None:
                 model = model_of_run(run, target, **shared)
             else:
@@ -141,9 +137,7 @@ def score(
         bool | None,
         typer.Option(
             "--per-class/--together",
-            help="Keep the false-alarm rate for each predicted class with at least 100 calibration "
-            "images, or only for all images together. Default: as the model was fitted; with "
-            "--fdr, together.",
+            help=f"{_PER_CLASS} Default: as the model was fitted; with --fdr, together.",
         ),
     ] = None,
     trials: Annotated[

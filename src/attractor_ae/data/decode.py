@@ -7,7 +7,7 @@ import stat
 import tempfile
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -152,6 +152,12 @@ def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint
     reason = displayed(" ".join(reason.split()))
     where = displayed(source) if isinstance(source, Path | str) else "image"
     raise UndecodableError(where, reason[:200] or "is damaged")
+
+
+def side_by_side(images: Sequence[NDArray[np.uint8]]) -> Image.Image:
+    """Return images (channels, height, width) as one picture, in grey or colour."""
+    wide = np.moveaxis(np.concatenate(images, axis=2), 0, 2)
+    return Image.fromarray(wide[..., 0] if wide.shape[2] == 1 else wide)
 
 
 def displayed(path: Path | str) -> str:

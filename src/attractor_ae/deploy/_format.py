@@ -25,13 +25,7 @@ _REMEDY = "give a model file, as attractor-ae fit writes it, or make it again"
 def write_model(
     path: Path, tensors: Mapping[str, Tensor], detector: Mapping[str, str], facts: Mapping[str, Any]
 ) -> str:
-    """Write a model file atomically, and return its digest.
-
-    Args:
-        tensors: All tensors.
-        detector: Metadata of the detector.
-        facts: JSON values.
-    """
+    """Write a model file atomically, with metadata of its detector; return the digest."""
     metadata = {
         "format": _FORMAT,
         "format_version": str(_VERSION),
@@ -54,10 +48,10 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str,
     version = metadata.get("format_version", "")
     if metadata.get("format") != _FORMAT or not digest:
         raise AttractorError(f"{path}: is not a model file; {_REMEDY}")
-    if not _OLDEST <= int(version) <= _VERSION:
+    if version not in map(str, range(_OLDEST, _VERSION + 1)):
         raise AttractorError(
             f"{path}: was written by attractor-ae {metadata.get('written_by')} in format {version};"
-            f" version {__version__} reads format {_VERSION}; install that version, or fit again"
+            f" version {__version__} reads {_OLDEST} to {_VERSION}; install that one, or fit again"
         )
     return tensors, json.loads(metadata["detector"]), json.loads(metadata["facts"]), digest
 

@@ -14,14 +14,13 @@ import numpy as np
 import torch
 from jinja2 import Environment, FileSystemLoader
 from numpy.typing import NDArray
-from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from attractor_ae._devices import pixels
 from attractor_ae._errors import optional_package
 from attractor_ae.attractors import noisy, occluded
 from attractor_ae.core.spaces import Features
-from attractor_ae.data.decode import UndecodableError, decode
+from attractor_ae.data.decode import UndecodableError, decode, side_by_side
 from attractor_ae.deploy._adaptive import stages
 from attractor_ae.deploy.model import Model, codes_of
 from attractor_ae.deploy.paths import image_paths
@@ -36,11 +35,11 @@ _EXAMPLES = 24  # images to pick from, of each folder
 class Step(NamedTuple):
     """Recursion r: x_r under each drawn mask, their mean RMSE to x_0, and the class read at r.
 
-    ``points`` (masks, c, h, w) are in [0, 1], and None on features; ``label`` is "" without a head.
+    ``points`` (masks, c, h, w) are None on features; ``label`` is "" without a head.
     """
 
     recursion: int
-    points: NDArray[np.float32] | None
+    points: NDArray[np.uint8] | None
     moved: float
     label: str
     probability: float
@@ -49,7 +48,7 @@ class Step(NamedTuple):
 class View(NamedTuple):
     """What a model makes of an image, uint8 (c, h, w), with a number of masks.
 
-    ``probabilities`` of the classes are those of the verdict, ``nearest`` are paths of training
+    ``probabilities`` of the classes are those of the verdict, ``nearest`` are indices of training
     images with the cosine similarity of their codes, both descending; ``steps`` are at most 13.
     """
 
@@ -58,7 +57,7 @@ class View(NamedTuple):
     masks: int
     probabilities: list[tuple[str, float]]
     steps: list[Step]
-    nearest: list[tuple[str, float]]
+    nearest: list[tuple[int, float]]
 
 
 def altered(
@@ -111,20 +110,23 @@ def look(
     moved = (x - x[:, :1]).square().flatten(2).mean(2).sqrt().mean(0).tolist()
     drawn, steps = not isinstance(detector.network.space, Features), []
     for r in np.linspace(0, last, min(last, _ROWS) + 1).round().astype(int).tolist():
-        points = x[:, r].clamp(0, 1).numpy() if drawn else None
+        points = (255 * x[:, r].clamp(0, 1)).round().byte().numpy() if drawn else None
         label, value = (names[int(p[r].argmax())], float(p[r].max())) if r < len(p) else ("", 0.0)
         steps.append(Step(r, points, moved[r], label, value))
     classes = zip(names, p[detector.recursion].tolist(), strict=True)
     alike = (codes_of(detector, inputs) @ model.codes.float().T)[0].tolist()
-    known = zip(model.nearest, alike[: len(model.nearest)], strict=True)
-    best = [sorted(pairs, key=lambda pair: -pair[1]) for pairs in (classes, known)]
-    return View(image, verdict, masks, best[0], steps, best[1][:_NEAREST])
+    probable, nearest = (
+        sorted(pairs, key=lambda pair: -pair[1]) for pairs in (classes, enumerate(alike))
+    )
+    return View(image, verdict, masks, probable, steps, nearest[:_NEAREST])
 
 
-def training_picture(model: Model, path: str, folders: Sequence[str | Path]) -> str:
-    """Return a training image from the first folder that has its path, as a data URI, or ""."""
-    for top in (Path(folder).resolve() for folder in folders):
-        file = (top / path).resolve()
+def training_picture(model: Model, row: int, folders: Sequence[str | Path]) -> str:
+    """Return a training image as a data URI, or "": its thumbnail, or from the first folder."""
+    if model.thumbnails:
+        return _data_uri([model.thumbnail(row)])
+    for top in (Path(folder).resolve() for folder in folders if model.nearest):
+        file = (top / model.nearest[row]).resolve()
         if file.is_relative_to(top):  # the path is from the model file
             with suppress(UndecodableError):
                 return _data_uri([decode(file, model.image_format)])
@@ -172,7 +174,7 @@ def make_app(
             return page.render(problem=chosen), ""
         image = altered(np.frombuffer(chosen, np.uint8).reshape(form.shape), *settings[2:])
         view = look(model, image, *settings[:2], alpha=alpha)
-        pictures = [training_picture(model, path, folders) for path, _ in view.nearest]
+        pictures = [training_picture(model, row, folders) for row, _ in view.nearest]
         values = {"model": model, "view": view, "alpha": alpha, "pictures": pictures}
         return page.render(values, summary=True), page.render(values)
 
@@ -198,7 +200,7 @@ def make_app(
                     sketch.change(lambda of: read(of and of["composite"]), sketch, chosen, **latest)
                 if examples:
                     with gr.Tab("Examples"):
-                        pictures = [_picture([image]) for image in examples]
+                        pictures = [side_by_side([image]) for image in examples]
                         gallery = gr.Gallery(pictures, label="Examples", columns=4, **grid)
                         gallery.select(picked, None, chosen, **one)
                 summary = gr.HTML(apply_default_css=False)
@@ -221,14 +223,7 @@ def make_app(
     return gr.mount_gradio_app(FastAPI(), app, "/", theme=theme, **limits)
 
 
-def _data_uri(images: Sequence[NDArray[Any]]) -> str:
+def _data_uri(images: Sequence[NDArray[np.uint8]]) -> str:
     buffer = io.BytesIO()
-    _picture(images).save(buffer, "PNG")
+    side_by_side(images).save(buffer, "PNG")
     return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _picture(images: Sequence[NDArray[Any]]) -> Image.Image:
-    """Return images (c, h, w), uint8 or floats in [0, 1], side by side."""
-    wide = np.moveaxis(np.concatenate(images, axis=2), 0, 2)
-    wide = wide if wide.dtype == np.uint8 else (255 * wide).round().astype(np.uint8)
-    return Image.fromarray(wide[..., 0] if wide.shape[2] == 1 else wide)

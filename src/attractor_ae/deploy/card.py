@@ -28,12 +28,7 @@ def card_path(out: Path) -> Path:
 
 
 def model_card(model: Model, name: str) -> str:
-    """Return the card of a model, after Mitchell et al., "Model cards for model reporting", 2019.
-
-    Args:
-        model: The model.
-        name: Name of the model file, for the title.
-    """
+    """Return the card of a model (Mitchell et al., "Model cards for model reporting", 2019)."""
     facts, form = model.facts, model.image_format
     trained, calibration = facts["training"], facts["calibration"]
     colour = "colour" if form.channels == 3 else "grey"
@@ -50,7 +45,7 @@ def model_card(model: Model, name: str) -> str:
         f"    attractor-ae score {Path(name).name} FOLDER --out verdicts.csv",
         "",
         f"* Images are converted to {colour}, {form.size} x {form.size} pixels ({_aspect(form)}).",
-        f"* {_sentence(model.threshold())}.",
+        f"* At {model.threshold()}.",
         *([f"* {_PER_CLASS[model.per_class]}."] if len(model.classes) > 1 else []),
         "* The rate holds for new images of the same source as the calibration images. It says "
         "nothing about how many unknown images are detected: measure that with "
@@ -123,10 +118,6 @@ def _aspect(form: ImageFormat) -> str:
     if form.crop:
         return "the centre"
     return "padded to a square" if form.pad else "height and width scaled independently"
-
-
-def _sentence(text: str) -> str:
-    return text[:1].upper() + text[1:]
 
 
 def _cell(text: str) -> str:

@@ -24,18 +24,11 @@ class Rate:
     count: int
     of: int
 
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Lower and upper end."""
-        low, high = exact_interval(self.count, self.of)
-        return float(low), float(high)
-
     def __str__(self) -> str:
         if not self.of:
             return "none"
-        low, high = self.interval
-        share = f"{self.count / self.of:.1%}"
-        return f"{self.count} of {self.of}, {share} (95 % interval {low:.1%} to {high:.1%})"
+        share, (low, high) = self.count / self.of, exact_interval(self.count, self.of)
+        return f"{self.count} of {self.of}, {share:.1%} (95 % interval {low:.1%} to {high:.1%})"
 
 
 @dataclass(frozen=True)
@@ -101,22 +94,20 @@ def evaluate_model(
     """Return what the threshold does on your own known and unknown images.
 
     Args:
-        model: The model.
+        model: Its threshold is ``alpha``, if this is given.
         known: Sources of known images, as for `Model.score_files`. If the folder of an image has
             the name of a class, this is its class.
         unknown: Sources of unknown images.
-        alpha: In place of the model's.
-        reporter: Receives the progress.
 
     Raises:
         AttractorError: If there are no images, or none can be read.
     """
+    alpha = model.checked_alpha(alpha)
     shared = {"alpha": alpha, "reporter": reporter}
     of_known = list(model.score_files(known, **shared))
     of_unknown = [] if unknown is None else list(model.score_files(unknown, **shared))
     labels = [os.path.basename(os.path.dirname(v.path)) for v in of_known]  # noqa: PTH119, PTH120
     labels = [label if label in model.classes else "" for label in labels]
-    alpha = model.alpha if alpha is None else alpha
     found = evaluate_verdicts(alpha, of_known, labels, of_unknown)
     groups = model.groups(alpha, model.per_class)
     named = {model.classes[label]: i for i, label in enumerate(model.detector.classes_.tolist())}

@@ -197,10 +197,7 @@ def model_of_run(
 ) -> Model:
     """Write the model file of a finished run of an autoencoder (``fit --from RUN``).
 
-    Args:
-        folder: Run folder; its images must be where they were in the training.
-        out, alpha, bundle, per_class, thumbnails, data_root, again, reporter: As for
-            `fit_model`.
+    The images must be where they were in the training; options are those of `fit_model`.
 
     Raises:
         AttractorError: If the run is not that of an autoencoder, has too few calibration images for
@@ -236,8 +233,7 @@ def recalibrate(
     Args:
         file: Model file.
         folder: Known images that the network was not trained on, as for `fit_model`; all are used.
-        out, again, reporter: As for `fit_model`.
-        alpha: In place of the model's.
+        out, alpha, again, reporter: As for `fit_model`; by default, alpha is that of the model.
 
     Raises:
         AttractorError: As `fit_model` and `Model.calibrated`.
@@ -264,8 +260,6 @@ def recalibrate(
 def _trained_on(model: Model, inputs: torch.Tensor) -> int:
     """Return how many images have the code of a training image."""
     codes, known = codes_of(model.detector, inputs), model.codes.float()
-    if not len(known):
-        return 0
     spread = (known - known.mean(0)).norm(dim=1).median()
     return int(((codes - known[model.closest(codes)]).norm(dim=1) < _SAME * spread).sum())
 

@@ -19,11 +19,8 @@ _FRONT = "---\nlibrary_name: attractor-ae\npipeline_tag: image-classification\n-
 def push_model(file: str | Path, repository: str) -> str:
     """Upload a model file and its card in one commit, and return the address of the commit.
 
-    A repository that does not exist is created as a private one.
-
-    Args:
-        file: Model file. If it has no card next to it, one is made.
-        repository: ``OWNER/NAME``.
+    ``repository`` is ``OWNER/NAME``; if it does not exist, it is created as a private one. A card
+    is made if there is none next to the file.
 
     Raises:
         AttractorError: If the file is not a model file, or the Hub refuses it or cannot be reached.
@@ -42,12 +39,9 @@ def push_model(file: str | Path, repository: str) -> str:
 
 
 def pull_model(repository: str, out: str | Path, *, again: bool = False) -> Model:
-    """Download the model file of a repository and its card, and return the model.
+    """Download the model file of a repository ``OWNER/NAME``, and return the model.
 
-    Args:
-        repository: ``OWNER/NAME``.
-        out: Model file to write; the card is written next to it, ``OUT.md``.
-        again: Replace ``out``.
+    Its card is written next to it, ``OUT.md``; ``again`` replaces both.
 
     Raises:
         AttractorError: If ``out`` exists, the repository has no model file, the file is damaged, or

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
@@ -30,8 +30,8 @@ from attractor_ae.conformal import (
     LEAST_PER_CLASS,
     Groups,
     OODScore,
+    are_alone,
     check_alpha,
-    classes_alone,
     component_values,
     false_alarm_rate,
     is_rejected,
@@ -45,7 +45,12 @@ from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import OOD_SCORE, normalised_entropy
 from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageFormat, ImageSet
-from attractor_ae.data.decode import UndecodableError, decode_quietly, without_warnings
+from attractor_ae.data.decode import (
+    UndecodableError,
+    decode_quietly,
+    side_by_side,
+    without_warnings,
+)
 from attractor_ae.deploy._adaptive import StoppingRule, chosen_stages, sampled, stages
 from attractor_ae.deploy._format import read_model, write_model
 from attractor_ae.deploy.paths import counted, image_paths
@@ -238,16 +243,16 @@ class Model:
         p = p_values_per_class(t, label, known, groups)
         ordered = self.values[at][-1].sort(-1).values
         of_parts = torch.stack([p_values(a, b) for a, b in zip(values, ordered, strict=True)])
-        several = len(self.classes) > 1
+        slope, offset = self.confidence
         rounded: dict[str, list[Any]] = {
             "probability": _rounded(likely),
-            "confidence": _rounded(self._confidence(likely)),
+            "confidence": _rounded((slope * _logit(likely.double()) + offset).sigmoid()),
             "uncertainty": _rounded(uncertainty),
             "epistemic": _rounded((uncertainty - of_members).clamp_min(0)),
             "ood_score": _rounded(ood_score(t, ascending), 9),
             "p_value": _rounded(p),
         }
-        if not several:  # of one class, they say nothing
+        if len(self.classes) == 1:  # they say nothing
             for name in ("probability", "confidence", "uncertainty", "epistemic"):
                 del rounded[name]
         labels = [self.classes[i] for i in self.detector.classes_[label].tolist()]
@@ -287,31 +292,28 @@ class Model:
             AttractorError: If a source does not exist or contains no images; as `score`.
         """
         listed = [sources] if isinstance(sources, str | Path) else list(sources)
-        shared = {"alpha": alpha, "per_class": per_class, "trials": trials, "reporter": reporter}
+        options = {"alpha": alpha, "per_class": per_class, "trials": trials}
         with counted(listed, image_paths(listed, reporter=reporter)) as (paths, total):
-            yield from self.score_paths(paths, total, **shared)
+            yield from self.score_paths(paths, total, reporter=reporter, **options)
 
     def score_paths(
         self,
         paths: Iterable[str],
         total: int | None = None,
         *,
-        alpha: float | None = None,
-        per_class: bool | None = None,
-        trials: tuple[int, int] | None = None,
         done: int = 0,
         reporter: Reporter = SILENT,
         score_chunks: ScoreChunks | None = None,
+        **options: Any,  # noqa: ANN401
     ) -> Iterator[Verdict]:
         """Yield the verdict on each path; ``done`` of ``total`` files were scored before.
 
-        ``score_chunks``: in place of the method of this name.
+        ``score_chunks``: in place of the method of this name; ``options``: as for `score_files`.
         """
         began, first, paths = time.monotonic(), done, iter(paths)
         chunks = iter(lambda: list(itertools.islice(paths, CHUNK)), [])
-        score_chunks = score_chunks or self.score_chunks
-        options = {"alpha": self.checked_alpha(alpha), "per_class": per_class, "trials": trials}
-        for verdicts in score_chunks(chunks, options):
+        self.checked_alpha(options.get("alpha"))
+        for verdicts in (score_chunks or self.score_chunks)(chunks, options):
             done += len(verdicts)
             speed = (done - first) / max(time.monotonic() - began, 1e-6)
             detail = f"{done}/{'?' if total is None else total} images, {speed:.0f} images/s"
@@ -323,25 +325,16 @@ class Model:
         self, chunks: Iterator[Sequence[str]], options: dict[str, Any]
     ) -> Iterator[list[Verdict]]:
         """Yield the verdicts on the paths of each chunk, which are scored together."""
+        decoded: list[Decoded] = []
         with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
-            decoded = self._decoded(pool, next(chunks, []))
-            while decoded:
+            for paths in itertools.chain(chunks, [()]):  # while the last one is scored, none
                 with without_warnings():  # a state of the whole process: not left open at a yield
-                    following = self._start_decoding(pool, next(chunks, []))
+                    parts = [paths[i : i + _TOGETHER] for i in range(0, len(paths), _TOGETHER)]
+                    following = [pool.submit(_decode, some, self.image_format) for some in parts]
                     verdicts = self._verdicts(decoded, options)
                     decoded = [pair for some in following for pair in some.result()]
-                yield verdicts
-
-    def _decoded(self, pool: ThreadPoolExecutor, paths: Sequence[str]) -> list[Decoded]:
-        with without_warnings():
-            started = self._start_decoding(pool, paths)
-            return [pair for some in started for pair in some.result()]
-
-    def _start_decoding(
-        self, pool: ThreadPoolExecutor, paths: Sequence[str]
-    ) -> list[Future[list[Decoded]]]:
-        parts = [paths[i : i + _TOGETHER] for i in range(0, len(paths), _TOGETHER)]
-        return [pool.submit(_decode, some, self.image_format) for some in parts]
+                if verdicts:
+                    yield verdicts
 
     def _verdicts(self, decoded: Sequence[Decoded], options: dict[str, Any]) -> list[Verdict]:
         read = [(path, image) for path, image in decoded if not isinstance(image, str)]
@@ -370,10 +363,6 @@ class Model:
             return self.alpha
         check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
         return alpha
-
-    def _confidence(self, probability: Tensor) -> Tensor:
-        slope, offset = self.confidence
-        return (slope * _logit(probability.double()) + offset).sigmoid()
 
     def _nearest(self, inputs: Tensor) -> list[str]:
         if not len(self.nearest) or not len(inputs):
@@ -440,7 +429,7 @@ class Model:
             {name: torch.cat([means[name] for means in of], dim=1) for name in of[0]}
             for of in zip(*parts, strict=True)
         ]
-        values = [component_values(_scores(of), self.ood.components)[:, r] for of in of_stages]
+        values = [component_values(of, self.ood.components)[:, r] for of in of_stages]
         predicted = torch.stack([of[""][r].argmax(-1) for of in of_stages])
         probabilities = of_stages[-1][""][r]
         confidence = self.confidence
@@ -449,11 +438,11 @@ class Model:
             likely, label = probabilities[rows].max(-1)
             right = detector.classes_[label] == torch.from_numpy(labels[rows])
             confidence = fit_confidence(likely, right)
-        detector.ood_, detector.score = detector.ood_.calibrated(_scores(of_stages[-1])), OOD_SCORE
+        detector.ood_, detector.score = detector.ood_.calibrated(of_stages[-1]), OOD_SCORE
         t = detector.ood_.statistic(values[-1], r)
         least, p = _least(alpha, self.per_class, len(images)), torch.ones_like(t)
-        alone = classes_alone(predicted[-1].bincount(minlength=len(detector.classes_)), least)
-        group = torch.where(torch.isin(predicted[-1], alone), predicted[-1], -1)
+        alone = are_alone(predicted[-1].bincount(minlength=len(detector.classes_)), least)
+        group = torch.where(alone[predicted[-1]], predicted[-1], -1)
         for of in (group == g for g in group.unique()):
             p[of] = leave_one_out(t[of])
         rejected = images.labels[is_rejected(p, alpha).numpy() & (images.labels >= 0)]
@@ -557,7 +546,7 @@ def make_thumbnails(images: NDArray[np.uint8]) -> list[bytes]:
     """Return images (n, channels, height, width) as WebP files of at most 64 x 64 pixels."""
     made = []
     for image in images:
-        picture = Image.fromarray(image[0] if len(image) == 1 else np.moveaxis(image, 0, 2))
+        picture = side_by_side([image])
         picture.thumbnail((_THUMBNAIL, _THUMBNAIL))
         buffer = io.BytesIO()
         picture.save(buffer, "WEBP", quality=75)
@@ -617,10 +606,6 @@ def _least(alpha: float, per_class: bool, n: int) -> int:
 
 def _stacked(means: Mapping[str, Tensor], components: Sequence[str]) -> Tensor:
     return torch.stack([means[name][0] for name in components])  # (components, n)
-
-
-def _scores(means: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: values for name, values in means.items() if name}
 
 
 def _logit(p: Tensor) -> Tensor:

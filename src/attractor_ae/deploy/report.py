@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from attractor_ae.deploy.model import Model, load_model
 from attractor_ae.experiment.compare import measured_runs
 from attractor_ae.experiment.report import run_part
 from attractor_ae.experiment.result import evaluate
+from attractor_ae.experiment.run import Run
 from attractor_ae.reporting.attractors import FIGURES, attractor_rows, memorised
 from attractor_ae.reporting.report import Part, save_report
 
@@ -52,7 +54,8 @@ def write_report(
     listed = [places] if isinstance(places, str | Path) else list(places)
     files = [Path(place) for place in listed if Path(place).is_file()]
     studies = [Path(place) for place in listed if (Path(place) / ATTRACTORS).is_file()]
-    runs = [place for place in listed if Path(place) not in (*files, *studies)]
+    others = {*files, *(place for place in studies if not Run(place).config_file.is_file())}
+    runs = [place for place in listed if Path(place) not in others]
     if images and not files:
         raise AttractorError(
             "--images are scored by a model file; give one, or evaluate the run on them with "
@@ -106,13 +109,12 @@ def model_part(
         for label in model.classes
     ]
     table = ("Classes", ["class", "training", "calibration"], counts)
-    trained_images = None
+    more: dict[str, Any] = {"nearest": model.nearest, "alpha": model.alpha, "table": table}
     if model.thumbnails:
         pictures = np.stack([model.thumbnail(row) for row in range(len(model.thumbnails))])
         labels = model.detector.classes_[model.detector.known_[0].labels].cpu().numpy()
-        trained_images = ImageSet(name, "train", pictures, labels, model.classes)
-    more = {"nearest": model.nearest, "trained": trained_images, "alpha": model.alpha}
-    part = Part(name, shown, check, model.detector, **more, table=table)
+        more["trained"] = ImageSet(name, "train", pictures, labels, model.classes)
+    part = Part(name, shown, check, model.detector, **more)
     if not images:
         return part
     loaded = [load_images(p, form, model.classes, data_root, reporter) for p in images]

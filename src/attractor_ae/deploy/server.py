@@ -50,12 +50,8 @@ def make_app(model: Model, *, alpha: float | None = None, limits: Limits | None 
     """Return the application that serves a model, for uvicorn or another ASGI server.
 
     ``POST /score`` with one or more files ``images`` returns one row per image; ``GET /health`` and
-    ``GET /metrics`` (Prometheus) are for operation; ``/docs`` describes the interface.
-
-    Args:
-        model: The model.
-        alpha: In place of the model's.
-        limits: Limits on requests.
+    ``GET /metrics`` (Prometheus) are for operation; ``/docs`` describes the interface. ``alpha``
+    replaces the model's.
 
     Raises:
         AttractorError: If alpha needs more calibration images.

@@ -99,6 +99,7 @@ def score_to_file(
     write = _writer(out)
     check_backend(backend, scheduler)
     check_free(out, again)
+    alpha = model.checked_alpha(alpha)
     if fdr is not None and not 0 < fdr < 1:
         raise AttractorError(f"fdr must be between 0 and 1, got {fdr:g}; give e.g. 0.1")
     if drift and trials is not None:
@@ -113,7 +114,7 @@ def score_to_file(
         per_class = model.per_class and fdr is None
     settings = {
         "model": model.digest,
-        "alpha": model.alpha if alpha is None else alpha,
+        "alpha": alpha,
         "fdr": fdr,
         "per_class": per_class,
         "trials": trials and list(trials),
@@ -164,8 +165,8 @@ def score_to_file(
             return _rows(part)
 
         if fdr is not None:
-            groups = model.groups(model.alpha if alpha is None else alpha, per_class)
-            rows = _controlled(rows, fdr, int(groups.sizes.min()), reporter)
+            n = int(model.groups(alpha, per_class).sizes.min())
+            rows = _controlled(rows, fdr, n, reporter)
         if drift:
             reporter.note(_drift(model, part))
         if copy_unknown is not None:
@@ -190,7 +191,7 @@ def _resumed(part: Path, settings: Mapping[str, Any]) -> int:
             return 0
         with part.open("rb+") as file:
             found = file.readline().decode("utf-8", "replace")
-            if not found.endswith("\n"):  # interrupted while it was created
+            if found != first and not file.read(1):  # its call ended before an image was scored
                 file.seek(0)
                 file.truncate()
                 file.write(first.encode())

@@ -27,7 +27,7 @@ from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import OOD_SCORE
 from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageSet
-from attractor_ae.data.decode import displayed
+from attractor_ae.data.decode import displayed, side_by_side
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.experiment.trial_curve import TrialCurve
 from attractor_ae.metrics import exact_interval
@@ -351,8 +351,7 @@ def _heat(moved: torch.Tensor) -> str:
 
 def _encoded(images: NDArray[np.uint8]) -> str:
     """Return images (k, c, h, w) side by side as a data URI."""
-    wide = np.concatenate(list(images), axis=2).transpose(1, 2, 0)  # (h, k w, c)
-    picture = Image.fromarray(wide[..., 0] if wide.shape[-1] == 1 else wide)
+    picture = side_by_side(list(images))
     if (side := images.shape[-2]) > _SIDE:
         size = round(picture.width * _SIDE / side), _SIDE
         picture = picture.resize(size, Image.Resampling.LANCZOS)
