@@ -87,7 +87,7 @@ def fit(
     """Train, calibrate and check a model on a folder of known images; write one model file.
 
     The images are audited first. All are used, some of them for calibration.
-    A model card, FILE.md, says what the file contains and how good it is.
+    FILE.md, a model card, and FILE.html, a report, say how good the model is.
     An interrupted call continues when it is made again.
     """
     with one_line_errors(continues=True):
@@ -98,9 +98,8 @@ def fit(
         from attractor_ae.deploy.fit import fit_model, model_of_run
 
         with terminal_reporter() as reporter:
-            shared = {"data_root": data_root, "again": again, "reporter": reporter}
-            shared |= {"bundle": bundle, "alpha": alpha, "per_class": per_class}
-            shared["thumbnails"] = thumbnails
+            shared = {"data_root": data_root, "again": again, "reporter": reporter, "alpha": alpha}
+            shared |= {"bundle": bundle, "per_class": per_class, "thumbnails": thumbnails}
             if run is not None:
                 model = model_of_run(run, target, **shared)
             else:
@@ -263,7 +262,7 @@ def _say_threshold(model: "Model", target: Path) -> None:
         say(line)
     if model.facts["self_check"].get("self_check") == "failed":
         say("The self-check failed, so verdicts may be poor: see the card and docs/verdicts.md")
-    say(f"Model: {target}, card: {card_path(target)}")
+    say(f"Model: {target}, card: {card_path(target)}, report: {target}.html")
 
 
 HostOption = Annotated[
@@ -390,6 +389,7 @@ def export(
     with one_line_errors():
         from attractor_ae.deploy.export import export_model
 
+        NoteReporter().note("converting the model and checking the graph: a minute or two")
         made = export_model(model, target, form=form, again=again)
         worst = max(made["check"]["largest_differences"].values())
         say(f"Largest difference from the library on {made['check']['images']} images: {worst:.1e}")
@@ -431,4 +431,5 @@ def _line(verdict: "Verdict", parts: bool) -> str:
     if verdict.reason:
         return f"{verdict.verdict:8} {path}: {verdict.reason}"
     more = "".join(f"  {name} {p:.3g}" for name, p in verdict.parts.items()) if parts else ""
-    return f"{verdict.verdict:8} p {verdict.p_value:<8.3g} {verdict.label}  {path}{more}"
+    label = "" if verdict.probability is None else f"{verdict.label}  "
+    return f"{verdict.verdict:8} p {verdict.p_value:<8.3g} {label}{path}{more}"
