@@ -20,6 +20,7 @@ from attractor_ae.data import ImageFormat
 from attractor_ae.data.decode import decode
 from attractor_ae.deploy import fit as module
 from attractor_ae.deploy.card import false_alarms
+from attractor_ae.deploy.evaluation import evaluate_model
 from attractor_ae.deploy.fit import _calibration_fraction
 
 FORM = ImageFormat(32)
@@ -74,6 +75,9 @@ def test_a_folder_becomes_a_model_file(folder, fitted):
         assert np.abs(model.thumbnail(row) - own.astype(float)).mean() < 6
     assert file.with_name(f"{file.name}.html").read_text().count("Training images of") == 3
     assert model.digest in card
+    check = model.facts["self_check"]
+    assert f"Accuracy {check['accuracy']:.1%} (guessing: 33.3%) on 21 calibration images." in card
+    assert f"report: {file}.html" in result.stdout
 
 
 def test_an_existing_model_is_kept(folder, fitted):
@@ -188,7 +192,10 @@ def test_a_folder_without_classes_is_one_class(tmp_path):
     (verdict, *_) = model.score_files(tmp_path / "threes")
     assert verdict.probability is None
     assert verdict.p_value > 0
-    assert len(load_model(tmp_path / "m.model").classes) == 1
+    assert load_model(tmp_path / "m.model").classes == ("threes",)
+    said = invoke("score", tmp_path / "m.model", verdict.path).stdout.split()
+    assert said == [verdict.verdict, "p", f"{verdict.p_value:.3g}", verdict.path]
+    assert evaluate_model(model, tmp_path / "threes").right is None
 
 
 @pytest.mark.slow  # trains at the size of the preset

@@ -279,6 +279,14 @@ def test_one_class_has_verdicts_alone(one_class_model, tmp_path):
     assert np.mean([v.verdict == "unknown" for v in verdicts]) > 0.9
 
 
+def test_one_class_calibrated_on_images_of_any_folder(one_class_model, small_digits):
+    unlabelled = dataclasses.replace(small_digits[2], labels=-np.ones(60, int), classes=())
+    for images in (small_digits[2], unlabelled):
+        facts = one_class_model.calibrated(images, 0.1).facts["calibration"]
+        assert facts["per_class"] == {"digit": 60}
+        assert facts["rejected"] == {"digit": 6}  # a tenth of the ranks 1 to 60
+
+
 @pytest.mark.parametrize("right", [20, 13, 0])
 def test_confidence_without_information_is_the_accuracy(right):
     """Equal probabilities say nothing, so the mean of Platt's targets remains."""

@@ -77,6 +77,16 @@ def test_nearest_images_are_shown_from_thumbnails(small_digits, folders, tmp_pat
     assert re.search(r'alt="Training image of \d/\d+\.png"', text)  # the path, not the class
 
 
+def test_with_one_class_images_have_a_p_value_alone(one_class_model, folders, tmp_path):
+    one_class_model.save(tmp_path / "m.model")
+    path = write_report(tmp_path / "m.model", tmp_path / "report.html", images=folders)
+    text = path.read_text(encoding="utf-8")
+    assert "60 images of 1 class<" in text
+    assert re.search(r"<span>p-value", text)
+    assert "digit, 100%" not in text
+    assert "Class probabilities" not in text
+
+
 def test_images_of_unnamed_kinds_are_only_counted(file, folders, tmp_path):
     path = write_report([file], tmp_path / "report.html", images=[folders[1]])
     text = path.read_text(encoding="utf-8")

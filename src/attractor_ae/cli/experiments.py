@@ -189,9 +189,9 @@ def evaluate(
 ) -> None:
     """Measure the uncertainty of runs, or the threshold of a model file.
 
-    Of a model file, prints the false alarms on --known and the detected share of --unknown. Of
-    runs, writes scores, metrics, figures and the fitted detector into each run folder; a stored
-    result with the same settings is shown instead of evaluating again.
+    Of a model file: false alarms on --known, detected share of --unknown.
+    Of runs: scores, metrics, figures and the detector, in each run folder;
+    a result with the same settings is shown instead of evaluating again.
     """
     a_file = len(runs) == 1 and Path(runs[0]).is_file()
     if a_file or known is not None or unknown is not None or alpha is not None:

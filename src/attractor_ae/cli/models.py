@@ -84,7 +84,7 @@ def fit(
     """Train, calibrate and check a model on a folder of known images; write one model file.
 
     The images are audited first. All are used, some of them for calibration.
-    A model card, FILE.md, says what the file contains and how good it is.
+    FILE.md, a model card, and FILE.html, a report, say how good the model is.
     An interrupted call continues when it is made again.
     """
     with one_line_errors(continues=True):
@@ -257,7 +257,7 @@ def _say_threshold(model: "Model", target: Path) -> None:
         say(line)
     if model.facts["self_check"].get("self_check") == "failed":
         say("The self-check failed, so verdicts may be poor: see the card and docs/verdicts.md")
-    say(f"Model: {target}, card: {card_path(target)}")
+    say(f"Model: {target}, card: {card_path(target)}, report: {target}.html")
 
 
 HostOption = Annotated[
@@ -384,7 +384,7 @@ def export(
     with one_line_errors():
         from attractor_ae.deploy.export import export_model
 
-        made = export_model(model, target, form=form, again=again)
+        made = export_model(model, target, form=form, again=again, reporter=NoteReporter())
         worst = max(made["check"]["largest_differences"].values())
         say(f"Largest difference from the library on {made['check']['images']} images: {worst:.1e}")
         say(f"Graph: {target}, masks: {target.with_name(made['masks'])}")
@@ -425,4 +425,5 @@ def _line(verdict: "Verdict", parts: bool) -> str:
     if verdict.reason:
         return f"{verdict.verdict:8} {path}: {verdict.reason}"
     more = "".join(f"  {name} {p:.3g}" for name, p in verdict.parts.items()) if parts else ""
-    return f"{verdict.verdict:8} p {verdict.p_value:<8.3g} {verdict.label}  {path}{more}"
+    label = "" if verdict.probability is None else f"{verdict.label}  "
+    return f"{verdict.verdict:8} p {verdict.p_value:<8.3g} {label}{path}{more}"

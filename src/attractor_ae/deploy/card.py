@@ -66,8 +66,8 @@ def model_card(model: Model, name: str) -> str:
     if len(model.classes) > _ROWS:
         lines.append(f"| {len(model.classes) - _ROWS} more | | | | |")
     lines.append(f"| all | {trained['images']} | {calibration['images']} | | |")
-    lines += ["", "False alarms: each calibration image is ranked among the others."]
-    lines += ["", *(f"* {line.strip()}" for line in facts.get("audit", ()))]
+    lines += ["", "False alarms: each calibration image is ranked among the others.", ""]
+    lines += [f"* {line.strip()}" for line in facts.get("audit", ())]
     lines += ["", "## Network", "", f"* It works on {SPACES[facts['space']]}."]
     if extractor := model.extractor:
         lines.append(
@@ -76,6 +76,9 @@ def model_card(model: Model, name: str) -> str:
         )
     if check:
         lines.append(f"* Self-check: {check['self_check']}.")
+        if check.get("accuracy") is not None:
+            lines[-1] += f" Accuracy {check['accuracy']:.1%} (guessing: {check['chance']:.1%}) on "
+            lines[-1] += f"{check['images']} {check['part']} images."
         lines += [f"  * {_cell(reason)}" for reason in check.get("failures", ())]
     if evaluation:
         lines += ["", "## Measured on held-out images", ""]

@@ -107,7 +107,8 @@ def evaluate_model(
     of_known = list(model.score_files(known, **shared))
     of_unknown = [] if unknown is None else list(model.score_files(unknown, **shared))
     labels = [os.path.basename(os.path.dirname(v.path)) for v in of_known]  # noqa: PTH119, PTH120
-    labels = [label if label in model.classes else "" for label in labels]
+    kinds = model.classes if len(model.classes) > 1 else ()  # one class is always right
+    labels = [label if label in kinds else "" for label in labels]
     found = evaluate_verdicts(alpha, of_known, labels, of_unknown)
     groups = model.groups(alpha, model.per_class)
     named = {model.classes[label]: i for i, label in enumerate(model.detector.classes_.tolist())}

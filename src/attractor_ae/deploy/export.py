@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from attractor_ae._detector import Requests, of_trials
 from attractor_ae._errors import AttractorError, check_known, optional_package
 from attractor_ae._files import atomic_path, check_free
+from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.conformal import is_rejected, p_values, p_values_per_class, parse_component
 from attractor_ae.core.dynamics import iterate
 from attractor_ae.core.masks import DropoutMasks
@@ -42,7 +43,12 @@ METADATA = "attractor_ae"
 
 
 def export_model(
-    file: str | Path, out: str | Path, *, form: str = "onnx", again: bool = False
+    file: str | Path,
+    out: str | Path,
+    *,
+    form: str = "onnx",
+    again: bool = False,
+    reporter: Reporter = SILENT,
 ) -> dict[str, Any]:
     """Write a model as a graph, and its dropout masks next to it (``attractor-ae export``).
 
@@ -55,6 +61,7 @@ def export_model(
         out: File to write; the masks are written to the same name with the ending ``.masks.npz``.
         form: "onnx", or "torch" for a program that `torch.export.load` reads.
         again: Replace ``out``.
+        reporter: Receives a note, as it takes a minute or two.
 
     Returns:
         The metadata of the graph.
@@ -86,6 +93,7 @@ def export_model(
     masks = [torch.cat(of_site).contiguous() for of_site in trials]  # (trials, ...) per site
     arrays: dict[str, Any] = {f"mask_{i}": mask.numpy() for i, mask in enumerate(masks)}
     check_free(stored_masks, again or _same_arrays(stored_masks, arrays))
+    reporter.note("converting the model and checking the graph: a minute or two")
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the exporter, about itself

@@ -51,7 +51,6 @@ _UNEVEN = 1.5  # times as many images in one class as in another, from which all
 _COLOURED = 0.01  # of the images, from which the network sees colour
 _FEATURES = "model.space=features"
 _SAME = 1e-3  # distance of the codes of an image from itself, by rounding, in their spread
-_ONE = "known"  # class of images without classes
 
 
 def fit_model(
@@ -302,18 +301,9 @@ def _made(
         "self_check": run.self_check(),
         "training": described(trained),
     }
-    model = Model(
-        detector,
-        images.classes,
-        form,
-        codes,
-        _relative(some, dataset),
-        alpha,
-        torch.zeros(1, 1, len(kept)),
-        torch.zeros(1, len(kept), dtype=torch.int64),
-        (1.0, 0.0),
-        facts,
-    )
+    shared = (form, codes, _relative(some, dataset), alpha)
+    none = torch.zeros(1, 1, len(kept)), torch.zeros(1, len(kept), dtype=torch.int64)
+    model = Model(detector, images.classes, *shared, *none, (1.0, 0.0), facts)
     model.per_class = per_class
     model.thumbnails = make_thumbnails(some.images) if thumbnails else ()
     model = model.calibrated(kept, inputs=torch.tensor(kept.inputs), reporter=reporter)
@@ -333,8 +323,8 @@ def _write(model: Model, out: Path, bundle: bool) -> None:
     model.bundle = bundle
     model.save(out)
     write_text(card_path(out), model_card(model, out.name))
-    parts = [model_part(model, out.name)]
-    save_report(out.with_name(f"{out.name}.html"), parts, f"Model {out.name}")
+    part, page = model_part(model, out.name), out.with_name(f"{out.name}.html")
+    save_report(page, [part], f"Model {out.name}")
 
 
 def _check_autoencoder(config: ExperimentConfig, where: str) -> None:
@@ -369,7 +359,7 @@ def _splits(dataset: Dataset) -> tuple[str, str]:
 def _load(
     dataset: Dataset, split: str, config: DatasetConfig, form: ImageFormat, reporter: Reporter
 ) -> ImageSet:
-    """Load the images of a split; images without any classes are those of one class."""
+    """Load the images of a split; those without classes are of one, with the folder's name."""
     seed = None if config.subset_seed < 0 else config.subset_seed
     per_class = config.nbr_of_samples_per_class
     shared = {"image_format": form, "max_broken": config.max_broken, "reporter": reporter}
@@ -377,7 +367,8 @@ def _load(
     images = dataclasses.replace(images, name=dataset.info.name)
     if images.classes:
         return images
-    return dataclasses.replace(images, classes=(_ONE,), labels=np.zeros_like(images.labels))
+    name = displayed(Path(images.name).name)
+    return dataclasses.replace(images, classes=(name,), labels=np.zeros_like(images.labels))
 
 
 def _shorter_side(images: ImageSet) -> int | None:

@@ -8,7 +8,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -410,8 +410,9 @@ class Model:
         """
         alpha = self.alpha if alpha is None else alpha
         check_alpha(alpha, len(images), "use a larger alpha, or more images")
-        unknown = sorted(set(images.classes) - set(self.classes))
-        if unknown and len(self.classes) > 1:
+        if len(self.classes) == 1:
+            images = replace(images, classes=self.classes, labels=np.zeros_like(images.labels))
+        if unknown := sorted(set(images.classes) - set(self.classes)):
             raise AttractorError(
                 f"{images.name}: class {unknown[0]!r} is not known to the model; calibrate only on "
                 f"images of its classes: {', '.join(self.classes)}"
@@ -422,7 +423,7 @@ class Model:
         counts, parts = stages(detector.trials), []
         for some in inputs.split(CHUNK):
             found = sampled(detector, some, detector._parts, recursions, counts)
-            parts.append([means for _, means in found])
+            parts.append([{**means} for _, means in found])  # it goes on with the same
             done = min(CHUNK * len(parts), len(inputs))
             reporter.progress("calibrating", done, len(inputs), f"{done}/{len(inputs)} images")
         of_stages = [
@@ -452,8 +453,7 @@ class Model:
         shared = (self.image_format, self.codes, self.nearest, alpha)
         values = torch.stack(values)
         made = Model(detector, self.classes, *shared, values, predicted, confidence, facts)
-        made.bundle, made.per_class = self.bundle, self.per_class
-        made.thumbnails = self.thumbnails
+        made.bundle, made.per_class, made.thumbnails = self.bundle, self.per_class, self.thumbnails
         return made
 
     # ---- files

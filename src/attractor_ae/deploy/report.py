@@ -86,12 +86,12 @@ def model_part(
     """Return the part on a model: what its card has, and galleries of ``images``."""
     facts, check = model.facts, model.facts["self_check"]
     trained, calibration = facts["training"], facts["calibration"]
-    made, form = facts["environment"], model.image_format
+    made, form, n = facts["environment"], model.image_format, len(model.classes)
     shown = {
         "threshold": model.threshold(),
         "images": f"{form.size} x {form.size}, {'colour' if form.channels == 3 else 'grey'}",
         "network": f"on {SPACES[facts['space']]}",
-        "training": f"{trained['images']} images of {len(model.classes)} classes",
+        "training": f"{trained['images']} images of {n} class{'es' * (n > 1)}",
         "calibration": f"{calibration['images']} images",
     }
     if extractor := model.extractor:

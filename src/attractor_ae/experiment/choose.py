@@ -79,7 +79,8 @@ def run_chosen_training(
     configs = {"photographs": _config(experiment, overrides), "default": experiment}
     runs: dict[str, Run] = {}
     for name, config in configs.items():
-        reporter.note(f"training on {_SPACES[name]}")
+        skip = " as well, to compare (not with --set model.space=features)" if runs else ""
+        reporter.note(f"training on {_SPACES[name]}{skip}")
         candidate = kept.path.parent / f".{kept.path.name}-{name}"
         runs[name] = training(config, candidate, **shared)
     checks = {name: run.self_check() for name, run in runs.items()}

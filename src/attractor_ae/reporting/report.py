@@ -279,7 +279,7 @@ def _detail(part: Part, result: EvaluationResult, place: int, row: int) -> dict[
         "picture": _encoded(images.images[[row]]),
         "path": displayed(path),  # with the folder, which is often the class
         "label": result.classes[label] if label >= 0 else "",
-        "likely": [(result.classes[c], float(p[c])) for c in likely],
+        "likely": [(result.classes[c], float(p[c])) for c in likely if len(p) > 1],
         "score": f"p-value {10**-at:.2g}"
         if part.calibration_images
         else f"{result.score} {at:.2g}",
