@@ -328,7 +328,7 @@ def test_a_folder_of_images_is_trained_on_with_the_default_recipe(folder, tmp_pa
     assert run.config().model.metric == preset("default").model.metric
     # What is used of the folder, and how long it takes, is stated before the training ends.
     assert "4 of 6 images" in result.stderr
-    assert "2 epochs of" in result.stderr
+    assert "2 epochs, " in result.stderr
     assert "is a run" in error_line(invoke("train", run.path))
 
 

@@ -493,7 +493,7 @@ def test_ctrl_c_on_the_command_line(tmp_path, sent):
     _, errors = process.communicate()
     assert process.returncode == 130
     note, line = errors.splitlines()
-    assert note.startswith("training on 40 images: 500 epochs of 3 steps, about ")
+    assert note.startswith("training on 40 images: 500 epochs, 1500 steps in all, about ")
     assert line.startswith("interrupted; to continue, run: attractor-ae train")
     assert errors.rstrip().endswith("--resume")
     assert not list((tmp_path / "run").glob(".*"))

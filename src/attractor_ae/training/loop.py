@@ -258,8 +258,8 @@ class _Loop:
                 progress = (step + 1, steps, detail, left / speed)
                 if epoch == first and i == min(_STEPS_TO_ESTIMATE, len(batches) - 1):
                     reporter.note(
-                        f"training on {count} images: {self.last_epoch} epochs of "
-                        f"{steps_per_epoch} steps, about {duration(left / speed)} left"
+                        f"training on {count} images: {self.last_epoch} epochs, "
+                        f"{steps} steps in all, about {duration(left / speed)} left"
                     )
                 if seen < count:
                     reporter.progress("training", *progress)
