@@ -56,6 +56,7 @@ def model_of(kind, digits):
     generator = torch.Generator().manual_seed(0)
     network = Autoencoder(8, 0.33, "ELU", 16, space="standardised", generator=generator)
     more = {"head": "knn", "head_input": "path"} if kind == "neighbours" else {}
+    more = {"head": "knn", "recursion": 0} if kind == "classes" else more  # several are predicted
     made = make_model(first, second, network=network, **more)
     if kind == "classes":  # enough to rank in each of several groups
         made = made.calibrated(load("mnist5k", "test", per_class=60, image_format=FORM))
