@@ -15,6 +15,7 @@ from small_models import FORM, make_model, write_images
 
 from attractor_ae import AttractorError, export_model, load, load_model
 from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder
+from attractor_ae.core.scores import detail
 from attractor_ae.data import ImageFormat
 from attractor_ae.data.decode import decode
 from attractor_ae.deploy import export
@@ -200,3 +201,23 @@ def test_a_graph_that_differs_is_not_written(tmp_path, model, monkeypatch):
     with pytest.raises(AttractorError, match="uncertainty.*differs"):
         export_model(file, out, form="torch")
     assert [path.name for path in tmp_path.iterdir()] == ["m.model"]
+
+
+def test_the_detail_of_smooth_images_is_kept(tmp_path):
+    class Detail(torch.nn.Module):
+        def forward(self, x):
+            return detail(x)
+
+    x = (
+        torch.linspace(0, 1, 64).expand(2, 1, 64, 64)
+        ** torch.tensor([1.0, 1.1])[:, None, None, None]
+    )
+    expected = detail(x)
+    energy = (x.double().diff(n=2, dim=-1)[:, :, 1:-1]).square().flatten(1).mean(1)
+    np.testing.assert_allclose(expected[:, 1], np.log(energy.numpy() + 1e-8), atol=1e-6)
+    program = torch.onnx.export(
+        Detail().eval(), (x,), input_names=["x"], dynamo=True, verbose=False
+    )
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    (found,) = session.run(None, {"x": x.numpy()})
+    np.testing.assert_allclose(found, expected, atol=1e-6)

@@ -198,8 +198,8 @@ def detail(x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n 2"]:
     x = x.double()
     variation = x.diff(dim=-1).abs().flatten(1).mean(1) + x.diff(dim=-2).abs().flatten(1).mean(1)
     around = x[..., :-2, 1:-1] + x[..., 2:, 1:-1] + x[..., 1:-1, :-2] + x[..., 1:-1, 2:]
-    energy = (x[..., 1:-1, 1:-1] * 4 - around).square().flatten(1).mean(1)
-    return torch.stack([(variation + 1e-3).log(), (energy + 1e-8).log()], dim=1)
+    energy = 1e8 * (x[..., 1:-1, 1:-1] * 4 - around).square().flatten(1).mean(1)  # ONNX drops +1e-8
+    return torch.stack([(variation + 1e-3).log(), energy.log1p() - math.log(1e8)], dim=1)
 
 
 DISTRIBUTION_SCORES = {f.__name__: f for f in (entropy, member_entropy, mutual_information)}
