@@ -58,6 +58,17 @@ def test_means_over_stages_are_those_of_all_trials(model, small_digits):
         torch.testing.assert_close(values, found.scores[name], rtol=1e-5, atol=1e-6)
 
 
+def test_means_of_earlier_stages_stay_as_they_are(model, small_digits):
+    images, detector = torch.tensor(small_digits[2].images[:20]), model.detector
+    names = list(model.ood.components)
+    first, *_ = list(sampled(detector, images, names, [1], stages(detector.trials)))
+    found = detector.some_trials(0, 1).predict_scores(images, names, [1])
+    assert torch.equal(first[1].pop(""), found.probabilities)
+    assert {name: values.tolist() for name, values in first[1].items()} == {
+        name: values.tolist() for name, values in found.scores.items()
+    }
+
+
 def test_far_images_draw_few_masks_and_their_verdict_is_the_same(model, small_digits, monkeypatch):
     passes = []
     sampled_before = _adaptive.sampled

@@ -109,6 +109,7 @@ def sampled(
         some = detector.some_trials(before, after - before)
         varying = [n for n in names if not before or n.partition("@")[0] not in IMAGE_SCORES]
         found = some.predict_scores(inputs[rows], varying, recursions)
+        means = dict(means)  # those of earlier stages stay as they are
         for name, values in (*found.scores.items(), ("", found.probabilities)):
             mean = means.get(name, values)  # the same in the first stage
             means[name] = mean + (values - mean) * ((after - before) / after)

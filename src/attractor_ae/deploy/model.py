@@ -423,7 +423,7 @@ class Model:
         counts, parts = stages(detector.trials), []
         for some in inputs.split(CHUNK):
             found = sampled(detector, some, detector._parts, recursions, counts)
-            parts.append([{**means} for _, means in found])  # it goes on with the same
+            parts.append([means for _, means in found])
             done = min(CHUNK * len(parts), len(inputs))
             reporter.progress("calibrating", done, len(inputs), f"{done}/{len(inputs)} images")
         of_stages = [
