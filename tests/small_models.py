@@ -19,6 +19,15 @@ from attractor_ae.deploy.model import codes_of, described
 from attractor_ae.experiment import evaluate as evaluation
 
 FORM = ImageFormat(16)
+# Settings of trainings and evaluations on few images.
+FEW = (
+    "training.batch_size=16",
+    "training.loss=mse",
+    "evaluation.trials=2",
+    "evaluation.recursions=2",
+    "evaluation.recursion=1",
+    "evaluation.nbr_of_samples_per_class=2",
+)
 # Settings of trainings that take seconds.
 SHORT = (
     "dataset.image_size=16",

@@ -22,7 +22,7 @@ import pytest
 import typer
 from at_terminal import invoke, options
 from markdown_it import MarkdownIt
-from small_models import FORM, SHORT, make_model, write_images
+from small_models import FEW, FORM, SHORT, make_model, write_images
 
 import attractor_ae
 from attractor_ae import AttractorError, load, preset
@@ -37,12 +37,7 @@ TINY = (
     "dataset.nbr_of_samples_per_class=6",
     "dataset.calibration_fraction=0.5",
     "training.epochs=1",
-    "training.batch_size=16",
-    "training.loss=mse",
-    "evaluation.trials=2",
-    "evaluation.recursions=2",
-    "evaluation.recursion=1",
-    "evaluation.nbr_of_samples_per_class=2",
+    *FEW,
     "evaluation.out_datasets=['faces']",
 )
 OWN = TINY[1:]  # of a folder of images

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from at_terminal import error_line, invoke, options
 from PIL import Image
+from small_models import FEW
 
 from attractor_ae import Run, load_detector, preset
 from attractor_ae.data import CATALOGUE
@@ -15,12 +16,7 @@ from attractor_ae.data import CATALOGUE
 TINY = [
     "dataset.nbr_of_samples_per_class=6",
     "training.epochs=2",
-    "training.batch_size=16",
-    "training.loss=mse",
-    "evaluation.trials=2",
-    "evaluation.recursions=2",
-    "evaluation.recursion=1",
-    "evaluation.nbr_of_samples_per_class=2",
+    *FEW,
     "evaluation.out_samples_per_class=5",
     "evaluation.out_datasets=['faces']",
 ]

@@ -5,19 +5,15 @@ import json
 import pytest
 import torch
 from at_terminal import error_line, invoke, options
+from small_models import FEW
 
 from attractor_ae import Run
 
 TINY = [
     "dataset.nbr_of_samples_per_class=4",
     "training.epochs=1",
-    "training.batch_size=16",
-    "training.loss=mse",
-    "evaluation.trials=2",
-    "evaluation.recursions=2",
-    "evaluation.recursion=1",
+    *FEW,
     "evaluation.out_samples_per_class=5",
-    "evaluation.nbr_of_samples_per_class=2",
 ]
 
 
