@@ -278,7 +278,7 @@ def serve(
 ) -> None:
     """Serve a model over HTTP: POST images to /score, get the rows of score.
 
-    There is no authentication: keep it on this machine, or behind a server that has one.
+    It does not authenticate users: keep it on this machine, or behind a server that does.
     """
     with one_line_errors():
         for package in ("uvicorn", "fastapi", "python_multipart", "prometheus_client"):
@@ -307,7 +307,7 @@ def app(
 ) -> None:
     """Show in a browser what a model makes of an image: drop, draw or pick one.
 
-    There is no authentication: keep it on this machine, or behind a server that has one.
+    It does not authenticate users: keep it on this machine, or behind a server that does.
     """
     with one_line_errors():
         optional_package("gradio", "app", "the app")

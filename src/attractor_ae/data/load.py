@@ -142,7 +142,7 @@ def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0)
             "name of a data set (to list them, run: attractor-ae data list)"
         )
     unknown = unknown_name("data set", name, CATALOGUE)
-    raise AttractorError(f"{unknown}; there is no file or folder {displayed(name)!r} either")
+    raise AttractorError(f"{unknown}; a file or folder {displayed(name)!r} does not exist either")
 
 
 def _is_part_of(info: DatasetInfo, path: Path, root: Path) -> bool:

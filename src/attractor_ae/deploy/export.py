@@ -75,7 +75,7 @@ def export_model(
     stored_masks = out.with_suffix(".masks.npz")
     check_known("format", form, FORMATS)
     if form != ENDINGS.get(out.suffix, form):
-        raise AttractorError(f"{out}: is no name for {form}; add --format {ENDINGS[out.suffix]}")
+        raise AttractorError(f"{out}: does not name {form}; add --format {ENDINGS[out.suffix]}")
     check_free(out, again)
     for package in PACKAGES if form == "onnx" else ():
         optional_package(package, "export", "export to ONNX")

@@ -379,7 +379,7 @@ class Model:
         """Return the picture of the training image ``nearest[index]``, (channels, height, width).
 
         Raises:
-            AttractorError: If the model has no thumbnails.
+            AttractorError: If the model was written without thumbnails.
         """
         if not self.thumbnails:
             raise AttractorError("the model has no pictures of training images; fit --thumbnails")
