@@ -6,6 +6,7 @@ from attractor_ae.conformal import LEAST_PER_CLASS
 from attractor_ae.data import ImageFormat
 from attractor_ae.deploy.evaluation import Rate
 from attractor_ae.deploy.model import Model
+from attractor_ae.experiment.config import SPACE_NAMES
 
 _ROWS = 50  # of the table of classes
 _LINES = 10  # classes on the terminal and in sentences
@@ -14,11 +15,6 @@ _PER_CLASS = {
     f"least {LEAST_PER_CLASS} (not with `score --together`)",
     False: "An image is ranked among all calibration images; `score --per-class` keeps the rate "
     f"for each predicted class with at least {LEAST_PER_CLASS} of them",
-}
-SPACES = {
-    "pixels": "pixels",
-    "standardised": "pixels with standardised brightness and contrast",
-    "features": "the features of a pretrained network",
 }
 
 
@@ -68,7 +64,7 @@ def model_card(model: Model, name: str) -> str:
     lines.append(f"| all | {trained['images']} | {calibration['images']} | | |")
     lines += ["", "False alarms: each calibration image is ranked among the others.", ""]
     lines += [f"* {line.strip()}" for line in facts.get("audit", ())]
-    lines += ["", "## Network", "", f"* It works on {SPACES[facts['space']]}."]
+    lines += ["", "## Network", "", f"* It works on {SPACE_NAMES[facts['space']]}."]
     if extractor := model.extractor:
         lines.append(
             f"* Extractor: {extractor['name']}, licence of the weights: {extractor['licence']}, "

@@ -11,10 +11,10 @@ import numpy as np
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.data import ImageFormat, ImageSet, Wanted, find_dataset
-from attractor_ae.deploy.card import SPACES
 from attractor_ae.deploy.evaluation import Rate
 from attractor_ae.deploy.model import Model, load_model
 from attractor_ae.experiment.compare import measured_runs
+from attractor_ae.experiment.config import SPACE_NAMES
 from attractor_ae.experiment.report import run_part
 from attractor_ae.experiment.result import evaluate
 from attractor_ae.experiment.run import Run
@@ -90,7 +90,7 @@ def model_part(
     shown = {
         "threshold": model.threshold(),
         "images": f"{form.size} x {form.size}, {'colour' if form.channels == 3 else 'grey'}",
-        "network": f"on {SPACES[facts['space']]}",
+        "network": f"on {SPACE_NAMES[facts['space']]}",
         "training": f"{trained['images']} images of {n} class{'es' * (n > 1)}",
         "calibration": f"{calibration['images']} images",
     }

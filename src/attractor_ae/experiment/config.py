@@ -43,6 +43,13 @@ ActivationName = Literal[Rectifier, Squashing, OtherShape]
 PRESETS = ("default", "paper", "quick", "photographs")
 """Names of the experiments that ship with the package."""
 
+SPACE_NAMES = {
+    "pixels": "pixels",
+    "standardised": "pixels with standardised brightness and contrast",
+    "features": "the features of a pretrained network",
+}
+"""What the points of each ``model.space`` are, in words."""
+
 _LOSS_SPELLINGS = {"msssim": "ms-ssim", "mssim": "ms-ssim"}
 
 

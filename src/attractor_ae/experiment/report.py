@@ -9,7 +9,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.baselines import load_detector
 from attractor_ae.data import ImageSet
-from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.experiment.config import SPACE_NAMES, ExperimentConfig
 from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.experiment.run import Run
@@ -37,7 +37,7 @@ def run_part(
     more: dict[str, Any] = {}
     if experiment := made.get("experiment"):
         config = ExperimentConfig.from_dict(experiment, label)
-        facts["network"] = f"{config.model.type} on {config.model.space}"
+        facts["network"] = f"{config.model.type} on {SPACE_NAMES[config.model.space]}"
         facts["training"] = (
             f"{config.dataset.name}, {len(result.classes)} classes, "
             f"{config.training.epochs} epochs, seed {config.training.seed}"
