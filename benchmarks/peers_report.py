@@ -24,22 +24,22 @@ Rows = dict[tuple[str, str], list[dict]]
 INTRODUCTION = f"""# Against other methods
 
 Every method sees the same images: up to 250 per class, of which 225 train the network, with the
-same seeds. The classifier takes two steps for each step of the autoencoder, which is two thirds of
-its time on one core (the last table of each section). `MC-AE, ood_score` is the default recipe of
+same seeds. The classifier takes two steps for each step of the autoencoder, and two thirds of its time
+on one core (the last table of each section). `MC-AE, ood_score` is the default recipe of
 this package, with the same settings for every D_in, and `MC-AE, entropy` has the score of the paper
 on the same networks. The detectors of [pytorch-ood](https://pytorch-ood.readthedocs.io) and MC
-dropout share one convolutional classifier; the ensemble's {MEMBERS} members share its number of
-epochs. *Image statistics* use no network: they are the Mahalanobis distance of mean, contrast,
+dropout share one convolutional classifier; the ensemble's {MEMBERS} members are trained for as
+many epochs. *Image statistics* use no network: they are the Mahalanobis distance of mean, contrast,
 total variation and compressed size of an image. A method that does not exceed it has learned
-nothing about the images that counts here.
+nothing useful for these data sets.
 
 `gtsrb` has ten classes of traffic signs, `scenes` eight classes of photographs with 90 training
 images each. D_outs are faces, textures, photos and the others of MNIST, Fashion-MNIST, traffic
 signs and CIFAR-10. Rates are for test images, percent, mean ± standard deviation (population) over
 the seeds; *worst* is the D_out with the smallest AUROC. Methods are sorted by mean AUROC over the
 D_ins. Each training is a file in `benchmarks/peers/`, and `benchmarks/peers_report.py` makes this
-page of them. Seeds and D_ins that are still missing are added by the same commands, which skip
-finished files:
+page from them. The same commands add seeds and D_ins that are still missing, and skip finished
+files:
 
     make test-real    # downloads MNIST and Fashion-MNIST to .real/
     python benchmarks/peers.py --in-datasets mnist fashion gtsrb.npz cifar10.npz scenes \\
@@ -64,7 +64,7 @@ residual of principal components, and FRE, a linear autoencoder. The files are m
 NEAR = """
 ## Near unknowns
 
-Some classes of D_in are unknown, the others are known: of ten, six, by five fixed open-set splits
+Of the ten classes of D_in, six are known and the others unknown, in five fixed open-set splits
 ([reproduce.md](reproduce.md#near-unknowns-open-set-splits)); *scenes* has all its eight classes
 against photographs of eight further kinds of scenes. Rates are for test images of known classes and
 every second test image of unknown ones, mean ± standard deviation over the splits. MC-AE on pixels
@@ -78,7 +78,7 @@ both OOD scores; the other methods see the same features. The files are made by
 
 NEAREST = """## Published figures
 
-No published figure is for 250 images per class and minutes on a CPU. The nearest ones are for
+We know of no figure published for 250 images per class and minutes on a CPU. The nearest ones are for
 Fashion-MNIST against MNIST with all 60 000 training images: AUROC 77 for MSP, 84 for an ensemble,
 99.6 for Mahalanobis and FSSD, 99 for likelihood regret."""
 
@@ -141,7 +141,7 @@ def print_rates(
         listed = ", ".join(
             f"{m} ({100 * value:.1f})" for m, value in sorted(better.items(), key=lambda x: -x[1])
         )
-        print(f"* {name}: {f'better than {ours} are {listed}' if listed else f'{ours} is best'}.")
+        print(f"* {name}: {ours} is {f'exceeded by {listed}' if listed else 'best'}.")
 
 
 def coloured(found: Rows) -> Rows:

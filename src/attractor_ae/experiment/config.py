@@ -91,9 +91,9 @@ class DatasetConfig(Table):
     subset_seed: int = Field(default=-1, ge=-1, lt=2**63)
     """-1: the first images of each class in the set's order; otherwise the seed to draw them."""
     split_seed: Seed = 0
-    """Seed for dividing your own images into train and test if no folders do."""
+    """Seed for dividing your own images into train and test, if folders do not divide them."""
     open_set_split: int = Field(default=-1, ge=-1, lt=2**63)
-    """-1: all classes are known; otherwise the seed to draw those that are, 60 % of them."""
+    """-1: all classes are known; otherwise the seed to draw the 60 % that are."""
     image_size: int = Field(default=64, ge=16, le=4096, multiple_of=16)
     """Height and width of the images and of the network's input."""
     channels: Literal[1, 3] = 1
@@ -126,14 +126,14 @@ class ModelConfig(Table):
     extractor: str = "efficientnet-lite0"
     """Frozen network of the features: efficientnet-lite0, timm/NAME or torchvision/NAME."""
     weight_gain: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    """Factor of the first weights; those of PyTorch shrink a signal by about 1.7 per layer."""
+    """Factor of the initial weights; PyTorch's shrink a signal by about 1.7 per layer."""
 
 
 class TrainingConfig(Table):
     """``[training]``: the optimisation."""
 
     gpu: str = Field(default="0", pattern=r"^(|-1|\d+(,\d+)*)$")
-    """Index of the GPU that device "auto" uses, if there is one; of several the first; "": none."""
+    """Index of the GPU for device "auto"; the first, if several are given; "": none."""
     batch_size: Positive = 64
     """Images per step."""
     optimizer: Annotated[OptimizerName, _spelled(OptimizerName)] = "Adam"
@@ -149,20 +149,20 @@ class TrainingConfig(Table):
     loss: Annotated[ReconstructionLossName, BeforeValidator(_loss)] = "ssim"
     """Reconstruction loss; "": only the squared error."""
     make_scene_impossible: Literal[False] = False
-    """Reconstruct the same scene in another variant: no data set has variants."""
+    """Reconstruct the same scene in another variant; must be false, as no data set has variants."""
     make_instance_impossible: bool = False
-    """Reconstruct a random other image of the same class."""
+    """Reconstruct another random image of the same class."""
     augment: bool = True
     """Augment the input but not the target."""
     # New keys.
     seed: Seed = 0
     """Seed of the initial weights, batches, augmentation and masks."""
     metric_weight: float = Field(default=1.0, ge=0, allow_inf_nan=False)
-    """Factor of the metric loss; a large one leaves nothing but the class in a code."""
+    """Factor of the metric loss; if it is large, a code contains only the class."""
     balanced: bool = False
     """Draw images of every class equally often, for classes of different sizes."""
     class_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
-    """Weight of the cross entropy of a linear layer on the codes, which only the training uses."""
+    """Weight of the cross entropy of a linear layer on the codes, used only in training."""
     mse_weight: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Weight of the mean squared error (mean over pixels), added to the reconstruction loss."""
     shift: float = Field(default=0.0, ge=0, lt=1)
@@ -171,7 +171,7 @@ class TrainingConfig(Table):
     """Standard deviation of Gaussian noise on the input, in units of the space."""
     dropout_warmup: int = Field(default=0, ge=0)
     """Steps until the full dropout rate, at most a third of all: 0 in the first half, then rising.
-    A training that has learned nothing by then starts again with three times as many."""
+    If nothing is learned by then, the training starts again with three times as many."""
     schedule: Literal["constant", "onecycle"] = "constant"
     """Learning rate schedule: constant, or one cycle up and down."""
     device: str = "auto"
