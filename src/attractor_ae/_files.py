@@ -224,7 +224,7 @@ def read_tensors(
     from safetensors.torch import load
 
     if not os.path.isfile(path):  # noqa: PTH113 - returns False if access is denied
-        problem = "is not a regular file" if os.path.lexists(path) else "no such file"
+        problem = "is not a file" if os.path.lexists(path) else "no such file"
         raise AttractorError(f"{path}: {problem}; {remedy}")
     try:
         data = path.read_bytes()

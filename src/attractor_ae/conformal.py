@@ -5,18 +5,18 @@ fitting turn the ranks into p-values (Vovk, Gammerman and Shafer, "Algorithmic L
 World", 2005, section 2.2).
 
 1. The scores s_k are standardised by their mean and standard deviation on training images, to
-   t_k = (s_k - mean_k) / deviation_k, and T = mean_k ln(1 + exp(t_k)): that one score is low cannot
-   outweigh that another is high.
+   t_k = (s_k - mean_k) / deviation_k, and T = mean_k ln(1 + exp(t_k)), so that a low
+   score does not outweigh a high one.
 2. On the n calibration images T becomes the p-value p = (1 + #{known T >= T} + e) / (1 + n), at
    most 1, with e = 1 / (1 + T) / 1000.
 
-T is a fixed function of an image, on which no calibration image has an influence. So for a new
+T is a fixed function of an image and does not depend on the calibration images. So for a new
 known image, exchangeable with the calibration images, P(p <= a) <= a for every a in [0, 1],
 whatever the scores and their dependence. Given the calibration images, the fraction of known images
 with p <= a is at most Beta(k, n + 1 - k) distributed, k = floor(a (n + 1)). e is not part of the
 theory; it makes p larger and ranks images whose T is between the same two known values. The OOD
-score is 1 - p, in [0, 1): flagging images above 1 - a flags at most the fraction a of known images,
-on average over calibrations.
+score is 1 - p, in [0, 1): at most the fraction a of known images has a score above 1 - a, on
+average over calibrations.
 """
 
 import bisect
@@ -51,7 +51,7 @@ LEAST_PER_CLASS = 100
 """Smallest number of calibration images of a class with p-values of its own."""
 
 _FINER = 1e-3  # largest e, as a fraction of one count
-_ROUNDING = 1e-9  # of p-values, and of 1 / alpha and alpha (n + 1), often whole numbers
+_ROUNDING = 1e-9  # tolerance for p-values, 1 / alpha and alpha (n + 1)
 
 
 def p_values(values: Float[Tensor, " n"], known: Float[Tensor, " m"]) -> Float[Tensor, " n"]:
@@ -86,12 +86,12 @@ class Groups:
     ) -> "Groups":
         """Return the groups for the predicted classes of the known images, 0 .. classes - 1.
 
-        A class with at least ``least`` known images is a group, and the others are one together,
-        with the next larger classes until they are as many. The new image counts as one of its
-        class: groups are then the same whichever of the m + 1 images is the new one, so that its
-        rank is uniform in its group.
+        A class with at least ``least`` known images is a group. The other classes form one group,
+        joined by the next larger classes until it has as many. The new image counts in the size of
+        its class: groups are then the same whichever of the m + 1 images is the new one, so that
+        its rank is uniform in its group.
         """
-        one_more = torch.eye(classes, dtype=torch.int64)  # each row has another new image
+        one_more = torch.eye(classes, dtype=torch.int64)  # row c: the new image is of class c
         alone = are_alone(known_labels.bincount(minlength=classes) + one_more, least)
         own = known_labels == torch.arange(classes)[:, None]
         rows = torch.where(alone.diagonal()[:, None], own, ~alone[:, known_labels])
@@ -156,11 +156,11 @@ def leave_one_out(known: Float[Tensor, " n"]) -> Float[Tensor, " n"]:
 def first_drift(
     values: Iterable[float], known: Iterable[float], level: float = 0.01, seed: int = 0
 ) -> int | None:
-    """Return the position in a stream from which on it is not like the known images, or None.
+    """Return the position at which a stream is found to differ from the known images, or None.
 
     The conformal test martingale "simple jumper" bets against uniform p-values, each among the
-    known images and all earlier ones of the stream. As long as all are exchangeable, it ever
-    reaches 1 / ``level`` with at most the probability ``level`` (Vovk et al., "Retrain or not
+    known images and all earlier ones of the stream. If all are exchangeable, the probability that
+    it ever reaches 1 / ``level`` is at most ``level`` (Vovk et al., "Retrain or not
     retrain: conformal test martingales for change-point detection", 2021).
 
     Args:
@@ -208,7 +208,7 @@ def least_calibration(alpha: float) -> int:
 
 
 def is_rejected(p: Float[Tensor, " n"], alpha: float | Tensor) -> Bool[Tensor, " n"]:
-    """Return whether p-values, which are rounded, are at most alpha."""
+    """Return whether p-values are at most alpha, allowing for rounding."""
     return p <= alpha + _ROUNDING
 
 
@@ -270,7 +270,7 @@ def usual_rejections(
     Args:
         alpha: The threshold.
         sizes: Numbers of calibration images and of images, of each group with its own p-values.
-        share: Share of calibrations and sets of images whose number is in the interval.
+        share: Probability that the number is in the interval.
 
     Examples:
         >>> usual_rejections(0.05, [(112, 45)])

@@ -554,8 +554,8 @@ def test_runs_are_found_once_and_in_natural_order(some, places, names):
     ("places", "message"),
     [
         ([], "give at least one run folder"),
-        (["c"], "c: there is no run; to make runs, run"),
-        (["c*"], r"c\*: there is no run; to make runs, run"),
+        (["c"], "c: there is no run"),
+        (["c*"], r"c\*: there is no run"),
         (["b"], r"b: is neither a run nor a sweep .* give 'b/\*'"),
         (["a/notes.txt"], "notes.txt: no such run folder"),
     ],

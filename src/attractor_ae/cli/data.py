@@ -18,9 +18,7 @@ data_app = typer.Typer(no_args_is_help=True, help="List, download, prepare and s
 
 SplitsOption = Annotated[
     list[str] | None,
-    typer.Option(
-        "--split", help="Split to prepare. Can be given several times. Default: all splits."
-    ),
+    typer.Option("--split", help="Split to prepare. Can be repeated. Default: all splits."),
 ]
 FactorOption = Annotated[
     str, typer.Option(help="Variant of the data set, e.g. one car model of SVIRO.")

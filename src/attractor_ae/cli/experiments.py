@@ -34,7 +34,7 @@ def demo(
 ) -> None:
     """Train on real handwritten digits, then measure how well unknown images are detected.
 
-    Takes some minutes on two CPU cores, needs no download, and writes tables and pictures.
+    Takes about three minutes on two CPU cores, needs no download, and writes tables and pictures.
     """
     with one_line_errors(continues=True):
         from attractor_ae.experiment.evaluate import run_demo
@@ -144,8 +144,8 @@ def evaluate(
     runs: Annotated[
         list[str],
         typer.Argument(
-            help="Folders of finished runs or of sweeps, or glob patterns of them; or one model "
-            "file, with --known."
+            help="Folders of finished runs or of sweeps, or glob patterns; or one model file, with "
+            "--known."
         ),
     ],
     ensemble: Annotated[
@@ -159,13 +159,13 @@ def evaluate(
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Number of dropout masks.")] = None,
     head: Annotated[
-        str | None, typer.Option(help="Classifier of the latent codes: mlp or knn.")
+        str | None, typer.Option(help="Classifier of the latent codes: mlp, paper-mlp or knn.")
     ] = None,
     out_datasets: Annotated[
         list[str] | None,
         typer.Option(
             help="D_out (data set of unknown images), or several, separated by commas. Can be "
-            "given several times."
+            "repeated."
         ),
     ] = None,
     grid: GridOption = "exact",
@@ -179,19 +179,18 @@ def evaluate(
     settings: SetOption = None,
     data_root: DataRootOption = None,
     known: Annotated[
-        str | None,
-        typer.Option(help="Known images, to measure the false alarms of a model file on."),
+        str | None, typer.Option(help="Known images, to measure the false alarms of a model file.")
     ] = None,
     unknown: Annotated[
         str | None, typer.Option(help="Unknown images, to measure what a model file detects.")
     ] = None,
-    alpha: Annotated[float | None, typer.Option(help="In place of that of the model file.")] = None,
+    alpha: Annotated[float | None, typer.Option(help="Replaces alpha of the model file.")] = None,
 ) -> None:
     """Measure the uncertainty of runs, or the threshold of a model file.
 
-    Of a model file: false alarms on --known, detected share of --unknown.
-    Of runs: scores, metrics, figures and the detector, in each run folder;
-    a result with the same settings is shown instead of evaluating again.
+    For a model file: false alarms on --known, detected share of --unknown.
+    For runs: scores, metrics, figures and the detector, in each run folder;
+    an existing result with the same settings is shown again.
     """
     a_file = len(runs) == 1 and Path(runs[0]).is_file()
     if a_file or known is not None or unknown is not None or alpha is not None:

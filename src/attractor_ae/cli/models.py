@@ -40,8 +40,8 @@ def fit(
         str | None,
         typer.Argument(
             help="Folder of images with one sub-folder per class, or of images of one kind; with "
-            "sub-folders train and test, the second is only measured on. Also a table of paths, "
-            "or an array. Not with --from."
+            "sub-folders train and test, the model is evaluated on test. Also a table of paths, or "
+            "an array. Not with --from."
         ),
     ] = None,
     target: Annotated[Path, model_out("Model file to write.")] = Path("images.model"),
@@ -57,11 +57,11 @@ def fit(
         bool | None,
         typer.Option(
             "--colour/--grey",
-            help="Whether the network sees colour. Default: if the images have colour.",
+            help="Train on colour or on grey images. Default: colour if the images have colour.",
         ),
     ] = None,
     run: Annotated[
-        Path | None, typer.Option("--from", help="Finished run to take instead of training.")
+        Path | None, typer.Option("--from", help="Finished run to use instead of training.")
     ] = None,
     bundle: Annotated[
         bool,
@@ -85,13 +85,15 @@ def fit(
 
     The images are audited first. All are used, some of them for calibration.
     FILE.md, a model card, and FILE.html, a report, say how good the model is.
-    An interrupted call continues when it is made again.
+    To continue after an interruption, run the same command again.
     """
     with one_line_errors(continues=True):
         if (folder is None) == (run is None):
             raise AttractorError("give a folder of images, or a finished run with --from RUN")
         if run is not None and (settings or size or colour is not None):
-            raise AttractorError("--from takes a finished run; --set, --size and --colour are its")
+            raise AttractorError(
+                "--from uses the settings of a run; omit --set, --size, --colour and --grey"
+            )
         from attractor_ae.deploy.fit import fit_model, model_of_run
 
         with terminal_reporter() as reporter:
@@ -106,7 +108,7 @@ def fit(
         say(f"Next: {quoted_command('score', target, 'FOLDER', '--out', 'verdicts.csv')}")
 
 
-ModelArgument = Annotated[Path, typer.Argument(help="Model file, which fit has written.")]
+ModelArgument = Annotated[Path, typer.Argument(help="Model file written by fit.")]
 
 
 def score(
@@ -115,15 +117,13 @@ def score(
         list[str],
         typer.Argument(
             metavar="PATH...",
-            help="Folders, images, patterns of them, tables with a column 'path', or '-' for one "
+            help="Folders, images, glob patterns, tables with a column 'path', or '-' for one "
             "path per line from standard input.",
         ),
     ],
     target: Annotated[
         Path | None,
-        model_out(
-            "File to write, ending in .csv, .jsonl or .parquet. Default: rows on the terminal."
-        ),
+        model_out("File to write, ending in .csv, .jsonl or .parquet. Default: print the rows."),
     ] = None,
     alpha: AlphaOption = None,
     fdr: Annotated[
@@ -144,29 +144,29 @@ def score(
         tuple[int, int] | None,
         typer.Option(
             metavar="MIN MAX",
-            help="Smallest and largest number of masks per image, e.g. 4 20: an image stops when "
-            "its verdict can no longer plausibly change. Default: all masks for all images.",
+            help="Smallest and largest number of masks per image, e.g. 4 20: sampling stops when "
+            "the verdict is very unlikely to change. Default: all masks for all images.",
         ),
     ] = None,
     parts: Annotated[
         bool,
         typer.Option(
-            "--scores", help="Add the p-value of each score: which of them rejected an image."
+            "--scores", help="Add the p-value of each score, which shows why an image is unknown."
         ),
     ] = False,
     watch: Annotated[
         bool,
         typer.Option(
             "--watch",
-            help="Go on with images that arrive, until Ctrl-C; then write the file. Needs --out.",
+            help="Also score images that arrive later; Ctrl-C writes the file. Needs --out.",
         ),
     ] = False,
     drift: Annotated[
         bool,
         typer.Option(
             "--drift",
-            help="Warn if the images, in their order, stop being like the calibration images. "
-            "Needs --out.",
+            help="Warn if the images, in their order, begin to differ from the calibration "
+            "images. Needs --out.",
         ),
     ] = False,
     copy_unknown: Annotated[
@@ -188,7 +188,7 @@ def score(
 ) -> None:
     """Give every image a verdict: known, unknown, or unscored with the reason.
 
-    An interrupted call continues when it is made again.
+    To continue after an interruption, run the same command again.
     """
     with one_line_errors(continues=target is not None):
         only_files = (fdr, copy_unknown, watch or None, drift or None, scheduler)
@@ -274,9 +274,9 @@ def serve(
     megabytes: Annotated[float, typer.Option(min=0.001, help="Largest request.")] = 32,
     megapixels: Annotated[float, typer.Option(min=0.001, help="Largest image.")] = 50,
     queue: Annotated[int, typer.Option(min=1, help="Images in progress, at most.")] = 512,
-    seconds: Annotated[float, typer.Option(min=0.1, help="Longest request.")] = 30,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Longest time for a request.")] = 30,
 ) -> None:
-    """Serve a model over HTTP: POST images to /score, get the rows of score.
+    """Serve a model over HTTP: POST images to /score to get their rows.
 
     It does not authenticate users: keep it on this machine, or behind a server that does.
     """
@@ -296,8 +296,8 @@ def app(
     images: Annotated[
         list[str] | None,
         typer.Option(
-            help="Folder of images to pick from. With the folder of the training images, those "
-            "that are most similar to an image are shown. May be repeated."
+            help="Folder of images to pick from. If it is that of the training images, the most "
+            "similar ones are shown with each image. Can be repeated."
         ),
     ] = None,
     host: HostOption = "127.0.0.1",
@@ -305,7 +305,7 @@ def app(
     alpha: AlphaOption = None,
     megabytes: Annotated[float, typer.Option(min=0.001, help="Largest file.")] = 32,
 ) -> None:
-    """Show in a browser what a model makes of an image: drop, draw or pick one.
+    """Show the verdict on an image in a browser: drop, draw or pick one.
 
     It does not authenticate users: keep it on this machine, or behind a server that does.
     """
@@ -398,13 +398,13 @@ def attractors(
     images: Annotated[
         list[str] | None,
         typer.Option(
-            help="Folder of images to start from. Of a model file, the first with known images "
-            "stands for its training images. May be repeated."
+            help="Folder of images to start from. For a model file, the first folder with known "
+            "images is used as its training images. Can be repeated."
         ),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
-    """Find the attractors: how many there are, where images and noise end, what images bear."""
+    """Find the attractors: their number, where images and noise end, how stable they are."""
     with one_line_errors():
         from attractor_ae.deploy.attractors import find_attractors
         from attractor_ae.reporting.attractors import attractor_table

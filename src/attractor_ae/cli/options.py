@@ -23,7 +23,7 @@ SetOption = Annotated[
     typer.Option(
         "--set",
         metavar="SECTION.KEY=VALUE",
-        help="Override a key of the config, e.g. training.epochs=200. Can be given several times.",
+        help="Override a key of the config, e.g. training.epochs=200. Can be repeated.",
     ),
 ]
 DataRootOption = Annotated[

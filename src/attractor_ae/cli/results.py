@@ -29,8 +29,7 @@ ReferenceOption = Annotated[
 PlacesArgument = Annotated[
     list[str],
     typer.Argument(
-        metavar="FOLDERS",
-        help="Folders of evaluated runs, sweeps and ensembles, or glob patterns of them.",
+        metavar="FOLDERS", help="Folders of evaluated runs, sweeps and ensembles, or glob patterns."
     ),
 ]
 
@@ -102,8 +101,8 @@ def report(
         list[str],
         typer.Argument(
             metavar="MODEL_OR_RUN...",
-            help="Model files, folders of evaluated runs, sweeps and ensembles, and folders that "
-            "attractors has written.",
+            help="Model files, folders of evaluated runs, sweeps and ensembles, and folders "
+            "written by attractors.",
         ),
     ],
     target: Annotated[
@@ -111,7 +110,7 @@ def report(
     ] = Path("report.html"),
     images: Annotated[
         list[str] | None,
-        typer.Option(help="Folder of images to show with a model file. May be repeated."),
+        typer.Option(help="Folder of images to show with a model file. Can be repeated."),
     ] = None,
     data_root: DataRootOption = None,
 ) -> None:
@@ -128,8 +127,8 @@ def reproduce(
     suite: Annotated[
         str,
         typer.Argument(
-            help="Name of a suite (builtin, mnist, fashion, svhn, gtsrb, sviro_uncertainty), or "
-            "TOML file of a suite or of a config."
+            help="Name of a suite (builtin, open-set, mnist, fashion, svhn, gtsrb, "
+            "sviro_uncertainty), or TOML file of a suite or of a config."
         ),
     ] = "builtin",
     folder: Annotated[
@@ -142,14 +141,14 @@ def reproduce(
         bool, typer.Option("--quick", help="Train a shorter version that runs on a laptop.")
     ] = False,
     seeds: Annotated[
-        str | None, typer.Option(help="Seeds to train with. Default: 0-9; 0-2 with --quick.")
+        str | None, typer.Option(help="Seeds. Default: 0-9; 0-2 with --quick; 0-4 for open-set.")
     ] = None,
     workers: WorkersOption = None,
     runs: Annotated[
         list[str] | None,
         typer.Option(
             help="Finished runs to evaluate instead of training, e.g. imported ones; only with "
-            "a config. May be repeated."
+            "a config. Can be repeated."
         ),
     ] = None,
     settings: SetOption = None,
@@ -157,7 +156,7 @@ def reproduce(
 ) -> None:
     """Train, evaluate and compare all methods of a suite, e.g. of a published table.
 
-    An interrupted reproduction continues when the command is called again.
+    To continue after an interruption, run the same command again.
     """
     with one_line_errors(continues=True):
         from attractor_ae.experiment.reproduce import run_reproduction

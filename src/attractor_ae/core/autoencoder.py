@@ -100,7 +100,7 @@ class Autoencoder(nn.Module):
         return self.latent(x)
 
     def pooled_features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n features"]:
-        """Return mean and root mean square over positions of stage 1's maps, without dropout."""
+        """Return the mean and root mean square of each map of stage 1, without dropout."""
         maps = masked_activation(self.encoder[0](self.space.points(x)), self.activation, None)
         maps = maps.double().flatten(2)  # (n, w, positions)
         return torch.cat([maps.mean(2), maps.square().mean(2).sqrt()], dim=1)
@@ -175,14 +175,14 @@ class FeatureAutoencoder(nn.Module):
     def decode(
         self, z: Float[Tensor, "n latent"], masks: DropoutMasks | None = None
     ) -> Float[Tensor, "n features"]:
-        """Return reconstructed points, shortened to the usual length, so that none diverges."""
+        """Return reconstructed points, of at most the usual length, so that none diverges."""
         for linear, mask in zip(self.decoder, sites_of(masks, self.site_shapes)[2:], strict=True):
             z = masked_activation(linear(z), self.activation, mask)
-        x, longest = self.output(z), math.sqrt(self.space.count)  # of training points, in the mean
+        x, longest = self.output(z), math.sqrt(self.space.count)  # RMS length of training points
         return x * (longest / x.norm(dim=-1, keepdim=True).clamp_min(longest))
 
     def pooled_features(self, x: Tensor) -> Float[Tensor, "n features"]:
-        """Return the points of images or features: what the first layer sees."""
+        """Return the points of images or features, the input of the first layer."""
         return self.space.points(x).double()
 
     def forward(
@@ -194,7 +194,7 @@ class FeatureAutoencoder(nn.Module):
 
 
 def make_autoencoder(
-    *arguments: Any,  # noqa: ANN401  those of a network, which it stores
+    *arguments: Any,  # noqa: ANN401  as stored in a network
     generator: torch.Generator | None = None,
 ) -> Autoencoder | FeatureAutoencoder:
     """Return the untrained autoencoder of a space, from its ``arguments`` in their order."""

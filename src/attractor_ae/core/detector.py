@@ -119,7 +119,7 @@ class AttractorDetector(Detector):
         n = len(images)  # scores of codes use only the first mask
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
         f = torch.cat([self.network.pooled_features(x) for x, _ in self._batches(images)])
-        if self.holds_out:  # many features: their covariance fits the images that it is from
+        if self.holds_out:  # a covariance of many features overfits its images
             f = f[~torch.isin(torch.arange(n), self.standardising(n))]
             self.known_images_ = {"pooled": KnownFeatures.of(f, labels[: len(f)] * 0, 1, 0.001)}
             return

@@ -21,7 +21,7 @@ from attractor_ae.core.masks import DropoutMasks
 class Trajectory:
     """Latent codes z_r and reconstructions x_{r+1} of an iterated autoencoder.
 
-    If the last reconstruction was not computed, there is one less than latent codes.
+    If the last reconstruction was not computed, there is one fewer than latent codes.
     """
 
     latents: Float[Tensor, "recursions n latent"]

@@ -19,7 +19,7 @@ HEAD_INPUTS = ("code", "path")
 
 
 class Head(ABC):
-    """A classifier per recursion of one of ``HEAD_INPUTS``; ``state`` has the fitted tensors."""
+    """One classifier per recursion, on one of ``HEAD_INPUTS``; ``state`` has the fitted tensors."""
 
     def __init__(self, reads: str = "code") -> None:
         check_known("head input", reads, HEAD_INPUTS)

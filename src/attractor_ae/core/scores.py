@@ -103,7 +103,7 @@ class KnownLatents:
 def _within_classes(
     f: Tensor, labels: Tensor, classes: int, shrinkage: float
 ) -> tuple[Tensor, Tensor]:
-    """Return class means times W, and W, for W W^T the inverse of the covariance within classes."""
+    """Return the class means times W, and W; W W^T inverts the covariance within classes."""
     centres = torch.stack([f[labels == c].mean(0) for c in range(classes)])
     around = f - centres[labels]
     covariance = around.mT @ around / len(around)
@@ -119,7 +119,7 @@ Latents = Float[Tensor, "trials n latent"]
 
 
 def feature_norm(z: Latents, known: KnownLatents) -> Float[Tensor, " n"]:
-    """Negative mean length of codes; unknown ones are shorter (Dhamija et al., NeurIPS 2018)."""
+    """Negative mean length of codes, shorter for unknown images (Dhamija et al., NeurIPS 2018)."""
     return -z.norm(dim=-1).mean(0)
 
 
@@ -152,7 +152,7 @@ def _nearest(z: Tensor, known: KnownLatents, k: int) -> torch.return_types.topk:
 
 @dataclass(frozen=True, eq=False)
 class KnownFeatures:
-    """Features of training images, standardised by their means; otherwise as `KnownLatents`."""
+    """Standardised features of training images; ``centres``, ``whitening``: as `KnownLatents`."""
 
     mean: Float[Tensor, " features"]
     deviation: Float[Tensor, " features"]
@@ -163,7 +163,7 @@ class KnownFeatures:
     def of(cls, f: Tensor, labels: Tensor, classes: int, shrinkage: float) -> "KnownFeatures":
         """Return the statistics of the features (m, features) of training images."""
         mean, deviation = f.mean(0), f.std(0)
-        # A feature that is the same in all training images must not decide alone.
+        # A feature that is the same in all training images must not dominate distances.
         deviation = deviation.clamp_min(1e-9 + 0.1 * deviation.mean().item())
         within = _within_classes((f - mean) / deviation, labels, classes, shrinkage)
         return cls(mean, deviation, *within)
@@ -175,21 +175,21 @@ class KnownFeatures:
 
 
 KnownImages = dict[str, KnownFeatures]
-"""Of training images: "pooled", the first layer's pooled features, and "detail", their `detail`."""
+"""Statistics of training images: "pooled", of the first layer's features; "detail", of `detail`."""
 
 
 def layer_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
-    """As `mahalanobis`, of the first layer's pooled features; of points, to the mean of all."""
+    """As `mahalanobis`, for the first layer's features; for points, to the overall mean."""
     return known["pooled"].distance(features)
 
 
 def contrast(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
-    """Standard deviation of the pixels, no matter what is known."""
+    """Standard deviation of the pixels; independent of the training images."""
     return x.double().flatten(1).std(1)
 
 
 def detail_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
-    """As `mahalanobis`, of `detail`."""
+    """As `mahalanobis`, for `detail`."""
     return known["detail"].distance(detail(x))
 
 

@@ -33,8 +33,8 @@ class Pixels:
 class Standardised(Pixels):
     """Images with their own brightness and contrast removed: mean 0.5, standard deviation 0.25.
 
-    Otherwise brightness and contrast fill the codes of natural images. Reconstructions are
-    standardised before each recursion, too. With these numbers a point is still a picture, with
+    Without this, brightness and contrast dominate the codes of natural images. Reconstructions are
+    standardised before each recursion, too. With these values a point is still a picture, with
     nearly all values in [0, 1].
     """
 
@@ -42,7 +42,7 @@ class Standardised(Pixels):
         """Return images or reconstructions, each standardised over all its pixels and channels."""
         x = x if x.dtype == torch.float64 else x.float()
         centred = x - _mean(x)
-        # An image of one grey level stays so.
+        # An image of one grey level stays constant.
         deviation = _mean(centred.square()).clamp_min(_LEAST_CONTRAST**2).sqrt()
         return 0.5 + 0.25 * centred / deviation
 
@@ -51,15 +51,15 @@ _LEAST_CONTRAST = 0.01  # standard deviation below which contrast is noise
 
 
 def _mean(x: Images) -> Float[Tensor, "n 1 1 1"]:
-    # In two steps: PyTorch adds the values of a large single image in another order.
+    # In two steps, as PyTorch's order of addition depends on the batch for large images.
     return x.flatten(1).unflatten(1, (-1, 16)).mean(2).mean(1)[:, None, None, None]
 
 
 class Features(nn.Module):
     """Features of a frozen pretrained network, standardised: points have the shape (n, features).
 
-    Mean and deviation of the training images are stored with the weights of the autoencoder, and of
-    the extractor only the digest.
+    The mean and deviation of the training images and the digest of the extractor are stored with
+    the weights of the autoencoder; the weights of the extractor are not.
 
     Args:
         extractor: Name of the extractor, see `attractor_ae.extractors`.
@@ -84,7 +84,7 @@ class Features(nn.Module):
     def fit(self, features: Float[Tensor, "n features"]) -> None:
         """Take mean and deviation from the features of training images."""
         self.mean.copy_(features.mean(0))
-        # A feature that is nearly the same in all training images must not decide alone.
+        # A feature that is nearly the same in all training images must not dominate distances.
         deviation = features.std(0)
         self.deviation.copy_(deviation.clamp_min(1e-6 + 0.1 * deviation.mean().item()))
         self.digest.copy_(torch.tensor(list(bytes.fromhex(make_extractor(self.name).digest))))
@@ -96,11 +96,11 @@ class Features(nn.Module):
             AttractorError: If the autoencoder was trained with other weights of the extractor.
         """
         extractor = make_extractor(self.name)
-        exported = torch.compiler.is_compiling()  # then weights have no values; checked before
+        exported = torch.compiler.is_compiling()  # weights then have no values
         if not exported and bytes(self.digest.tolist()).hex() != extractor.digest:
             raise AttractorError(
-                f"extractor {self.name!r} has other weights than in the training; install the "
-                "version that it was trained with, or train again"
+                f"extractor {self.name!r} does not have the weights used in training; install "
+                "the version used then, or train again"
             )
         features = extractor.to(x.device)(x) if x.ndim == 4 else x
         return (features - self.mean) / self.deviation

@@ -19,7 +19,7 @@ from attractor_ae._files import read_tensors, write_tensors
 
 _FORMAT = "attractor-ae model"
 _VERSION, _OLDEST = 3, 2  # written, and read
-_REMEDY = "give a model file, as attractor-ae fit writes it, or make it again"
+_REMEDY = "give a model file that attractor-ae fit has written"
 
 
 def write_model(

@@ -44,13 +44,13 @@ MOST_FITTED = 10_000
 """Largest number of training images that heads and statistics are fitted on, whose codes are
 stored: it bounds the size of a model file and the time per image."""
 
-_FEATURE_EPOCHS = 60  # of a training on features, as in the preset, but
-_FEWEST, _MOST = 300, 2_160  # steps at least and at most: 60 epochs of 2 250 images
+_FEATURE_EPOCHS = 60  # epochs on features, as in the preset
+_FEWEST, _MOST = 300, 2_160  # limits of its steps; 2 160: 60 epochs of 2 250 images
 _FRACTION, _MANY, _FRACTION_OF_MANY = 0.2, 2_500, 0.1  # of the images, for calibration
-_UNEVEN = 1.5  # times as many images in one class as in another, from which all count equally
-_COLOURED = 0.01  # of the images, from which the network sees colour
+_UNEVEN = 1.5  # ratio of class sizes above which classes are drawn equally often
+_COLOURED = 0.01  # fraction of colour images above which the network gets colour
 _FEATURES = "model.space=features"
-_SAME = 1e-3  # distance of the codes of an image from itself, by rounding, in their spread
+_SAME = 1e-3  # distance of two codes of one image, as a fraction of the spread of codes
 
 
 def fit_model(
@@ -71,8 +71,8 @@ def fit_model(
     """Train, calibrate and check a model on a folder of known images, and write its file.
 
     The images are audited first. The network is trained in the space that `run_chosen_training`
-    takes: features of a pretrained network, or pixels. An interrupted call continues when it is
-    made again.
+    chooses: features of a pretrained network, or pixels. The same call continues after an
+    interruption.
 
     Args:
         folder: Folder of images with one sub-folder per class, or without sub-folders for a single
@@ -84,20 +84,19 @@ def fit_model(
         alpha: Largest fraction of known images that are rejected, on average over calibrations.
         size: Height and width of the images; by default 160 for features, and for pixels 64, or
             less if the images are smaller.
-        colour: Whether the network sees colour; by default, if more than 1 % of the images do.
+        colour: Whether to train on colour; by default, if more than 1 % of the images have colour.
         overrides: Any number of ``"section.key=value"`` of the config.
-        bundle: Whether the file contains the weights of the extractor, so that they need not be
-            installed or downloaded where it is used.
+        bundle: Whether the file contains the weights of the extractor, so that its users need not
+            install or download them.
         per_class: Whether an image is ranked among the calibration images of its predicted class,
-            if these are at least 100.
-        thumbnails: Whether the file contains small pictures of the training images that an image
-            can be nearest to.
+            if there are at least 100 of them.
+        thumbnails: Whether the file contains small pictures of the training images.
         data_root: Folder of the data sets' files.
         again: Replace ``out``.
         reporter: Receives progress, the audit and notes.
 
     Raises:
-        AttractorError: On everything that a user can repair. Before the training, if alpha needs
+        AttractorError: On any error that a user can repair; before the training, if alpha needs
             more calibration images than can be reserved.
     """
     out = _free(out, again)
@@ -110,7 +109,7 @@ def fit_model(
     # A mistake in the settings is found before the images are read.
     wanted = preset("photographs" if named else "default", [*shared, *overrides])
     _check_autoencoder(wanted, str(folder))
-    # The audit sees colour in the size of the preset for photographs, which needs these images.
+    # Loaded in colour and the preset's size for photographs: for the audit, and for features.
     of_data = [text for text in overrides if text.startswith("dataset.")]
     config = preset("photographs", [*shared, *of_data]).dataset
     form = dataclasses.replace(image_format(config), channels=3)
@@ -133,8 +132,8 @@ def fit_model(
     if low * _UNEVEN < high and not any(t.startswith("training.balanced=") for t in overrides):
         shared.append("training.balanced=true")
         reporter.note(
-            f"the training draws every class equally often, as they have {low} to {high} images "
-            "(not with --set training.balanced=false)"
+            f"classes have {low} to {high} images, so each is drawn equally often in the training "
+            "(turned off by --set training.balanced=false)"
         )
     coloured = findings.coloured > _COLOURED if colour is None else colour
     channels = f"dataset.channels={3 if coloured else 1}"
@@ -167,7 +166,7 @@ def fit_model(
     work = Run(out.parent / f".{out.name}.training")
     shared_by_both = {"data_root": data_root, "resume": True, "reporter": reporter}
     with claimed(work):
-        _free(out, again)  # another process may have ended
+        _free(out, again)  # another process may have written it
         place = work.path / key
         if both:
             run = run_chosen_training(
@@ -359,7 +358,7 @@ def _splits(dataset: Dataset) -> tuple[str, str]:
 def _load(
     dataset: Dataset, split: str, config: DatasetConfig, form: ImageFormat, reporter: Reporter
 ) -> ImageSet:
-    """Load the images of a split; those without classes are of one, with the folder's name."""
+    """Load the images of a split; without classes, all are of one, named after the folder."""
     seed = None if config.subset_seed < 0 else config.subset_seed
     per_class = config.nbr_of_samples_per_class
     shared = {"image_format": form, "max_broken": config.max_broken, "reporter": reporter}
@@ -383,7 +382,7 @@ def _shorter_side(images: ImageSet) -> int | None:
 def _pixel_size(side: int | None) -> int:
     """Return the size on pixels: that of the preset, but at most that of the images.
 
-    Features are better of enlarged images, which the pretrained network knows (docs/verdicts.md).
+    Features, in contrast, are better on enlarged images (docs/verdicts.md).
     """
     most = preset("default").dataset.image_size
     return most if side is None else min(most, 16 * max(1, math.ceil(side / 16)))
@@ -396,7 +395,7 @@ def _form_text(config: ExperimentConfig) -> str:
 
 
 def _calibration_fraction(labels: NDArray[np.int64], alpha: float) -> float:
-    """Return the fraction of images to calibrate on: a fifth, a tenth of many, or what is needed.
+    """Return the fraction to calibrate on: a fifth, or a tenth of many, or more if needed.
 
     Raises:
         AttractorError: If even half of the images are too few for alpha.
@@ -414,8 +413,8 @@ def _calibration_fraction(labels: NDArray[np.int64], alpha: float) -> float:
         if most < SMALLEST_CALIBRATION:
             smallest = "no alpha is possible; use more images"
         raise AttractorError(
-            f"alpha {alpha:g} needs {needed} calibration images, at most half of all; of these "
-            f"{sizes.sum()} images {most} can be reserved, with which {smallest}"
+            f"alpha {alpha:g} needs {needed} calibration images, but only {most} of the "
+            f"{sizes.sum()} images (half) can be reserved, so {smallest}"
         )
     return enough[0]
 

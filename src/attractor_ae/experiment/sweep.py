@@ -485,7 +485,7 @@ def find_runs(*places: str | Path) -> list[Run]:
                 f"{SWEEP_FILE}); to use the runs in it, give '{path}/*'"
             )
         if not matches:
-            raise AttractorError(f"{place}: there is no run; to make runs, run: attractor-ae sweep")
+            raise AttractorError(f"{place}: there is no run; make runs with: attractor-ae sweep")
         found |= {run.path.resolve(): run for match in matches for run in _runs_in(match)}
     return sorted(found.values(), key=lambda run: _natural(str(run.path)))
 

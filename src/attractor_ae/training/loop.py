@@ -186,7 +186,7 @@ class _Loop:
         if isinstance(self.network.space, Features):
             self.network.space.fit(torch.from_numpy(self._set.features).to(self._device))
         layer = build_class_layer(self._config, len(self._set.classes))
-        # Everything that has weights to train: only the network is kept.
+        # Everything with trainable weights; only the network is stored.
         self._trained = nn.ModuleList(filter(None, (self.network, layer))).to(self._device)
         self._objective = build_objective(self._config, self.network, layer)
         self._optimizer = build_optimizer(self._trained, self._settings)
@@ -200,7 +200,7 @@ class _Loop:
         return min(times * self._settings.dropout_warmup, thirds * self._steps // 3)
 
     def stuck(self, epoch: int) -> str:
-        """Return why to start again after an epoch: nothing learned in the warm-up, or ""."""
+        """Return why the training must start again after an epoch, or ""."""
         warm = self.warmup
         due = warm and epoch == math.ceil(warm / self._steps_per_epoch)
         if self.restarted or not due or isinstance(self.network, ConvClassifier):
@@ -208,7 +208,7 @@ class _Loop:
         return " and ".join(plateau(self._config, self.network, self._set))
 
     def restart(self) -> None:
-        """Return to the first weights, with a longer warm-up."""
+        """Return to the initial weights, with a longer warm-up."""
         self.restarted = True
         self._build()
 

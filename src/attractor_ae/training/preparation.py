@@ -28,11 +28,11 @@ def training_part(config: ExperimentConfig, images: ImageSet) -> tuple[ImageSet,
         # Reported now rather than after the training.
         sizes, needed = np.unique(images.labels, return_counts=True)[1], SMALLEST_CALIBRATION
         enough = [p / 100 for p in range(1, 51) if np.round(p / 100 * sizes).sum() >= needed]
-        higher = f"set it to {enough[0]}" if enough else "use more images"
+        more = f"set dataset.calibration_fraction={enough[0]}" if enough else "use more images"
         raise AttractorError(
-            f"data set {images.name!r} ({images.split}) keeps {len(kept)} of {len(images)} images "
-            f"for calibration, which needs {SMALLEST_CALIBRATION}; increase "
-            f"dataset.calibration_fraction ({higher}), or set it to 0 with evaluation.score=entropy"
+            f"data set {images.name!r} ({images.split}): calibration needs {SMALLEST_CALIBRATION} "
+            f"images, but only {len(kept)} of {len(images)} are reserved for it; {more}, or set "
+            "dataset.calibration_fraction=0 and evaluation.score=entropy"
         )
     return trained, kept
 
