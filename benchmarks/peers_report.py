@@ -24,8 +24,8 @@ Rows = dict[tuple[str, str], list[dict]]
 INTRODUCTION = f"""# Against other methods
 
 Every method sees the same images: up to 250 per class, of which 225 train the network, with the
-same seeds. The classifier takes two steps for each step of the autoencoder, and two thirds of its time
-on one core (the last table of each section). `MC-AE, ood_score` is the default recipe of
+same seeds. The classifier takes two steps for each step of the autoencoder, and two thirds of its
+time on one core (the last table of each section). `MC-AE, ood_score` is the default recipe of
 this package, with the same settings for every D_in, and `MC-AE, entropy` has the score of the paper
 on the same networks. The detectors of [pytorch-ood](https://pytorch-ood.readthedocs.io) and MC
 dropout share one convolutional classifier; the ensemble's {MEMBERS} members are trained for as
@@ -78,9 +78,9 @@ both OOD scores; the other methods see the same features. The files are made by
 
 NEAREST = """## Published figures
 
-We know of no figure published for 250 images per class and minutes on a CPU. The nearest ones are for
-Fashion-MNIST against MNIST with all 60 000 training images: AUROC 77 for MSP, 84 for an ensemble,
-99.6 for Mahalanobis and FSSD, 99 for likelihood regret."""
+We know of no figure published for 250 images per class and minutes on a CPU. The nearest ones are
+for Fashion-MNIST against MNIST with all 60 000 training images: AUROC 77 for MSP, 84 for an
+ensemble, 99.6 for Mahalanobis and FSSD, 99 for likelihood regret."""
 
 
 def mean(rates: dict[str, float]) -> float:
