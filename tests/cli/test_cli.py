@@ -6,11 +6,13 @@ from importlib.metadata import version
 
 import numpy as np
 import pytest
+import typer
 from at_terminal import error_line, invoke, options
 from PIL import Image
 from small_models import FEW
 
 from attractor_ae import Run, load_detector, preset
+from attractor_ae.cli import app
 from attractor_ae.data import CATALOGUE
 
 TINY = [
@@ -107,11 +109,19 @@ def test_runs_have_a_place_by_default(config, tmp_path, monkeypatch):
     assert (tmp_path / "runs" / "mnist5k-digits-seed3" / "weights.safetensors").exists()
 
 
-@pytest.mark.parametrize("command", ["train", "sweep"])
-def test_a_folder_without_a_name_is_refused(config, command):
-    result = invoke(command, config, "--out", "")
+@pytest.mark.parametrize(
+    "command",
+    [
+        name
+        for name, command in typer.main.get_command(app).commands.items()
+        if any("--out" in parameter.opts for parameter in command.params)
+    ],
+)
+def test_an_output_without_a_name_is_refused(command):
+    result = invoke(command, "any", "--out", "")
     assert result.exit_code == 2
     assert "--out" in result.stderr
+    assert "empty" in result.stderr
 
 
 def test_an_unknown_data_set(config, tmp_path):

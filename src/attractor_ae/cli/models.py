@@ -30,11 +30,6 @@ AgainOption = Annotated[
 ]
 
 
-def model_out(text: str) -> Any:  # noqa: ANN401
-    """Return the option ``--out`` for an output file, with ``text`` as its help."""
-    return typer.Option("--out", metavar="FILE", help=text)
-
-
 def fit(
     folder: Annotated[
         str | None,
@@ -44,7 +39,7 @@ def fit(
             "an array. Not with --from."
         ),
     ] = None,
-    target: Annotated[Path, model_out("Model file to write.")] = Path("images.model"),
+    target: Annotated[Path, out_option("Model file to write.", "FILE")] = Path("images.model"),
     alpha: Annotated[float, typer.Option(help=f"{_ALPHA}score --alpha overrides it.")] = 0.05,
     size: Annotated[
         int | None,
@@ -123,7 +118,9 @@ def score(
     ],
     target: Annotated[
         Path | None,
-        model_out("File to write, ending in .csv, .jsonl or .parquet. Default: print the rows."),
+        out_option(
+            "File to write, ending in .csv, .jsonl or .parquet. Default: print the rows.", "FILE"
+        ),
     ] = None,
     alpha: AlphaOption = None,
     fdr: Annotated[
@@ -237,7 +234,7 @@ def calibrate(
             "sub-folders for the classes."
         ),
     ],
-    target: Annotated[Path, model_out("Model file to write.")],
+    target: Annotated[Path, out_option("Model file to write.", "FILE")],
     alpha: AlphaOption = None,
     again: AgainOption = False,
 ) -> None:
@@ -355,7 +352,7 @@ def push(model: ModelArgument, repository: RepositoryArgument) -> None:
 
 def pull(
     repository: RepositoryArgument,
-    target: Annotated[Path, model_out("Model file to write.")] = Path("images.model"),
+    target: Annotated[Path, out_option("Model file to write.", "FILE")] = Path("images.model"),
     again: AgainOption = False,
 ) -> None:
     """Download a model file and its card from the Hugging Face Hub."""
@@ -370,7 +367,10 @@ def pull(
 def export(
     model: ModelArgument,
     target: Annotated[
-        Path, model_out("File to write, e.g. parts.onnx; the dropout masks go to parts.masks.npz.")
+        Path,
+        out_option(
+            "File to write, e.g. parts.onnx; the dropout masks go to parts.masks.npz.", "FILE"
+        ),
     ],
     form: Annotated[
         str, typer.Option("--format", help="onnx, or torch: a program of torch.export.")

@@ -6,16 +6,16 @@ from typing import Annotated, Any
 import typer
 
 
-def folder_path(text: str | Path) -> Path:
-    """Return the path of an output folder; refuse ``""``, which would be the current folder."""
+def output_path(text: str | Path) -> Path:
+    """Return the path of an output; refuse ``""``, which would be the current folder."""
     if not str(text).strip():
-        raise typer.BadParameter("is empty; give the path of a folder")
+        raise typer.BadParameter("is empty; give a path")
     return Path(text)
 
 
-def out_option(text: str) -> Any:  # noqa: ANN401
-    """Return the option ``--out`` for an output folder, with ``text`` as its help."""
-    return typer.Option("--out", parser=folder_path, metavar="FOLDER", help=text)
+def out_option(text: str, metavar: str = "FOLDER", *names: str) -> Any:  # noqa: ANN401
+    """Return the option ``--out``, or ``names``, for an output, with ``text`` as its help."""
+    return typer.Option(*(names or ("--out",)), parser=output_path, metavar=metavar, help=text)
 
 
 SetOption = Annotated[

@@ -105,9 +105,9 @@ def report(
             "written by attractors.",
         ),
     ],
-    target: Annotated[
-        Path, typer.Option("--out", "-o", metavar="FILE", help="HTML file to write.")
-    ] = Path("report.html"),
+    target: Annotated[Path, out_option("HTML file to write.", "FILE", "--out", "-o")] = Path(
+        "report.html"
+    ),
     images: Annotated[
         list[str] | None,
         typer.Option(help="Folder of images to show with a model file. Can be repeated."),

@@ -51,7 +51,7 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str,
     if version not in map(str, range(_OLDEST, _VERSION + 1)):
         raise AttractorError(
             f"{path}: was written by attractor-ae {metadata.get('written_by')} in format {version};"
-            f" version {__version__} reads {_OLDEST} to {_VERSION}; install that one, or fit again"
+            f" version {__version__} reads {_OLDEST} to {_VERSION}; use the other one, or fit again"
         )
     return tensors, json.loads(metadata["detector"]), json.loads(metadata["facts"]), digest
 

@@ -101,7 +101,7 @@ class Run:
         if found.get("self_check") != "failed":
             return None
         reasons = "; ".join(found.get("failures", ()))
-        return f"warning: {self.path}: self-check failed, the network may know nothing: {reasons}"
+        return f"warning: {self.path}: self-check failed, perhaps nothing was learned: {reasons}"
 
     def log(self, line: str) -> None:
         """Append a line with the time to the log."""
