@@ -1,6 +1,6 @@
 """Attractors of an autoencoder, or of any map: fixed points, cycles, spectra, basins.
 
-A `Map` takes points (n, ...) to points of the same shape, row by row; `as_map` makes one of a
+A `Map` takes points (n, ...) to points of the same shape, row by row; `as_map` makes one from a
 network and a mask. In the stated costs, a pass is one application of the map to one point, and a
 product of the Jacobian with a vector takes about two. Lengths are Euclidean norms of points.
 """
@@ -39,8 +39,8 @@ _DENSE = 40  # below this number of entries, ARPACK has no room, and a dense Jac
 def as_map(network: Network, masks: DropoutMasks | None = None, *, exact: bool = False) -> Map:
     """Return the map x -> D(E(x)) of a network under a mask, or with dropout off (None).
 
-    ``exact``: of a copy in float64 with PyTorch's own layers, which the functions of the Jacobian
-    below need.
+    ``exact``: use a copy in float64 with PyTorch's own layers, as required by the functions of the
+    Jacobian below.
     """
     network = plain_layers(network) if exact else network
     dtype = next(network.parameters()).dtype
@@ -62,7 +62,7 @@ class Settled:
     Attributes:
         ends: The last point; of a cycle, that with the smallest sum of entries.
         period: 1 for a fixed point, k > 1 for a cycle, 0 if it still moves, -1 if it diverged.
-        steps: Number of steps until then, or until the end.
+        steps: Number of steps until the trajectory settled or diverged, or until the end.
         lengths: Lengths of the steps, |x_{r+1} - x_r| / max(|x_0|, |x_1|); NaN after a trajectory
             has ended.
     """
@@ -86,7 +86,7 @@ def settle(
     """Iterate x_{r+1} = f(x_r) from each point until it repeats, diverges, or steps run out.
 
     A trajectory settles at the first r with |x_r - x_{r-k}| <= tolerance * max(|x_0|, |x_1|) for a
-    period k of at most ``longest``; of several, the smallest k counts. It diverges if an entry
+    period k of at most ``longest``, the smallest that fits. It diverges if an entry
     exceeds ``largest`` or is NaN. Cost: a pass per step and point that moves.
 
     Raises:
@@ -165,7 +165,7 @@ def spectrum(f: Map, x: Float[Tensor, "1 ..."], count: int = 4) -> NDArray[np.co
 
 
 def spectral_radius(f: Map, x: Float[Tensor, "1 ..."]) -> float:
-    """Return the largest absolute eigenvalue of the Jacobian: a fixed point attracts below 1."""
+    """Return the largest absolute eigenvalue of the Jacobian; below 1, a fixed point attracts."""
     return float(abs(spectrum(f, x)[0]))
 
 
@@ -184,7 +184,7 @@ def jacobian_trace(
     """Return an estimate of the trace of the Jacobian, and its standard error.
 
     The mean of v'Jv over random signs v (Hutchinson, 1990). Cost: a product per probe. The trace
-    divided by the number of entries is how much of a change stays, on average.
+    divided by the number of entries is the average fraction of a change that remains.
     """
     signs = np.random.default_rng(seed).choice([-1.0, 1.0], (probes, x.numel()))
     operator = _jacobian(f, x)
@@ -305,7 +305,7 @@ class Catalogue:
 
     @property
     def entropy(self) -> float:
-        """Basin entropy in nats, -sum p log p of the shares; its exponential is a number."""
+        """Basin entropy in nats, -sum p log p of the shares p."""
         return float(torch.special.entr(self.shares).sum())
 
     def purity(self, labels: Int[Tensor, " n"]) -> float:
@@ -317,7 +317,7 @@ class Catalogue:
         return float(counts.amax(1).sum() / counts.sum())
 
     def spurious(self, known: Float[Tensor, "m ..."]) -> Bool[Tensor, " k"]:
-        """Return which are further from all known points than these are from their nearest ones."""
+        """Return which are further from all points than these are, on average, from each other."""
         return nearest(self.points, known)[0] > neighbour_distances(known).mean()
 
 
@@ -390,7 +390,7 @@ def latent_samples(
 def noisy(
     x: Float[Tensor, "n ..."], levels: NDArray[np.float64], *, seed: int = 0
 ) -> Float[Tensor, "levels n ..."]:
-    """Return points with Gaussian noise; each has one noise, scaled by the levels."""
+    """Return points with Gaussian noise: one draw per point, multiplied by each level."""
     noise = _normal(x.shape, seed).to(x)
     return torch.stack([x + level * noise for level in levels])
 
@@ -418,7 +418,7 @@ def blended(
 def borne(
     f: Map, paths: Float[Tensor, "levels n ..."], tolerance: float = SAME
 ) -> Int[Tensor, " n"]:
-    """Return how many levels an image bears before it leaves its attractor.
+    """Return the number of levels up to which an image still reaches its attractor.
 
     ``paths[0]`` are the images, and the following levels disturb them more and more. -1 for an
     image that does not settle itself. Cost: that of `settle` from all points of the paths.

@@ -1,4 +1,4 @@
-"""Frozen pretrained networks by name, in whose features the autoencoder can have its attractors.
+"""Frozen pretrained networks by name; the autoencoder can work on their features.
 
     "efficientnet-lite0"   weights in a package of the extra ``features``: nothing is downloaded
     "timm/NAME"            a network of timm with its published weights
@@ -22,7 +22,7 @@ from attractor_ae._errors import AttractorError, check_known, optional_package, 
 from attractor_ae._files import load_weights
 
 _BLOCK = 8
-"""Images at once; fewer are filled up with black ones, so that features depend on nothing else."""
+"""Images at once, padded with black ones, so that features do not depend on the batch."""
 _LITE0 = "efficientnet-lite0"
 _STAGES = 2  # deepest stages whose pooled maps are features, in addition to the last layer's
 
@@ -214,6 +214,6 @@ def _fetched(name: str, load: Callable[[], Any]) -> Any:  # noqa: ANN401
     except (OSError, RuntimeError) as error:
         raise AttractorError(
             f"extractor {name!r}: its weights cannot be downloaded "
-            f"({str(error).splitlines()[0]}); connect to the network once, or set "
+            f"({str(error).splitlines()[0]}); connect to the internet once, or set "
             'model.extractor to "efficientnet-lite0", whose weights are in a package'
         ) from None

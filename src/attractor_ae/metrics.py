@@ -86,8 +86,8 @@ def detection_metrics(
     Paper grid: the 50 thresholds of the released code, integrated by the trapezoid rule
     without closing the curves. With D_in positive, the ROC curve starts at (0, 0), and the other at
     recall 0 and precision 1, since the precision of an empty set counts as 1; scores above 0.98 are
-    never accepted. FPR is that of the threshold of nearest TPR in floating point, of ties the
-    strictest. These are the released code's numbers, to the last digit.
+    never accepted. FPR is taken at the nearest TPR in floating point, with ties broken by the
+    strictest threshold. These are the released code's numbers, to the last digit.
 
     Raises:
         AttractorError: If an argument is empty, not one-dimensional, not finite or, on the paper

@@ -33,7 +33,7 @@ _BY_CONTENT = ("AVIF", "BMP", "GIF", "HEIF", "JPEG", "JPEG2000", "PNG", "TIFF", 
 # Images that Pillow opens as something else, e.g. their preview, or not at all.
 _OTHER_IMAGES = (".arw", ".cr2", ".cr3", ".dng", ".nef", ".orf", ".raf", ".rw2", ".srw", ".svg")
 
-# Photographs that Pillow may not read; and text, so frequent next to images that it is not opened.
+# Photographs that Pillow may not read, and text files, which are common and need not be opened.
 _PHOTOGRAPHS = (".avif", ".heic", ".heif", ".hif", ".jxl")
 _TEXT = (".csv", ".html", ".json", ".md", ".py", ".toml", ".tsv", ".txt", ".xml", ".yaml", ".yml")
 

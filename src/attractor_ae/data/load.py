@@ -41,7 +41,7 @@ class DatasetStatus:
 
     @property
     def present(self) -> bool:
-        """Whether every split can be loaded that is not optional."""
+        """Whether every split that is not optional can be loaded."""
         optional = self.info.optional_splits
         return not any(places for split, places in self.missing.items() if split not in optional)
 
@@ -114,8 +114,8 @@ def data_root(root: Path | str | None = None) -> Path:
 def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0) -> Dataset:
     """Find a data set by name, or your own images by path; arguments as for :func:`load`.
 
-    The exact name of a built-in set means this set, even if there is a folder of that name; in
-    another case, a folder comes first, unless it is that of the set itself in the data root. A path
+    The exact name of a built-in set means this set, even if there is a folder of that name. With
+    other capitals, a folder comes first, unless it is the set's own in the data root. A path
     with a separator, e.g. ``./mnist``, is always a path.
 
     Raises:

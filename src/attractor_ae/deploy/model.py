@@ -67,10 +67,10 @@ ScoreChunks = Callable[[Iterator[Sequence[str]], dict[str, Any]], Iterator[list[
 """Yields the verdicts on chunks of paths, with the options of `Model.score`."""
 
 _THUMBNAIL = 64  # pixels
-_SHOWN = 10  # groups of classes in a line on the threshold
+_SHOWN = 10  # largest number of groups listed in the line on the threshold
 _TOGETHER = 16  # files that a thread decodes, one after the other
-_SAME = 1e-6  # relative difference of equal statistics, which other batches round otherwise
-_EXTRACTOR = "extractor"  # prefix of its weights in a model file
+_SAME = 1e-6  # relative rounding difference of a statistic between batches
+_EXTRACTOR = "extractor"  # prefix of the extractor's weights in a model file
 _MORE_IMAGES = (
     "use a larger alpha, or calibrate on more known images: attractor-ae calibrate MODEL FOLDER"
 )
@@ -88,9 +88,9 @@ class Model:
         codes: Latent codes of training images without dropout, (m, latent), of length 1.
         nearest: Path of each of these training images.
         alpha: Largest fraction of known images that are rejected, on average over calibrations.
-        values: The components of the OOD score of the calibration images, after the trials of each
-            stage of adaptive sampling; the last one is that of all trials.
-        predicted: Their predicted classes after these, as indices of ``detector.classes_``.
+        values: Components of the OOD score of the calibration images at each stage of adaptive
+            sampling; the last stage is after all trials.
+        predicted: Their predicted classes at each stage, as indices of ``detector.classes_``.
         confidence: Slope and offset of the logit of ``confidence`` as a function of that of
             ``probability``.
         facts: Provenance, as JSON values: training data, self-check, metrics, versions.
@@ -101,7 +101,7 @@ class Model:
         thumbnails: A picture of at most 64 x 64 pixels of each image of ``nearest``, as the bytes
             of a WebP file; or none.
         per_class: Whether images are ranked among the calibration images of their predicted class,
-            if these are at least 100 and as many as alpha needs, see `attractor_ae.conformal`.
+            if there are at least 100 and as many as alpha needs, see `attractor_ae.conformal`.
     """
 
     def __init__(
@@ -178,7 +178,7 @@ class Model:
     def ranking(
         self, alpha: float, per_class: bool, trials: tuple[int, int] | None = None
     ) -> tuple[StoppingRule, Tensor, Groups]:
-        """Return when images stop, T of the calibration images as they stop, and the groups."""
+        """Return the stopping rule, T of the calibration images when they stop, and the groups."""
         key = (alpha, per_class, trials)
         if key not in self._rankings:
             at = self._stages(trials)
@@ -189,7 +189,7 @@ class Model:
         return self._rankings[key]
 
     def _stages(self, trials: tuple[int, int] | None) -> slice:
-        """Return the stages of adaptive sampling; without it, the last one alone."""
+        """Return the stages of adaptive sampling; only the last one without it."""
         return slice(-1, None) if trials is None else chosen_stages(self.detector.trials, trials)
 
     # ---- scoring
@@ -211,13 +211,13 @@ class Model:
             paths: Path of each image, for the verdicts.
             alpha: In place of the model's.
             per_class: In place of the model's.
-            trials: Smallest and largest number of masks per image: an image stops when its verdict
-                can no longer plausibly change. Both are among 1, 2, 4, ... and all; by default, all
-                images have all.
+            trials: Smallest and largest number of masks per image: sampling stops when the verdict
+                is very unlikely to change. Both must be 1, 2, 4, ... or all; by default, every
+                image has all masks.
 
         Raises:
             AttractorError: If the images have a wrong dtype, shape or range, alpha needs more
-                calibration images, or ``trials`` are other numbers.
+                calibration images, or ``trials`` are not allowed numbers.
         """
         alpha = self.checked_alpha(alpha)
         inputs, r = self.inputs(images), self.detector.recursion
@@ -252,7 +252,7 @@ class Model:
             "ood_score": _rounded(ood_score(t, ascending), 9),
             "p_value": _rounded(p),
         }
-        if len(self.classes) == 1:  # they say nothing
+        if len(self.classes) == 1:  # meaningless
             for name in ("probability", "confidence", "uncertainty", "epistemic"):
                 del rounded[name]
         labels = [self.classes[i] for i in self.detector.classes_[label].tolist()]
@@ -521,7 +521,9 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
         values["nearest"],
         values["alpha"],
         tensors["model.values"],
-        tensors["model.predicted"].expand(len(tensors["model.values"]), -1),  # before, of the last
+        tensors["model.predicted"].expand(
+            len(tensors["model.values"]), -1
+        ),  # earlier files: only the last
         tuple(facts.pop("confidence")),
         facts,
     )
@@ -600,7 +602,7 @@ def _decode(paths: Sequence[str], form: ImageFormat) -> list[Decoded]:
 
 
 def _least(alpha: float, per_class: bool, n: int) -> int:
-    """Return the number of calibration images from which a predicted class is ranked alone."""
+    """Return the number of calibration images that a class needs to be ranked alone."""
     return max(LEAST_PER_CLASS, least_calibration(alpha) + 1) if per_class else n + 1
 
 

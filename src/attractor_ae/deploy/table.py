@@ -1,7 +1,7 @@
 """A file of verdicts: written row by row, continued after an interruption, and complete or missing.
 
-Rows go to ``FILE.part``, one JSON object per line, of which the first has the settings. When all
-images are scored, they become ``FILE``: CSV, JSON Lines or Parquet.
+Rows are written to ``FILE.part``: a line of settings, then one JSON object per line. When all
+images are scored, they are written to ``FILE``: CSV, JSON Lines or Parquet.
 """
 
 import csv
@@ -67,8 +67,8 @@ def score_to_file(
 ) -> Summary:
     """Score image files, and write one row per image.
 
-    An interrupted call continues when it is made again, and each image is scored once. The file is
-    then the same as without the interruption.
+    The same call continues after an interruption; each image is scored once, and the file is the
+    same as without the interruption.
 
     Args:
         model: The model.
@@ -81,8 +81,8 @@ def score_to_file(
         per_class, trials: As for `Model.score`; with ``fdr``, not per class by default, as a file
             needs smaller p-values, and the rate is that of the whole file.
         parts: Whether to add the p-value of each component of the OOD score.
-        watch: Seconds between looks for images that have arrived, until the call is interrupted by
-            Ctrl-C; then ``out`` is written. A file is read when it is as old as this.
+        watch: Seconds between searches for new images, until Ctrl-C; then ``out`` is written. A
+            file is read when it has not changed for as long.
         drift: Whether to test if the images, in their order, are like the calibration images, and
             to note the first one after which they are not (`first_drift`).
         copy_unknown: Folder to copy unknown images to.
@@ -103,7 +103,7 @@ def score_to_file(
     if fdr is not None and not 0 < fdr < 1:
         raise AttractorError(f"fdr must be between 0 and 1, got {fdr:g}; give e.g. 0.1")
     if drift and trials is not None:
-        raise AttractorError("drift needs all trials; leave out one of both")
+        raise AttractorError("drift needs all trials; leave out drift or trials")
     for source in sources if copy_unknown is not None else ():
         if Path(str(copy_unknown)).resolve().is_relative_to(Path(source).resolve()):
             raise AttractorError(
@@ -119,7 +119,7 @@ def score_to_file(
         "per_class": per_class,
         "trials": trials and list(trials),
         "parts": parts,
-        # The same relative path is another one in another working directory.
+        # A relative path depends on the working directory.
         "sources": [[str(source), os.path.abspath(source)] for source in sources],  # noqa: PTH100
     }
     part = out.with_name(f"{out.name}.part")
@@ -181,8 +181,7 @@ def score_to_file(
 def _resumed(part: Path, settings: Mapping[str, Any]) -> int:
     """Prepare the part file, and return the number of rows that it keeps.
 
-    Whole chunks are kept, so that an image is scored together with the same others, and numbers are
-    the same to the last digit.
+    Whole chunks are kept, so that batches, and thus numbers, are the same to the last digit.
     """
     first = json.dumps(settings) + "\n"
     try:
@@ -235,7 +234,7 @@ def _rounds(
 
 
 def _arrived(paths: Iterable[str], seen: set[int], age: float | None) -> Iterator[str]:
-    """Yield the paths that were not seen; with ``age``, of files that are as old, in seconds."""
+    """Yield the paths that were not seen; with ``age``, of files at least as old (seconds)."""
     for path in paths:
         if hash(path) in seen:
             continue
@@ -263,7 +262,7 @@ def _controlled(
     least = len(p) / (fdr * (n + 1))
     if least > len(p):
         reporter.note(
-            f"warning: with {n} calibration images, nothing can be reported at fdr {fdr:g}; "
+            f"warning: with {n} calibration images, no image can be unknown at fdr {fdr:g}; "
             f"calibrate on at least {int(np.ceil(1 / fdr)) - 1}, or use a larger fdr"
         )
     elif least > max(1, 0.01 * len(p)):

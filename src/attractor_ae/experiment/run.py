@@ -7,7 +7,7 @@ RUN/
   log.txt                  events with times
   checkpoint.safetensors   the state to resume from; removed when training is finished
   weights.safetensors      the trained network; exists when training is finished
-  self_check.json          what the trained network has learned, and whether that is enough
+  self_check.json          how well the network has learned, and whether that is enough
   detector.safetensors     the fitted detector; exists after the first evaluation
   evaluation/              scores, metrics and figures
 """

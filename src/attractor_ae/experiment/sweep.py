@@ -34,7 +34,7 @@ BACKENDS = ("processes", "dask")
 """Processes of this machine, or a cluster of dask.distributed."""
 
 PARENT_VARIABLE = "ATTRACTOR_AE_PARENT"
-"""Environment variable of a child: the id of its parent process, with which it ends."""
+"""Environment variable with the id of the parent process; the child ends when it ends."""
 
 SWEEP_FILE = "sweep.json"
 
@@ -64,7 +64,7 @@ class Failure:
 
 @dataclass(frozen=True)
 class SweepReport:
-    """The outcome of a sweep: jobs that it finished, had finished before, or failed."""
+    """The outcome of a sweep: jobs finished by it, finished before, and failed."""
 
     finished: tuple[Job, ...]
     skipped: tuple[Job, ...]
