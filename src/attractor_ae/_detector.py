@@ -29,7 +29,7 @@ MASK_SCOPES = ("trial", "sample")
 """Scope of a dropout mask: shared by all images of a trial, or drawn per image."""
 
 _TOGETHER = 16  # images, each under its own mask, in a pass
-_STANDARDISING = 256  # training images that the components of the OOD score are standardised on
+_STANDARDISING = 256  # training images that standardise the components of the OOD score
 
 Images = Tensor | NDArray[Any]
 Batches = Iterable[tuple[Tensor, Tensor]]
@@ -51,7 +51,7 @@ class ScoredImages:
 
 @dataclass(frozen=True)
 class Requests:
-    """Requested scores and the recursions of each, and the recursions of the distributions."""
+    """Requested scores with their recursions, and recursions of requested distributions."""
 
     scores: Mapping[str, Sequence[int]]
     distributions: Sequence[int]
@@ -216,7 +216,7 @@ class Detector(ABC):
         check_enough(len(known))
         first = second = torch.arange(len(known))
         if any(name in DISTRIBUTION_SCORES for name in self._parts):
-            # Ranks need images that the temperature of these scores was not fitted on.
+            # Ranks need other images than those that the temperature is fitted on.
             first, second = halves(len(known), self.seed)
         with torch.no_grad():
             self._calibrate_heads(known[first], torch.searchsorted(self.classes_, targets[first]))
@@ -241,7 +241,7 @@ class Detector(ABC):
         return self.classes_[predicted]
 
     def predict_confidence(self, x: Images) -> Float[Tensor, " n"]:
-        """Return the probability of the predicted label: how likely it is right, not how known.
+        """Return the probability that the predicted label is right.
 
         Whether an image is of a known kind is another question, which `predict` answers.
         """
@@ -473,7 +473,7 @@ def part_of(tensors: Mapping[str, Tensor], name: str) -> dict[str, Tensor]:
 def passes(x: Tensor, masks: Iterable[DropoutMasks]) -> Iterator[tuple[Tensor, DropoutMasks, int]]:
     """Yield the points and masks of each pass through a network, and its number of trials.
 
-    Few images, and vectors, pass under several masks together: few rows take as long as a block.
+    Vectors and small batches pass under several masks together, as few rows take as long as many.
     """
     masks = iter(masks)
     together = None if x.ndim == 2 else max(_TOGETHER // len(x), 1)

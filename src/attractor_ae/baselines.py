@@ -79,7 +79,7 @@ class ConvClassifier(nn.Module):
 
 
 class _ClassifierDetector(Detector):
-    """Detector of classifiers, with a temperature of their softmax that is 1 until calibrated."""
+    """Detector from classifiers; the temperature of their softmax is 1 until calibrated."""
 
     network_class = ConvClassifier
     _temperature = 1.0

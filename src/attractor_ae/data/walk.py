@@ -8,7 +8,7 @@ from pathlib import Path
 from attractor_ae.data.cache import Broken
 from attractor_ae.data.decode import image_suffixes, is_other_image, recognised
 
-# Files and folders by which a folder of results or a cache is known; it is never data.
+# Files and folders that mark a folder of results or a cache, which is never data.
 _RESULTS = tuple(
     frozenset(names.split())
     for names in (

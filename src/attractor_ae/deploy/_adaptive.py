@@ -1,9 +1,9 @@
-"""Adaptive sampling: an image draws masks until its verdict can no longer plausibly change.
+"""Adaptive sampling: an image draws masks until its verdict is very unlikely to change.
 
 T_n is the statistic of the OOD score (`attractor_ae.conformal`) from the first n trials. Images can
 stop after 1, 2, 4, ... trials, and stop after n if T_n is further from the threshold q of T than
 all but 1 % of the calibration images have |T_n - T_last|. The calibration images stop by the same
-rule, so that p-values compare what was computed alike.
+rule, so that p-values compare numbers that were computed alike.
 """
 
 import itertools

@@ -1,4 +1,4 @@
-"""An app in the browser: what a model makes of an image (extra ``app``).
+"""An app in the browser that shows the verdict on an image (extra ``app``).
 
 `look` computes what is shown, without Gradio; `make_app` is the page around it.
 """
@@ -46,7 +46,7 @@ class Step(NamedTuple):
 
 
 class View(NamedTuple):
-    """What a model makes of an image, uint8 (c, h, w), with a number of masks.
+    """The view of a model on an image, uint8 (c, h, w), with a number of masks.
 
     ``probabilities`` of the classes are those of the verdict, ``nearest`` are indices of training
     images with the cosine similarity of their codes, both descending; ``steps`` are at most 13.
@@ -89,7 +89,7 @@ def look(
     recursions: int | None = None,
     alpha: float | None = None,
 ) -> View:
-    """Return what a model makes of an image of its format.
+    """Return the view of a model on an image of its format.
 
     ``masks`` are rounded down to 1, 2, 4, ... or all, for which p-values are calibrated;
     ``recursions`` is the length of the trajectories. Defaults: those of the model.

@@ -116,7 +116,7 @@ def find_attractors(
         source: Run folder or model file.
         out: Folder to write to; files of an earlier call are replaced.
         images: Folders of images to start from. Those in folders with the name of a class are known
-            ones. Of a model file, which has no images, the first folder with known images is taken
+            ones. For a model file, which has no images, the first folder with known images is taken
             for the training images.
         data_root: Folder of the data sets' files.
         reporter: Receives progress and notes.
@@ -293,7 +293,7 @@ def _under(
 
 
 def _jacobian(f: dynamics.Map, x: Tensor) -> dict[str, Any]:
-    """Return medians of what a step does near points."""
+    """Return medians of the local effect of a step at points."""
     points = x.split(1)
     values = {
         "spectral_radius": [dynamics.spectral_radius(f, point) for point in points],
@@ -304,7 +304,7 @@ def _jacobian(f: dynamics.Map, x: Tensor) -> dict[str, Any]:
 
 
 def _basins(study: _Study, images: ImageSet) -> dict[str, Any]:
-    """Return what images bear without dropout: medians over images, and the share at each level."""
+    """Return the size of basins, dropout off: medians over images, and the share at each level."""
     f, levels = dynamics.as_map(study.detector.network), np.linspace(0, 1, _LEVELS)
     x = torch.from_numpy(images.images).float() / 255
     paths = {

@@ -1,4 +1,4 @@
-"""Audit of a folder of images before training: what is broken, blank, rare, or there twice."""
+"""Audit of images before training: broken and blank images, duplicates, small classes."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from attractor_ae.data import ImageSet
 from attractor_ae.data.decode import displayed
 
 _SIDE = 16  # of the thumbnails that are compared
-_ALIKE = 0.995  # correlation of thumbnails from which images are near duplicates
-_MOST = 20_000  # images among which near duplicates are looked for
+_ALIKE = 0.995  # correlation of thumbnails above which images are near duplicates
+_MOST = 20_000  # images compared for near duplicates
 _BLANK = 2 / 255  # standard deviation of grey levels
 _COLOURFUL = 16 / 255  # difference of channels; JPEG causes smaller ones in grey images
 _FEW = 20  # images of a class
 _SHOWN = 3
-_FLATTERS = "so that what is measured on them is too good"
+_FLATTERS = "so that results on them are too good"
 _AT_ONCE = 512  # images
 
 Names = tuple[str, ...]
@@ -28,7 +28,7 @@ Names = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Audit:
-    """Findings about images; nothing of it stops a training.
+    """Findings about images; none of them stops the training.
 
     Attributes:
         images, classes: Numbers of images and of classes.
@@ -77,8 +77,8 @@ class Audit:
             "blank images": self.blank,
             "exact duplicates of other images": self.exact,
             "near duplicates of other images": self.near,
-            "calibration images that are near duplicates of training images, so that more false "
-            "alarms than stated must be expected unless new images are such, too": self.leaked,
+            "calibration images that are near duplicates of training images, so expect more false "
+            "alarms than stated, unless new images are such duplicates, too": self.leaked,
             "near duplicates of images of another class": self.conflicting,
             f"test images that are exact duplicates of others, {_FLATTERS}": self.tested_exact,
             f"test images that are near duplicates of others, {_FLATTERS}": self.tested_near,
@@ -90,7 +90,7 @@ class Audit:
         if len(found) == 1:
             found.append("  nothing to report")
         if self.compared < self.images:
-            found.append(f"  near duplicates were looked for among {self.compared} images")
+            found.append(f"  only {self.compared} images were compared for near duplicates")
         return found
 
 
@@ -157,7 +157,7 @@ def audit(
 
 @dataclass(frozen=True, eq=False)
 class _Looks:
-    """What images are compared by: digests, thumbnails of length 1, blankness and colour."""
+    """Properties for comparison: digests, thumbnails of length 1, blankness and colour."""
 
     keys: list[bytes]
     thumbnails: torch.Tensor  # (n, 256)
@@ -191,7 +191,7 @@ class _Looks:
 def _alike(
     thumbnails: torch.Tensor, held_out: NDArray[np.bool_], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], ...]:
-    """Return the rows with a near duplicate: before them, in the other part, in another class."""
+    """Return the rows with a near duplicate: earlier, in the other part, in another class."""
     found: list[list[NDArray[np.int64]]] = [[], [], []]
     columns = np.arange(len(labels))
     for start in range(0, len(labels), _AT_ONCE):

@@ -11,7 +11,7 @@ from attractor_ae.experiment.config import SPACE_NAMES
 _ROWS = 50  # of the table of classes
 _LINES = 10  # classes on the terminal and in sentences
 _PER_CLASS = {
-    True: "An image is ranked among the calibration images of its predicted class, if these are at "
+    True: "An image is ranked among the calibration images of its predicted class, if there are at "
     f"least {LEAST_PER_CLASS} (not with `score --together`)",
     False: "An image is ranked among all calibration images; `score --per-class` keeps the rate "
     f"for each predicted class with at least {LEAST_PER_CLASS} of them",
@@ -32,7 +32,7 @@ def model_card(model: Model, name: str) -> str:
     lines = [
         f"# {Path(name).name}",
         "",
-        f"Says of an image whether it is of a known kind, and its class. Made by attractor-ae "
+        "Decides whether an image is of a known kind, and predicts its class. Made by attractor-ae "
         f"{facts['environment']['packages']['attractor-ae']} on "
         f"{facts['environment']['created'][:10]}.",
         "",
@@ -43,7 +43,7 @@ def model_card(model: Model, name: str) -> str:
         f"* Images are converted to {colour}, {form.size} x {form.size} pixels ({_aspect(form)}).",
         f"* At {model.threshold()}.",
         *([f"* {_PER_CLASS[model.per_class]}."] if len(model.classes) > 1 else []),
-        "* The rate holds for new images of the same source as the calibration images. It says "
+        "* The rate holds for new images from the same source as the calibration images. It says "
         "nothing about how many unknown images are detected: measure that with "
         "`attractor-ae evaluate MODEL --known DIR --unknown DIR`.",
         "",

@@ -25,11 +25,11 @@ BACKENDS = (LOCAL, "dask")
 
 _PER_THREAD = 4  # chunks that wait for a thread of the cluster, or for the ones before them
 _MISSING = os.strerror(errno.ENOENT)
-_LOCK = threading.Lock()  # the threads of a worker share the model, and what decoding sets
+_LOCK = threading.Lock()  # the threads of a worker share the model and the state of decoding
 
 
 def check_backend(backend: str, scheduler: str | None) -> None:
-    """Raise `AttractorError` if there is no such backend, or only one of it and its scheduler."""
+    """Raise `AttractorError` if the backend is unknown, or the scheduler does not match it."""
     check_known("backend", backend, BACKENDS)
     if backend == LOCAL and scheduler is not None:
         raise AttractorError('scheduler requires backend "dask"; set it as well')

@@ -1,4 +1,4 @@
-"""What the threshold of a model does on known and unknown images."""
+"""Effect of a model's threshold on known and unknown images."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -33,7 +33,7 @@ class Rate:
 
 @dataclass(frozen=True)
 class ModelEvaluation:
-    """What a threshold does.
+    """Effect of a threshold.
 
     Attributes:
         alpha: The threshold.
@@ -60,7 +60,7 @@ class ModelEvaluation:
         lines = [f"false alarms at alpha {self.alpha:g}: {self.false_alarms}"]
         if self.usual:
             low, high = self.usual
-            lines.append(f"  usual with this calibration are {low} to {high} (90 %)")
+            lines.append(f"  usual with this calibration: {low} to {high} (90 %)")
         lines += [f"  {name}: {rate}" for name, rate in self.per_class.items()]
         if self.right is not None:
             lines.append(f"class is right: {self.right}")
@@ -91,7 +91,7 @@ def evaluate_model(
     alpha: float | None = None,
     reporter: Reporter = SILENT,
 ) -> ModelEvaluation:
-    """Return what the threshold does on your own known and unknown images.
+    """Measure the effect of the threshold on your own known and unknown images.
 
     Args:
         model: Its threshold is ``alpha``, if this is given.
@@ -121,7 +121,7 @@ def evaluate_model(
 def evaluate_verdicts(
     alpha: float, known: Sequence[Verdict], labels: Sequence[str], unknown: Sequence[Verdict] = ()
 ) -> ModelEvaluation:
-    """Return what a threshold does; ``labels`` are the classes of known images, "" for none."""
+    """Return the effect of a threshold; ``labels`` are the classes of known images, "" for none."""
     pairs = [(v, name) for v, name in zip(known, labels, strict=True) if v.verdict != UNSCORED]
     out = [verdict for verdict in unknown if verdict.verdict != UNSCORED]
     if not pairs or (unknown and not out):

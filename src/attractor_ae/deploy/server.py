@@ -1,6 +1,6 @@
 """An HTTP server for verdicts: images in, the rows of ``score`` out (extra ``serve``).
 
-Images of all requests share one queue. One thread scores what is waiting, together; others decode.
+Images of all requests share one queue. One thread scores all waiting images; others decode.
 """
 
 import asyncio

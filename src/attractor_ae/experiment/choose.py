@@ -1,4 +1,4 @@
-"""Choice of the space for images of one's own: pixels, or features of a pretrained network."""
+"""Choice of the space for your own images: pixels, or features of a pretrained network."""
 
 import math
 import shutil

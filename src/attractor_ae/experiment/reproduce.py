@@ -130,8 +130,8 @@ def run_reproduction(
     if runs:
         if len(rows) > 1:
             raise AttractorError(
-                f"suite {suite.name!r} has {len(rows)} methods, but runs are of one; give the TOML "
-                "file of their config instead of a suite"
+                f"suite {suite.name!r} has {len(rows)} methods, but --runs needs a suite of one; "
+                "give the TOML file of their config instead"
             )
         jobs = tuple(Job(run.config(), run.path) for run in find_runs(*runs))
         rows = [dataclasses.replace(rows[0], jobs=jobs)]

@@ -291,7 +291,7 @@ class EvaluationResult:
     def metrics(self, recursion: int | None = None) -> dict[str, Any]:
         """Return every rate of PROTOCOL section 8 at one recursion, as nested dictionaries.
 
-        Keys: ``accuracy`` on the ``labelled`` images of D_in, whose number it is, and
+        Keys: ``labelled``, the number of labelled images of D_in; ``accuracy`` and
         ``misclassification`` (for scores in [0, 1]) on these;
         ``covariate_shift`` and ``out``, by data set; ``wasserstein``, the sums of distances. Rates
         are in [0, 1].

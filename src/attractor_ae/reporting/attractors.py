@@ -21,7 +21,7 @@ Pictures = NDArray[np.uint8]
 
 FIGURES = {
     "catalogue.png": "Attractors with the largest basins, above the nearest training images",
-    "slice.png": "A plane of image space, coloured by the attractor that its images end on",
+    "slice.png": "A plane of image space, coloured by the attractor at which its images end",
     "latent-field.png": "The latent vector field, with codes and attractors",
     "iterations.gif": "Images of each set, iterating",
 }
@@ -69,7 +69,7 @@ def slice_figure(
     attractors: Pictures,
     heading: str,
 ) -> Figure:
-    """Draw a plane of image space, coloured by the attractor that its images end on.
+    """Draw a plane of image space, coloured by the attractor at which its images end.
 
     Args:
         landed: Attractor of each grid point, (side, side), or -1 (white).

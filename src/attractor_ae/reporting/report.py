@@ -46,11 +46,11 @@ _POINTS = 150  # of a ROC curve
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """A model or a run in a report; what is missing is left out of it.
+    """A model or a run in a report; missing parts are left out.
 
     Attributes:
         title: Heading.
-        facts: What was trained on what, text by name.
+        facts: Facts about the model and its training, by name.
         check: The self-check, with the keys of ``self_check.json``.
         detector: The fitted detector.
         result: Scores of data sets.
@@ -240,7 +240,7 @@ def _chart(
 def _galleries(
     part: Part, result: EvaluationResult, key: str, count: int
 ) -> tuple[list[dict[str, Any]], dict[str, dict[str, Any]]]:
-    """Return keys of images by set and group, and what is shown of each image, by key."""
+    """Return keys of images by set and group, and the details of each image by key."""
     galleries, r = [], result.recursion
     details: dict[str, dict[str, Any]] = {}
     inputs = []

@@ -28,7 +28,7 @@ _AT_ONCE = 128  # images
 def with_features(
     config: ExperimentConfig, images: ImageSet, reporter: Reporter = SILENT
 ) -> ImageSet:
-    """Return images with what the network of a config needs: their features, or nothing more."""
+    """Return images with their features, if the network of a config needs them."""
     if config.model.space != "features" or images.features is not None:
         return images
     extractor = make_extractor(config.model.extractor)

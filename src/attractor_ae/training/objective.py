@@ -106,7 +106,7 @@ def build_objective(
 def target_sampler(images: ImageSet, instance: bool) -> Sampler:
     """Return a function that draws the row of the target of each image, int64 of shape (m,).
 
-    With ``instance``, the target is a random other image of the same class (partially impossible
+    With ``instance``, the target is another random image of the same class (partially impossible
     reconstruction), otherwise the image itself.
     """
     if not instance:

@@ -24,7 +24,7 @@ from attractor_ae.losses.reconstruction import reconstruction_loss
 from attractor_ae.training.objective import Network
 
 _BATCH = 128
-_MOST = 5_000  # training images that the accuracy rests on
+_MOST = 5_000  # training images for the accuracy
 _PLATEAU_IMAGES = 256
 _LEAST_SPREAD = 5e-3  # fraction of the squared length of codes that differs between images
 _LEAST_GAIN = 0.01  # fraction by which the loss must be below that of a constant

@@ -35,10 +35,10 @@ class Source(Protocol):
 
 @dataclass(frozen=True)
 class Layouts:
-    """Source that reads the first of ``sources``, of one class, whose files are present.
+    """Source that reads the first of ``sources``, all of one class, whose files are present.
 
-    They may be in torchvision's layout, or that of the released code. What does not depend on the
-    files (``classes``, ``download``) is that of the first.
+    They may be in torchvision's layout, or that of the released code. Attributes that do not depend
+    on the files (``classes``, ``download``) are those of the first.
     """
 
     sources: tuple[Any, ...]
