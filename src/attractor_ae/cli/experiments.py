@@ -53,7 +53,7 @@ def train(
         Path,
         typer.Argument(
             help="Folder of images with one sub-folder per class, TOML file of an experiment, or "
-            "name of a preset (default, paper, quick, photographs)."
+            "name of a preset (default, paper, quick, photographs) or config of the paper (mnist)."
         ),
     ] = Path("default"),
     folder: Annotated[

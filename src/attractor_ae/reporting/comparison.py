@@ -62,7 +62,7 @@ class Comparison:
     wasserstein: Grid
 
     def terminal(self) -> RenderableType:
-        """Return the tables for a terminal of 100 columns."""
+        """Return the tables for a terminal of 80 columns."""
         return Group(*map(renderers.terminal, (self.detection, self.accuracy, self.wasserstein)))
 
     def save(self, folder: str | Path) -> list[Path]:

@@ -14,7 +14,7 @@ from rich.text import Text
 from attractor_ae.reporting.grid import Cell, Grid, Metric
 
 METRICS_ON_A_PAGE = 9
-METRICS_IN_A_TERMINAL = 4  # in 100 columns
+METRICS_IN_A_TERMINAL = 3  # in 80 columns
 SETS_ON_A_PAGE = 3
 
 CSV_HEADS = (
@@ -56,7 +56,7 @@ def _common_group(metrics: Sequence[Metric]) -> str:
 
 
 def terminal(grid: Grid) -> RenderableType:
-    """Render tables for a terminal of 100 columns, with one row per data set and method.
+    """Render tables for a terminal of 80 columns, with one row per data set and method.
 
     The marks ``*`` and ``=`` are visible without bold and italic as well.
     """
@@ -64,10 +64,11 @@ def terminal(grid: Grid) -> RenderableType:
     if not grid.columns:
         blocks.append(Text(_NOTHING))
     for shown in _chunks(grid.metrics, METRICS_IN_A_TERMINAL):
-        table = Table(title=_common_group(shown) or None, title_justify="left")
+        title = _common_group(shown) or None
+        table = Table(title=title, title_justify="left", show_edge=False)
         table.add_column("data set", overflow="fold")
         longest = max((len(method.name) for method in grid.methods), default=0)
-        table.add_column("method", overflow="fold", min_width=min(longest, 20))
+        table.add_column("method", overflow="fold", min_width=min(longest, 13))
         for metric in shown:
             table.add_column(Text(metric.head), justify="right", no_wrap=True)
         for name in grid.labels:
