@@ -521,9 +521,7 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
         values["nearest"],
         values["alpha"],
         tensors["model.values"],
-        tensors["model.predicted"].expand(
-            len(tensors["model.values"]), -1
-        ),  # earlier files: only the last
+        tensors["model.predicted"].expand(len(tensors["model.values"]), -1),  # one in old files
         tuple(facts.pop("confidence")),
         facts,
     )
