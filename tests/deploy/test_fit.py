@@ -106,7 +106,7 @@ def test_too_few_images_are_refused_before_the_training(folder, tmp_path, monkey
 def test_the_fraction_for_calibration(sizes, alpha, fraction):
     labels = np.repeat(np.arange(len(sizes)), sizes)
     if fraction is None:
-        with pytest.raises(AttractorError, match="9 calibration images.* 5 can be"):
+        with pytest.raises(AttractorError, match="9 calibration images.* 5 of"):
             _calibration_fraction(labels, alpha)
     else:
         assert _calibration_fraction(labels, alpha) == fraction

@@ -408,13 +408,13 @@ def _calibration_fraction(labels: NDArray[np.int64], alpha: float) -> float:
     enough = [fraction for fraction, count in counts.items() if count >= needed]
     if not enough:
         most = max(counts.values())
-        smallest = f"the smallest alpha is {math.ceil(1e4 / (most + 1)) / 1e4:g}; use a larger"
+        smallest = f", so the smallest alpha is {math.ceil(1e4 / (most + 1)) / 1e4:g}; use a larger"
         smallest += " --alpha, or more images"
         if most < SMALLEST_CALIBRATION:
-            smallest = "no alpha is possible; use more images"
+            smallest = "; use more images"
         raise AttractorError(
             f"alpha {alpha:g} needs {needed} calibration images, but only {most} of the "
-            f"{sizes.sum()} images (half) can be reserved, so {smallest}"
+            f"{sizes.sum()} images (half) can be reserved{smallest}"
         )
     return enough[0]
 
