@@ -278,7 +278,8 @@ def _made(
     config = run.config()
     form = image_format(config.dataset)
     images = _load(dataset, split, config.dataset, form, reporter)
-    trained, kept = training_part(config, with_features(config, images, reporter))
+    images = with_features(config, images, reporter)  # once, as the whole set is read for its key
+    trained, kept = training_part(config, images)
     check_alpha(alpha, len(kept), "use a larger alpha, or train with more calibration images")
     detector = cast(
         "AttractorDetector",

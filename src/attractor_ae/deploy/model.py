@@ -201,7 +201,8 @@ class Model:
         paths: Sequence[str] | None = None,
         alpha: float | None = None,
         per_class: bool | None = None,
-        trials: tuple[int, int] | None = None,
+        trials: Sequence[int] | None = None,
+        inputs: Tensor | None = None,
     ) -> list[Verdict]:
         """Return the verdict on each image.
 
@@ -214,13 +215,15 @@ class Model:
             trials: Smallest and largest number of masks per image: an image stops when its verdict
                 can no longer plausibly change. Both are among 1, 2, 4, ... and all; by default, all
                 images have all.
+            inputs: What `inputs` returns for these images, if it was computed before.
 
         Raises:
             AttractorError: If the images have a wrong dtype, shape or range, alpha needs more
                 calibration images, or ``trials`` are other numbers.
         """
         alpha = self.checked_alpha(alpha)
-        inputs, r = self.inputs(images), self.detector.recursion
+        inputs = self.inputs(images) if inputs is None else inputs
+        r = self.detector.recursion
         components, every = self.ood.components, self.detector.trials
         per_class = self.per_class if per_class is None else per_class
         rule, known, groups = self.ranking(alpha, per_class, trials)
