@@ -1,11 +1,13 @@
 """Commands that make model files and use them."""
 
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
 from attractor_ae._errors import AttractorError, optional_package, quoted_command
 from attractor_ae.cli._terminal import NoteReporter, one_line_errors, out, say, terminal_reporter
@@ -196,6 +198,8 @@ def score(
             raise AttractorError(
                 "--fdr, --watch, --drift, --copy-unknown and --backend dask need --out FILE"
             )
+        if target is None and sys.stdout is None:
+            raise AttractorError("standard output is closed; give --out FILE")
         from attractor_ae.deploy.model import load_model
         from attractor_ae.deploy.table import score_to_file
 
@@ -204,7 +208,7 @@ def score(
         if target is None:
             for verdict in loaded.score_files(sources, **shared, reporter=NoteReporter()):
                 unknown += verdict.verdict == "unknown"
-                say(_line(verdict, parts))
+                say(_line(loaded, verdict, parts))
         else:
             with terminal_reporter() as reporter:
                 summary = score_to_file(
@@ -418,12 +422,16 @@ def attractors(
                 say(str(path))
 
 
-def _line(verdict: "Verdict", parts: bool) -> str:
+def _line(model: "Model", verdict: "Verdict", parts: bool) -> str:
+    """Return a row in columns, the path last, as its width is not known before."""
     from attractor_ae.data.decode import displayed
 
-    path = displayed(verdict.path)
-    if verdict.reason:
-        return f"{verdict.verdict:8} {path}: {verdict.reason}"
-    more = "".join(f"  {name} {p:.3g}" for name, p in verdict.parts.items()) if parts else ""
-    label = "" if verdict.probability is None else f"{verdict.label}  "
-    return f"{verdict.verdict:8} p {verdict.p_value:<8.3g} {label}{path}{more}"
+    p = "" if verdict.p_value is None else f"p {verdict.p_value:.3g}"
+    cells = [(verdict.verdict, 8), (p, 10)]
+    if len(model.classes) > 1:
+        cells.append((displayed(verdict.label), max(map(cell_len, map(displayed, model.classes)))))
+    for name in model.ood.components if parts else ():
+        p = f"{name} {verdict.parts[name]:.3g}" if verdict.parts else ""
+        cells.append((p, len(name) + 9))
+    path = f"{displayed(verdict.path)}{verdict.reason and ': '}{verdict.reason}"
+    return "  ".join([*(text + " " * (width - cell_len(text)) for text, width in cells), path])

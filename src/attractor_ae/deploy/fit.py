@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attractor_ae._devices import mixed_precision
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import check_free, write_text
-from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae._reporter import SILENT, Reporter, percent
 from attractor_ae.conformal import SMALLEST_CALIBRATION, check_alpha, least_calibration
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import Dataset, ImageFormat, ImageSet, Wanted, find_dataset
@@ -154,14 +154,20 @@ def fit_model(
         forms.append(_form_text(preset("photographs", of_features)))
     known = "" if side is None else f"the shorter side has {side} pixels (median); "
     reporter.note(
-        f"images: {known}{findings.coloured:.0%} have colour; used as {', and as '.join(forms)} "
-        "(set by --size, --colour, --grey)"
+        f"images: {known}{percent(findings.coloured)} have colour; used as "
+        f"{', and as '.join(forms)} (set by --size, --colour, --grey)"
     )
 
-    def training(config: ExperimentConfig, place: str | Path, **_: object) -> Run:
+    def training(
+        config: ExperimentConfig,
+        place: str | Path,
+        *,
+        stop: Callable[[float, int], bool] | None = None,
+        **_: object,
+    ) -> Run:
         found = _load(dataset, split, config.dataset, image_format(config.dataset), reporter)
-        kind = dataset.info.augmentation
-        return train(config, found, place, augmentation=kind, resume=True, reporter=reporter)
+        shared = {"augmentation": dataset.info.augmentation, "reporter": reporter, "stop": stop}
+        return train(config, found, place, resume=True, **shared)
 
     key = hashlib.sha256(f"{experiment} {of_features} {images.digest}".encode()).hexdigest()[:12]
     work = Run(out.parent / f".{out.name}.training")

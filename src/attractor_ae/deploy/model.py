@@ -24,7 +24,7 @@ from torch import Tensor
 from attractor_ae._detector import check_images, part_of
 from attractor_ae._devices import pixels, resolve_device
 from attractor_ae._errors import AttractorError
-from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae._reporter import SILENT, Reporter, percent
 from attractor_ae.baselines import stored_detector
 from attractor_ae.conformal import (
     LEAST_PER_CLASS,
@@ -155,8 +155,8 @@ class Model:
         alpha = self.alpha if alpha is None else alpha
         groups, parts = self.groups(alpha, self.per_class), []
         for group, n in enumerate(groups.sizes.tolist()):
-            mean, low, high = false_alarm_rate(alpha, n)
-            part = f"{mean:.1%} of known images, {low:.1%} to {high:.1%} in 90 % of calibrations"
+            mean, low, high = map(percent, false_alarm_rate(alpha, n))
+            part = f"{mean} of known images, {low} to {high} in 90 % of calibrations"
             labels = self.detector.classes_[groups.of_class == group].tolist()
             name = self.classes[labels[0]] if len(labels) == 1 else f"{len(labels)} other classes"
             of = f" predicted as {name}" if len(groups.sizes) > 1 else ""
@@ -176,10 +176,10 @@ class Model:
         return Groups.of(predicted, len(self.detector.classes_), least)
 
     def ranking(
-        self, alpha: float, per_class: bool, trials: tuple[int, int] | None = None
+        self, alpha: float, per_class: bool, trials: Sequence[int] | None = None
     ) -> tuple[StoppingRule, Tensor, Groups]:
         """Return when images stop, T of the calibration images as they stop, and the groups."""
-        key = (alpha, per_class, trials)
+        key = (alpha, per_class, None if trials is None else tuple(trials))
         if key not in self._rankings:
             at = self._stages(trials)
             t, labels = self._statistics[at], self.predicted[at]
@@ -188,9 +188,16 @@ class Model:
             self._rankings[key] = rule, known, self.groups(alpha, per_class, stopped)
         return self._rankings[key]
 
-    def _stages(self, trials: tuple[int, int] | None) -> slice:
+    def _stages(self, trials: Sequence[int] | None) -> slice:
         """Return the stages of adaptive sampling; without it, the last one alone."""
-        return slice(-1, None) if trials is None else chosen_stages(self.detector.trials, trials)
+        if trials is None:
+            return slice(-1, None)
+        if self.detector.mask_scope == "sample" and len(set(trials)) > 1:
+            raise AttractorError(
+                "the model draws masks per image, by its position among those that are left, so "
+                "that images cannot stop early; fit it with --set evaluation.mask_scope=trial"
+            )
+        return chosen_stages(self.detector.trials, trials)
 
     # ---- scoring
 
@@ -253,7 +260,8 @@ class Model:
             "uncertainty": _rounded(uncertainty),
             "epistemic": _rounded((uncertainty - of_members).clamp_min(0)),
             "ood_score": _rounded(ood_score(t, ascending), 9),
-            "p_value": _rounded(p),
+            "p_value": p.tolist(),
+            "statistic": t.tolist(),
         }
         if len(self.classes) == 1:  # they say nothing
             for name in ("probability", "confidence", "uncertainty", "epistemic"):
@@ -278,7 +286,7 @@ class Model:
         *,
         alpha: float | None = None,
         per_class: bool | None = None,
-        trials: tuple[int, int] | None = None,
+        trials: Sequence[int] | None = None,
         reporter: Reporter = SILENT,
     ) -> Iterator[Verdict]:
         """Yield the verdict on each image file, in the order of `image_paths`.

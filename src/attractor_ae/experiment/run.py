@@ -25,7 +25,7 @@ from typing import Any
 
 from attractor_ae._errors import AttractorError, quoted_command
 from attractor_ae._files import cannot_write, one_writer
-from attractor_ae.experiment.config import ExperimentConfig
+from attractor_ae.experiment.config import SPACE_NAMES, ExperimentConfig
 
 
 class Run:
@@ -101,7 +101,13 @@ class Run:
         if found.get("self_check") != "failed":
             return None
         reasons = "; ".join(found.get("failures", ()))
-        return f"warning: {self.path}: self-check failed, the network may know nothing: {reasons}"
+        # A folder of `fit`, which removes it, or of a candidate, says nothing.
+        hidden = any(folder.name.startswith(".") for folder in (self.path, self.path.parent))
+        where = "" if hidden else f"{self.path}: "
+        return (
+            f"warning: {where}self-check failed, the network on "
+            f"{SPACE_NAMES[self.config().model.space]} may know nothing: {reasons}"
+        )
 
     def log(self, line: str) -> None:
         """Append a line with the time to the log."""
