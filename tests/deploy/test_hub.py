@@ -105,6 +105,7 @@ def hub(monkeypatch):
     server.server_close()
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")  # of the client, itself
 @pytest.mark.parametrize("large", [False, True])
 def test_a_model_comes_back_as_it_was(hub, shared_model, tmp_path, large):
     hub.largest = 100_000 if large else hub.largest  # bytes of a file in the commit itself
@@ -131,6 +132,7 @@ def test_a_model_comes_back_as_it_was(hub, shared_model, tmp_path, large):
     assert pull_model("me/digits", out, again=True).digest == shared_model.digest
 
 
+@pytest.mark.filterwarnings("ignore:Use 'content=:DeprecationWarning")
 def test_what_fails_is_one_line(hub, shared_model, tmp_path, monkeypatch):
     path, out = tmp_path / "mine.model", tmp_path / "new.model"
     shared_model.save(path)
@@ -145,6 +147,11 @@ def test_what_fails_is_one_line(hub, shared_model, tmp_path, monkeypatch):
     ]
     for words in calls:
         refused(*words)
+    hub.largest = 0  # neither the storage Xet nor LFS is there
+    for disabled in (False, True):
+        monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", disabled)
+        monkeypatch.setattr(Hub, "do_PUT", lambda self: self.answer(403))
+        refused("push", path, "me/digits")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     refused("push", path, "me/digits")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:9")  # unreachable

@@ -204,28 +204,18 @@ def score(
         from attractor_ae.deploy.table import score_to_file
 
         loaded = load_model(model)
-        shared, unknown = {"alpha": alpha, "per_class": per_class, "trials": trials}, 0
+        shared: dict[str, Any] = {"alpha": alpha, "per_class": per_class, "trials": trials}
+        unknown = 0
         if target is None:
             for verdict in loaded.score_files(sources, **shared, reporter=NoteReporter()):
                 unknown += verdict.verdict == "unknown"
                 say(_line(loaded, verdict, parts))
         else:
             with terminal_reporter() as reporter:
-                summary = score_to_file(
-                    loaded,
-                    sources,
-                    target,
-                    **shared,
-                    fdr=fdr,
-                    parts=parts,
-                    watch=_SECONDS if watch else None,
-                    drift=drift,
-                    copy_unknown=copy_unknown,
-                    again=again,
-                    backend=backend,
-                    scheduler=scheduler,
-                    reporter=reporter,
-                )
+                shared |= {"fdr": fdr, "parts": parts, "drift": drift, "again": again}
+                shared |= {"watch": _SECONDS if watch else None, "copy_unknown": copy_unknown}
+                shared |= {"backend": backend, "scheduler": scheduler, "reporter": reporter}
+                summary = score_to_file(loaded, sources, target, **shared)
             unknown = summary.unknown
             say(f"{summary}: {target}")
     if fail_on_unknown and unknown:

@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -158,16 +158,10 @@ def fit_model(
         f"{', and as '.join(forms)} (set by --size, --colour, --grey)"
     )
 
-    def training(
-        config: ExperimentConfig,
-        place: str | Path,
-        *,
-        stop: Callable[[float, int], bool] | None = None,
-        **_: object,
-    ) -> Run:
+    def training(config: ExperimentConfig, place: str | Path, **shared: Any) -> Run:  # noqa: ANN401
         found = _load(dataset, split, config.dataset, image_format(config.dataset), reporter)
-        shared = {"augmentation": dataset.info.augmentation, "reporter": reporter, "stop": stop}
-        return train(config, found, place, resume=True, **shared)
+        del shared["data_root"]
+        return train(config, found, place, augmentation=dataset.info.augmentation, **shared)
 
     key = hashlib.sha256(f"{experiment} {of_features} {images.digest}".encode()).hexdigest()[:12]
     work = Run(out.parent / f".{out.name}.training")
@@ -318,10 +312,10 @@ def _made(
         others = _load(dataset, test, config.dataset, form, reporter)
         labels = [others.classes[i] if i >= 0 else "" for i in others.labels]
         pairs = list(zip(model.score(others.images), labels, strict=True))
-        known = [(verdict, label) for verdict, label in pairs if label in ("", *model.classes)]
+        known = [pair for pair in pairs if pair[1] in ("", *model.classes)]
         unknown = [verdict for verdict, label in pairs if label not in ("", *model.classes)]
         if known:
-            verdicts, names = [verdict for verdict, _ in known], [label for _, label in known]
+            verdicts, names = zip(*known, strict=True)
             model.facts["evaluation"] = evaluate_verdicts(alpha, verdicts, names, unknown).values()
     return model
 

@@ -158,7 +158,7 @@ def score_to_file(
                         seen.update(hash(verdict.path) for verdict in chunk if watch)
         except (AttractorError, OSError, KeyboardInterrupt) as error:
             if watch is None or not isinstance(error, KeyboardInterrupt):
-                if not done and part.stat().st_size == started:
+                if part.stat().st_size == started and not done:
                     part.unlink()  # nothing was scored
                 raise cannot_write(part, error) if isinstance(error, OSError) else error from None
         columns = [*COLUMNS, *(part_column(name) for name in model.ood.components if parts)]

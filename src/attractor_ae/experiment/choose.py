@@ -100,13 +100,11 @@ def run_chosen_training(
         pixels = accuracy
         return features_will_be_better(features, pixels, images)
 
-    on_pixels, early = trained(experiment, "default", stop=stop), ""
-    if on_pixels.finished:
-        check = on_pixels.self_check()
-        pixels = check["accuracy"] or 0.0
+    on_pixels = trained(experiment, "default", stop=stop)
+    better, early = True, " when their training was stopped, as this decides"
+    if check := on_pixels.self_check():
+        pixels, early = check["accuracy"] or 0.0, ""
         better = features_are_better(features, pixels, check["images"])
-    else:
-        better, early = True, " when their training was stopped, as this decides"
     best, other = (on_features, on_pixels) if better else (on_pixels, on_features)
     line = (
         f"accuracy on the calibration images: features: {percent(features)}, pixels: "

@@ -101,13 +101,11 @@ class Run:
         if found.get("self_check") != "failed":
             return None
         reasons = "; ".join(found.get("failures", ()))
-        # A folder of `fit`, which removes it, or of a candidate, says nothing.
+        # The name of a folder of `fit`, which removes it, or of a candidate says nothing.
         hidden = any(folder.name.startswith(".") for folder in (self.path, self.path.parent))
-        where = "" if hidden else f"{self.path}: "
-        return (
-            f"warning: {where}self-check failed, the network on "
-            f"{SPACE_NAMES[self.config().model.space]} may know nothing: {reasons}"
-        )
+        name = "" if hidden else f"{self.path}: "
+        name += f"self-check failed, the network on {SPACE_NAMES[self.config().model.space]}"
+        return f"warning: {name} may know nothing: {reasons}"
 
     def log(self, line: str) -> None:
         """Append a line with the time to the log."""
