@@ -11,7 +11,10 @@ from PIL import Image, ImageOps
 
 def prepare(path, form):
     """Return one picture as the model takes it, uint8 (channels, size, size)."""
-    image = ImageOps.exif_transpose(Image.open(path))
+    try:
+        image = ImageOps.exif_transpose(Image.open(path))
+    except Exception as error:  # damaged files cause errors of any class
+        raise ValueError(f"{path}: {error}") from None
     if image.mode.startswith("I"):  # grey with 16 bits
         image = Image.fromarray(((np.asarray(image) + 128) // 257).astype(np.uint8))
     image = image.convert("L" if form["channels"] == 1 else "RGB")
@@ -42,6 +45,10 @@ def score(graph, pictures, alpha=None):
 if __name__ == "__main__":
     if len(sys.argv) < 3:
         sys.exit(__doc__)
-    for row in score(sys.argv[1], sys.argv[2:]):
-        verdict = "unknown" if row["unknown"] else "known"
-        print(f"{verdict:8} p {row['p_value']:<8.3g} {row['class']}  {row['path']}")
+    try:
+        for row in score(sys.argv[1], sys.argv[2:]):
+            verdict = "unknown" if row["unknown"] else "known"
+            print(f"{verdict:8} p {row['p_value']:<8.3g} {row['class']}  {row['path']}")
+    except Exception as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,6 +1,11 @@
 """Reporters, which receive progress and notes from long-running functions."""
 
 
+def percent(share: float) -> str:
+    """Return a share in percent, e.g. "4.8 %"."""
+    return f"{100 * share:.1f} %"
+
+
 def duration(seconds: float) -> str:
     """Return a duration as text, in at most two units.
 

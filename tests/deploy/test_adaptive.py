@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from small_models import make_model
 
 from attractor_ae import AttractorError
 from attractor_ae.conformal import Groups
@@ -41,10 +42,25 @@ def test_stages_are_powers_of_two_and_all():
     assert stages(20)[chosen_stages(20, (2, 16))] == [2, 4, 8, 16]
 
 
-@pytest.mark.parametrize("trials", [(0, 2), (2, 1), (1, 5), (1, 100)])
+@pytest.mark.parametrize("trials", [(0, 2), (2, 1), (1, 5), (1, 100), (1, 2, 3)])
 def test_other_numbers_of_trials_are_refused(model, small_digits, trials):
-    with pytest.raises(AttractorError, match=f"{trials[0]} to {trials[1]}"):
+    with pytest.raises(AttractorError, match=" to ".join(map(str, trials))):
         model.score(small_digits[2].images[:1], trials=trials)
+
+
+def test_a_list_of_trials_is_a_pair(shared_model, small_digits):
+    images = small_digits[2].images[:5]
+    assert shared_model.score(images, trials=[1, 3]) == shared_model.score(images, trials=(1, 3))
+
+
+def test_masks_per_image_need_all_trials(small_digits):
+    model = make_model(*small_digits[:2], mask_scope="sample")
+    images = small_digits[2].images[:20]
+    with pytest.raises(AttractorError, match="mask_scope=trial"):
+        model.score(images, trials=(1, 3))
+    every = model.score(images)
+    assert model.score(images, trials=(3, 3)) == every  # no image stops early
+    assert len(model.score(images, trials=(1, 1))) == 20
 
 
 def test_means_over_stages_are_those_of_all_trials(model, small_digits):

@@ -118,8 +118,11 @@ def test_the_nearest_training_images_have_the_most_similar_codes(shared_model, i
 
 
 def test_on_features_the_distances_are_shown(small_digits, image):
+    calls = []
+
     class Means(torch.nn.Module):
         def forward(self, x):
+            calls.append(len(x))
             return x.unflatten(3, (4, -1)).unflatten(2, (4, -1)).mean((3, 5)).flatten(1)
 
     register("block means", lambda: Extractor("block means", Means(), licence="CC0"))
@@ -129,7 +132,9 @@ def test_on_features_the_distances_are_shown(small_digits, image):
         features = extract(torch.tensor(small_digits[0].images) / 255)
         network.space.fit(features)
         model = make_model(*small_digits[:2], network=network)
+        calls.clear()
         view = look(model, image)
+        assert len(calls) == 1  # features are computed once
         assert [view.verdict] == model.score(image[None])
         assert [step.points for step in view.steps] == [None] * 3
         x0 = network.space.points(extract(torch.tensor(image[None]) / 255))

@@ -122,3 +122,4 @@ def test_a_model_that_a_worker_cannot_load_is_one_line(shared_model, new, addres
 def test_impossible_settings_are_one_line(shared_model, new, options, word):
     shared_model.save("digits.model")
     assert word in error_line(invoke("score", "digits.model", "new", *options))
+    assert not list(new.parent.glob("*.part"))

@@ -2,6 +2,8 @@
 
 import importlib.util
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -162,6 +164,14 @@ def test_the_example_scores_photographs_as_the_command_does(tmp_path, small_digi
         assert row["class"] == verdict.label
         for name in ("p_value", "ood_score", "uncertainty"):
             assert row[name] == pytest.approx(getattr(verdict, name), abs=1e-4)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(paths[0].read_bytes()[:500])
+    command = [sys.executable, ROOT / "examples/score_onnx.py", tmp_path / "m.onnx"]
+    for given, code in (([paths[0]], 0), ([paths[0], broken], 2)):
+        ended = subprocess.run([*command, *given], capture_output=True, text=True, check=False)
+        assert ended.returncode == code, ended.stderr
+    assert (ended.stdout, ended.stderr.count("\n")) == ("", 1)
+    assert "broken.png" in ended.stderr
 
 
 @pytest.mark.parametrize("aspect", [{}, {"crop": True}, {"pad": True}])
@@ -186,6 +196,7 @@ def test_what_cannot_be_exported(tmp_path, model, small_digits, monkeypatch):
     assert "m.onnx" in error_line(invoke("export", file, "--out", out))
     assert "'onxx'" in error_line(invoke("export", file, "--format", "onxx", "--out", out))
     assert "--format torch" in error_line(invoke("export", file, "--out", tmp_path / "m.pt2"))
+    assert ".onnx or .pt2" in error_line(invoke("export", file, "--out", tmp_path / "m.xyz"))
     np.savez(tmp_path / "n.masks.npz", mask_0=np.ones(3))  # of another model
     assert "n.masks.npz" in error_line(invoke("export", file, "--out", tmp_path / "n.onnx"))
     make_model(*small_digits[:2], mask_scope="sample").save(file)

@@ -16,6 +16,7 @@ from attractor_ae import (
     preset,
     train,
 )
+from attractor_ae._reporter import percent
 from attractor_ae.data import ImageFormat
 from attractor_ae.data.decode import decode
 from attractor_ae.deploy import fit as module
@@ -76,7 +77,10 @@ def test_a_folder_becomes_a_model_file(folder, fitted):
     assert file.with_name(f"{file.name}.html").read_text().count("Training images of") == 3
     assert model.digest in card
     check = model.facts["self_check"]
-    assert f"Accuracy {check['accuracy']:.1%} (guessing: 33.3%) on 21 calibration images." in card
+    assert (
+        f"Accuracy {percent(check['accuracy'])} (guessing: 33.3 %) on 21 calibration images."
+        in card
+    )
     assert f"report: {file}.html" in result.stdout
 
 

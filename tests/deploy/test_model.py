@@ -26,7 +26,7 @@ def assert_alike(found, expected):
     ranks = {"p_value", "ood_score", "parts"}
     for one, other in zip(found, expected, strict=True):
         for name, value in vars(one).items():
-            tolerance = 1.01 / 61 if name in ranks else 1e-6
+            tolerance = 1.01 / 61 if name in ranks else 1e-4 if name == "statistic" else 1e-6
             if name != "verdict":
                 assert value == pytest.approx(getattr(other, name), abs=tolerance), name
 
@@ -147,9 +147,9 @@ def test_false_alarms_rank_each_calibration_image_among_the_others(small_digits)
         ([6] * 10, "with 60 images."),
         (
             [150, 0, 60, 60, 0, 0, 0, 0, 0, 0],  # Beta(7, 144) and Beta(6, 115)
-            "4.6% of known images, 2.2% to 7.7% in 90 % of calibrations with 150 images predicted "
-            "as 0; 5.0% of known images, 2.2% to 8.6% in 90 % of calibrations with 120 images "
-            "predicted as 9 other classes.",
+            "4.6 % of known images, 2.2 % to 7.7 % in 90 % of calibrations with 150 images "
+            "predicted as 0; 5.0 % of known images, 2.2 % to 8.6 % in 90 % of calibrations with "
+            "120 images predicted as 9 other classes.",
         ),
         ([100] * 10, "with 100 images predicted as 9."),
     ],

@@ -12,7 +12,10 @@ from small_models import make_model, make_run, write_images
 from attractor_ae import AttractorError, load, write_report
 from attractor_ae.data import ImageFormat
 from attractor_ae.deploy.attractors import find_attractors
+from attractor_ae.deploy.evaluation import evaluate_model, evaluate_verdicts
 from attractor_ae.deploy.model import make_thumbnails
+from attractor_ae.deploy.report import model_part
+from attractor_ae.deploy.verdicts import Verdict
 
 FORM = ImageFormat(16)
 
@@ -51,7 +54,7 @@ def test_a_model_alone_has_its_card_and_calibration(file, shared_model, tmp_path
     data = numbers(path)
     step = data["steps"].index("0.05")
     # Of 60 calibration images, three of 61 p-values are at most 0.05.
-    assert data["expected"][step].startswith(f"{3 / 61:.1%} (")
+    assert data["expected"][step].startswith("4.9 % (")
     assert data["sets"] == []
 
 
@@ -77,13 +80,22 @@ def test_nearest_images_are_shown_from_thumbnails(small_digits, folders, tmp_pat
     assert re.search(r'alt="Training image of \d/\d+\.png"', text)  # the path, not the class
 
 
+def test_the_auroc_is_that_of_evaluate(shared_model, folders):
+    result = model_part(shared_model, "m", folders).result
+    found = evaluate_model(shared_model, folders[0], folders[1])
+    assert found.auroc == pytest.approx(result.rates(result.out_scores[0].name).auroc, abs=1e-12)
+    # Scores that are equal after rounding are not.
+    low, high = (Verdict("", "known", ood_score=0.9, statistic=t) for t in (1.0, 1.1))
+    assert evaluate_verdicts(0.05, [low], [""], [high]).auroc == 1
+
+
 def test_with_one_class_images_have_a_p_value_alone(one_class_model, folders, tmp_path):
     one_class_model.save(tmp_path / "m.model")
     path = write_report(tmp_path / "m.model", tmp_path / "report.html", images=folders)
     text = path.read_text(encoding="utf-8")
     assert "60 images of 1 class<" in text
     assert re.search(r"<span>p-value", text)
-    assert "digit, 100%" not in text
+    assert "digit, 100.0 %" not in text
     assert "Class probabilities" not in text
 
 

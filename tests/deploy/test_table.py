@@ -247,6 +247,8 @@ def test_the_false_discovery_rate_is_that_of_scipy(shared_model, folder, tmp_pat
     adjusted = false_discovery_control([float(row["p_value"]) for row in rows], method="bh")
     flags = [row["verdict"] == "unknown" for row in rows]
     assert flags == (adjusted <= 0.9).tolist()
+    ranks = np.array([float(row["p_value"]) for row in rows]) * 61
+    assert np.abs(ranks - ranks.round()).max() < 1e-12  # not rounded
     assert sum(flags) > 0
 
 
@@ -451,11 +453,22 @@ def test_the_command_writes_the_file_and_says_what_is_in_it(file, folder, tmp_pa
     assert "--again" in error_line(invoke("score", file, folder, "--out", out))
 
 
-def test_without_a_file_rows_go_to_the_terminal(file, folder):
-    result = invoke("score", file, folder, "--scores")
+@pytest.mark.parametrize("more", [[], ["--scores"]])
+def test_without_a_file_rows_go_to_the_terminal(file, folder, more):
+    result = invoke("score", file, folder, *more)
     assert result.exit_code == 0
-    assert len(result.stdout.splitlines()) == 63
-    assert "contrast@0" in result.stdout
+    lines = result.stdout.splitlines()
+    assert len(lines) == 63
+    assert len({line.index(str(folder)) for line in lines}) == 1  # in columns
+    assert {line.split()[0] for line in lines} == {"known", "unknown", "unscored"}
+    assert sum("contrast@0" in line for line in lines) == (62 if more else 0)
+
+
+def test_a_closed_standard_output_is_an_error(file, folder):
+    command = f'"{sys.executable}" -m attractor_ae score "{file}" "{folder}" >&-'
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr.count("\n")) == (2, 1), ended.stderr
+    assert "--out" in ended.stderr
 
 
 @pytest.mark.parametrize("more", [["--fdr", "0.1"], ["--copy-unknown", "x"], ["--alpha", "0.001"]])
@@ -494,4 +507,5 @@ def test_a_call_can_be_corrected(shared_model, small_digits, tmp_path, wrong):
     right = {"sources": [tmp_path / "new"], "out": tmp_path / "out.csv"}
     with pytest.raises(AttractorError, match=r"0\.0001|1 to 5|nowhere"):
         score_to_file(shared_model, **right | wrong)
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]  # no out.csv.part
     assert score_to_file(shared_model, **right).unscored == 0

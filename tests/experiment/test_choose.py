@@ -7,10 +7,15 @@ from PIL import Image
 from torch import nn
 
 from attractor_ae import AttractorError, load, preset
-from attractor_ae._reporter import Reporter
+from attractor_ae._reporter import Reporter, percent
 from attractor_ae.data import ImageFormat
 from attractor_ae.experiment import choose
-from attractor_ae.experiment.choose import features_are_better, run_chosen_training, space_is_open
+from attractor_ae.experiment.choose import (
+    features_are_better,
+    features_will_be_better,
+    run_chosen_training,
+    space_is_open,
+)
 from attractor_ae.extractors import Extractor, _lite0, register
 
 OVERRIDES = ["training.epochs=2", "training.batch_size=16", "dataset.calibration_fraction=0.25"]
@@ -60,11 +65,24 @@ def test_features_are_chosen_where_they_tell_the_classes_apart(folder, extractor
     run = train(folder, tmp_path / "run", more)
     assert run.config().model.space == "features"
     assert run.self_check()["accuracy"] > 0.6
-    assert "the run is on features" in run.log_file.read_text()
+    assert "the run is on the features" in run.log_file.read_text()
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
     with pytest.raises(AttractorError, match="run"):
         train(folder, tmp_path / "run", more)
     assert train(folder, tmp_path / "run", more, resume=True).finished
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("extractor", [False], indirect=True)
+def test_the_training_on_pixels_stops_once_it_is_decided(folder, extractor, tmp_path, monkeypatch):
+    seen = []
+    monkeypatch.setattr(choose, "features_will_be_better", lambda *of: bool(seen.append(of)) or 1)
+    run = train(folder, tmp_path / "run")
+    assert run.config().model.space == "features"
+    ((features, pixels, images),) = seen  # after one of two epochs
+    assert (features, images) == (run.self_check()["accuracy"], 20)
+    assert f"pixels: {percent(pixels)} when their training was stopped" in run.log_file.read_text()
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
 
 
 @pytest.mark.slow
@@ -121,6 +139,13 @@ def test_features_must_be_better_by_more_than_the_standard_error():
     assert not features_are_better(0.6, 0.5, 48)
     assert not features_are_better(1.0, 239 / 240, 240)  # one image more
     assert features_are_better(1.0, 230 / 240, 240)
+
+
+def test_pixels_may_halve_their_errors_until_the_end():
+    # 0.6 may become 0.8, with a standard error of sqrt((0.09 + 0.16) / 100) = 0.05 to 0.9.
+    assert features_will_be_better(0.9, 0.6, 100)
+    assert not features_will_be_better(0.9, 0.72, 100)
+    assert not features_will_be_better(1.0, 1.0, 100)
 
 
 @pytest.mark.parametrize("there", ["a/1.png", ""])

@@ -394,6 +394,27 @@ def test_the_config_decides_the_augmentation():
     assert training_augmentation(colour, None) == natural
 
 
+def test_a_training_can_be_stopped_on_its_way_and_continued(digits, tmp_path):
+    dataset = {"name": "mnist5k", "calibration_fraction": 0.5}
+    interval = {**SETTINGS["training"], "checkpoint_interval": 1}
+    settings = ExperimentConfig.from_dict({"dataset": dataset, "training": interval})
+    whole = train(settings, digits, tmp_path / "whole")
+    looks = []
+
+    def look(accuracy, images):
+        looks.append((accuracy, images))
+        return len(looks) == 2
+
+    run = train(settings, digits, tmp_path / "run", stop=look)
+    assert not run.finished
+    # After one and two of four epochs, on the calibration images.
+    assert len(run.history_file.read_text().splitlines()) == 1 + 2
+    assert [images for _, images in looks] == [len(training_part(settings, digits)[1])] * 2
+    assert all(0 <= accuracy <= 1 for accuracy, _ in looks)
+    resumed = train(settings, digits, tmp_path / "run", resume=True)
+    assert same(weights(resumed), weights(whole))
+
+
 @pytest.mark.parametrize(("batch_size", "epochs"), [(64, 1080), (3, 78)])
 def test_zero_epochs_are_1080_steps_for_any_number_of_images(digits, batch_size, epochs):
     build = config(epochs=0, batch_size=batch_size)  # of 40 images: 1 or 14 batches

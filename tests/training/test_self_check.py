@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import r2_score
 
 from attractor_ae import ExperimentConfig, evaluate, fit_detector, load, preset, train
-from attractor_ae._reporter import Reporter
+from attractor_ae._reporter import Reporter, percent
 from attractor_ae.data import ImageFormat
 from attractor_ae.reporting import compare
 from attractor_ae.training import build_network, loop
@@ -88,7 +88,7 @@ def test_digits_are_learned_and_shuffled_labels_are_reported(many, tmp_path):
     assert found["accuracy"] > 0.5
     assert found["r2"] > 0
     assert found["images"] == 60
-    assert f"accuracy {found['accuracy']:.1%}" in notes.lines[-1]
+    assert f"accuracy {percent(found['accuracy'])}" in notes.lines[-1]
     assert not run.self_check_failure()
 
     notes = Notes()

@@ -1,11 +1,13 @@
 """Commands that make model files and use them."""
 
 import socket
+import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.cells import cell_len
 
 from attractor_ae._errors import AttractorError, optional_package, quoted_command
 from attractor_ae.cli._terminal import NoteReporter, one_line_errors, out, say, terminal_reporter
@@ -193,32 +195,24 @@ def score(
             raise AttractorError(
                 "--fdr, --watch, --drift, --copy-unknown and --backend dask need --out FILE"
             )
+        if target is None and sys.stdout is None:
+            raise AttractorError("standard output is closed; give --out FILE")
         from attractor_ae.deploy.model import load_model
         from attractor_ae.deploy.table import score_to_file
 
         loaded = load_model(model)
-        shared, unknown = {"alpha": alpha, "per_class": per_class, "trials": trials}, 0
+        shared: dict[str, Any] = {"alpha": alpha, "per_class": per_class, "trials": trials}
+        unknown = 0
         if target is None:
             for verdict in loaded.score_files(sources, **shared, reporter=NoteReporter()):
                 unknown += verdict.verdict == "unknown"
-                say(_line(verdict, parts))
+                say(_line(loaded, verdict, parts))
         else:
             with terminal_reporter() as reporter:
-                summary = score_to_file(
-                    loaded,
-                    sources,
-                    target,
-                    **shared,
-                    fdr=fdr,
-                    parts=parts,
-                    watch=_SECONDS if watch else None,
-                    drift=drift,
-                    copy_unknown=copy_unknown,
-                    again=again,
-                    backend=backend,
-                    scheduler=scheduler,
-                    reporter=reporter,
-                )
+                shared |= {"fdr": fdr, "parts": parts, "drift": drift, "again": again}
+                shared |= {"watch": _SECONDS if watch else None, "copy_unknown": copy_unknown}
+                shared |= {"backend": backend, "scheduler": scheduler, "reporter": reporter}
+                summary = score_to_file(loaded, sources, target, **shared)
             unknown = summary.unknown
             say(f"{summary}: {target}")
     if fail_on_unknown and unknown:
@@ -418,12 +412,16 @@ def attractors(
                 say(str(path))
 
 
-def _line(verdict: "Verdict", parts: bool) -> str:
+def _line(model: "Model", verdict: "Verdict", parts: bool) -> str:
+    """Return a row in columns, the path last, as its width is not known before."""
     from attractor_ae.data.decode import displayed
 
-    path = displayed(verdict.path)
-    if verdict.reason:
-        return f"{verdict.verdict:8} {path}: {verdict.reason}"
-    more = "".join(f"  {name} {p:.3g}" for name, p in verdict.parts.items()) if parts else ""
-    label = "" if verdict.probability is None else f"{verdict.label}  "
-    return f"{verdict.verdict:8} p {verdict.p_value:<8.3g} {label}{path}{more}"
+    p = "" if verdict.p_value is None else f"p {verdict.p_value:.3g}"
+    cells = [(verdict.verdict, 8), (p, 10)]
+    if len(model.classes) > 1:
+        cells.append((displayed(verdict.label), max(map(cell_len, map(displayed, model.classes)))))
+    for name in model.ood.components if parts else ():
+        p = f"{name} {verdict.parts[name]:.3g}" if verdict.parts else ""
+        cells.append((p, len(name) + 9))
+    path = f"{displayed(verdict.path)}{verdict.reason and ': '}{verdict.reason}"
+    return "  ".join([*(text + " " * (width - cell_len(text)) for text, width in cells), path])

@@ -7,13 +7,16 @@ missing. Nothing is pickled.
 """
 
 import hashlib
+import itertools
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from numpy.lib import format as npy
@@ -30,6 +33,7 @@ from attractor_ae._files import (
     user_path,
 )
 from attractor_ae.data.decode import (
+    ImageFormat,
     UndecodableError,
     decode_quietly,
     displayed,
@@ -46,6 +50,8 @@ VERSION = "4"
 """Version of the preparation; must change when the same files are prepared differently."""
 
 REMEDY = f"free space, or choose another folder for prepared images with {CACHE_VARIABLE}"
+
+_TOGETHER = 8  # images that a thread decodes, one after the other
 
 Broken = tuple[str, str]
 """Printable path of a file that cannot be used, and the reason."""
@@ -221,7 +227,7 @@ def _decode_into(
     task: str,
     wanted: Wanted,
 ) -> None:
-    """Decode images one by one into a folder."""
+    """Decode images into a folder, in their order."""
     form = wanted.image_format
     if not len(labels):
         raise AttractorError(f"{where} has no images; check its files")
@@ -231,17 +237,17 @@ def _decode_into(
         # Not written through a memory map: then a full disk would kill the process, and mapped
         # pages would count as its memory.
         count = 0
-        for count, source in enumerate(images, start=1):
+        decoded = _decoded(images, form)
+        for count, (source, image) in enumerate(decoded, start=1):
             if count > len(labels):
+                decoded.close()
                 break
-            shown, data = source if isinstance(source, Encoded) else (source, source)
-            if isinstance(data, np.ndarray):
-                shown, data = "an image", Image.fromarray(data)
-            try:
-                file.write(decode_quietly(data, form).data)  # type: ignore[arg-type]
-            except UndecodableError as error:
-                broken.append((displayed(str(shown)), error.reason))
+            if isinstance(image, str):
+                shown = source[0] if isinstance(source, Encoded) else source
+                shown = "an image" if isinstance(source, np.ndarray) else str(shown)
+                broken.append((displayed(shown), image))
             else:
+                file.write(image.data)
                 kept.append(count - 1)
                 if isinstance(source, Path | str):
                     paths.append(str(source))
@@ -262,6 +268,32 @@ def _decode_into(
         "broken": broken,
     }
     (folder / "contents.json").write_text(json.dumps(contents), encoding="utf-8")
+
+
+def _decoded(
+    images: Iterable[object], form: ImageFormat
+) -> Generator[tuple[object, NDArray[np.uint8] | str], None, None]:
+    """Yield images and what they are decoded to by threads, or why they cannot be read."""
+
+    def decoded(source: object) -> NDArray[np.uint8] | str:
+        data: Any = source.data if isinstance(source, Encoded) else source
+        data = Image.fromarray(data) if isinstance(data, np.ndarray) else data
+        try:
+            return decode_quietly(data, form)
+        except UndecodableError as error:
+            return error.reason
+
+    threads = max(2, os.cpu_count() or 1)
+    pool, waiting, items = ThreadPoolExecutor(threads), deque[Any](), iter(images)
+    parts = iter(lambda: list(itertools.islice(items, _TOGETHER)), [])
+    try:
+        for part in itertools.chain(parts, itertools.repeat([], threads)):
+            waiting.append((part, pool.submit(lambda some: list(map(decoded, some)), part)))
+            if len(waiting) > threads:
+                some, found = waiting.popleft()
+                yield from zip(some, found.result(), strict=True)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

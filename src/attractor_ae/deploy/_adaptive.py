@@ -34,16 +34,17 @@ def stages(trials: int) -> list[int]:
     return [*(2**k for k in range(math.ceil(math.log2(trials)))), trials]
 
 
-def chosen_stages(trials: int, of: tuple[int, int]) -> slice:
+def chosen_stages(trials: int, of: Sequence[int]) -> slice:
     """Return the rows of ``stages(trials)`` from a smallest to a largest number of trials.
 
     Raises:
         AttractorError: If a number is not one of them, or the smallest exceeds the largest.
     """
     possible = stages(trials)
-    if not set(of) <= set(possible) or of[0] > of[1]:
+    if len(of) != 2 or not set(of) <= set(possible) or of[0] > of[1]:
         raise AttractorError(
-            f"trials {of[0]} to {of[1]}: give two of {', '.join(map(str, possible))}, ascending"
+            f"trials {' to '.join(map(str, of))}: give two of {', '.join(map(str, possible))}, "
+            "ascending"
         )
     return slice(possible.index(of[0]), possible.index(of[1]) + 1)
 

@@ -97,8 +97,8 @@ def look(
     detector, every = model.detector, model.detector.trials
     masks = max(n for n in stages(every) if n <= (masks or every))
     trials = None if masks == every else (masks, masks)
-    (verdict,) = model.score(image[None], alpha=alpha, trials=trials)
     inputs, some = model.inputs(image[None]), detector.some_trials(0, masks)
+    (verdict,) = model.score(image[None], alpha=alpha, trials=trials, inputs=inputs)
     p = some.predict_scores(inputs, []).probabilities[:, 0]  # (recursions, classes)
     names = [model.classes[i] for i in detector.classes_.tolist()]
     with torch.no_grad():

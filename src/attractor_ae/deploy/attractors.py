@@ -333,7 +333,7 @@ def _shown(
     captions = []
     for entry in described:
         cycle = f", cycle of {entry['period']}" if entry["period"] > 1 else ""
-        captions.append(f"{entry['share']:.0%}{cycle}\n{(entry['class'] or '?')[:12]}")
+        captions.append(f"{100 * entry['share']:.0f} %{cycle}\n{(entry['class'] or '?')[:12]}")
     points, near = points[: len(captions)], None
     if study.near is not None and not study.on_features:
         rows = dynamics.nearest(study.detector.network.space.points(points), study.near)[1]

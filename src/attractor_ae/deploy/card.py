@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from attractor_ae._reporter import percent
 from attractor_ae.conformal import LEAST_PER_CLASS
 from attractor_ae.data import ImageFormat
 from attractor_ae.deploy.evaluation import Rate
@@ -73,7 +74,9 @@ def model_card(model: Model, name: str) -> str:
     if check:
         lines.append(f"* Self-check: {check['self_check']}.")
         if check.get("accuracy") is not None:
-            lines[-1] += f" Accuracy {check['accuracy']:.1%} (guessing: {check['chance']:.1%}) on "
+            lines[-1] += (
+                f" Accuracy {percent(check['accuracy'])} (guessing: {percent(check['chance'])}) on "
+            )
             lines[-1] += f"{check['images']} {check['part']} images."
         lines += [f"  * {_cell(reason)}" for reason in check.get("failures", ())]
     if evaluation:

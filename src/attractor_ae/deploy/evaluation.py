@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from attractor_ae._errors import AttractorError
-from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae._reporter import SILENT, Reporter, percent
 from attractor_ae.conformal import usual_rejections
 from attractor_ae.deploy.model import Model
 from attractor_ae.deploy.verdicts import UNKNOWN, UNSCORED, Verdict
@@ -27,8 +27,9 @@ class Rate:
     def __str__(self) -> str:
         if not self.of:
             return "none"
-        share, (low, high) = self.count / self.of, exact_interval(self.count, self.of)
-        return f"{self.count} of {self.of}, {share:.1%} (95 % interval {low:.1%} to {high:.1%})"
+        shares = (self.count / self.of, *exact_interval(self.count, self.of))
+        share, low, high = map(percent, shares)
+        return f"{self.count} of {self.of}, {share} (95 % interval {low} to {high})"
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,7 @@ class ModelEvaluation:
         if self.detected is not None:
             lines.append(f"unknown images detected: {self.detected}")
         if self.auroc is not None:
-            lines.append(f"AUROC of the OOD score: {self.auroc:.1%}")
+            lines.append(f"AUROC of the OOD score: {percent(self.auroc)}")
         if self.unscored:
             lines.append(f"images that could not be read: {self.unscored}")
         return lines
@@ -128,7 +129,7 @@ def evaluate_verdicts(
         raise AttractorError("none of the known or of the unknown images can be read")
     labelled = [pair for pair in pairs if pair[1]]
     names = sorted({name for _, name in labelled})
-    scores = [np.array([v.ood_score for v in some]) for some in ([v for v, _ in pairs], out)]
+    scores = [np.array([v.statistic for v in some]) for some in ([v for v, _ in pairs], out)]
     return ModelEvaluation(
         alpha,
         _rejected(v for v, _ in pairs),

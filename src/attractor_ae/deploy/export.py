@@ -74,7 +74,9 @@ def export_model(
     out = Path(out)
     stored_masks = out.with_suffix(".masks.npz")
     check_known("format", form, FORMATS)
-    if form != ENDINGS.get(out.suffix, form):
+    if out.suffix not in ENDINGS:
+        raise AttractorError(f"{out}: has an unknown ending; give {' or '.join(ENDINGS)}")
+    if form != ENDINGS[out.suffix]:
         raise AttractorError(f"{out}: does not name {form}; add --format {ENDINGS[out.suffix]}")
     check_free(out, again)
     for package in PACKAGES if form == "onnx" else ():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from attractor_ae._devices import mixed_precision
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import check_free, write_text
-from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae._reporter import SILENT, Reporter, percent
 from attractor_ae.conformal import SMALLEST_CALIBRATION, check_alpha, least_calibration
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.data import Dataset, ImageFormat, ImageSet, Wanted, find_dataset
@@ -153,14 +153,14 @@ def fit_model(
         forms.append(_form_text(preset("photographs", of_features)))
     known = "" if side is None else f"the shorter side has {side} pixels (median); "
     reporter.note(
-        f"images: {known}{findings.coloured:.0%} have colour; used as {', and as '.join(forms)} "
-        "(set by --size, --colour, --grey)"
+        f"images: {known}{percent(findings.coloured)} have colour; used as "
+        f"{', and as '.join(forms)} (set by --size, --colour, --grey)"
     )
 
-    def training(config: ExperimentConfig, place: str | Path, **_: object) -> Run:
+    def training(config: ExperimentConfig, place: str | Path, **shared: Any) -> Run:  # noqa: ANN401
         found = _load(dataset, split, config.dataset, image_format(config.dataset), reporter)
-        kind = dataset.info.augmentation
-        return train(config, found, place, augmentation=kind, resume=True, reporter=reporter)
+        del shared["data_root"]
+        return train(config, found, place, augmentation=dataset.info.augmentation, **shared)
 
     key = hashlib.sha256(f"{experiment} {of_features} {images.digest}".encode()).hexdigest()[:12]
     work = Run(out.parent / f".{out.name}.training")
@@ -277,7 +277,8 @@ def _made(
     config = run.config()
     form = image_format(config.dataset)
     images = _load(dataset, split, config.dataset, form, reporter)
-    trained, kept = training_part(config, with_features(config, images, reporter))
+    images = with_features(config, images, reporter)  # once, as the whole set is read for its key
+    trained, kept = training_part(config, images)
     check_alpha(alpha, len(kept), "use a larger alpha, or train with more calibration images")
     detector = cast(
         "AttractorDetector",
@@ -310,10 +311,10 @@ def _made(
         others = _load(dataset, test, config.dataset, form, reporter)
         labels = [others.classes[i] if i >= 0 else "" for i in others.labels]
         pairs = list(zip(model.score(others.images), labels, strict=True))
-        known = [(verdict, label) for verdict, label in pairs if label in ("", *model.classes)]
+        known = [pair for pair in pairs if pair[1] in ("", *model.classes)]
         unknown = [verdict for verdict, label in pairs if label not in ("", *model.classes)]
         if known:
-            verdicts, names = [verdict for verdict, _ in known], [label for _, label in known]
+            verdicts, names = zip(*known, strict=True)
             model.facts["evaluation"] = evaluate_verdicts(alpha, verdicts, names, unknown).values()
     return model
 

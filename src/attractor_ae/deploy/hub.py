@@ -69,7 +69,7 @@ def _hub(repository: str) -> Iterator[Any]:
     hub = optional_package("huggingface_hub", "hub", "the Hugging Face Hub")
     try:
         yield hub
-    except (OSError, ValueError, hub.errors.HTTPError) as error:
+    except (OSError, ValueError, RuntimeError, hub.errors.HTTPError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".:")
         raise AttractorError(
             f"{repository}: {reason}; give OWNER/NAME of a repository on the Hugging Face Hub, and "

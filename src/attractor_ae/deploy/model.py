@@ -24,7 +24,7 @@ from torch import Tensor
 from attractor_ae._detector import check_images, part_of
 from attractor_ae._devices import pixels, resolve_device
 from attractor_ae._errors import AttractorError
-from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae._reporter import SILENT, Reporter, percent
 from attractor_ae.baselines import stored_detector
 from attractor_ae.conformal import (
     LEAST_PER_CLASS,
@@ -155,8 +155,8 @@ class Model:
         alpha = self.alpha if alpha is None else alpha
         groups, parts = self.groups(alpha, self.per_class), []
         for group, n in enumerate(groups.sizes.tolist()):
-            mean, low, high = false_alarm_rate(alpha, n)
-            part = f"{mean:.1%} of known images, {low:.1%} to {high:.1%} in 90 % of calibrations"
+            mean, low, high = map(percent, false_alarm_rate(alpha, n))
+            part = f"{mean} of known images, {low} to {high} in 90 % of calibrations"
             labels = self.detector.classes_[groups.of_class == group].tolist()
             name = self.classes[labels[0]] if len(labels) == 1 else f"{len(labels)} other classes"
             of = f" predicted as {name}" if len(groups.sizes) > 1 else ""
@@ -176,10 +176,10 @@ class Model:
         return Groups.of(predicted, len(self.detector.classes_), least)
 
     def ranking(
-        self, alpha: float, per_class: bool, trials: tuple[int, int] | None = None
+        self, alpha: float, per_class: bool, trials: Sequence[int] | None = None
     ) -> tuple[StoppingRule, Tensor, Groups]:
         """Return the stopping rule, T of the calibration images when they stop, and the groups."""
-        key = (alpha, per_class, trials)
+        key = (alpha, per_class, None if trials is None else tuple(trials))
         if key not in self._rankings:
             at = self._stages(trials)
             t, labels = self._statistics[at], self.predicted[at]
@@ -188,9 +188,16 @@ class Model:
             self._rankings[key] = rule, known, self.groups(alpha, per_class, stopped)
         return self._rankings[key]
 
-    def _stages(self, trials: tuple[int, int] | None) -> slice:
+    def _stages(self, trials: Sequence[int] | None) -> slice:
         """Return the stages of adaptive sampling; only the last one without it."""
-        return slice(-1, None) if trials is None else chosen_stages(self.detector.trials, trials)
+        if trials is None:
+            return slice(-1, None)
+        if self.detector.mask_scope == "sample" and len(set(trials)) > 1:
+            raise AttractorError(
+                "the model draws masks per image, by its position among those that are left, so "
+                "that images cannot stop early; fit it with --set evaluation.mask_scope=trial"
+            )
+        return chosen_stages(self.detector.trials, trials)
 
     # ---- scoring
 
@@ -201,7 +208,8 @@ class Model:
         paths: Sequence[str] | None = None,
         alpha: float | None = None,
         per_class: bool | None = None,
-        trials: tuple[int, int] | None = None,
+        trials: Sequence[int] | None = None,
+        inputs: Tensor | None = None,
     ) -> list[Verdict]:
         """Return the verdict on each image.
 
@@ -214,13 +222,15 @@ class Model:
             trials: Smallest and largest number of masks per image: sampling stops when the verdict
                 is very unlikely to change. Both must be 1, 2, 4, ... or all; by default, every
                 image has all masks.
+            inputs: What `inputs` returns for these images, if it was computed before.
 
         Raises:
             AttractorError: If the images have a wrong dtype, shape or range, alpha needs more
                 calibration images, or ``trials`` are not allowed numbers.
         """
         alpha = self.checked_alpha(alpha)
-        inputs, r = self.inputs(images), self.detector.recursion
+        inputs = self.inputs(images) if inputs is None else inputs
+        r = self.detector.recursion
         components, every = self.ood.components, self.detector.trials
         per_class = self.per_class if per_class is None else per_class
         rule, known, groups = self.ranking(alpha, per_class, trials)
@@ -250,7 +260,8 @@ class Model:
             "uncertainty": _rounded(uncertainty),
             "epistemic": _rounded((uncertainty - of_members).clamp_min(0)),
             "ood_score": _rounded(ood_score(t, ascending), 9),
-            "p_value": _rounded(p),
+            "p_value": p.tolist(),
+            "statistic": t.tolist(),
         }
         if len(self.classes) == 1:  # meaningless
             for name in ("probability", "confidence", "uncertainty", "epistemic"):
@@ -275,7 +286,7 @@ class Model:
         *,
         alpha: float | None = None,
         per_class: bool | None = None,
-        trials: tuple[int, int] | None = None,
+        trials: Sequence[int] | None = None,
         reporter: Reporter = SILENT,
     ) -> Iterator[Verdict]:
         """Yield the verdict on each image file, in the order of `image_paths`.

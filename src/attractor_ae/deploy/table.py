@@ -18,11 +18,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from attractor_ae._errors import AttractorError, optional_package
 from attractor_ae._files import atomic_path, cannot_write, check_free, one_writer, remove_leftovers
 from attractor_ae._reporter import SILENT, Reporter
-from attractor_ae.conformal import first_drift
+from attractor_ae.conformal import first_drift, is_rejected
 from attractor_ae.data.decode import displayed
 from attractor_ae.deploy.cluster import LOCAL, check_backend, scoring
 from attractor_ae.deploy.model import CHUNK, Model
@@ -55,7 +56,7 @@ def score_to_file(
     alpha: float | None = None,
     fdr: float | None = None,
     per_class: bool | None = None,
-    trials: tuple[int, int] | None = None,
+    trials: Sequence[int] | None = None,
     parts: bool = False,
     watch: float | None = None,
     drift: bool = False,
@@ -133,6 +134,7 @@ def score_to_file(
         remove_leftovers(out.parent, name=out.name)
         if done:
             reporter.note(f"{part}: continuing after {done} images")
+        started = part.stat().st_size
         seen = {hash(row["path"]) for row in _rows(part)}  # hashes, as there may be many
         try:
             with (
@@ -154,11 +156,11 @@ def score_to_file(
                         file.writelines(json.dumps(verdict.row(parts)) + "\n" for verdict in chunk)
                         file.flush()
                         seen.update(hash(verdict.path) for verdict in chunk if watch)
-        except KeyboardInterrupt:
-            if watch is None:
-                raise
-        except OSError as error:
-            raise cannot_write(part, error) from None
+        except (AttractorError, OSError, KeyboardInterrupt) as error:
+            if watch is None or not isinstance(error, KeyboardInterrupt):
+                if part.stat().st_size == started and not done:
+                    part.unlink()  # nothing was scored
+                raise cannot_write(part, error) if isinstance(error, OSError) else error from None
         columns = [*COLUMNS, *(part_column(name) for name in model.ood.components if parts)]
 
         def rows() -> Iterator[Row]:
@@ -273,7 +275,7 @@ def _controlled(
         )
 
     def controlled() -> Iterator[Row]:
-        flags = iter((adjusted <= fdr).tolist())
+        flags = iter(is_rejected(torch.from_numpy(adjusted), fdr).tolist())
         for row in rows():
             if row["p_value"] is not None:
                 row["verdict"] = UNKNOWN if next(flags) else KNOWN

@@ -40,6 +40,8 @@ class Verdict:
         nearest: Training image with the most similar latent code.
         reason: Why the image could not be read, in one line; "" otherwise.
         parts: p-value of each component of the OOD score, in (0, 1], by name.
+        statistic: T of the OOD score (`attractor_ae.conformal`), which orders images as the OOD
+            score does before it is rounded.
     """
 
     path: str
@@ -54,6 +56,7 @@ class Verdict:
     nearest: str = ""
     reason: str = ""
     parts: Mapping[str, float] = field(default_factory=dict)
+    statistic: float | None = field(default=None, compare=False, repr=False)
 
     def row(self, parts: bool = False) -> dict[str, Any]:
         """Return the values of ``COLUMNS``, and with ``parts`` those of the components."""

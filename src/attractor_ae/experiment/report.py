@@ -6,7 +6,7 @@ from typing import Any
 
 from attractor_ae._detector import Detector
 from attractor_ae._errors import AttractorError
-from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae._reporter import SILENT, Reporter, percent
 from attractor_ae.baselines import load_detector
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import SPACE_NAMES, ExperimentConfig
@@ -57,7 +57,7 @@ def run_part(
                 more["notes"] = [f"Without images: {error}"]
     facts["known images"] = f"{known.name} ({known.split}), {len(known.labels)} images"
     if not math.isnan(accuracy := result.accuracy()):
-        facts["known images"] += f", accuracy {accuracy:.1%}"
+        facts["known images"] += f", accuracy {percent(accuracy)}"
     if "packages" in made:
         facts["made"] = (
             f"{made['created'][:10]} by attractor-ae {made['packages']['attractor-ae']} on "

@@ -1,5 +1,6 @@
 """Training of the network of an experiment (``attractor-ae train``)."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from attractor_ae._reporter import SILENT, Reporter
@@ -16,10 +17,12 @@ def run_training(
     data_root: str | Path | None = None,
     resume: bool = False,
     reporter: Reporter = SILENT,
+    stop: Callable[[float, int], bool] | None = None,
 ) -> Run:
     """Load the images that a config names, and train on them (see `attractor_ae.train`)."""
     plan = make_plan(config, data_root)
     plan.check()  # a missing D_out is reported before the training, not after it
     images = plan.load_training(reporter)
     kind = plan.augmentation
-    return train(config, images, folder, augmentation=kind, resume=resume, reporter=reporter)
+    shared = {"augmentation": kind, "resume": resume, "reporter": reporter, "stop": stop}
+    return train(config, images, folder, **shared)

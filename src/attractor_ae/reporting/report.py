@@ -21,7 +21,7 @@ from attractor_ae import __version__
 from attractor_ae._detector import Detector
 from attractor_ae._devices import pixels
 from attractor_ae._files import write_text
-from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae._reporter import SILENT, Reporter, percent
 from attractor_ae.conformal import false_alarm_rate
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import OOD_SCORE
@@ -168,7 +168,9 @@ def _threshold(part: Part) -> dict[str, Any] | None:
     expected = [""] * len(at)
     if of_p:
         rates = [false_alarm_rate(min(alpha, 1 - 1e-9), n) for alpha in alphas]
-        expected = [f"{mean:.1%} ({low_:.1%} to {high:.1%})" for mean, low_, high in rates]
+        expected = [
+            f"{percent(mean)} ({percent(low_)} to {percent(high)})" for mean, low_, high in rates
+        ]
     ticks = [10.0**-k for k in range(5)] if of_p else list(np.linspace(low, most, 5))
     places = [(-math.log10(t) if of_p else t, f"{t:.4g}") for t in ticks]
     return {
@@ -193,7 +195,7 @@ def _charts(part: Part, result: EvaluationResult) -> list[dict[str, Any]]:
         values = np.concatenate([known, scores.score(result.recursion, result.score)])
         fpr, tpr, _ = roc_curve(np.arange(len(values)) < len(known), -values)
         few = np.unique(np.linspace(0, len(fpr) - 1, _POINTS).astype(int))
-        label = f"{scores.name} {result.rates(scores.name).auroc:.1%}"
+        label = f"{scores.name} {percent(result.rates(scores.name).auroc)}"
         curves.append((label, list(zip(fpr[few].tolist(), tpr[few].tolist(), strict=True))))
     name = result.in_scores.name
     charts = [_chart("ROC and AUROC", "unknown accepted", curves, 0.0, f"{name} accepted")]
@@ -229,7 +231,7 @@ def _chart(
         "x": (first, last),
         "y": (bottom, 1.0),
         "xticks": [(float(t), f"{t:.2g}") for t in xticks],
-        "yticks": [(float(t), f"{t:.0%}") for t in np.linspace(bottom, 1, 6)],
+        "yticks": [(float(t), f"{100 * t:.0f} %") for t in np.linspace(bottom, 1, 6)],
         "curves": curves,
     }
 

@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +14,7 @@ from attractor_ae._errors import AttractorError
 from attractor_ae._files import remove_leftovers, write_json, write_tensors, write_text
 from attractor_ae._memory import keep_freed_memory
 from attractor_ae._random import Stream, generator
-from attractor_ae._reporter import SILENT, Reporter, duration
+from attractor_ae._reporter import SILENT, Reporter, duration, percent
 from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.masks import draw_masks
 from attractor_ae.core.spaces import Features
@@ -44,6 +44,7 @@ from attractor_ae.training.self_check import check_network, plateau
 
 _STEPS = 1_080  # of a training with epochs = 0: 30 epochs of 2 250 images
 _STEPS_TO_ESTIMATE = 10  # after which the length of the training can be estimated
+_LOOKS = (1 / 4, 1 / 2)  # of a training, at which it may be stopped
 _LONGER_WARMUP = 3  # factor of the dropout warm-up of a training that starts again
 
 
@@ -55,6 +56,7 @@ def train(
     augmentation: AugmentationKind | None = None,
     resume: bool = False,
     reporter: Reporter = SILENT,
+    stop: Callable[[float, int], bool] | None = None,
 ) -> Run:
     """Train the network of an experiment and make a run folder.
 
@@ -71,6 +73,9 @@ def train(
             the interruption: bitwise on a CPU with the same number of threads. A run without a
             checkpoint starts again, and a finished run is returned unchanged.
         reporter: Receives the progress after every step.
+        stop: Return whether to stop, leaving an unfinished run, for the accuracy on the calibration
+            images and their number: after a quarter and a half of the training, unless it started
+            again.
 
     Raises:
         AttractorError: If the folder contains a run and ``resume`` is false, or a run of another
@@ -80,7 +85,7 @@ def train(
     """
     run = Run(Path(folder))
     with claimed(run):
-        return _train(run, config, images, augmentation, resume, reporter)
+        return _train(run, config, images, augmentation, resume, reporter, stop)
 
 
 def _train(
@@ -90,6 +95,7 @@ def _train(
     augmentation: AugmentationKind | None,
     resume: bool,
     reporter: Reporter,
+    stop: Callable[[float, int], bool] | None,
 ) -> Run:
     images, kept = training_part(config, with_features(config, images, reporter))
     check_trainable(config, images)
@@ -120,6 +126,7 @@ def _train(
         checkpoint.write(run.checkpoint_file)
 
     checkpoint = loop.checkpoint(len(history))
+    looks = {math.ceil(loop.last_epoch * part) for part in _LOOKS} if stop else set[int]()
     try:
         with keep_freed_memory():
             while len(history) < loop.last_epoch:
@@ -139,6 +146,11 @@ def _train(
                     last = len(history) == loop.last_epoch
                     if last or len(history) % config.training.checkpoint_interval == 0:
                         save()
+                    if stop and len(history) in looks - {loop.last_epoch} and not loop.restarted:
+                        found = check_network(config, loop.network, images, kept)
+                        if stop(found.accuracy or 0.0, found.images):
+                            run.log(f"stopped after epoch {len(history)}: {found.summary()}")
+                            return run
         check = check_network(config, loop.network, images, kept, restarted=loop.restarted)
         write_json(run.self_check_file, check.values())
         write_tensors(run.weights_file, loop.network.state_dict(), trained_on(images))
@@ -252,7 +264,9 @@ class _Loop:
                 seen, trained = seen + len(rows), trained + len(rows)
                 speed = trained / (time.perf_counter() - start)
                 left = (self.last_epoch - epoch) * count + count - seen
-                accuracy = f"accuracy {sums['accuracy'] / seen:.1%}, " if "accuracy" in sums else ""
+                accuracy = (
+                    f"accuracy {percent(sums['accuracy'] / seen)}, " if "accuracy" in sums else ""
+                )
                 detail = f"epoch {epoch}/{self.last_epoch}, loss {sums['loss'] / seen:.4g}, "
                 detail += f"{accuracy}{speed:.0f} images/s"
                 progress = (step + 1, steps, detail, left / speed)
@@ -304,7 +318,7 @@ class _Loop:
 
 def _log_epoch(run: Run, frequency: int, last: int, epoch: Epoch) -> None:
     if epoch.epoch % frequency == 0 or epoch.epoch == last:
-        accuracy = "" if math.isnan(epoch.accuracy) else f"accuracy {epoch.accuracy:.1%}, "
+        accuracy = "" if math.isnan(epoch.accuracy) else f"accuracy {percent(epoch.accuracy)}, "
         run.log(
             f"epoch {epoch.epoch} of {last}: loss {epoch.loss:.6g}, {accuracy}"
             f"{epoch.images_per_second:.0f} images per second"

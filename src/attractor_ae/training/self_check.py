@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from attractor_ae._devices import pixels
+from attractor_ae._reporter import percent
 from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder
 from attractor_ae.core.heads import make_head
@@ -64,7 +65,7 @@ class SelfCheck:
         """Return one line with the measured numbers."""
         found = []
         if self.accuracy is not None:
-            found.append(f"accuracy {self.accuracy:.1%} (guessing: {self.chance:.1%})")
+            found.append(f"accuracy {percent(self.accuracy)} (guessing: {percent(self.chance)})")
         if self.r2 is not None:
             found.append(f"R² of reconstruction {self.r2:.2f} (mean image: 0)")
         return f"self-check on {self.images} {self.part} images: {', '.join(found)}"
@@ -105,8 +106,8 @@ def check_network(
         deviation = math.sqrt(chance * (1 - chance) / len(checked))
         if accuracy <= chance + _QUANTILE * deviation:
             failures.append(
-                f"accuracy {accuracy:.1%} on {len(checked)} {part} images is not clearly above "
-                f"guessing ({chance:.1%})"
+                f"accuracy {percent(accuracy)} on {len(checked)} {part} images is not clearly "
+                f"above guessing ({percent(chance)})"
             )
     return SelfCheck(part, len(checked), accuracy, chance, r2, restarted, tuple(failures))
 
