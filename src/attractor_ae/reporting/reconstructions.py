@@ -152,6 +152,6 @@ def _draw_block(
                 cell.set_title(label, fontsize=7, pad=2)
             if block.captions:
                 name, _, more = block.captions[trial][column].partition("\n")
-                cell.set_xlabel(f"{plain(name[:_LETTERS])}\n{more}", fontsize=5, labelpad=1.5)
+                cell.set_xlabel(f"{plain(name)[:_LETTERS]}\n{more}", fontsize=5, labelpad=1.5)
         if trial < len(grid):
             row[0].set_ylabel(f"mask {trial + 1}", fontsize=6, labelpad=2)
