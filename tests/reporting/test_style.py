@@ -96,6 +96,12 @@ def test_dollars_are_letters():
     assert plain("$x$") == r"\$x\$"
 
 
+def test_emoji_are_spelled_out():
+    assert plain("\U0001f408 and \U0001f44d\U0001f3fd") == "[cat] and [thumbs up sign]"
+    assert plain("\u2764\ufe0f") == "\u2764"  # a letter of the usual font
+    assert plain("\U0001faff") == "[U+1FAFF]"  # not assigned
+
+
 def test_names_that_no_font_has_are_drawn_without_a_warning(tmp_path):
     """Warnings are errors in the tests."""
     images = np.zeros((2, 1, 64, 64), np.uint8)

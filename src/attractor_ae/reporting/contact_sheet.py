@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from attractor_ae.data import ImageSet
 from attractor_ae.data.image_set import first_rows
-from attractor_ae.reporting.style import styled
+from attractor_ae.reporting.style import plain, styled
 
 _CELL = 0.42  # inches
 _LETTER = 0.058  # inches, of the labels' font
@@ -30,7 +30,7 @@ def contact_sheet(images: ImageSet, *, columns: int = 12, rows: int = 40) -> Fig
     sheet = np.concatenate([_row(few.images[few.labels == label], columns) for label in shown])
     captions = [_caption(images, label, counts[label]) for label in shown]
     margin = _LETTER * max(max(len(line) for line in c.split("\n")) for c in captions) + 0.15
-    title = f"{images.name}, {images.split}: " + _counted(len(images.labels), "image")
+    title = f"{plain(images.name)}, {images.split}: " + _counted(len(images.labels), "image")
     if images.classes:
         title += " of " + _counted(len(images.classes), "class", "classes")
     if len(shown) < len(labels):
@@ -67,8 +67,7 @@ def _caption(images: ImageSet, label: int, count: int) -> str:
     name = images.classes[label] if label >= 0 else "no label"
     if len(name) > _LONGEST:
         name = f"{name[: _LONGEST // 2 - 1]}…{name[-_LONGEST // 2 :]}"  # ends often differ
-    # Prevent matplotlib from parsing the name as mathematics.
-    return f"{name}\n{_counted(count, 'image')}".replace("$", r"\$")
+    return f"{plain(name)}\n{_counted(count, 'image')}"
 
 
 def _counted(count: int, one: str, many: str = "") -> str:

@@ -31,6 +31,7 @@ from attractor_ae.data.decode import displayed, side_by_side
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.experiment.trial_curve import TrialCurve
 from attractor_ae.metrics import exact_interval
+from attractor_ae.reporting.reconstructions import likely_classes
 
 _ALPHA = 0.05
 _STEPS = 60  # of the threshold, from "all rejected" to alpha
@@ -295,26 +296,24 @@ def _strips(
     space, last = detector.network.space, detector.recursions
     x = torch.from_numpy(inputs)
     paths = detector.trajectory(x, max(last, _APPLICATIONS), min(_MASKS, detector.trials))
-    z = torch.stack([path.latents[:last].cpu() for path in paths], dim=1)
-    z = z.nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)  # (recursions, masks, n, latent)
-    p = detector.head_.predict_proba(z.flatten(1, 2).to(detector.device), range(last)).cpu()
-    p = p.unflatten(1, z.shape[1:3]).max(-1)
+    likely = likely_classes(detector, [path.latents[:last] for path in paths])
     with torch.no_grad():
         x0 = space.points(pixels(x, detector.device)).cpu()
     points = torch.stack([torch.stack([x0, *path.reconstructions.cpu()]) for path in paths])
     points = points.nan_to_num(nan=0.0)  # (masks, 1 + applications, n, ...)
     moved = (points - x0).abs()
     rmse = moved.square().flatten(3).mean(3).sqrt().mean(0)  # (1 + applications, n)
-    alike = F.normalize(z[0], dim=-1).mean(0) @ detector.known_[0].directions.cpu().T
+    z = torch.stack([path.latents[0].cpu() for path in paths]).nan_to_num(0.0, 0.0, 0.0)
+    alike = F.normalize(z, dim=-1).mean(0) @ detector.known_[0].directions.cpu().T
     near = alike.topk(min(_NEAREST, alike.shape[1]))
     drawn = not isinstance(space, Features)
     strips = []
     for i in range(len(x)):
         masks = []
         for t in range(len(paths)):
-            pairs = zip(p.indices[:, t, i].tolist(), p.values[:, t, i].tolist(), strict=True)
+            pairs = zip(*(values[:, t, i].tolist() for values in likely), strict=True)
             strip = _strip(points[t, :, i]) if drawn else ""
-            masks.append((strip, [(classes[c], value) for c, value in pairs]))
+            masks.append((strip, [(classes[c], value) for value, c in pairs]))
         nearest = []
         for row, value in zip(near.indices[i].tolist(), near.values[i].tolist(), strict=True):
             name, picture = part.nearest[row] if part.nearest else f"image {row}", ""

@@ -1,6 +1,8 @@
 """Style of all figures: readable in one column of a paper and with colour blindness."""
 
+import re
 import textwrap
+import unicodedata
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -30,8 +32,10 @@ PAGE_WIDTH = 7.16
 
 _MORE_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
-    *("PingFang SC", "Hiragino Sans GB", "Microsoft YaHei", "Noto Emoji", "Segoe UI Emoji"),
+    *("PingFang SC", "Hiragino Sans GB", "Microsoft YaHei"),
 )
+_EMOJI = re.compile("[\U0001f000-\U0001faff]")
+_MODIFIERS = re.compile("[\u200d\ufe0f\U0001f3fb-\U0001f3ff]")
 
 _LETTER = 0.62  # average width of a letter, in font sizes
 _LONGEST_LINE = 50  # number of letters that fit into a one-column legend
@@ -46,8 +50,8 @@ STYLE = rc_params_from_file(
 def styled() -> Iterator[None]:
     """Enter the context in which figures are created and saved.
 
-    Names in Chinese, or with emoji, are drawn with a font that has them, or as boxes if none is
-    installed, which is not worth a warning per letter.
+    Names in Chinese are drawn with a font that has them, or as boxes if none is installed, which
+    is not worth a warning per letter.
     """
     family = ["DejaVu Sans", *sorted(set(_MORE_FONTS) & set(fontManager.get_font_names()))]
     with rc_context({**STYLE, "font.family": family}), warnings.catch_warnings():  # type: ignore[arg-type]
@@ -81,8 +85,12 @@ def look(index: int) -> dict[str, Any]:
 
 
 def plain(name: str) -> str:
-    """Escape a name so that matplotlib does not parse it as mathematics."""
-    return name.replace("$", r"\$")
+    """Escape a name so that matplotlib does not parse it as mathematics; spell out emoji."""
+
+    def spelled(found: re.Match[str]) -> str:
+        return f"[{unicodedata.name(found[0], '').lower() or f'U+{ord(found[0]):X}'}]"
+
+    return _EMOJI.sub(spelled, _MODIFIERS.sub("", name)).replace("$", r"\$")
 
 
 def wrapped(text: str, width: float | int, size: float | int) -> str:

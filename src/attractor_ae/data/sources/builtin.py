@@ -92,6 +92,13 @@ def digits8(split: str, form: ImageFormat) -> ImageSet:
     return ImageSet("digits8", split, _formed(digits, form), bunch.target.astype(np.int64), DIGITS)
 
 
+def mirrored(split: str, form: ImageFormat) -> ImageSet:
+    """Return mnist5k's test images of the digits that are no digits when mirrored, mirrored."""
+    known, digits = mnist5k(split, form), (3, 4, 6, 7, 9)
+    groups = {f"mirrored {d}": known.images[known.labels == d][..., ::-1] for d in digits}
+    return _grouped("mirrored", split, groups)
+
+
 def faces(split: str, form: ImageFormat) -> ImageSet:
     """Return the 25 x 25 crops of scikit-image's subset of Labeled Faces in the Wild.
 
