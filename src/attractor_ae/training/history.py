@@ -38,6 +38,11 @@ class Epoch:
             epoch, **means, learning_rate=rate, seconds=seconds, images_per_second=count / seconds
         )
 
+    def summary(self) -> str:
+        """Return the loss, the accuracy of a classifier, and the speed in one line."""
+        accuracy = "" if math.isnan(self.accuracy) else f"accuracy {self.accuracy:.1%}, "
+        return f"loss {self.loss:.6g}, {accuracy}{self.images_per_second:.0f} images per second"
+
 
 def history_text(history: list[Epoch]) -> str:
     """Return the history as CSV with a header."""
