@@ -9,7 +9,7 @@ from sklearn.neural_network import MLPClassifier
 from attractor_ae import _perceptrons
 from attractor_ae._errors import AttractorError
 from attractor_ae._perceptrons import fit_perceptrons
-from attractor_ae.core.heads import HEAD_INPUTS, HEADS, KNNHead, MLPHead, make_head
+from attractor_ae.core.heads import HEAD_INPUTS, HEADS, KNNHead, MLPHead, PaperMLPHead, make_head
 
 
 @pytest.fixture(scope="module")
@@ -92,6 +92,16 @@ def test_the_published_perceptron_takes_the_steps_of_scikit_learns(monkeypatch):
         epochs.append(reference.n_iter_)
     assert epochs[0] != epochs[1]  # one goes on without the other
     assert max(epochs) < 1000
+
+
+def test_two_classes_have_two_softmax_outputs(split):
+    """A difference: scikit-learn's perceptron has one logistic output."""
+    train, labels, test, truth = split
+    x, y = train[:, labels < 2], labels[labels < 2]
+    assert MLPClassifier((4,)).partial_fit(x[0], y, classes=[0, 1]).n_outputs_ == 1
+    p = PaperMLPHead().fit(x, y, 2, seed=0).predict_proba(test[:, truth < 2], [0])
+    assert p.shape[-1] == 2
+    assert (p[0].argmax(-1) == truth[truth < 2]).float().mean() > 0.95
 
 
 def test_recursions_are_separate_problems(split, few_epochs):
