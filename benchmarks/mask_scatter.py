@@ -6,7 +6,7 @@ The heads of each run are fitted once. Then the AUROC of the entropy against the
 computed for each of several seeds. Ways of drawing: one mask per trial, shared by all images, and
 drawn independently, in antithetic pairs or stratified; and one mask per image and trial. A row has,
 at each recursion, the mean AUROC and its standard deviation over the seeds (mean over runs and
-D_outs), and the time of scoring relative to the first row.
+D_outs), and the CPU time of scoring relative to the first row.
 """
 
 import argparse
@@ -79,9 +79,9 @@ def measure(
             if way not in ("independent", "own"):
                 masks = [dependent_masks(detector, way, t) for t in range(detector.trials)]
                 detector._masks = lambda first, count, dtype=None, masks=masks: iter(masks)
-            began = time.perf_counter()
+            began = time.process_time()
             found.append(aurocs(detector, known, outs))
-            seconds += time.perf_counter() - began
+            seconds += time.process_time() - began
         results.append((np.array(found), seconds))
     vars(detector).pop("_masks", None)
     return results

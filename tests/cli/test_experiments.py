@@ -1,6 +1,7 @@
 """Sweeps, tables, figures and suites at the terminal."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -150,6 +151,21 @@ def test_a_run_of_the_original_is_imported(tmp_path, autoencoder):
     assert Run.open(tmp_path / "run").finished
     assert Run.open(tmp_path / "run").config().training.seed == 3
     assert "cfg.toml: cannot be read" in error_line(invoke("import-run", tmp_path / "nothing"))
+
+
+def test_train_validates_on_the_splits_of_d_in(tmp_path):
+    extra = [
+        "dataset.name=mnist5k",
+        "evaluation.accuracy_splits=['train']",
+        "evaluation.covariate_shift_datasets=['digits8']",
+    ]
+    told = invoke(
+        "train", "paper", "--validate", "--out", tmp_path / "run", *options([*TINY, *extra])
+    )
+    assert told.exit_code == 0, told.output
+    log = Run.open(tmp_path / "run").log_file.read_text()
+    found = re.findall(r"epoch 1, ([^,]+?): (\d+) test images: accuracy", log)
+    assert found == [("mnist5k", "20"), ("mnist5k:train", "20")]
 
 
 def test_mistakes_beside_a_preset_are_told_of_it(tmp_path, monkeypatch):

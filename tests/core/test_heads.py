@@ -6,8 +6,10 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.neural_network import MLPClassifier
 
+from attractor_ae import _perceptrons
 from attractor_ae._errors import AttractorError
-from attractor_ae.core.heads import HEAD_INPUTS, HEADS, KNNHead, MLPHead, make_head
+from attractor_ae._perceptrons import fit_perceptrons
+from attractor_ae.core.heads import HEAD_INPUTS, HEADS, KNNHead, MLPHead, PaperMLPHead, make_head
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +50,58 @@ def test_the_perceptron_is_as_good_as_scikit_learns(split):
 @pytest.fixture
 def few_epochs(monkeypatch):
     monkeypatch.setattr(MLPHead, "EPOCHS", 5)
+
+
+class InOrder(np.random.Generator):
+    """A generator that never shuffles."""
+
+    def permutation(self, count):
+        return np.arange(count)
+
+
+class Started(MLPClassifier):
+    """scikit-learn's perceptron, from the given first ``layers``."""
+
+    def _init_coef(self, *_):
+        return self.layers.pop(0)
+
+
+def test_the_published_perceptron_takes_the_steps_of_scikit_learns(monkeypatch):
+    """From the same first weights to the same last ones, with two batches of unequal size."""
+    labels = np.arange(250) % 3
+    noise = np.random.default_rng(0).standard_normal((2, 250, 6))
+    x = noise + np.array([3, 0.3])[:, None, None] * np.eye(6)[labels]  # the second is harder
+
+    def fitted():
+        codes, targets = torch.from_numpy(x), torch.from_numpy(labels)
+        layers = fit_perceptrons(codes, 5, targets, 3, InOrder(np.random.PCG64(0)))
+        return [[layer[head].squeeze(0).numpy() for layer in layers] for head in range(2)]
+
+    monkeypatch.setattr(_perceptrons, "TOLERANCE", 3e-3)
+    monkeypatch.setattr(_perceptrons, "EPOCHS", 0)
+    first = fitted()
+    monkeypatch.setattr(_perceptrons, "EPOCHS", 1000)
+    epochs = []
+    for codes, (w1, b1, w2, b2), ours in zip(x, first, fitted(), strict=True):
+        reference = Started((5,), max_iter=1000, tol=3e-3, shuffle=False)
+        reference.layers = [(w1.copy(), b1.copy()), (w2.copy(), b2.copy())]
+        reference.fit(codes, labels)
+        theirs = zip(reference.coefs_, reference.intercepts_, strict=True)
+        for a, b in zip(ours, [part for layer in theirs for part in layer], strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-9)
+        epochs.append(reference.n_iter_)
+    assert epochs[0] != epochs[1]  # one goes on without the other
+    assert max(epochs) < 1000
+
+
+def test_two_classes_have_two_softmax_outputs(split):
+    """A difference: scikit-learn's perceptron has one logistic output."""
+    train, labels, test, truth = split
+    x, y = train[:, labels < 2], labels[labels < 2]
+    assert MLPClassifier((4,)).partial_fit(x[0], y, classes=[0, 1]).n_outputs_ == 1
+    p = PaperMLPHead().fit(x, y, 2, seed=0).predict_proba(test[:, truth < 2], [0])
+    assert p.shape[-1] == 2
+    assert (p[0].argmax(-1) == truth[truth < 2]).float().mean() > 0.95
 
 
 def test_recursions_are_separate_problems(split, few_epochs):

@@ -6,15 +6,19 @@ import json
 import pickle
 import zipfile
 
+import numpy as np
 import pytest
 import torchvision
+from PIL import Image
 
-from attractor_ae import load
+from attractor_ae import AttractorError, load
+from attractor_ae.data import ImageFormat
 from attractor_ae.data.load import find_dataset
 from attractor_ae.data.registry import CATALOGUE
 from released import FOLDER, arrays
 
-READ = json.loads((FOLDER / "layout.json").read_text(encoding="utf-8"))["read"]
+LAYOUT = json.loads((FOLDER / "layout.json").read_text(encoding="utf-8"))
+READ = LAYOUT["read"]
 OMNIGLOT = ("images_background", "images_evaluation")
 
 
@@ -121,6 +125,70 @@ def test_labels_and_pixels_are_those_of_the_released_code(entry, root, tmp_path)
     elif entry["order"].startswith("of the disk"):
         pairs, expected = sorted(pairs), sorted(expected)
     assert pairs == expected
+
+
+def released_images(files):
+    """Return the images of files as the released code reads them."""
+    read = [
+        Image.open(file).convert("L").resize((64, 64), Image.Resampling.BILINEAR) for file in files
+    ]
+    return np.stack(read)[:, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "pattern"),
+    [("gtsrb", "GTSRB/test_png/*/*.png"), ("omniglot", "Omniglot/*/images_evaluation/*/*/*.png")],
+)
+def test_what_the_released_code_reads_in_the_order_of_the_disk_is_sorted(name, pattern, root):
+    files = sorted(root.glob(pattern))
+    found = load(name, "test", per_class=-1, root=root)
+    np.testing.assert_array_equal(found.images, released_images(files))
+    if name == "gtsrb":  # signs 10 to 19
+        labels = [int(file.parent.name) - 10 for file in files]
+    else:
+        folders = sorted({file.parent for file in files})
+        labels = [folders.index(file.parent) for file in files]
+    assert found.labels.tolist() == labels
+
+
+def test_the_training_images_of_sviro_are_as_many_as_the_config_says(root):
+    """The released code takes all, whatever the config says: here two images of each class."""
+    assert load("sviro", "train", per_class=1, root=root, factor="all").labels.tolist() == [
+        0,
+        2,
+        5,
+        7,
+    ]
+    assert len(load("sviro", "train", per_class=-1, root=root, factor="all")) == 8
+
+
+def test_minus_one_is_all_images(tmp_path):
+    """The released code takes the first 10 000."""
+    raw = tmp_path / "MNIST/MNIST/raw"
+    raw.mkdir(parents=True)
+    count = 10_003
+    shapes = {"images-idx3": (count, 2, 2), "labels-idx1": (count,)}
+    for kind, shape in shapes.items():
+        head = b"\0\0\x08" + bytes([len(shape)]) + np.array(shape, ">i4").tobytes()
+        values = np.arange(np.prod(shape)) // 1000 % 10
+        (raw / f"t10k-{kind}-ubyte").write_bytes(head + values.astype(np.uint8).tobytes())
+    found = load("mnist", "test", per_class=-1, root=tmp_path, image_format=ImageFormat(16))
+    assert len(found) == count
+
+
+@pytest.mark.parametrize("entry", LAYOUT["refused"], ids=described)
+def test_what_the_released_code_refuses_is_refused(entry, root):
+    def read():
+        count = entry["nbr_of_samples_per_class"]
+        return load(
+            entry["name"], entry["split"], per_class=count, root=root, factor=entry["factor"]
+        )
+
+    if entry["name"] == "lsun":  # it needs 10 000 images
+        assert len(read()) == 20
+    else:
+        with pytest.raises(AttractorError, match=entry["name"]):
+            read()
 
 
 def test_a_folder_of_the_layout_is_the_set_itself(root, tmp_path, monkeypatch):

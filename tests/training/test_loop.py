@@ -13,15 +13,16 @@ import tomllib
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
-from attractor_ae import Augmentation, ExperimentConfig, ImageSet, fit_detector, train
+from attractor_ae import Augmentation, ExperimentConfig, ImageSet, fit_detector, load, train
 from attractor_ae._errors import AttractorError
 from attractor_ae._files import read_tensors, write_tensors
 from attractor_ae._reporter import Reporter
 from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.data.image_set import first_rows
-from attractor_ae.training import loop, training_augmentation, training_part
+from attractor_ae.training import build_network, loop, training_augmentation, training_part
 from attractor_ae.training.preparation import balanced_rows
 
 SETTINGS = {
@@ -295,7 +296,7 @@ def test_a_classifier_shows_its_accuracy(digits, tmp_path):
     run = train(settings, digits, tmp_path / "conv", reporter=reporter)
     history = rows_of(run)
     for step, _, detail, _ in reporter.seen:
-        shown = float(re.search(r"accuracy ([0-9.]+)%", detail)[1]) / 100
+        shown = float(re.search(r"accuracy ([0-9.]+) %", detail)[1]) / 100
         count = 40 if step % 3 == 0 else 16 * (1 + (step - 1) % 3)
         assert shown * count == pytest.approx(round(shown * count), abs=0.001 * count)
         if step % 3 == 0:
@@ -306,6 +307,44 @@ def test_a_classifier_shows_its_accuracy(digits, tmp_path):
     assert not any("accuracy" in detail for _, _, detail, _ in reporter.seen)
     assert math.isnan(float(rows_of(run)[0]["accuracy"]))
     assert "accuracy" not in run.log_file.read_text()
+
+
+def trained_network(run):
+    network = build_network(run.config(), 10).eval()
+    network.load_state_dict(weights(run))
+    return network
+
+
+def test_test_images_are_drawn_during_training_and_change_nothing(digits, tmp_path):
+    tests = load("mnist5k", "test", per_class=2)
+    settings = config(frequency=2, epochs=3)
+    run = train(settings, digits, tmp_path / "validated", validation=[tests])
+    assert same(weights(run), weights(train(settings, digits, tmp_path / "plain")))
+    # Every second epoch, and the last.
+    log = run.log_file.read_text()
+    assert re.findall(r"epoch (\d), mnist5k: 20 test images: accuracy [0-9.]+ %", log) == ["2", "3"]
+    first, last = sorted((run.path / "validation").iterdir())
+    assert (first.name, last.name) == ("mnist5k-000002.png", "mnist5k-000003.png")
+    drawn = np.asarray(Image.open(last))
+    shown = tests.images[np.arange(16) * 20 // 16, 0]
+    np.testing.assert_array_equal(drawn[:64], np.hstack(shown))
+    with torch.no_grad():
+        output = trained_network(run)(torch.from_numpy(shown[:, None]).float() / 255)[0]
+    expected = np.hstack((255 * output[:, 0].clamp(0, 1)).numpy())
+    np.testing.assert_allclose(drawn[64:], expected, atol=0.51)
+
+
+def test_the_accuracy_on_test_images_is_that_of_the_classifier(digits, tmp_path):
+    settings = ExperimentConfig.from_dict({**SETTINGS, "model": {"type": "conv"}})
+    tests = load("mnist5k", "test", per_class=10)
+    labels = np.where(np.arange(100) % 10 == 0, -1, tests.labels)  # some without a label
+    run = train(settings, digits, tmp_path, validation=[dataclasses.replace(tests, labels=labels)])
+    with torch.no_grad():
+        predicted = trained_network(run)(torch.from_numpy(tests.images).float() / 255).argmax(1)
+    right = (predicted.numpy() == labels)[labels >= 0].mean()
+    found = re.findall(r" 90 test images: accuracy ([0-9.]+) %", run.log_file.read_text())
+    assert float(found[-1]) == pytest.approx(100 * right, abs=0.051)
+    assert not (run.path / "validation").exists()
 
 
 def test_progress_counts_every_step_and_estimates_the_end(digits, tmp_path):

@@ -3,6 +3,7 @@
 import os
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -68,6 +69,13 @@ def train(
             "interruption.",
         ),
     ] = False,
+    validate: Annotated[
+        bool,
+        typer.Option(
+            "--validate",
+            help="With each line of the log, note the accuracy on test images, and draw some.",
+        ),
+    ] = False,
     data_root: DataRootOption = None,
 ) -> None:
     """Train the network of an experiment, and write a run folder."""
@@ -83,10 +91,12 @@ def train(
 
         with terminal_reporter() as reporter:
             shared = {"data_root": data_root, "resume": resume, "reporter": reporter}
+            training = partial(run_training, validate=validate)
             if is_folder_of_images(config) and space_is_open(settings or ()):
-                run = run_chosen_training(experiment, target, overrides=settings or (), **shared)
+                shared |= {"overrides": settings or (), "training": training}
+                run = run_chosen_training(experiment, target, **shared)
             else:
-                run = run_training(experiment, target, **shared)
+                run = training(experiment, target, **shared)
         say(f"Trained: {run.path}")
         say(f"Next: {quoted_command('evaluate', run.path)}")
 

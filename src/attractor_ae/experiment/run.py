@@ -10,6 +10,7 @@ RUN/
   self_check.json          how well the network has learned, and whether that is enough
   detector.safetensors     the fitted detector; exists after the first evaluation
   evaluation/              scores, metrics and figures
+  validation/              test images and their reconstructions during training
 """
 
 import json

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 from attractor_ae._errors import AttractorError
+from attractor_ae._reporter import percent
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,11 @@ class Epoch:
         return cls(
             epoch, **means, learning_rate=rate, seconds=seconds, images_per_second=count / seconds
         )
+
+    def summary(self) -> str:
+        """Return the loss, the accuracy of a classifier, and the speed in one line."""
+        accuracy = "" if math.isnan(self.accuracy) else f"accuracy {percent(self.accuracy)}, "
+        return f"loss {self.loss:.6g}, {accuracy}{self.images_per_second:.0f} images per second"
 
 
 def history_text(history: list[Epoch]) -> str:

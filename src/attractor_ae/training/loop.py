@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from attractor_ae._devices import mixed_precision, pixels, resolve_device
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import remove_leftovers, write_json, write_tensors, write_text
+from attractor_ae._files import file_name, remove_leftovers, write_json, write_tensors, write_text
 from attractor_ae._memory import keep_freed_memory
 from attractor_ae._random import Stream, generator
 from attractor_ae._reporter import SILENT, Reporter, duration, percent
@@ -40,7 +40,7 @@ from attractor_ae.training.preparation import (
     training_augmentation,
     training_part,
 )
-from attractor_ae.training.self_check import check_network, plateau
+from attractor_ae.training.self_check import check_network, plateau, validate
 
 _STEPS = 1_080  # of a training with epochs = 0: 30 epochs of 2 250 images
 _STEPS_TO_ESTIMATE = 10  # after which the length of the training can be estimated
@@ -55,6 +55,7 @@ def train(
     *,
     augmentation: AugmentationKind | None = None,
     resume: bool = False,
+    validation: Sequence[ImageSet] = (),
     reporter: Reporter = SILENT,
     stop: Callable[[float, int], bool] | None = None,
 ) -> Run:
@@ -72,6 +73,9 @@ def train(
         resume: Continue an interrupted run from its last checkpoint, to the same weights as without
             the interruption: bitwise on a CPU with the same number of threads. A run without a
             checkpoint starts again, and a finished run is returned unchanged.
+        validation: Sets of test images. At each line of the log, the accuracy on them (of an
+            autoencoder that of a head on codes without dropout) is noted, and some reconstructions
+            are drawn in ``RUN/validation``; nothing else depends on them.
         reporter: Receives the progress after every step.
         stop: Return whether to stop, leaving an unfinished run, for the accuracy on the calibration
             images and their number: after a quarter and a half of the training, unless it started
@@ -85,7 +89,7 @@ def train(
     """
     run = Run(Path(folder))
     with claimed(run):
-        return _train(run, config, images, augmentation, resume, reporter, stop)
+        return _train(run, config, images, augmentation, resume, validation, reporter, stop)
 
 
 def _train(
@@ -94,11 +98,14 @@ def _train(
     images: ImageSet,
     augmentation: AugmentationKind | None,
     resume: bool,
+    validation: Sequence[ImageSet],
     reporter: Reporter,
     stop: Callable[[float, int], bool] | None,
 ) -> Run:
     images, kept = training_part(config, with_features(config, images, reporter))
     check_trainable(config, images)
+    named = (test.take(np.flatnonzero(test.labels >= 0)) for test in validation)
+    tests = [with_features(config, test, reporter) for test in named if len(test)]
     started = check_claim(run, config, resume)
     remove_leftovers(run.path)
     if run.finished:
@@ -120,6 +127,10 @@ def _train(
         write_json(run.environment_file, environment(str(device), str(precision)))
     run.log(f"training from epoch {len(history) + 1} to {loop.last_epoch} on {device}")
 
+    def note(line: str) -> None:
+        run.log(line)
+        reporter.note(line)
+
     def save() -> None:
         # The history first: rows after the checkpoint's epoch are dropped on resuming.
         write_text(run.history_file, history_text(history))
@@ -132,20 +143,25 @@ def _train(
             while len(history) < loop.last_epoch:
                 for epoch in loop.epochs(len(history) + 1, reporter):
                     history.append(epoch)
-                    _log_epoch(run, config.training.frequency, loop.last_epoch, epoch)
+                    last = epoch.epoch == loop.last_epoch
+                    logged = last or epoch.epoch % config.training.frequency == 0
+                    if logged:
+                        run.log(f"epoch {epoch.epoch} of {loop.last_epoch}: {epoch.summary()}")
                     if reason := loop.stuck(epoch.epoch):
                         loop.restart()
                         history.clear()
                         line = f"after epoch {epoch.epoch}, {reason}; training starts again with "
                         line += f"{loop.warmup} steps of dropout warm-up"
-                        run.log(line)
-                        reporter.note(line)
+                        note(line)
                         break
                     checkpoint = loop.checkpoint(len(history))
                     # Also at the end, in case the disk has no space for the weights.
-                    last = len(history) == loop.last_epoch
                     if last or len(history) % config.training.checkpoint_interval == 0:
                         save()
+                    for test in tests if logged else ():
+                        name = f"validation/{file_name(test.name)}-{epoch.epoch:06}.png"
+                        found = validate(config, loop.network, images, test, run.path / name)
+                        note(f"epoch {epoch.epoch}, {test.name}: {found}")
                     if stop and len(history) in looks - {loop.last_epoch} and not loop.restarted:
                         found = check_network(config, loop.network, images, kept)
                         if stop(found.accuracy or 0.0, found.images):
@@ -161,9 +177,8 @@ def _train(
         raise
     run.checkpoint_file.unlink(missing_ok=True)
     run.log("training is finished")
-    for line in filter(None, (check.summary(), run.self_check_failure())):
-        run.log(line)
-        reporter.note(line)
+    for line in filter(None, (f"self-check on {check.summary()}", run.self_check_failure())):
+        note(line)
     return run
 
 
@@ -314,12 +329,3 @@ class _Loop:
     def _batch(self, rows: np.ndarray, moves: np.ndarray | None) -> Tensor:
         images = self._images[torch.from_numpy(rows).to(self._device)]
         return pixels(images if moves is None else shifted(images, moves), self._device)
-
-
-def _log_epoch(run: Run, frequency: int, last: int, epoch: Epoch) -> None:
-    if epoch.epoch % frequency == 0 or epoch.epoch == last:
-        accuracy = "" if math.isnan(epoch.accuracy) else f"accuracy {percent(epoch.accuracy)}, "
-        run.log(
-            f"epoch {epoch.epoch} of {last}: loss {epoch.loss:.6g}, {accuracy}"
-            f"{epoch.images_per_second:.0f} images per second"
-        )

@@ -7,18 +7,22 @@ reconstruction loss, it is then not below that of a constant output.
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import Tensor
 
 from attractor_ae._devices import pixels
+from attractor_ae._files import atomic_path
 from attractor_ae._reporter import percent
 from attractor_ae.baselines import ConvClassifier
 from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder
 from attractor_ae.core.heads import make_head
+from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.losses.reconstruction import reconstruction_loss
@@ -27,6 +31,7 @@ from attractor_ae.training.objective import Network
 _BATCH = 128
 _MOST = 5_000  # training images for the accuracy
 _PLATEAU_IMAGES = 256
+_PICTURED = 16  # test images whose reconstructions are drawn
 _LEAST_SPREAD = 5e-3  # fraction of the squared length of codes that differs between images
 _LEAST_GAIN = 0.01  # fraction by which the loss must be below that of a constant
 _QUANTILE = 2.326  # of the normal distribution, for a one-sided test at 1 %
@@ -37,7 +42,7 @@ class SelfCheck:
     """Accuracy and reconstruction of a network, compared with guessing and with the mean image.
 
     Attributes:
-        part: "calibration" or "training": the images, which are not augmented.
+        part: "calibration", "training" or "test": the images, which are not augmented.
         images: Number of images.
         accuracy: Accuracy of a head on the latent codes, or of the classifier, without dropout, in
             [0, 1]; None if it was not measured.
@@ -68,7 +73,7 @@ class SelfCheck:
             found.append(f"accuracy {percent(self.accuracy)} (guessing: {percent(self.chance)})")
         if self.r2 is not None:
             found.append(f"R² of reconstruction {self.r2:.2f} (mean image: 0)")
-        return f"self-check on {self.images} {self.part} images: {', '.join(found)}"
+        return f"{self.images} {self.part} images: {', '.join(found)}"
 
     def values(self) -> dict[str, Any]:
         """Return the JSON values that are stored with the run."""
@@ -81,10 +86,11 @@ def check_network(
     trained: ImageSet,
     kept: ImageSet,
     restarted: bool = False,
+    part: str = "calibration",
 ) -> SelfCheck:
-    """Return the self-check of a trained network, on the calibration images ``kept`` if any."""
+    """Return the self-check of a trained network, on the images ``kept`` (a ``part``) if any."""
     some = trained.at_most(_MOST)
-    checked, part = (kept, "calibration") if len(kept) else (some, "training")
+    checked, part = (kept, part) if len(kept) else (some, "training")
     chance = float(np.bincount(checked.labels).max() / len(checked))
     accuracy = r2 = None
     failures: list[str] = []
@@ -110,6 +116,20 @@ def check_network(
                 f"above guessing ({percent(chance)})"
             )
     return SelfCheck(part, len(checked), accuracy, chance, r2, restarted, tuple(failures))
+
+
+def validate(
+    config: ExperimentConfig, network: Network, trained: ImageSet, test: ImageSet, picture: Path
+) -> str:
+    """Return one line with the accuracy on test images, and draw some and their reconstructions."""
+    line = check_network(config, network, trained, test, part="test").summary()
+    if not isinstance(network, ConvClassifier) and not isinstance(network.space, Features):
+        found = _Outputs.of(network, test.at_most(_PICTURED))
+        rows = [torch.cat([*row], -1) for row in (found.points, found.outputs)]
+        drawn = (255 * torch.cat(rows, -2).clamp(0, 1)).round().byte().movedim(0, -1)
+        with atomic_path(picture) as path:
+            Image.fromarray(drawn.squeeze(-1).numpy()).save(path, "PNG")
+    return line
 
 
 def plateau(
