@@ -160,7 +160,7 @@ def test_an_error_keeps_the_earlier_result(evaluated, monkeypatch):
 def test_a_figure_has_the_name_of_what_it_shows(evaluated, tmp_path):
     run, _, result = evaluated
     detector = load_detector(run.detector_file)
-    images = load("faces", "test").take(range(4))
+    images = load("mnist5k", "test", per_class=1)
     sets = [dataclasses.replace(images, name=name) for name in ("x" * 300, "a,b")]
     evaluation._write_figures(tmp_path, result, detector, sets)
     names = {path.stem for path in tmp_path.glob("*.png")}

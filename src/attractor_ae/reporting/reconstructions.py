@@ -53,7 +53,8 @@ def middle_blocks(
     if isinstance(detector.network.space, Features):
         return []
     middle = np.stack([images.images[len(images) // 2] for images in sets])
-    names, last = sets[0].classes, detector.recursions
+    names = [sets[0].classes[label] for label in detector.classes_.tolist()]
+    last = detector.recursions
     paths = detector.trajectory(middle, max(last, _MOST), trials)
     inputs = detector.network.space.points(pixels(torch.from_numpy(middle), torch.device("cpu")))
     likely = likely_classes(detector, [path.latents[:last] for path in paths])
