@@ -151,7 +151,8 @@ def test_what_fails_is_one_line(hub, shared_model, tmp_path, monkeypatch):
     for disabled in (False, True):
         monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_XET", disabled)
         monkeypatch.setattr(Hub, "do_PUT", lambda self: self.answer(403))
-        refused("push", path, "me/digits")
+        result = invoke("push", path, "me/digits")  # after the client's progress bars
+        assert (result.exit_code, "hf auth login" in result.stderr.splitlines()[-1]) == (2, True)
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
     refused("push", path, "me/digits")
     monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://localhost:9")  # unreachable

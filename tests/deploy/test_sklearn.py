@@ -131,5 +131,5 @@ def test_what_is_no_image_is_refused(image_shape, images, message):
 
 
 def test_too_few_images_for_a_calibration_are_refused():
-    with pytest.raises(AttractorError, match=r"increase dataset\.calibration_fraction"):
+    with pytest.raises(AttractorError, match=r"dataset\.calibration_fraction"):
         AttractorClassifier((8, 8)).fit(DIGITS[:40], LABELS[:40])

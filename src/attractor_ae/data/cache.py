@@ -11,8 +11,7 @@ import itertools
 import json
 import os
 import shutil
-from collections import deque
-from collections.abc import Callable, Generator, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -51,7 +50,7 @@ VERSION = "4"
 
 REMEDY = f"free space, or choose another folder for prepared images with {CACHE_VARIABLE}"
 
-_TOGETHER = 8  # images that a thread decodes, one after the other
+_AT_ONCE = 64  # images
 
 Broken = tuple[str, str]
 """Printable path of a file that cannot be used, and the reason."""
@@ -237,10 +236,8 @@ def _decode_into(
         # Not written through a memory map: then a full disk would kill the process, and mapped
         # pages would count as its memory.
         count = 0
-        decoded = _decoded(images, form)
-        for count, (source, image) in enumerate(decoded, start=1):
+        for count, (source, image) in enumerate(_decoded(images, form), start=1):
             if count > len(labels):
-                decoded.close()
                 break
             if isinstance(image, str):
                 shown = source[0] if isinstance(source, Encoded) else source
@@ -272,7 +269,7 @@ def _decode_into(
 
 def _decoded(
     images: Iterable[object], form: ImageFormat
-) -> Generator[tuple[object, NDArray[np.uint8] | str], None, None]:
+) -> Iterator[tuple[object, NDArray[np.uint8] | str]]:
     """Yield images and what they are decoded to by threads, or why they cannot be read."""
 
     def decoded(source: object) -> NDArray[np.uint8] | str:
@@ -283,17 +280,10 @@ def _decoded(
         except UndecodableError as error:
             return error.reason
 
-    threads = max(2, os.cpu_count() or 1)
-    pool, waiting, items = ThreadPoolExecutor(threads), deque[Any](), iter(images)
-    parts = iter(lambda: list(itertools.islice(items, _TOGETHER)), [])
-    try:
-        for part in itertools.chain(parts, itertools.repeat([], threads)):
-            waiting.append((part, pool.submit(lambda some: list(map(decoded, some)), part)))
-            if len(waiting) > threads:
-                some, found = waiting.popleft()
-                yield from zip(some, found.result(), strict=True)
-    finally:
-        pool.shutdown(cancel_futures=True)
+    items = iter(images)
+    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
+        while some := list(itertools.islice(items, _AT_ONCE)):
+            yield from zip(some, pool.map(decoded, some), strict=True)
 
 
 def _write_header(file: BinaryIO, shape: tuple[int, ...]) -> None:

@@ -187,12 +187,9 @@ def _resumed(part: Path, settings: Mapping[str, Any]) -> int:
     """
     first = json.dumps(settings) + "\n"
     try:
-        if not part.stat().st_size:
-            part.write_text(first, encoding="utf-8")
-            return 0
         with part.open("rb+") as file:
             found = file.readline().decode("utf-8", "replace")
-            if found != first and not file.read(1):  # its call ended before an image was scored
+            if found != first and not file.read(1):  # it is new, or no image was scored
                 file.seek(0)
                 file.truncate()
                 file.write(first.encode())

@@ -101,7 +101,7 @@ def run_chosen_training(
         return features_will_be_better(features, pixels, images)
 
     on_pixels = trained(experiment, "default", stop=stop)
-    better, early = True, " when their training was stopped, as this decides"
+    better, early = True, " when their training was stopped, as they cannot catch up"
     if check := on_pixels.self_check():
         pixels, early = check["accuracy"] or 0.0, ""
         better = features_are_better(features, pixels, check["images"])

@@ -26,7 +26,7 @@ from typing import Any
 
 from attractor_ae._errors import AttractorError, quoted_command
 from attractor_ae._files import cannot_write, one_writer
-from attractor_ae.experiment.config import SPACE_NAMES, ExperimentConfig
+from attractor_ae.experiment.config import ExperimentConfig
 
 
 class Run:
@@ -104,9 +104,8 @@ class Run:
         reasons = "; ".join(found.get("failures", ()))
         # The name of a folder of `fit`, which removes it, or of a candidate says nothing.
         hidden = any(folder.name.startswith(".") for folder in (self.path, self.path.parent))
-        name = "" if hidden else f"{self.path}: "
-        name += f"self-check failed, the network on {SPACE_NAMES[self.config().model.space]}"
-        return f"warning: {name} perhaps learned nothing: {reasons}"
+        where = "" if hidden else f"{self.path}: "
+        return f"warning: {where}self-check failed, perhaps nothing was learned: {reasons}"
 
     def log(self, line: str) -> None:
         """Append a line with the time to the log."""
