@@ -38,6 +38,7 @@ from attractor_ae.attractors import (
 )
 from attractor_ae.core.masks import trial_masks
 from attractor_ae.deploy.attractors import find_attractors
+from attractor_ae.reporting.attractors import attractor_rows
 
 
 def linear(matrix):
@@ -331,11 +332,14 @@ def test_the_command_writes_numbers_and_figures(tmp_path, digits16, monkeypatch)
     assert result.exit_code == 0, result.output
     found = json.loads((out / "attractors.json").read_text())
     assert list(found["masks"]) == ["dropout off", "mask 1", "mask 2", "mask 3"]
+    assert "known: images that are attractors, by mask: " in result.output
+    _, _, rows = attractor_rows(found)
+    assert {row[1] for row in rows if row[4]} == {"known"}  # the others have no own class
     for name, mask in found["masks"].items():
         assert f"{name} ({mask['number']})" in result.output
         sets = mask["sets"]
         assert {n: part["starts"] for n, part in sets.items()} == {
-            "training": 60,
+            "known": 60,
             "others": 9,
             "noise": 100,
             "latent samples": 60 + 40,

@@ -9,7 +9,7 @@ import pytest
 from at_terminal import error_line, invoke
 from small_models import make_model, make_run, write_images
 
-from attractor_ae import AttractorError, load, write_report
+from attractor_ae import AttractorError, Model, load, write_report
 from attractor_ae.data import ImageFormat
 from attractor_ae.deploy.attractors import find_attractors
 from attractor_ae.deploy.evaluation import evaluate_model, evaluate_verdicts
@@ -89,6 +89,29 @@ def test_the_auroc_is_that_of_evaluate(shared_model, folders):
     assert evaluate_verdicts(0.05, [low], [""], [high]).auroc == 1
 
 
+def test_only_shown_thumbnails_are_decoded(small_digits, tmp_path, monkeypatch):
+    images = small_digits[0]
+    model = make_model(*small_digits[:2])
+    model.thumbnails = make_thumbnails(images.images)
+    model.save(tmp_path / "m.model")
+    decoded, thumbnail = [], Model.thumbnail
+    monkeypatch.setattr(Model, "thumbnail", lambda m, i: decoded.append(i) or thumbnail(m, i))
+    monkeypatch.setattr("attractor_ae.reporting.report._SAMPLES", 2)
+    write_report(tmp_path / "m.model", tmp_path / "report.html")
+    assert sorted(decoded) == [i for c in range(10) for i in np.flatnonzero(images.labels == c)[:2]]
+
+
+def test_a_folder_named_known_has_known_images(one_class_model, folders, small_digits, tmp_path):
+    one_class_model.save(tmp_path / "m.model")
+    write_images(tmp_path / "known", small_digits[2].images)
+    images = [folders[1], tmp_path / "known"]
+    path = write_report(tmp_path / "m.model", tmp_path / "report.html", images=images)
+    text = path.read_text(encoding="utf-8")
+    assert "<h3>Detection</h3>" in text
+    assert re.search(r"<h4>known <[^>]*></span>", text)  # its role is not repeated
+    assert re.search(r"<h4>faces <[^>]*>unknown</span>", text)
+
+
 def test_with_one_class_images_have_a_p_value_alone(one_class_model, folders, tmp_path):
     one_class_model.save(tmp_path / "m.model")
     path = write_report(tmp_path / "m.model", tmp_path / "report.html", images=folders)
@@ -116,7 +139,8 @@ def test_at_the_terminal(file, tmp_path):
     assert result.exit_code == 0
     assert str(out) in result.stdout
     assert out.read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert "nowhere" in error_line(invoke("report", tmp_path / "nowhere", "--out", out))
+    missing = error_line(invoke("report", tmp_path / "nowhere.model", "--out", out))
+    assert "nowhere.model: there is no such model file" in missing
 
 
 @pytest.mark.slow

@@ -40,7 +40,7 @@ from attractor_ae.reporting.style import save_figure
 from attractor_ae.training import training_part
 
 TRAINING = "training"
-"""Name of the set of training images."""
+"""Name of the set of training images of a run."""
 NOISE, LATENT = "noise", "latent samples"
 """Names of the sets of starts that are not images."""
 
@@ -56,15 +56,17 @@ _SHOWN = (*range(9), 10, 13, 16, 20, 26, 32, 40, 50)  # recursions of the animat
 
 @dataclass(frozen=True, eq=False)
 class _Study:
-    """A detector, the names of its classes, and images to start from, training images first.
+    """A detector, the names of its classes, and images to start from.
 
-    ``known`` are training images to compare end points with, if there are any.
+    ``known`` are training or other known images to compare end points with, if there are any, and
+    ``compared`` is the name of the set of starts that they belong to.
     """
 
     detector: AttractorDetector
     classes: tuple[str, ...]
     sets: list[ImageSet]
     known: ImageSet | None
+    compared: str
 
     @torch.no_grad()
     def points(self, x: NDArray[Any]) -> Tensor:
@@ -132,7 +134,8 @@ def find_attractors(
     masks: dict[str, DropoutMasks | None] = {"dropout off": None}
     for trial in range(_MASKS if network.dropout else 0):
         masks[f"mask {trial + 1}"] = trial_masks(*shape, trial).to(detector.device)
-    found: dict[str, Any] = {"source": str(source), "space": network.arguments[5], "masks": {}}
+    found: dict[str, Any] = {"source": str(source), "space": network.arguments[5]}
+    found |= {"compared_with": study.compared, "masks": {}}
     sheet, catalogues = [], []
     for i, (name, mask) in enumerate(masks.items()):
         reporter.progress("iterating", i, len(masks), name)
@@ -178,6 +181,7 @@ def _study(
     source: Path, folders: Sequence[str | Path], data_root: str | Path | None, reporter: Reporter
 ) -> _Study:
     sets: list[ImageSet] = []
+    compared = TRAINING
     if source.is_dir():
         run = Run.open(source)
         config = run.config()
@@ -203,9 +207,10 @@ def _study(
         own, _ = load_images(folder, form, classes, data_root, reporter)
         if known is None and (own.labels >= 0).any():
             known = own.take(np.flatnonzero(own.labels >= 0)).at_most(_KNOWN)
-            own = dataclasses.replace(known, name=TRAINING)
+            own, compared = known, own.name
         sets.append(own.at_most(_STARTS))
-    return _Study(detector, tuple(classes), [images for images in sets if len(images)], known)
+    sets = [images for images in sets if len(images)]
+    return _Study(detector, tuple(classes), sets, known, compared)
 
 
 def _starts(study: _Study) -> tuple[dict[str, Tensor], Tensor]:
@@ -261,6 +266,7 @@ def _under(
         fixed = part[period[part] == 1]
         entry["sets"][name] = {
             "starts": len(part),
+            "labelled": (labels[part] >= 0).sum(),
             "fixed_point": (period[part] == 1).double().mean(),
             "cycle": (period[part] > 1).double().mean(),
             "moving": (period[part] == 0).double().mean(),
@@ -286,7 +292,7 @@ def _under(
         entry["attractors"].append(described)
     if known is not None:
         entry["spurious"] = listed.spurious(known).sum()
-        part = rows[TRAINING]
+        part = rows[study.compared]
         found = dynamics.memorised(exact, x[part], settled.ends[part], period[part])
         entry["memorised"] = found.double().mean()
     return entry, listed

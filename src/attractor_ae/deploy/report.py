@@ -1,12 +1,11 @@
 """Reports on models and runs (``attractor-ae report``)."""
 
 import dataclasses
+import glob
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter
@@ -19,7 +18,7 @@ from attractor_ae.experiment.report import run_part
 from attractor_ae.experiment.result import evaluate
 from attractor_ae.experiment.run import Run
 from attractor_ae.reporting.attractors import FIGURES, attractor_rows, memorised
-from attractor_ae.reporting.report import Part, save_report
+from attractor_ae.reporting.report import Part, Trained, save_report
 
 ATTRACTORS = "attractors.json"
 """Name of the file with the numbers of `attractor_ae.deploy.attractors.find_attractors`."""
@@ -43,7 +42,8 @@ def write_report(
             `compare_runs`.
         out: File to write.
         images: Folders or names of further images to score with models. If all their classes are
-            those of the model, they are known images, otherwise unknown ones.
+            those of the model, they are known images, otherwise unknown ones; so are those of a
+            folder without classes that is named "known" or like a class.
         data_root: Folder of the data sets' files.
         reporter: Receives the progress.
 
@@ -56,6 +56,9 @@ def write_report(
     studies = [Path(place) for place in listed if (Path(place) / ATTRACTORS).is_file()]
     others = {*files, *(place for place in studies if not Run(place).config_file.is_file())}
     runs = [place for place in listed if Path(place) not in others]
+    for place in runs:
+        if not (glob.has_magic(str(place)) or Path(place).exists()):
+            raise AttractorError(f"{place}: there is no such model file or run")
     if images and not files:
         raise AttractorError(
             "--images are scored by a model file; give one, or evaluate the run on them with "
@@ -111,9 +114,8 @@ def model_part(
     table = ("Classes", ["class", "training", "calibration"], counts)
     more: dict[str, Any] = {"nearest": model.nearest, "alpha": model.alpha, "table": table}
     if model.thumbnails:
-        pictures = np.stack([model.thumbnail(row) for row in range(len(model.thumbnails))])
         labels = model.detector.classes_[model.detector.known_[0].labels].cpu().numpy()
-        more["trained"] = ImageSet(name, "train", pictures, labels, model.classes)
+        more["trained"] = Trained(labels, model.classes, model.thumbnail)
     part = Part(name, shown, check, model.detector, **more)
     if not images:
         return part
@@ -156,5 +158,5 @@ def load_images(
     found = dataset.load(dataset.info.every_image, wanted)
     if dataset.info.kind == "own":
         found = dataclasses.replace(found, name=Path(place).resolve().name)
-    known = bool(found.classes) and set(found.classes) <= set(classes)
+    known = set(found.classes or [found.name]) <= {*classes, "known"}
     return found.relabelled(classes), known

@@ -14,7 +14,7 @@ from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.experiment.run import Run
 from attractor_ae.experiment.trial_curve import TRIALS_FILE, TrialCurve, trial_curve
-from attractor_ae.reporting.report import Part
+from attractor_ae.reporting.report import Part, Trained
 from attractor_ae.training import training_part
 
 _SAMPLED = 100  # images per set for the curve over trials, if it was not drawn before
@@ -50,7 +50,10 @@ def run_part(
                 shown = (plan.in_dataset, *plan.covariate_shift, *plan.out)
                 sets = [plan.load(planned, reporter) for planned in shown]
                 trained, kept = training_part(config, plan.load_training(reporter))
-                more |= {"images": sets, "trained": trained}
+                more |= {
+                    "images": sets,
+                    "trained": Trained(trained.labels, trained.classes, trained.images.__getitem__),
+                }
                 facts["training"] += f"; {len(trained)} images, and {len(kept)} for the calibration"
                 more["trials"] = _trials(run, result, sets, detector)
             except AttractorError as error:

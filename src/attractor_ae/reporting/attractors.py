@@ -14,7 +14,14 @@ from rich import box
 from rich.table import Table
 
 from attractor_ae._files import atomic_path
-from attractor_ae.reporting.style import COLUMN_WIDTH, IN_COLOUR, OUT_COLOURS, plain, styled
+from attractor_ae.reporting.style import (
+    COLUMN_WIDTH,
+    IN_COLOUR,
+    OUT_COLOURS,
+    plain,
+    styled,
+    wrapped,
+)
 
 Pictures = NDArray[np.uint8]
 """Images, uint8 (n, height, width) or (n, height, width, 3)."""
@@ -50,7 +57,8 @@ def attractor_sheet(
             lines.append(("nearest\ntraining image", nearest, [""] * len(nearest)))
     with styled():
         figure = Figure(figsize=(_CELL * _MOST + 0.85, 0.3 + (_CELL + 0.14) * len(lines)))
-        figure.suptitle(plain(heading), x=0.02, ha="left", fontsize=8)
+        heading = plain(wrapped(heading, figure.get_figwidth() - 0.2, 8))
+        figure.suptitle(heading, x=0.02, ha="left", fontsize=8)
         cells = figure.subplots(len(lines), _MOST, squeeze=False)
         for axes, (label, pictures, captions) in zip(cells, lines, strict=True):
             axes[0].set_ylabel(plain(label), rotation=0, ha="right", va="center", fontsize=6)
@@ -175,17 +183,20 @@ def attractor_rows(found: Mapping[str, Any]) -> tuple[str, tuple[str, ...], list
             first = f"{mask} ({entry['number']})" if name == next(iter(entry["sets"])) else ""
             settle = _percent(part["fixed_point"] + part["cycle"])
             steps = "" if part["median_steps"] is None else f"{part['median_steps']:.0f}"
-            ends = (_percent(part["ends_on_class"][key]) for key in ("own", "other", "none"))
+            ends = [_percent(part["ends_on_class"][key]) for key in ("own", "other", "none")]
+            if not part.get("labelled", 1):
+                ends[0] = ""
             rows.append([first, name, settle, steps, *ends])
-    heads = ("mask", "starts", "settle", "steps", "own class", "other", "none")
+    heads = ("mask", "starts", "settle", "steps", "own class", "other class", "no class")
     return "Where images end (percent; attractors in brackets)", heads, rows
 
 
 def memorised(found: Mapping[str, Any]) -> str:
-    """Return one line on the training images that are attractors, or ""."""
+    """Return one line on the training or known images that are attractors, or ""."""
     shares = [e["memorised"] for e in found["masks"].values() if "memorised" in e]
     said = ", ".join(map(_percent, shares))
-    return f"Training images that are attractors, by mask: {said} %" if shares else ""
+    name = found.get("compared_with", "training")
+    return f"{name}: images that are attractors, by mask: {said} %" if shares else ""
 
 
 def attractor_table(found: Mapping[str, Any]) -> Table:

@@ -3,7 +3,7 @@
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,15 @@ _POINTS = 150  # of a ROC curve
 
 
 @dataclass(frozen=True, eq=False)
+class Trained:
+    """Training images, in the order in which a detector was fitted on them; one is read by row."""
+
+    labels: NDArray[np.int64]
+    classes: Sequence[str]
+    picture: Callable[[int], NDArray[np.uint8]]
+
+
+@dataclass(frozen=True, eq=False)
 class Part:
     """A model or a run in a report; missing parts are left out.
 
@@ -57,7 +66,7 @@ class Part:
         result: Scores of data sets.
         judged: Whether the first set of ``result`` is known, so that there are rates.
         images: Images of each set of ``result``, in its order.
-        trained: Training images, in the order in which the detector was fitted on them.
+        trained: Training images.
         nearest: Path of each training image.
         trials: AUROC by number of trials.
         alpha: The threshold at first.
@@ -73,7 +82,7 @@ class Part:
     result: EvaluationResult | None = None
     judged: bool = True
     images: Sequence[ImageSet] = ()
-    trained: ImageSet | None = None
+    trained: Trained | None = None
     nearest: Sequence[str] = ()
     trials: TrialCurve | None = None
     alpha: float = _ALPHA
@@ -320,7 +329,7 @@ def _strips(
             if (known := part.trained) is not None:
                 if known.classes and not part.nearest:
                     name = known.classes[known.labels[row]]
-                picture = _encoded(known.images[[row]])
+                picture = _encoded(known.picture(row)[None])
             nearest.append((name, picture, value))
         heat = _heat(moved[:, :, i].mean((0, 2))) if drawn else ""
         distance = [f"{value:.2f}" for value in rmse[:, i].tolist()]
@@ -328,14 +337,15 @@ def _strips(
     return strips
 
 
-def _samples(trained: ImageSet | None) -> list[tuple[str, int, str]]:
+def _samples(trained: Trained | None) -> list[tuple[str, int, str]]:
     """Return name, number and a strip of the first images of each class."""
     if trained is None:
         return []
     samples = []
     for c, name in enumerate(trained.classes[:_CLASSES]):
         if len(rows := np.flatnonzero(trained.labels == c)):
-            samples.append((name, len(rows), _encoded(trained.images[rows[:_SAMPLES]])))
+            few = np.stack([trained.picture(row) for row in rows[:_SAMPLES].tolist()])
+            samples.append((name, len(rows), _encoded(few)))
     return samples
 
 
