@@ -295,7 +295,7 @@ def test_a_classifier_shows_its_accuracy(digits, tmp_path):
     run = train(settings, digits, tmp_path / "conv", reporter=reporter)
     history = rows_of(run)
     for step, _, detail, _ in reporter.seen:
-        shown = float(re.search(r"accuracy ([0-9.]+)%", detail)[1]) / 100
+        shown = float(re.search(r"accuracy ([0-9.]+) %", detail)[1]) / 100
         count = 40 if step % 3 == 0 else 16 * (1 + (step - 1) % 3)
         assert shown * count == pytest.approx(round(shown * count), abs=0.001 * count)
         if step % 3 == 0:
