@@ -95,7 +95,7 @@ def test_train_then_evaluate_a_classifier(config, tmp_path):
     settings = [*TINY, "model.type=conv"]
     trained = invoke("train", config, "--out", run, *options(settings))
     assert trained.exit_code == 0, trained.output
-    assert re.search(r"training: epoch 2/2, loss \S+, accuracy \d+\.\d%, ", trained.stdout)
+    assert re.search(r"training: epoch 2/2, loss \S+, accuracy \d+\.\d %, ", trained.stdout)
     evaluated = invoke("evaluate", run)
     assert evaluated.exit_code == 0, evaluated.output
     assert "MC dropout on mnist5k" in evaluated.stdout
