@@ -18,9 +18,9 @@ def run_training(
     validate: bool = False,
     reporter: Reporter = SILENT,
 ) -> Run:
-    """Load the images that a config names, and train on them (see `attractor_ae.train`).
+    """Load the images that a config names, and train on them; see `attractor_ae.train`.
 
-    With ``validate``, the test images of D_in and of its accuracy splits are validated on.
+    With ``validate``, the validation is on the test images of D_in and on its accuracy splits.
     """
     plan = make_plan(config, data_root)
     plan.check()  # a missing D_out is reported before the training, not after it

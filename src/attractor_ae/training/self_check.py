@@ -30,7 +30,6 @@ from attractor_ae.training.objective import Network
 _BATCH = 128
 _MOST = 5_000  # training images that the accuracy rests on
 _PLATEAU_IMAGES = 256
-_PICTURED = 16  # test images whose reconstructions are drawn
 _LEAST_SPREAD = 5e-3  # fraction of the squared length of codes that differs between images
 _LEAST_GAIN = 0.01  # fraction by which the loss must be below that of a constant
 _QUANTILE = 2.326  # of the normal distribution, for a one-sided test at 1 %
@@ -122,7 +121,7 @@ def validate(
     """Return one line with the accuracy on test images, and draw some and their reconstructions."""
     check = check_network(config, network, trained, test)
     if not isinstance(network, ConvClassifier) and not isinstance(network.space, Features):
-        found = _Outputs.of(network, test.at_most(_PICTURED))
+        found = _Outputs.of(network, test.at_most(16))
         rows = [torch.cat([*row], -1) for row in (found.points, found.outputs)]
         drawn = (255 * torch.cat(rows, -2).clamp(0, 1)).round().byte().movedim(0, -1)
         with atomic_path(picture) as path:
