@@ -22,8 +22,7 @@ def fit_perceptrons(
     """Return weights and biases of the hidden and the output layer, each with all heads first."""
     heads, count, width = x.shape
     layers = ((width, hidden), (1, hidden), (hidden, classes), (1, classes))
-    bounds = np.repeat([(6 / (a + b)) ** 0.5 for a, b in layers[::2]], 2)
-    # Glorot's uniform distribution, for the biases too.
+    bounds = [(6 / (a + b)) ** 0.5 for a, b in layers[::2] for _ in range(2)]  # Glorot's
     drawn = (rng.uniform(-b, b, (heads, *s)) for b, s in zip(bounds, layers, strict=True))
     w1, b1, w2, b2 = map(torch.from_numpy, drawn)
     # The output layer is transposed, which is faster for few classes; biases are at the end.

@@ -155,6 +155,12 @@ def test_a_result_is_read_back_as_it_was(result, tmp_path):
     assert stored["recursions"][1]["out"]["faces"]["auroc"] == pytest.approx(
         result.metrics(1)["out"]["faces"]["auroc"]
     )
+    assert stored["grid"] == "exact"
+    on_grid, rates = stored["paper_grid"][1], result.rates("faces", None, 1, "paper")
+    assert on_grid["out"]["faces"]["auroc"] == rates.auroc
+    assert on_grid["out"]["faces"]["fpr95_in"] == rates.fpr95_in
+    areas = result.misclassification(None, None, 1, "paper").areas
+    assert on_grid["misclassification"]["areas"]["pavpu"] == areas["pavpu"]
 
 
 @pytest.fixture

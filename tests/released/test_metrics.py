@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from attractor_ae.metrics import (
     PAPER_THRESHOLDS,
@@ -49,6 +50,18 @@ def test_detection(i):
     same(found.auroc, RELEASED["ood_auroc"][i])
     same(found.aupr_in, RELEASED["ood_aupr"][i])
     same([getattr(found, f"fpr{q}_in") for q in TPR_PERCENTS], RELEASED["ood_fpr_at"][i])
+
+
+@pytest.mark.parametrize("i", PAIRS)
+def test_detection_on_the_exact_grid_is_that_of_scikit_learn(i):
+    inside, outside, _ = pair(i)
+    found = detection_metrics(inside, outside)
+    known = np.arange(len(inside) + len(outside)) < len(inside)
+    scores = -np.concatenate((inside, outside))
+    same(found.auroc, roc_auc_score(known, scores))
+    same(found.aupr_in, average_precision_score(known, scores))
+    fpr, tpr, _ = roc_curve(known, scores, drop_intermediate=False)
+    same(found.fpr95_in, fpr[tpr >= 0.95].min())
 
 
 @pytest.mark.parametrize("i", PAIRS)

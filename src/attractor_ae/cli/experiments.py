@@ -62,19 +62,10 @@ def train(
     ] = None,
     settings: SetOption = None,
     resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Continue an interrupted run; the final weights are the same as without the "
-            "interruption.",
-        ),
+        bool, typer.Option("--resume", help="Continue an interrupted run, to the same weights.")
     ] = False,
     validate: Annotated[
-        bool,
-        typer.Option(
-            "--validate",
-            help="With each line of the log, note the accuracy on test images, and draw some.",
-        ),
+        bool, typer.Option("--validate", help="Also log the accuracy on test images; draw some.")
     ] = False,
     data_root: DataRootOption = None,
 ) -> None:
@@ -90,13 +81,10 @@ def train(
         from attractor_ae.experiment.train import run_training  # late: config errors come first
 
         with terminal_reporter() as reporter:
-            shared = {"data_root": data_root, "resume": resume, "reporter": reporter}
-            training = partial(run_training, validate=validate)
+            start = partial(run_training, validate=validate)
             if is_folder_of_images(config) and space_is_open(settings or ()):
-                shared |= {"overrides": settings or (), "training": training}
-                run = run_chosen_training(experiment, target, **shared)
-            else:
-                run = training(experiment, target, **shared)
+                start = partial(run_chosen_training, overrides=settings or (), training=start)
+            run = start(experiment, target, data_root=data_root, resume=resume, reporter=reporter)
         say(f"Trained: {run.path}")
         say(f"Next: {quoted_command('evaluate', run.path)}")
 
@@ -173,18 +161,12 @@ def evaluate(
     ] = None,
     out_datasets: Annotated[
         list[str] | None,
-        typer.Option(
-            help="D_out (data set of unknown images), or several, separated by commas. Can be "
-            "repeated."
-        ),
+        typer.Option(help="D_outs (data sets of unknown images), separated by commas; repeatable."),
     ] = None,
     grid: GridOption = "exact",
     orientation: OrientationOption = "in",
     fresh: Annotated[
-        bool,
-        typer.Option(
-            "--again", help="Evaluate again even if a result with the same settings exists."
-        ),
+        bool, typer.Option("--again", help="Evaluate again even if the settings are the same.")
     ] = False,
     settings: SetOption = None,
     data_root: DataRootOption = None,

@@ -288,7 +288,7 @@ class EvaluationResult:
             self.recursion if recursion is None else recursion,
         )
 
-    def metrics(self, recursion: int | None = None) -> dict[str, Any]:
+    def metrics(self, recursion: int | None = None, grid: Thresholds = "exact") -> dict[str, Any]:
         """Return every rate of PROTOCOL section 8 at one recursion, as nested dictionaries.
 
         Keys: ``labelled``, the number of labelled images of D_in; ``accuracy`` and
@@ -301,12 +301,12 @@ class EvaluationResult:
         known = self.known_scores()
         u = known.score(r, judged)
         if known.probabilities.shape[-1] and len(u) and 0 <= u.min() <= u.max() <= 1:
-            found = self.misclassification(None, judged, r)
+            found = self.misclassification(None, judged, r, grid)
             errors = {"score": judged, **asdict(found.detection), **asdict(found.selective)}
             errors["areas"] = found.areas
 
         def table(scores: DatasetScores) -> dict[str, Any]:
-            rates = asdict(self.rates(scores.name, name, r))
+            rates = asdict(self.rates(scores.name, name, r, grid))
             return {"mean_score": float(scores.score(r, name).mean()), **rates}
 
         wasserstein = {}
@@ -353,6 +353,7 @@ class EvaluationResult:
         }
         write_tensors(folder / SCORES_FILE, tensors, metadata)
         every = range(self.recursions)
+        bounded = all(abs(s.scores[self.score] - 0.5).max(initial=0) <= 0.5 for s in self.sets)
         metrics = {
             "method": self.method,
             "in_dataset": self.in_scores.name,
@@ -360,6 +361,7 @@ class EvaluationResult:
             "reported_score": self.score,
             "grid": "exact",
             "recursions": [_without_nan(self.metrics(r)) for r in every],
+            "paper_grid": [_without_nan(self.metrics(r, "paper")) for r in every if bounded],
             "scores": {
                 name: [
                     {s.name: asdict(self.rates(s.name, name, r)) for s in self.out_scores}

@@ -20,21 +20,14 @@ def run_training(
     reporter: Reporter = SILENT,
     stop: Callable[[float, int], bool] | None = None,
 ) -> Run:
-    """Load the images that a config names, and train on them (see `attractor_ae.train`).
+    """Load the images that a config names, and train on them; see `attractor_ae.train`.
 
-    With ``validate``, the test images of D_in and of its accuracy splits are validated on.
+    With ``validate``, the validation is on the test images of D_in and on its accuracy splits.
     """
     plan = make_plan(config, data_root)
     plan.check()  # a missing D_out is reported before the training, not after it
     images = plan.load_training(reporter)
     tests = [plan.in_dataset, *plan.covariate_shift] if validate else []
-    return train(
-        config,
-        images,
-        folder,
-        augmentation=plan.augmentation,
-        resume=resume,
-        validation=[plan.load(t, reporter) for t in tests if t.dataset is plan.training.dataset],
-        reporter=reporter,
-        stop=stop,
-    )
+    tests = [plan.load(t, reporter) for t in tests if t.dataset is plan.training.dataset]
+    more = {"augmentation": plan.augmentation, "resume": resume, "reporter": reporter, "stop": stop}
+    return train(config, images, folder, validation=tests, **more)

@@ -73,9 +73,8 @@ def train(
         resume: Continue an interrupted run from its last checkpoint, to the same weights as without
             the interruption: bitwise on a CPU with the same number of threads. A run without a
             checkpoint starts again, and a finished run is returned unchanged.
-        validation: Sets of test images. At each line of the log, the accuracy on them (of an
-            autoencoder that of a head on codes without dropout) is noted, and some reconstructions
-            are drawn in ``RUN/validation``; nothing else depends on them.
+        validation: Sets of test images, whose accuracy follows each line of the log, and some
+            reconstructions of which are drawn; nothing else depends on them.
         reporter: Receives the progress after every step.
         stop: Return whether to stop, leaving an unfinished run, for the accuracy on the calibration
             images and their number: after a quarter and a half of the training, unless it started
@@ -144,8 +143,7 @@ def _train(
                 for epoch in loop.epochs(len(history) + 1, reporter):
                     history.append(epoch)
                     last = epoch.epoch == loop.last_epoch
-                    logged = last or epoch.epoch % config.training.frequency == 0
-                    if logged:
+                    if logged := last or epoch.epoch % config.training.frequency == 0:
                         run.log(f"epoch {epoch.epoch} of {loop.last_epoch}: {epoch.summary()}")
                     if reason := loop.stuck(epoch.epoch):
                         loop.restart()

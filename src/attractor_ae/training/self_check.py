@@ -6,7 +6,7 @@ reconstruction loss, it is then not below that of a constant output.
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,6 @@ from attractor_ae.training.objective import Network
 _BATCH = 128
 _MOST = 5_000  # training images for the accuracy
 _PLATEAU_IMAGES = 256
-_PICTURED = 16  # test images whose reconstructions are drawn
 _LEAST_SPREAD = 5e-3  # fraction of the squared length of codes that differs between images
 _LEAST_GAIN = 0.01  # fraction by which the loss must be below that of a constant
 _QUANTILE = 2.326  # of the normal distribution, for a one-sided test at 1 %
@@ -86,11 +85,10 @@ def check_network(
     trained: ImageSet,
     kept: ImageSet,
     restarted: bool = False,
-    part: str = "calibration",
 ) -> SelfCheck:
-    """Return the self-check of a trained network, on the images ``kept`` (a ``part``) if any."""
+    """Return the self-check of a trained network, on the calibration images ``kept`` if any."""
     some = trained.at_most(_MOST)
-    checked, part = (kept, part) if len(kept) else (some, "training")
+    checked, part = (kept, "calibration") if len(kept) else (some, "training")
     chance = float(np.bincount(checked.labels).max() / len(checked))
     accuracy = r2 = None
     failures: list[str] = []
@@ -122,14 +120,14 @@ def validate(
     config: ExperimentConfig, network: Network, trained: ImageSet, test: ImageSet, picture: Path
 ) -> str:
     """Return one line with the accuracy on test images, and draw some and their reconstructions."""
-    line = check_network(config, network, trained, test, part="test").summary()
+    check = check_network(config, network, trained, test)
     if not isinstance(network, ConvClassifier) and not isinstance(network.space, Features):
-        found = _Outputs.of(network, test.at_most(_PICTURED))
+        found = _Outputs.of(network, test.at_most(16))
         rows = [torch.cat([*row], -1) for row in (found.points, found.outputs)]
         drawn = (255 * torch.cat(rows, -2).clamp(0, 1)).round().byte().movedim(0, -1)
         with atomic_path(picture) as path:
             Image.fromarray(drawn.squeeze(-1).numpy()).save(path, "PNG")
-    return line
+    return replace(check, part="test").summary()
 
 
 def plateau(
