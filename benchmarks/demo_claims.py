@@ -19,7 +19,7 @@ from attractor_ae import Run, load, load_detector
 from attractor_ae.attractors import nearest
 from attractor_ae.core.detector import AttractorDetector
 
-SETS = ("mnist5k", "digits8", "faces", "textures", "photos")
+SETS = ("mnist5k", "digits8", "mirrored", "faces", "textures", "photos")
 STANDS_STILL = 0.1
 
 

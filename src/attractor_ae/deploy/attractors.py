@@ -58,15 +58,14 @@ _SHOWN = (*range(9), 10, 13, 16, 20, 26, 32, 40, 50)  # recursions of the animat
 class _Study:
     """A detector, the names of its classes, and images to start from.
 
-    ``known`` are training or other known images to compare end points with, if there are any, and
-    ``compared`` is the name of the set of starts that they belong to.
+    ``known`` are training or other known images to compare end points with, if there are any; the
+    first of them are the set of starts of the same name.
     """
 
     detector: AttractorDetector
     classes: tuple[str, ...]
     sets: list[ImageSet]
     known: ImageSet | None
-    compared: str
 
     @torch.no_grad()
     def points(self, x: NDArray[Any]) -> Tensor:
@@ -135,7 +134,7 @@ def find_attractors(
     for trial in range(_MASKS if network.dropout else 0):
         masks[f"mask {trial + 1}"] = trial_masks(*shape, trial).to(detector.device)
     found: dict[str, Any] = {"source": str(source), "space": network.arguments[5]}
-    found |= {"compared_with": study.compared, "masks": {}}
+    found |= {"compared_with": study.known and study.known.name, "masks": {}}
     sheet, catalogues = [], []
     for i, (name, mask) in enumerate(masks.items()):
         reporter.progress("iterating", i, len(masks), name)
@@ -181,7 +180,6 @@ def _study(
     source: Path, folders: Sequence[str | Path], data_root: str | Path | None, reporter: Reporter
 ) -> _Study:
     sets: list[ImageSet] = []
-    compared = TRAINING
     if source.is_dir():
         run = Run.open(source)
         config = run.config()
@@ -196,7 +194,8 @@ def _study(
                 source, every, augmentation=plan.augmentation, reporter=reporter
             )
         known, classes = training_part(config, every)[0].at_most(_KNOWN), every.classes
-        sets.append(dataclasses.replace(known.at_most(_STARTS), name=TRAINING))
+        known = dataclasses.replace(known, name=TRAINING)
+        sets.append(known.at_most(_STARTS))
         others = [plan.load(planned, reporter) for planned in (plan.in_dataset, *plan.out)]
         sets += [some.at_most(_STARTS).relabelled(classes) for some in others]
     else:
@@ -206,11 +205,9 @@ def _study(
     for folder in folders:
         own, _ = load_images(folder, form, classes, data_root, reporter)
         if known is None and (own.labels >= 0).any():
-            known = own.take(np.flatnonzero(own.labels >= 0)).at_most(_KNOWN)
-            own, compared = known, own.name
+            own = known = own.take(np.flatnonzero(own.labels >= 0)).at_most(_KNOWN)
         sets.append(own.at_most(_STARTS))
-    sets = [images for images in sets if len(images)]
-    return _Study(detector, tuple(classes), sets, known, compared)
+    return _Study(detector, tuple(classes), [images for images in sets if len(images)], known)
 
 
 def _starts(study: _Study) -> tuple[dict[str, Tensor], Tensor]:
@@ -292,7 +289,7 @@ def _under(
         entry["attractors"].append(described)
     if known is not None:
         entry["spurious"] = listed.spurious(known).sum()
-        part = rows[study.compared]
+        part = rows[study.known.name]  # type: ignore[union-attr]
         found = dynamics.memorised(exact, x[part], settled.ends[part], period[part])
         entry["memorised"] = found.double().mean()
     return entry, listed
