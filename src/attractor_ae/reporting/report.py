@@ -326,7 +326,7 @@ def _strips(
             name, picture = part.nearest[row] if part.nearest else f"image {row}", ""
             if (known := part.trained) is not None:
                 if known.classes and not part.nearest:
-                    name = known.classes[known.labels[row]]
+                    name = known.classes[int(known.labels[row])]
                 picture = _encoded(known.picture(row)[None])
             nearest.append((name, picture, value))
         heat = _heat(moved[:, :, i].mean((0, 2))) if drawn else ""
