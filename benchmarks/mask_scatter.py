@@ -32,18 +32,13 @@ WAYS = [
 """Ways of drawing, each with the factor of the number of trials."""
 
 
-def dependent_masks(detector: AttractorDetector, way: str, trial: int) -> DropoutMasks:
-    """Draw the masks of a trial from seed and trial alone, dependent within a block of trials."""
-    block = {"antithetic": 2, "stratified": 3}[way]
-    rng = generator(detector.seed, Stream.TRIAL_MASKS, trial // block)
-    place, rate, sites = trial % block, detector.network.dropout, []
+def antithetic_masks(detector: AttractorDetector, trial: int) -> DropoutMasks:
+    """Draw the masks of a trial from seed and trial alone, of every second with 1 - u for u."""
+    rng = generator(detector.seed, Stream.TRIAL_MASKS, trial // 2)
+    rate, sites = detector.network.dropout, []
     for shape in detector.network.site_shapes:
         u = rng.random(shape)
-        if way == "antithetic":
-            u = u if place == 0 else 1 - u
-        else:  # in each third of [0, 1] once in three trials
-            thirds = np.argsort(rng.random((block, *shape)), axis=0)
-            u = (thirds[place] + u) / block
+        u = 1 - u if trial % 2 else u
         mask = torch.from_numpy((u >= rate) / (1 - rate)).to(detector._dtype)[None]
         if mask.ndim == 4:
             mask = mask.contiguous(memory_format=torch.channels_last)
@@ -71,13 +66,13 @@ def measure(
     trials, results = detector.trials, []
     for way, factor in WAYS:
         detector.trials = round(trials * factor)
-        detector.mask_scope = "sample" if way == "own" else "trial"
+        detector.mask_scope = {"own": "sample", "stratified": "stratified"}.get(way, "trial")
         found, seconds = [], 0.0
         for seed in range(seeds):
             detector.seed = seed
             vars(detector).pop("_masks", None)
-            if way not in ("independent", "own"):
-                masks = [dependent_masks(detector, way, t) for t in range(detector.trials)]
+            if way == "antithetic":
+                masks = [antithetic_masks(detector, t) for t in range(detector.trials)]
                 detector._masks = lambda first, count, dtype=None, masks=masks: iter(masks)
             began = time.process_time()
             found.append(aurocs(detector, known, outs))

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from pytorch_ood.detector import MCD
 
 from attractor_ae import ConvClassifier, EnsembleDetector, MCDropoutDetector, load, load_detector
+from attractor_ae._detector import TRIAL_MASKS
 from attractor_ae._errors import AttractorError
 from attractor_ae.conformal import halves
 from attractor_ae.core.masks import sample_masks, trial_masks
@@ -132,7 +133,7 @@ def test_the_masks_of_a_trial_are_drawn_once(digits, monkeypatch):
     detector = MCDropoutDetector(classifier(0, 0.33), trials=2, batch_size=8)
     detector.fit(digits.images, digits.labels)
     first = detector.predict(digits.images)
-    monkeypatch.setattr("attractor_ae._detector.trial_masks", None)
+    monkeypatch.setitem(TRIAL_MASKS, "trial", None)
     assert torch.equal(detector.predict(digits.images), first)
 
 

@@ -20,12 +20,14 @@ from attractor_ae._devices import mixed_precision, pixels
 from attractor_ae._errors import AttractorError, check_at_least, check_known, unknown_name
 from attractor_ae._files import write_tensors
 from attractor_ae._reporter import SILENT, Reporter
+from attractor_ae._strata import stratified_masks
 from attractor_ae.conformal import OODScore, check_enough, halves, parse_component
 from attractor_ae.core.dynamics import Trajectory
 from attractor_ae.core.masks import DropoutMasks, sample_masks, trial_masks
 from attractor_ae.core.scores import DISTRIBUTION_SCORES, OOD_SCORE, mean_distribution, prediction
 
-MASK_SCOPES = ("trial", "sample")
+TRIAL_MASKS = {"trial": trial_masks, "stratified": stratified_masks}
+MASK_SCOPES = (*TRIAL_MASKS, "sample")
 """Scope of a dropout mask: shared by all images of a trial, or drawn per image."""
 
 _TOGETHER = 16  # images, each under its own mask, in a pass
@@ -376,14 +378,14 @@ class Detector(ABC):
             for t in trials:
                 yield sample_masks(*of, t, first, count, dtype=dtype).to(self.device)
             return
-        key = (self.seed, dtype, self.device)
+        key = (self.seed, self.mask_scope, dtype, self.device)
         if key not in self._drawn:
             self._drawn.clear()
             self._drawn[key] = {}
         drawn = self._drawn[key]  # shared with detectors of some of the trials
         for t in trials:
             if t not in drawn:
-                drawn[t] = trial_masks(*of, t, dtype).to(self.device)
+                drawn[t] = TRIAL_MASKS[self.mask_scope](*of, t, dtype).to(self.device)
             yield drawn[t]
 
     def _batches(

@@ -4,6 +4,7 @@ import torch
 from scipy.stats import binom
 
 from attractor_ae._errors import AttractorError
+from attractor_ae._strata import stratified_masks
 from attractor_ae.core.autoencoder import Autoencoder
 from attractor_ae.core.masks import DropoutMasks, draw_masks, sample_masks, trial_masks
 
@@ -45,6 +46,21 @@ def test_a_trial_has_one_mask_that_its_seed_and_number_name(unchanged_random_sta
     assert [tuple(s.shape) for s in a.sites] == [(1, *shape) for shape in SHAPES]
     assert all(torch.equal(x, y) for x, y in zip(a.sites, b.sites, strict=True))
     assert not any(torch.equal(x, y) for x, y in zip(a.sites, other.sites, strict=True))
+
+
+@pytest.mark.parametrize(("rate", "counts"), [(0.1, {0, 1}), (1 / 3, {1}), (0.5, {1, 2})])
+def test_stratified_masks_drop_an_entry_about_equally_often_in_three_trials(rate, counts):
+    drawn = [stratified_masks(SHAPES, rate, 7, trial) for trial in range(6)]
+    for sites in zip(*(masks.sites for masks in drawn), strict=True):
+        dropped = (torch.cat(sites) == 0).int()
+        assert {int(n) for triple in dropped.split(3) for n in triple.sum(0).unique()} == counts
+        low, high = binom.interval(1 - 1e-6, sites[0].numel(), rate)
+        assert all(low <= int(n) <= high for n in dropped.flatten(1).sum(1))  # of each trial
+        assert not torch.equal(dropped[:3], dropped[3:])
+    plain = trial_masks(SHAPES, rate, 7, 0)
+    for a, b in zip(drawn[0].sites, plain.sites, strict=True):
+        assert (a.shape, a.stride(), a.dtype) == (b.shape, b.stride(), b.dtype)
+        assert a.max() == pytest.approx(b.max().item(), rel=3e-5)
 
 
 def test_a_sample_mask_depends_on_the_image_index_and_not_on_the_batch():

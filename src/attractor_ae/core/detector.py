@@ -40,7 +40,7 @@ class AttractorDetector(Detector):
         head: "mlp" or "knn".
         head_masks: Number of masks per training image for fitting the heads (published: 1).
         head_input: Input of the heads: "code", z_r as published, or "path", z_0 .. z_r.
-        mask_scope: "trial": all images share the mask of a trial; "sample": each image has its own.
+        mask_scope: "trial", "stratified": images share the mask of a trial; "sample": they do not.
         augmentation: Augmentation of the training images for the heads.
         seed: Seed of masks and heads.
         batch_size: Number of images per batch; a score does not depend on it.

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from attractor_ae import attractors as dynamics
+from attractor_ae._detector import TRIAL_MASKS
 from attractor_ae._devices import pixels
 from attractor_ae._errors import AttractorError
 from attractor_ae._fast_layers import plain_layers
@@ -130,9 +131,10 @@ def find_attractors(
     plain = plain_layers(network)
     starts, labels = _starts(study)
     shape = (network.site_shapes, network.dropout, detector.seed)
+    draw = TRIAL_MASKS.get(detector.mask_scope, trial_masks)
     masks: dict[str, DropoutMasks | None] = {"dropout off": None}
     for trial in range(_MASKS if network.dropout else 0):
-        masks[f"mask {trial + 1}"] = trial_masks(*shape, trial).to(detector.device)
+        masks[f"mask {trial + 1}"] = draw(*shape, trial).to(detector.device)
     found: dict[str, Any] = {"source": str(source), "space": network.arguments[5]}
     found |= {"compared_with": study.known and study.known.name, "masks": {}}
     sheet, catalogues = [], []
@@ -148,7 +150,7 @@ def find_attractors(
     some = next(iter(starts.values()))[:_JACOBIANS].double()
     found["jacobian"] = _jacobian(dynamics.as_map(plain), some)
     if network.dropout:
-        drawn = (trial_masks(*shape, t).to(detector.device) for t in range(_CHANGES))
+        drawn = (draw(*shape, t).to(detector.device) for t in range(_CHANGES))
         exponent = dynamics.lyapunov_exponent((dynamics.as_map(plain, m) for m in drawn), some)
         found["lyapunov_exponent_of_changing_masks"] = exponent.mean()
     if study.sets:

@@ -22,7 +22,7 @@ OptimizerName = Literal["Adam", "AdamW", "SGD"]
 SpaceName = Literal["pixels", "standardised", "features"]
 ModelType = Literal["dropout-cae", "conv"]
 HeadName = Literal["mlp", "paper-mlp", "knn"]
-MaskScope = Literal["trial", "sample"]
+MaskScope = Literal["trial", "stratified", "sample"]
 HeadInput = Literal["code", "path"]
 # Scores in [0, 1], as required for thresholds and histograms.
 ReportedScore = Literal[
@@ -216,7 +216,8 @@ class EvaluationConfig(Table):
     head_input: HeadInput = "code"
     """Input of a head: the code z_r, or the path z_0 .. z_r."""
     mask_scope: MaskScope = "sample"
-    """"trial": one mask for all images of a trial; "sample": one mask per image."""
+    """"trial": one mask for all images of a trial; "stratified": the same, drawn so that results
+    vary less between seeds; "sample": one mask per image."""
     precision: Precision = "float32"
     """As in [training]."""
     score: ReportedScore = "entropy"
