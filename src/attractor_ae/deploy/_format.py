@@ -35,12 +35,7 @@ def write_model(
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any], str]:
-    """Read a model file: its tensors, metadata of the detector, facts, and digest.
-
-    Raises:
-        AttractorError: If the file is missing, not a model file, written in another format, or
-            damaged in any byte.
-    """
+    """Read a model file: its tensors, metadata of the detector, facts, and digest."""
     tensors, metadata = read_tensors(path, _REMEDY)
     digest = metadata.get("sha256", "").removeprefix("sha256:")
     version = metadata.get("format_version", "")

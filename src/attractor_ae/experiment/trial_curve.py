@@ -44,11 +44,7 @@ class TrialCurve:
 
     @classmethod
     def load(cls, path: Path) -> "TrialCurve":
-        """Read a curve that `save` wrote.
-
-        Raises:
-            AttractorError: If the file is missing, damaged or not a trial curve.
-        """
+        """Read a curve that `save` wrote."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             values |= {name: np.array(values[name], float) for name in ("auroc", "accuracy")}

@@ -22,11 +22,7 @@ def reliability_diagram(results: Results) -> Figure:
     The confidence is the probability of the predicted class at the reported recursion. The lower
     panel shows the share of images in each bin. Several results of a method are its seeds: the line
     is their mean in each bin, and the band one standard deviation, over seeds with images in it
-    (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
-
-    Raises:
-        AttractorError: If the results of a method differ in their experiment, or no image of D_in
-            has a label.
+    (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). Images need labels.
     """
     methods = by_method(results)
     shown = next(iter(methods.values()))[0].in_scores.name

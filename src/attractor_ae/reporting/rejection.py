@@ -51,9 +51,6 @@ def accuracy_rejection_figure(results: Results) -> Figure:
     Thin lines in the colour of each method are its references: an oracle, which rejects all wrong
     predictions first, and random rejection. Several results of a method are its seeds: the line is
     their mean, and the band one standard deviation. The legend states the area under each curve.
-
-    Raises:
-        AttractorError: As for `reliability_diagram`.
     """
     methods = by_method(results)
     shown = next(iter(methods.values()))[0].in_scores.name
