@@ -34,8 +34,7 @@ from attractor_ae._files import (
 )
 from attractor_ae.data.decode import (
     ImageFormat,
-    UndecodableError,
-    decode_quietly,
+    decoded_or_reason,
     displayed,
     pixel_limit,
     readable_formats,
@@ -278,10 +277,7 @@ def _decoded(
     def decoded(source: object) -> NDArray[np.uint8] | str:
         data: Any = source.data if isinstance(source, Encoded) else source
         data = Image.fromarray(data) if isinstance(data, np.ndarray) else data
-        try:
-            return decode_quietly(data, form)
-        except UndecodableError as error:
-            return error.reason
+        return decoded_or_reason(data, form)
 
     threads = max(2, os.cpu_count() or 1)
     pool, waiting, items = ThreadPoolExecutor(threads), deque[Any](), iter(images)

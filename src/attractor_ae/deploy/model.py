@@ -45,12 +45,7 @@ from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import OOD_SCORE, normalised_entropy
 from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageFormat, ImageSet
-from attractor_ae.data.decode import (
-    UndecodableError,
-    decode_quietly,
-    side_by_side,
-    without_warnings,
-)
+from attractor_ae.data.decode import decoded_or_reason, side_by_side, without_warnings
 from attractor_ae.deploy._adaptive import StoppingRule, chosen_stages, sampled, stages
 from attractor_ae.deploy._format import read_model, write_model
 from attractor_ae.deploy.paths import counted, image_paths
@@ -600,14 +595,7 @@ def described(images: ImageSet) -> dict[str, Any]:
 
 def _decode(paths: Sequence[str], form: ImageFormat) -> list[Decoded]:
     """Return paths with the decoded files, or with the reasons why they cannot be read."""
-
-    def decoded(path: str) -> NDArray[np.uint8] | str:
-        try:
-            return decode_quietly(path, form)
-        except UndecodableError as error:
-            return error.reason
-
-    return [(path, decoded(path)) for path in paths]
+    return [(path, decoded_or_reason(path, form)) for path in paths]
 
 
 def _least(alpha: float, per_class: bool, n: int) -> int:
