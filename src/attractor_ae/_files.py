@@ -7,6 +7,7 @@ is pickled, so reading a file cannot run code.
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import shutil
@@ -189,6 +190,19 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, values: Mapping[str, Any]) -> None:
     """Write a JSON file atomically."""
     write_text(path, json.dumps(values, indent=2, allow_nan=False) + "\n")
+
+
+def finite(value: Any, digits: int | None = None) -> Any:  # noqa: ANN401  numbers of any library
+    """Return a JSON value with None in place of numbers that are not finite; round the others."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(inner, digits) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner, digits) for inner in value]
+    value = value.item() if hasattr(value, "item") else value
+    if not isinstance(value, float):
+        return value
+    rounded = value if digits is None else float(f"{value:.{digits}g}")
+    return rounded if math.isfinite(value) else None
 
 
 def write_tensors(

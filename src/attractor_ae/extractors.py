@@ -66,11 +66,7 @@ class Extractor(nn.Module):
         return digest.hexdigest()
 
     def count(self, image_size: int) -> int:
-        """Return the number of features of images of this height and width.
-
-        Raises:
-            AttractorError: If the network cannot be applied to such images.
-        """
+        """Return the number of features of images of this height and width."""
         try:
             with torch.no_grad():
                 return self._pooled(torch.zeros(1, 3, image_size, image_size)).shape[1]

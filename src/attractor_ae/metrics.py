@@ -98,7 +98,7 @@ def detection_metrics(
         >>> scores.auroc, scores.fpr95_in, scores.fpr95_out
         (0.9375, 0.25, 0.25)
     """
-    check_grid(grid)
+    check_known("grid", grid, get_args(Thresholds))
     inside = checked_scores("in_uncertainty", in_uncertainty, bounded=grid == "paper")
     outside = checked_scores("out_uncertainty", out_uncertainty, bounded=grid == "paper")
     rates = (_exact_rates if grid == "exact" else paper_rates)(inside, outside)
@@ -148,11 +148,7 @@ def wasserstein_sums(
 
 
 def wasserstein_reference(names: Sequence[str], wanted: str | None = None) -> str:
-    """Return the D_out with which others are compared: ``wanted``, else cifar10, photos, the first.
-
-    Raises:
-        AttractorError: If ``wanted`` is not among the ``names`` of the D_outs.
-    """
+    """Return the D_out to compare others with: ``wanted``, else cifar10, photos, or the first."""
     if wanted is not None and wanted not in names:
         raise unknown_name("D_out", wanted, names)
     return wanted or next((name for name in ("cifar10", "photos") if name in names), names[0])
@@ -286,7 +282,7 @@ def misclassification_metrics(
         >>> scores.curves.thresholds, scores.curves.ac, scores.curves.ic
         (array([0.  , 0.5 , 0.75, 1.  ]), array([0, 1, 2, 2]), array([0, 0, 0, 1]))
     """
-    check_grid(grid)
+    check_known("grid", grid, get_args(Thresholds))
     scores = checked_scores("uncertainty", uncertainty, bounded=True)
     right = checked_correct(correct, "uncertainty", scores)
     accurate, inaccurate = scores[right], scores[~right]
@@ -392,11 +388,6 @@ def ratio(part: np.ndarray, whole: np.ndarray, *, empty: float) -> np.ndarray:
 
 
 # ---- checks ------------------------------------------------------------------------------------
-
-
-def check_grid(grid: str) -> None:
-    """Raise an AttractorError unless ``grid`` is the name of a grid of thresholds."""
-    check_known("grid", grid, get_args(Thresholds))
 
 
 def checked_scores(

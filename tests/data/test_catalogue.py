@@ -207,7 +207,7 @@ def test_status_reads_no_images(monkeypatch, tmp_path):
         raise AssertionError("images were read")
 
     monkeypatch.setattr(torchvision, "read_idx", refuse)
-    monkeypatch.setattr(cache_module, "decode_quietly", refuse)
+    monkeypatch.setattr(cache_module, "decoded_or_reason", refuse)
     monkeypatch.setattr(builtin, "shorter_side", refuse)
     monkeypatch.setattr(np, "loadtxt", refuse)
     for name in CATALOGUE:

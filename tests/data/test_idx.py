@@ -211,9 +211,9 @@ def test_plain_and_gzipped_files_are_found(tmp_path, suffix, pack):
 def test_images_are_chosen_before_they_are_resized(tmp_path, monkeypatch):
     write(tmp_path / "MNIST/raw")
     resized = []
-    real = cache.decode_quietly
+    real = cache.decoded_or_reason
     monkeypatch.setattr(
-        cache, "decode_quietly", lambda *arguments: resized.append(1) or real(*arguments)
+        cache, "decoded_or_reason", lambda *arguments: resized.append(1) or real(*arguments)
     )
     assert len(toy().load("train", tmp_path, Wanted(2))) == 20
     assert len(resized) == 20

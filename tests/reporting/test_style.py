@@ -87,7 +87,7 @@ def test_the_colours_are_told_apart_by_dichromats(kind):
 
 @given(st.text(st.characters(codec="latin-1", exclude_categories=["C"]), max_size=60))
 def test_wrapping_keeps_every_letter(text):
-    lines = wrapped(text, 0.6, 7).split("\n")
+    lines = wrapped(text, 0.6, 7).replace(r"\$", "$").split("\n")
     assert "".join("".join(lines).split()) == "".join(text.split())
     assert max(map(len, lines)) <= 0.6 * 72 / (0.5 * 7) or not text.strip()
 

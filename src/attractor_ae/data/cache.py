@@ -33,8 +33,7 @@ from attractor_ae._files import (
 )
 from attractor_ae.data.decode import (
     ImageFormat,
-    UndecodableError,
-    decode_quietly,
+    decoded_or_reason,
     displayed,
     pixel_limit,
     readable_formats,
@@ -275,10 +274,7 @@ def _decoded(
     def decoded(source: object) -> NDArray[np.uint8] | str:
         data: Any = source.data if isinstance(source, Encoded) else source
         data = Image.fromarray(data) if isinstance(data, np.ndarray) else data
-        try:
-            return decode_quietly(data, form)
-        except UndecodableError as error:
-            return error.reason
+        return decoded_or_reason(data, form)
 
     items = iter(images)
     with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:

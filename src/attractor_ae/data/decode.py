@@ -154,6 +154,14 @@ def decode_quietly(source: Source, image_format: ImageFormat) -> NDArray[np.uint
     raise UndecodableError(where, reason[:200] or "is damaged")
 
 
+def decoded_or_reason(source: Source, image_format: ImageFormat) -> NDArray[np.uint8] | str:
+    """Decode as `decode_quietly` does, or return the reason why the image cannot be read."""
+    try:
+        return decode_quietly(source, image_format)
+    except UndecodableError as error:
+        return error.reason
+
+
 def side_by_side(images: Sequence[NDArray[np.uint8]]) -> Image.Image:
     """Return images (channels, height, width) as one picture, in grey or colour."""
     wide = np.moveaxis(np.concatenate(images, axis=2), 0, 2)

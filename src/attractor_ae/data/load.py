@@ -117,9 +117,6 @@ def find_dataset(name: str, root: Path | str | None = None, split_seed: int = 0)
     The exact name of a built-in set means this set, even if there is a folder of that name. With
     other capitals, a folder comes first, unless it is the set's own in the data root. A path
     with a separator, e.g. ``./mnist``, is always a path.
-
-    Raises:
-        AttractorError: If the name is unknown, or there are no images at the path.
     """
     folder = data_root(root)
     # A name without a folder is searched in the data root first, as `data list` shows it.
@@ -246,11 +243,7 @@ def download(name: str, root: Path | str | None = None) -> None:
 def clear(
     name: str | None = None, cache: Path | str | None = None, root: Path | str | None = None
 ) -> int:
-    """Remove the prepared images of a set, or of all; return the number of freed bytes.
-
-    Raises:
-        AttractorError: If the name is unknown, or a file cannot be removed.
-    """
+    """Remove the prepared images of a set, or of all; return the number of freed bytes."""
     store = None if cache is None else Path(cache)
     if name is None or name in CATALOGUE:
         return prepared.clear(name, store)

@@ -25,21 +25,12 @@ ERROR = 0.01
 
 
 def stages(trials: int) -> list[int]:
-    """Return the numbers of trials after which an image can stop.
-
-    Examples:
-        >>> stages(8), stages(20)
-        ([1, 2, 4, 8], [1, 2, 4, 8, 16, 20])
-    """
+    """Return the numbers of trials after which an image can stop: 1, 2, 4, ..., and all."""
     return [*(2**k for k in range(math.ceil(math.log2(trials)))), trials]
 
 
 def chosen_stages(trials: int, of: Sequence[int]) -> slice:
-    """Return the rows of ``stages(trials)`` from a smallest to a largest number of trials.
-
-    Raises:
-        AttractorError: If a number is not one of them, or the smallest exceeds the largest.
-    """
+    """Return the rows of ``stages(trials)`` from a smallest to a largest number of trials."""
     possible = stages(trials)
     if len(of) != 2 or not set(of) <= set(possible) or of[0] > of[1]:
         raise AttractorError(

@@ -5,17 +5,15 @@ JSON.
 """
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from torch import Tensor
 
 from attractor_ae import __version__
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import read_tensors, write_tensors
+from attractor_ae._files import finite, read_tensors, write_tensors
 
 _FORMAT = "attractor-ae model"
 _VERSION, _OLDEST = 3, 2  # written, and read
@@ -37,12 +35,7 @@ def write_model(
 
 
 def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str, Any], str]:
-    """Read a model file: its tensors, metadata of the detector, facts, and digest.
-
-    Raises:
-        AttractorError: If the file is missing, not a model file, written in another format, or
-            damaged in any byte.
-    """
+    """Read a model file: its tensors, metadata of the detector, facts, and digest."""
     tensors, metadata = read_tensors(path, _REMEDY)
     digest = metadata.get("sha256", "").removeprefix("sha256:")
     version = metadata.get("format_version", "")
@@ -54,16 +47,3 @@ def read_model(path: Path) -> tuple[dict[str, Tensor], dict[str, str], dict[str,
             f" version {__version__} reads {_OLDEST} to {_VERSION}; use the other one, or fit again"
         )
     return tensors, json.loads(metadata["detector"]), json.loads(metadata["facts"]), digest
-
-
-def finite(value: Any, digits: int | None = None) -> Any:  # noqa: ANN401  numbers of any library
-    """Return a JSON value with None in place of numbers that are not finite; round the others."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(inner, digits) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [finite(inner, digits) for inner in value]
-    value = value.item() if isinstance(value, Tensor | np.generic) else value
-    if not isinstance(value, float):
-        return value
-    rounded = value if digits is None else float(f"{value:.{digits}g}")
-    return rounded if math.isfinite(value) else None

@@ -18,14 +18,13 @@ from attractor_ae._detector import TRIAL_MASKS
 from attractor_ae._devices import pixels
 from attractor_ae._errors import AttractorError
 from attractor_ae._fast_layers import plain_layers
-from attractor_ae._files import temporary_folder, write_json
+from attractor_ae._files import finite, temporary_folder, write_json
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.baselines import load_detector
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.masks import DropoutMasks, trial_masks
 from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageSet
-from attractor_ae.deploy._format import finite
 from attractor_ae.deploy.model import CHUNK, load_model
 from attractor_ae.deploy.report import ATTRACTORS, load_images
 from attractor_ae.experiment.fit import fit_detector

@@ -21,36 +21,17 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from attractor_ae import conformal
 from attractor_ae._detector import check_images, part_of
 from attractor_ae._devices import pixels, resolve_device
 from attractor_ae._errors import AttractorError
 from attractor_ae._reporter import SILENT, Reporter, percent
 from attractor_ae.baselines import stored_detector
-from attractor_ae.conformal import (
-    LEAST_PER_CLASS,
-    Groups,
-    OODScore,
-    are_alone,
-    check_alpha,
-    component_values,
-    false_alarm_rate,
-    is_rejected,
-    least_calibration,
-    leave_one_out,
-    ood_score,
-    p_values,
-    p_values_per_class,
-)
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import OOD_SCORE, normalised_entropy
 from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageFormat, ImageSet
-from attractor_ae.data.decode import (
-    UndecodableError,
-    decode_quietly,
-    side_by_side,
-    without_warnings,
-)
+from attractor_ae.data.decode import decoded_or_reason, side_by_side, without_warnings
 from attractor_ae.deploy._adaptive import StoppingRule, chosen_stages, sampled, stages
 from attractor_ae.deploy._format import read_model, write_model
 from attractor_ae.deploy.paths import counted, image_paths
@@ -123,8 +104,8 @@ class Model:
         self.confidence, self.facts = confidence, dict(facts)
         self.digest, self.bundle, self.per_class = "", False, True
         self.thumbnails: Sequence[bytes] = ()
-        self._rankings: dict[Any, tuple[StoppingRule, Tensor, Groups]] = {}
-        check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
+        self._rankings: dict[Any, tuple[StoppingRule, Tensor, conformal.Groups]] = {}
+        conformal.check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
 
     @property
     def calibration_images(self) -> int:
@@ -137,7 +118,7 @@ class Model:
         return torch.stack([self.ood.statistic(of, self.detector.recursion) for of in self.values])
 
     @property
-    def ood(self) -> OODScore:
+    def ood(self) -> conformal.OODScore:
         """The combination of scores, and its calibration."""
         return self.detector.ood_
 
@@ -155,7 +136,7 @@ class Model:
         alpha = self.alpha if alpha is None else alpha
         groups, parts = self.groups(alpha, self.per_class), []
         for group, n in enumerate(groups.sizes.tolist()):
-            mean, low, high = map(percent, false_alarm_rate(alpha, n))
+            mean, low, high = map(percent, conformal.false_alarm_rate(alpha, n))
             part = f"{mean} of known images, {low} to {high} in 90 % of calibrations"
             labels = self.detector.classes_[groups.of_class == group].tolist()
             name = self.classes[labels[0]] if len(labels) == 1 else f"{len(labels)} other classes"
@@ -169,15 +150,15 @@ class Model:
 
     def groups(
         self, alpha: float, per_class: bool, predicted: Int[Tensor, " n"] | None = None
-    ) -> Groups:
+    ) -> conformal.Groups:
         """Return the groups of classes with p-values of their own; one without ``per_class``."""
         predicted = self.predicted[-1] if predicted is None else predicted
         least = _least(alpha, per_class, len(predicted))
-        return Groups.of(predicted, len(self.detector.classes_), least)
+        return conformal.Groups.of(predicted, len(self.detector.classes_), least)
 
     def ranking(
         self, alpha: float, per_class: bool, trials: Sequence[int] | None = None
-    ) -> tuple[StoppingRule, Tensor, Groups]:
+    ) -> tuple[StoppingRule, Tensor, conformal.Groups]:
         """Return the stopping rule, T of the calibration images when they stop, and the groups."""
         key = (alpha, per_class, None if trials is None else tuple(trials))
         if key not in self._rankings:
@@ -250,16 +231,16 @@ class Model:
         uncertainty = normalised_entropy(p_mean)
         likely, label = p_mean.max(-1)
         t, ascending = self.ood.statistic(values, r) * (1 - _SAME), known.sort().values
-        p = p_values_per_class(t, label, known, groups)
-        ordered = self.values[at][-1].sort(-1).values
-        of_parts = torch.stack([p_values(a, b) for a, b in zip(values, ordered, strict=True)])
+        p = conformal.p_values_per_class(t, label, known, groups)
+        pairs = zip(values, self.values[at][-1].sort(-1).values, strict=True)
+        of_parts = torch.stack([conformal.p_values(*pair) for pair in pairs])
         slope, offset = self.confidence
         rounded: dict[str, list[Any]] = {
             "probability": _rounded(likely),
             "confidence": _rounded((slope * _logit(likely.double()) + offset).sigmoid()),
             "uncertainty": _rounded(uncertainty),
             "epistemic": _rounded((uncertainty - of_members).clamp_min(0)),
-            "ood_score": _rounded(ood_score(t, ascending), 9),
+            "ood_score": _rounded(conformal.ood_score(t, ascending), 9),
             "p_value": p.tolist(),
             "statistic": t.tolist(),
         }
@@ -267,7 +248,7 @@ class Model:
             for name in ("probability", "confidence", "uncertainty", "epistemic"):
                 del rounded[name]
         labels = [self.classes[i] for i in self.detector.classes_[label].tolist()]
-        nearest, rejected = self._nearest(inputs), is_rejected(p, alpha).tolist()
+        nearest, rejected = self._nearest(inputs), conformal.is_rejected(p, alpha).tolist()
         return [
             Verdict(
                 "" if paths is None else paths[i],
@@ -372,7 +353,7 @@ class Model:
         """Return alpha, or the model's; raise an AttractorError if it needs more images."""
         if alpha is None:
             return self.alpha
-        check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
+        conformal.check_alpha(alpha, self.calibration_images, _MORE_IMAGES)
         return alpha
 
     def _nearest(self, inputs: Tensor) -> list[str]:
@@ -420,7 +401,7 @@ class Model:
             AttractorError: If there are too few images for alpha, or a class is not the model's.
         """
         alpha = self.alpha if alpha is None else alpha
-        check_alpha(alpha, len(images), "use a larger alpha, or more images")
+        conformal.check_alpha(alpha, len(images), "use a larger alpha, or more images")
         if len(self.classes) == 1:
             images = replace(images, classes=self.classes, labels=np.zeros_like(images.labels))
         if unknown := sorted(set(images.classes) - set(self.classes)):
@@ -441,7 +422,7 @@ class Model:
             {name: torch.cat([means[name] for means in of], dim=1) for name in of[0]}
             for of in zip(*parts, strict=True)
         ]
-        values = [component_values(of, self.ood.components)[:, r] for of in of_stages]
+        values = [conformal.component_values(of, self.ood.components)[:, r] for of in of_stages]
         predicted = torch.stack([of[""][r].argmax(-1) for of in of_stages])
         probabilities = of_stages[-1][""][r]
         confidence = self.confidence
@@ -453,11 +434,11 @@ class Model:
         detector.ood_, detector.score = detector.ood_.calibrated(of_stages[-1]), OOD_SCORE
         t = detector.ood_.statistic(values[-1], r)
         least, p = _least(alpha, self.per_class, len(images)), torch.ones_like(t)
-        alone = are_alone(predicted[-1].bincount(minlength=len(detector.classes_)), least)
+        alone = conformal.are_alone(predicted[-1].bincount(minlength=len(detector.classes_)), least)
         group = torch.where(alone[predicted[-1]], predicted[-1], -1)
         for of in (group == g for g in group.unique()):
-            p[of] = leave_one_out(t[of])
-        rejected = images.labels[is_rejected(p, alpha).numpy() & (images.labels >= 0)]
+            p[of] = conformal.leave_one_out(t[of])
+        rejected = images.labels[conformal.is_rejected(p, alpha).numpy() & (images.labels >= 0)]
         counts = np.bincount(rejected, minlength=len(images.classes)).tolist()
         facts = {**self.facts, "calibration": described(images)}
         facts["calibration"]["rejected"] = dict(zip(images.classes, counts, strict=True))
@@ -600,19 +581,14 @@ def described(images: ImageSet) -> dict[str, Any]:
 
 def _decode(paths: Sequence[str], form: ImageFormat) -> list[Decoded]:
     """Return paths with the decoded files, or with the reasons why they cannot be read."""
-
-    def decoded(path: str) -> NDArray[np.uint8] | str:
-        try:
-            return decode_quietly(path, form)
-        except UndecodableError as error:
-            return error.reason
-
-    return [(path, decoded(path)) for path in paths]
+    return [(path, decoded_or_reason(path, form)) for path in paths]
 
 
 def _least(alpha: float, per_class: bool, n: int) -> int:
     """Return the number of calibration images that a class needs to be ranked alone."""
-    return max(LEAST_PER_CLASS, least_calibration(alpha) + 1) if per_class else n + 1
+    if not per_class:
+        return n + 1
+    return max(conformal.LEAST_PER_CLASS, conformal.least_calibration(alpha) + 1)
 
 
 def _stacked(means: Mapping[str, Tensor], components: Sequence[str]) -> Tensor:

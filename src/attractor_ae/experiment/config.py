@@ -74,6 +74,9 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 Positive = Annotated[int, Field(ge=1)]
 PerClass = Annotated[int, Field(ge=-1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+# The original writes gpu = "0"; a plain number means the same.
+_NUMBER_AS_TEXT = BeforeValidator(lambda gpu: str(gpu) if type(gpu) is int else gpu)
+Gpus = Annotated[str, _NUMBER_AS_TEXT, Field(pattern=r"^(|-1|\d+(,\d+)*)$")]
 
 
 class DatasetConfig(Table):
@@ -132,7 +135,7 @@ class ModelConfig(Table):
 class TrainingConfig(Table):
     """``[training]``: the optimisation."""
 
-    gpu: str = Field(default="0", pattern=r"^(|-1|\d+(,\d+)*)$")
+    gpu: Gpus = "0"
     """Index of the GPU for device "auto"; the first, if several are given; "": none."""
     batch_size: Positive = 64
     """Images per step."""
@@ -180,14 +183,6 @@ class TrainingConfig(Table):
     """Precision; "auto": mixed precision if the device has the instructions."""
     checkpoint_interval: Positive = 20
     """Number of epochs between checkpoints."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _gpu_number_as_text(cls, values: Any) -> Any:  # noqa: ANN401
-        # The original writes gpu = "0"; a plain number means the same.
-        if isinstance(values, Mapping) and type(values.get("gpu")) is int:
-            return {**values, "gpu": str(values["gpu"])}
-        return values
 
     @model_validator(mode="after")
     def _loss_and_its_weight(self) -> "TrainingConfig":
@@ -347,12 +342,7 @@ def preset_values(name: str) -> dict[str, Any]:
 
 
 def override(values: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Return ``values`` with every ``"section.key=value"`` of ``overrides`` set.
-
-    Examples:
-        >>> override({"training": {"epochs": 9}}, ["training.epochs=200", "model.activation=SiLU"])
-        {'training': {'epochs': 200}, 'model': {'activation': 'SiLU'}}
-    """
+    """Return ``values`` with every ``"section.key=value"`` of ``overrides`` set."""
     result = {k: dict(v) if isinstance(v, Mapping) else v for k, v in values.items()}
     for text in overrides:
         path, equals, raw = text.partition("=")

@@ -6,7 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from attractor_ae import __version__
+from attractor_ae import __version__, reporting
 from attractor_ae._detector import Detector
 from attractor_ae._devices import mixed_precision
 from attractor_ae._errors import AttractorError
@@ -15,28 +15,14 @@ from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.scores import OOD_SCORE
 from attractor_ae.data import ImageSet
+from attractor_ae.experiment import fit as fitting
 from attractor_ae.experiment.config import preset
-from attractor_ae.experiment.fit import (
-    AFTER_TRAINING,
-    detector_of,
-    ensemble_of,
-    evaluation_config,
-    note_failures,
-    open_members,
-)
 from attractor_ae.experiment.plan import make_plan
 from attractor_ae.experiment.report import run_part
 from attractor_ae.experiment.result import METRICS_FILE, EvaluationResult, evaluate
 from attractor_ae.experiment.run import Run, environment
 from attractor_ae.experiment.train import run_training
 from attractor_ae.experiment.trial_curve import TRIALS_FILE
-from attractor_ae.reporting import (
-    auroc_by_recursion,
-    entropy_histogram,
-    middle_blocks,
-    reconstruction_figure,
-    save_figure,
-)
 from attractor_ae.reporting.report import save_report
 
 ENSEMBLE = "ensemble"
@@ -81,7 +67,7 @@ def run_ensemble_evaluation(
 
     The result is written to ``target``, by default ``ensemble`` next to the first run.
     """
-    runs = open_members(folders)
+    runs = fitting.open_members(folders)
     home = Run(runs[0].path.parent / ENSEMBLE if target is None else Path(target))
     if home.config_file.exists():
         raise AttractorError(f"{home.path}: is a run; choose another folder for the ensemble")
@@ -97,7 +83,7 @@ def run_demo(
     """
     run = run_training(preset("quick", overrides), folder, resume=True, reporter=reporter)
     # A resumed run keeps its stored config, so these overrides are passed again.
-    again = [text for text in overrides if text.startswith(AFTER_TRAINING)]
+    again = [text for text in overrides if text.startswith(fitting.AFTER_TRAINING)]
     result = run_evaluation(run.path, overrides=again, reporter=reporter)
     part = run_part(result.method, result, run, reporter=reporter)
     save_report(run.path / "report.html", [part], "Demo: real digits", reporter=reporter)
@@ -113,7 +99,7 @@ def _evaluated_into(
     reporter: Reporter,
 ) -> EvaluationResult:
     """Evaluate one run, or several as an ensemble, and write the result to ``home``."""
-    configs = [evaluation_config(run, overrides) for run in runs]
+    configs = [fitting.evaluation_config(run, overrides) for run in runs]
     config = configs[0]
     plan = make_plan(config, data_root)
     plan.check()
@@ -132,7 +118,7 @@ def _evaluated_into(
         "training_images": trained.digest,
     }
     if not again and (stored := stored_result(home, basis)) is not None:
-        note_failures(runs, reporter)
+        fitting.note_failures(runs, reporter)
         return stored
     if home.detector_file.exists() and not again:
         reporter.note(
@@ -144,9 +130,9 @@ def _evaluated_into(
         if images.left_out:
             home.log(f"left out of {images.name} ({images.split}): {len(images.left_out)} files")
     if home in runs:
-        detector = detector_of(home, config, trained, plan.augmentation, reporter)
+        detector = fitting.detector_of(home, config, trained, plan.augmentation, reporter)
     else:
-        detector = ensemble_of(runs, configs, trained, reporter)
+        detector = fitting.ensemble_of(runs, configs, trained, reporter)
     precision = mixed_precision(detector.device, detector.precision)
     result = evaluate(
         detector,
@@ -172,7 +158,7 @@ def _evaluated_into(
             members = [os.path.relpath(run.path, home.path) for run in runs]
             write_json(home.path / MEMBERS_FILE, {"members": members})
     home.log(f"evaluated on {', '.join(images.name for images in sets)}")
-    note_failures(runs, reporter)
+    fitting.note_failures(runs, reporter)
     return result
 
 
@@ -207,11 +193,13 @@ def _replace_result(home: Run, new: Path) -> None:
 def _write_figures(
     folder: Path, result: EvaluationResult, detector: Detector, sets: Sequence[ImageSet]
 ) -> None:
-    save_figure(entropy_histogram(result), folder / result.score)
+    reporting.save_figure(reporting.entropy_histogram(result), folder / result.score)
     if result.recursions > 1:
-        save_figure(auroc_by_recursion(result), folder / "recursions")
+        reporting.save_figure(reporting.auroc_by_recursion(result), folder / "recursions")
     if not isinstance(detector, AttractorDetector):
         return  # a classifier does not reconstruct
-    blocks = middle_blocks(detector, sets)
+    blocks = reporting.middle_blocks(detector, sets)
     if blocks:
-        save_figure(reconstruction_figure(blocks, per_row=3), folder / "reconstructions")
+        reporting.save_figure(
+            reporting.reconstruction_figure(blocks, per_row=3), folder / "reconstructions"
+        )

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
+from attractor_ae import training
 from attractor_ae._detector import Detector
 from attractor_ae._devices import resolve_device
 from attractor_ae._errors import AttractorError
@@ -15,14 +16,6 @@ from attractor_ae.data import ImageSet
 from attractor_ae.data.info import AugmentationKind
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.experiment.run import Run
-from attractor_ae.training import (
-    Network,
-    build_network,
-    trained_on,
-    training_augmentation,
-    training_part,
-    with_features,
-)
 
 AFTER_TRAINING = ("evaluation.", "dataset.max_broken=", "training.device=", "training.gpu=")
 """Prefixes of the keys that can be set after training."""
@@ -118,7 +111,7 @@ def detector_of(
     settings, seed = config.evaluation, config.training.seed
     if not isinstance(network, ConvClassifier):
         names = {*AttractorDetector.settings, "precision"}
-        augment = training_augmentation(config, augmentation)
+        augment = training.training_augmentation(config, augmentation)
         chosen = settings.model_dump(include=names)
         detector = AttractorDetector(network, **chosen, augmentation=augment, seed=seed)
     elif network.dropout > 0:
@@ -167,16 +160,16 @@ def ensemble_of(
     return detector
 
 
-def _trained_network(run: Run, config: ExperimentConfig, images: ImageSet) -> Network:
+def _trained_network(run: Run, config: ExperimentConfig, images: ImageSet) -> training.Network:
     """Return the network of a run; check that it was trained on this set and its classes."""
     tensors, metadata = read_tensors(run.weights_file)
-    for key, value in trained_on(images).items():
+    for key, value in training.trained_on(images).items():
         if metadata.get(key, value) != value:
             raise AttractorError(
                 f"{run.path}: was trained on {key} {metadata[key]}, not {value}; "
                 "fit on the images that it was trained on"
             )
-    network = build_network(config, len(images.classes))
+    network = training.build_network(config, len(images.classes))
     load_weights(network, tensors, run.weights_file)
     return network
 
@@ -191,7 +184,7 @@ def _fit(
 ) -> None:
     """Fit and calibrate a detector with the settings and device of a config."""
     detector.to(resolve_device(config.training.device, config.training.gpu))
-    trained, kept = training_part(config, with_features(config, images, reporter))
+    trained, kept = training.training_part(config, training.with_features(config, images, reporter))
     if at_most is not None and at_most < len(trained):
         reporter.note(f"the detector is fitted on {at_most} of {len(trained)} training images")
         trained = trained.at_most(at_most)

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike
 
 from attractor_ae._detector import Detector
 from attractor_ae._errors import AttractorError, check_known, unknown_name
-from attractor_ae._files import read_tensors, write_json, write_tensors
+from attractor_ae._files import finite, read_tensors, write_json, write_tensors
 from attractor_ae._reporter import SILENT, Reporter
 from attractor_ae.core.scores import OOD_SCORE, normalised_entropy
 from attractor_ae.data import ImageSet
@@ -360,8 +360,8 @@ class EvaluationResult:
             "reported_recursion": self.recursion,
             "reported_score": self.score,
             "grid": "exact",
-            "recursions": [_without_nan(self.metrics(r)) for r in every],
-            "paper_grid": [_without_nan(self.metrics(r, "paper")) for r in every if bounded],
+            "recursions": [finite(self.metrics(r)) for r in every],
+            "paper_grid": [finite(self.metrics(r, "paper")) for r in every if bounded],
             "scores": {
                 name: [
                     {s.name: asdict(self.rates(s.name, name, r)) for s in self.out_scores}
@@ -489,12 +489,3 @@ def _known_labels(
         )
     index = np.array([*(known.index(c) if c in known else -2 for c in images.classes), -1])
     return index[images.labels].astype(np.int64)
-
-
-def _without_nan(values: Any) -> Any:  # noqa: ANN401
-    """Return nested values with NaN replaced by None, because JSON has no NaN."""
-    if isinstance(values, dict):
-        return {key: _without_nan(value) for key, value in values.items()}
-    if isinstance(values, float) and math.isnan(values):
-        return None
-    return values

@@ -75,9 +75,6 @@ class Suite(Table):
 
         ``quick`` selects the short form for a laptop; ``out_datasets`` are the D_outs that are
         present; ``overrides``, each ``"section.key=value"``, are applied last.
-
-        Raises:
-            AttractorError: If a config cannot be read, or a setting is invalid.
         """
         outs = self.out_datasets if out_datasets is None else tuple(out_datasets)
         dataset: dict[str, Any] = {"name": self.in_dataset, "split": self.split}
@@ -208,10 +205,6 @@ def read_suite(source: str | Path) -> Suite:
     The file describes a suite, with the key ``in_dataset``, or a single experiment, with the
     section ``[dataset]``: then the suite has this one method, and the published D_outs of its D_in
     unless the file names others.
-
-    Raises:
-        AttractorError: If there is no such suite and no such file, or the file has an
-            invalid value.
     """
     path = Path(source)
     if str(source) in SUITES and not path.is_file():

@@ -74,9 +74,6 @@ class SweepReport:
 def parse_seeds(text: str) -> tuple[int, ...]:
     """Return the seeds of numbers and inclusive ranges, separated by commas.
 
-    Raises:
-        AttractorError: If the text has another form.
-
     Examples:
         >>> parse_seeds("0,3,5-7")
         (0, 3, 5, 6, 7)
@@ -466,9 +463,6 @@ def find_runs(*places: str | Path) -> list[Run]:
     """Return the finished runs, without duplicates, in natural order (seed2 before seed10).
 
     ``places``: run folders, folders of sweeps, and glob patterns such as ``"runs/*/seed[0-4]"``.
-
-    Raises:
-        AttractorError: If a place is not a run, or its training is not finished.
     """
     if not places:
         raise AttractorError("give at least one run folder, sweep folder or glob")

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 
 from attractor_ae._detector import Detector
 from attractor_ae._errors import AttractorError
-from attractor_ae._files import write_json
+from attractor_ae._files import finite, write_json
 from attractor_ae.core.scores import normalised_entropy, prediction
 from attractor_ae.data import ImageSet
 from attractor_ae.experiment.result import check_sets
@@ -39,17 +39,12 @@ class TrialCurve:
 
     def save(self, path: Path) -> None:
         """Write the curve to a JSON file, atomically."""
-        right = [None if np.isnan(rate) else rate for rate in self.accuracy.tolist()]
-        arrays = {"auroc": self.auroc.tolist(), "accuracy": right}
-        write_json(path, {**vars(self), **arrays})
+        arrays = {"auroc": self.auroc.tolist(), "accuracy": self.accuracy.tolist()}
+        write_json(path, finite({**vars(self), **arrays}))
 
     @classmethod
     def load(cls, path: Path) -> "TrialCurve":
-        """Read a curve that `save` wrote.
-
-        Raises:
-            AttractorError: If the file is missing, damaged or not a trial curve.
-        """
+        """Read a curve that `save` wrote."""
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
             values |= {name: np.array(values[name], float) for name in ("auroc", "accuracy")}

@@ -51,9 +51,6 @@ def metric_loss(name: str) -> MetricLoss:
     The loss is a function of latent codes, float (n, latent), and labels, integers (n,). It returns
     a scalar to minimise, computed in float32 even under autocast. The scalar may be 0 if the batch
     has only one class, or no two images of a class.
-
-    Raises:
-        AttractorError: If the name is not one of ``METRIC_LOSSES``.
     """
     check_known("metric loss", name, METRIC_LOSSES)
     if name == "ntxent":

@@ -8,17 +8,9 @@ from sklearn.calibration import calibration_curve
 
 from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import expected_calibration_error
+from attractor_ae.reporting import style
 from attractor_ae.reporting.panels import Curve, draw_curve
 from attractor_ae.reporting.seeds import Results, by_method, labelled_scores, stated
-from attractor_ae.reporting.style import (
-    COLUMN_WIDTH,
-    REFERENCE_COLOUR,
-    legend_above,
-    look,
-    plain,
-    styled,
-    wrapped,
-)
 
 _BINS = 10
 _EDGES = np.linspace(0, 1, _BINS + 1)
@@ -30,21 +22,17 @@ def reliability_diagram(results: Results) -> Figure:
     The confidence is the probability of the predicted class at the reported recursion. The lower
     panel shows the share of images in each bin. Several results of a method are its seeds: the line
     is their mean in each bin, and the band one standard deviation, over seeds with images in it
-    (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017).
-
-    Raises:
-        AttractorError: If the results of a method differ in their experiment, or no image of D_in
-            has a label.
+    (Guo et al., "On Calibration of Modern Neural Networks", ICML 2017). Images need labels.
     """
     methods = by_method(results)
     shown = next(iter(methods.values()))[0].in_scores.name
-    with styled():
-        figure = Figure(figsize=(COLUMN_WIDTH, 3.0))
+    with style.styled():
+        figure = Figure(figsize=(style.COLUMN_WIDTH, 3.0))
         upper, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3, 1)})
-        upper.plot([0, 1], [0, 1], color=REFERENCE_COLOUR, linewidth=0.6, label="calibrated")
+        upper.plot([0, 1], [0, 1], color=style.REFERENCE_COLOUR, linewidth=0.6, label="calibrated")
         handles = []
         for i, (name, seeds) in enumerate(methods.items()):
-            looks = look(i)
+            looks = style.look(i)
             predictions = [_predictions(result) for result in seeds]
             errors = [expected_calibration_error(*given, bins=_BINS) for given in predictions]
             label = f"{name}, ECE {stated(errors)}"
@@ -58,9 +46,9 @@ def reliability_diagram(results: Results) -> Figure:
                 color=looks["color"],
                 linestyle=looks["linestyle"],
             )
-        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel=plain(wrapped(f"accuracy, {shown}", 1.6, 8)))
+        upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel=style.wrapped(f"accuracy, {shown}", 1.6, 8))
         lower.set(xlabel="confidence", ylabel="share")
-        legend_above(figure, [*handles, upper.lines[0]], seeds=map(len, methods.values()))
+        style.legend_above(figure, [*handles, upper.lines[0]], seeds=map(len, methods.values()))
     return figure
 
 

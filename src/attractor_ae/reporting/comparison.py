@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae._files import write_text
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import DetectionMetrics, Thresholds, check_grid, wasserstein_reference
+from attractor_ae.metrics import DetectionMetrics, Thresholds, wasserstein_reference
 from attractor_ae.reporting import renderers
 from attractor_ae.reporting.grid import Column, ComparedMethod, Grid, Metric, make_grid
 
@@ -69,9 +69,6 @@ class Comparison:
         """Write ``table.tex``, ``.md``, ``.csv``, ``accuracy_table.*`` and ``wasserstein_table.*``.
 
         Returns the nine files.
-
-        Raises:
-            AttractorError: If the folder cannot be written to.
         """
         paths = []
         for kind, stem, grid in (
@@ -253,7 +250,7 @@ def compare(
 
 def check_reported(grid: str, orientation: str) -> None:
     """Raise an AttractorError unless `compare` accepts both names."""
-    check_grid(grid)
+    check_known("grid", grid, get_args(Thresholds))
     check_known("orientation", orientation, get_args(Orientation))
 
 

@@ -19,9 +19,6 @@ def auroc_by_recursion(results: Results) -> Figure:
     The curves of one method share a panel; with several methods there is a panel per data set.
     Several results of a method are its seeds: the line is their mean, and the band one standard
     deviation. A method that only has recursion 0 is a horizontal line.
-
-    Raises:
-        AttractorError: If there are no results, or those of a method differ in their experiment.
     """
     methods = by_method(results)
     most = max(seeds[0].recursions for seeds in methods.values())
@@ -34,9 +31,6 @@ def auroc_by_trials(methods: Mapping[str, Sequence[TrialCurve]]) -> Figure:
     """Draw AUROC against each D_out, and the accuracy on D_in, over the number of trials.
 
     Methods, seeds and bands are drawn as in `auroc_by_recursion`.
-
-    Raises:
-        AttractorError: If the curves of a method differ in their experiment.
     """
     return _figure({name: _trial_curves(name, found) for name, found in methods.items()}, "trials")
 

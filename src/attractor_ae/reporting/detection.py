@@ -23,9 +23,6 @@ def roc_figure(results: Results) -> Figure:
     positive rate is drawn (vertical averaging; Fawcett, "An introduction to ROC analysis", 2006,
     section 8) with a band of one standard deviation. The curves of one method share a panel; with
     several methods there is a panel per D_out. The legend states the AUROC.
-
-    Raises:
-        AttractorError: If the results of a method differ in their experiment, or there is no D_out.
     """
     labels = "false positive rate (unknown accepted)", "true positive rate (known accepted)"
     figure = _figure(results, _roc, "auroc", "AUROC", labels)

@@ -13,17 +13,8 @@ from attractor_ae._errors import AttractorError
 from attractor_ae.core.scores import OOD_SCORE
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 from attractor_ae.metrics import checked_scores, wasserstein_reference
+from attractor_ae.reporting import style
 from attractor_ae.reporting.seeds import by_method, stated
-from attractor_ae.reporting.style import (
-    COLUMN_WIDTH,
-    IN_COLOUR,
-    SHIFT_COLOUR,
-    legend_above,
-    look,
-    plain,
-    styled,
-    wrapped,
-)
 
 _SMALLEST = 1e-6  # p-value that is drawn
 _AXIS_LABELS = {
@@ -68,8 +59,8 @@ def entropy_histogram(
 
     most = max(pooled([scores]).max() for result in seeds for scores in result.sets) if of_p else 1
     bins = np.linspace(0, max(most, 0.1), 51)
-    with styled():
-        figure = Figure(figsize=(COLUMN_WIDTH, 2.4))
+    with style.styled():
+        figure = Figure(figsize=(style.COLUMN_WIDTH, 2.4))
         axes = figure.add_subplot()
 
         def draw(values: np.ndarray, **looks: object) -> None:
@@ -79,13 +70,14 @@ def entropy_histogram(
             draw(pooled(sets), histtype="step", linewidth=1.2, **looks)
             handles.append(Line2D([], [], linewidth=1.2, label=f"{sets[0].name}{note}", **looks))
 
-        handles: list[Artist] = [Patch(color=IN_COLOUR, label=f"{first.in_scores.name} (known)")]
-        draw(pooled([result.in_scores for result in seeds]), color=IN_COLOUR)
+        known = f"{first.in_scores.name} (known)"
+        handles: list[Artist] = [Patch(color=style.IN_COLOUR, label=known)]
+        draw(pooled([result.in_scores for result in seeds]), color=style.IN_COLOUR)
         for i, sets in enumerate(zip(*(result.out_scores for result in seeds), strict=True)):
-            outline(sets, "", color=look(i)["color"], linestyle=look(i)["linestyle"])
+            outline(sets, "", color=style.look(i)["color"], linestyle=style.look(i)["linestyle"])
         for sets in zip(*(result.covariate_shift_scores for result in seeds), strict=True):
-            outline(sets, " (shift)", color=SHIFT_COLOUR, linestyle=":")
-        title = plain(wrapped(f"{first.method}, recursion {r}", COLUMN_WIDTH - 0.6, 8))
+            outline(sets, " (shift)", color=style.SHIFT_COLOUR, linestyle=":")
+        title = style.wrapped(f"{first.method}, recursion {r}", style.COLUMN_WIDTH - 0.6, 8)
         if len(seeds) > 1:
             title += f", {len(seeds)} seeds"
         # The sums measure the distances between the histograms.
@@ -100,7 +92,7 @@ def entropy_histogram(
             axes.set_yticks([0.01, 0.1, 0.25, 0.5, 1], ["0.01", "0.1", "0.25", "0.5", "1"])
             powers = range(int(bins[-1] + 1e-9) + 1)
             axes.set_xticks(powers, [f"{10.0**-k:g}" for k in powers])
-        legend_above(figure, handles)
+        style.legend_above(figure, handles)
     return figure
 
 
@@ -113,7 +105,7 @@ def _sums(seeds: Sequence[EvaluationResult], reference: str | None) -> list[str]
     sums = [result.wasserstein(chosen) for result in seeds]
     lines = [r"$\Sigma$ Wasserstein, known to unknown: " + stated([s.in_to_out for s in sums], 2)]
     if len(names) > 1:
-        said = plain(wrapped(f"{chosen} to other unknown: ", COLUMN_WIDTH - 1.5, 7))
+        said = style.wrapped(f"{chosen} to other unknown: ", style.COLUMN_WIDTH - 1.5, 7)
         lines.append(
             rf"$\Sigma$ Wasserstein, {said} " + stated([s.reference_to_out for s in sums], 2)
         )

@@ -10,16 +10,9 @@ from matplotlib.lines import Line2D
 from numpy.typing import ArrayLike, NDArray
 
 from attractor_ae._errors import AttractorError, optional_package
-from attractor_ae.reporting.style import (
-    COLUMN_WIDTH,
-    IN_COLOUR,
-    OUT_COLOURS,
-    legend_above,
-    plain,
-    styled,
-)
+from attractor_ae.reporting import style
 
-_COLOURS = (*OUT_COLOURS[:-1], IN_COLOUR, "#F0E442")  # black is for unknown images
+_COLOURS = (*style.OUT_COLOURS[:-1], style.IN_COLOUR, "#F0E442")  # black is for unknown images
 _CLASS_MARKERS = ("o", "s", "^", "D", "v")
 _OUT_MARKERS = ("x", "+", "1", "2", "3", "4")
 _OUT_GREYS = ("0.0", "0.4")
@@ -56,8 +49,8 @@ def latent_map(
     lost = sum(int((~rows).sum()) for rows in stays)
     parts = np.split(_embedded(np.concatenate(kept), seed), np.cumsum([len(k) for k in kept])[:-1])
     heading = title + (f" (diverged, left out: {lost})" if lost else "")
-    with styled():
-        figure = Figure(figsize=(COLUMN_WIDTH, 3.1))
+    with style.styled():
+        figure = Figure(figsize=(style.COLUMN_WIDTH, 3.1))
         axes = figure.add_subplot()
         handles: list[Artist] = []
         for label, name in enumerate(classes):
@@ -73,8 +66,8 @@ def latent_map(
         axes.set(xticks=[], yticks=[], aspect="equal", adjustable="datalim")
         axes.spines[:].set_visible(False)
         if heading:
-            axes.set_title(plain(heading), loc="left")
-        legend_above(figure, handles)
+            axes.set_title(style.plain(heading), loc="left")
+        style.legend_above(figure, handles)
     return figure
 
 

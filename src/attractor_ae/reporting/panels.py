@@ -12,20 +12,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from attractor_ae.reporting import style
 from attractor_ae.reporting.seeds import mean_and_deviation
-from attractor_ae.reporting.style import (
-    COLUMN_WIDTH,
-    IN_COLOUR,
-    REFERENCE_COLOUR,
-    legend_above,
-    look,
-    plain,
-    styled,
-    wrapped,
-)
 
 _PER_ROW = 2
-_KNOWN = {"color": IN_COLOUR, "linestyle": "-", "marker": "s"}
+_KNOWN = {"color": style.IN_COLOUR, "linestyle": "-", "marker": "s"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,12 +71,12 @@ def curve_figure(
     """
     more = looks or {}
     names = list(dict.fromkeys(name for panels in curves.values() for name in panels))
-    with styled():
+    with style.styled():
         if len(curves) == 1:
-            figure = Figure(figsize=(COLUMN_WIDTH, height))
+            figure = Figure(figsize=(style.COLUMN_WIDTH, height))
             axes = figure.add_subplot()
             every = [axes]
-            of_unknown = map(look, count())
+            of_unknown = map(style.look, count())
             lines = [
                 draw_curve(axes, curve, **{**(_KNOWN if curve.known else next(of_unknown)), **more})
                 for curve in next(iter(curves.values())).values()
@@ -93,7 +84,7 @@ def curve_figure(
             axes.set(xlabel=xlabel, ylabel=ylabel)
         else:
             rows = -(-len(names) // _PER_ROW)
-            figure = Figure(figsize=(COLUMN_WIDTH, panel_height * rows + 0.2))
+            figure = Figure(figsize=(style.COLUMN_WIDTH, panel_height * rows + 0.2))
             grid = figure.subplots(rows, _PER_ROW, sharex=True, sharey=True, squeeze=False)
             every, empty = list(grid.flat[: len(names)]), grid.flat[len(names) :]
             for axes in empty:
@@ -101,22 +92,23 @@ def curve_figure(
             for i, (axes, name) in enumerate(zip(every, names, strict=True)):
                 for place, panels in enumerate(curves.values()):
                     if name in panels:
-                        draw_curve(axes, panels[name], **{**look(place), **more})
-                axes.set_title(plain(wrapped(name, 1.4, 7)), fontsize=7, loc="left")
+                        draw_curve(axes, panels[name], **{**style.look(place), **more})
+                axes.set_title(style.wrapped(name, 1.4, 7), fontsize=7, loc="left")
                 # Panels above an empty position need tick labels as well.
                 axes.tick_params(labelbottom=i + _PER_ROW >= len(names))
             figure.supxlabel(xlabel, fontsize=8)
             figure.supylabel(ylabel, fontsize=8)
             lines = [
-                Line2D([], [], label=name, **{"markersize": 3, **look(i), **more})
+                Line2D([], [], label=name, **{"markersize": 3, **style.look(i), **more})
                 for i, name in enumerate(curves)
             ]
         handles: list[Artist] = list(lines)
         if reported is not None:
             for axes in every:
-                axes.axvline(reported, color=REFERENCE_COLOUR, linewidth=0.8, zorder=0)
-            looks = {"color": REFERENCE_COLOUR, "marker": "|", "markersize": 8, "linestyle": ""}
-            handles.append(Line2D([], [], label="reported", **looks))
+                axes.axvline(reported, color=style.REFERENCE_COLOUR, linewidth=0.8, zorder=0)
+            looks = {"marker": "|", "markersize": 8, "linestyle": ""}
+            looks |= {"color": style.REFERENCE_COLOUR, "label": "reported"}
+            handles.append(Line2D([], [], **looks))
         seeds = {len(curve.y) for panels in curves.values() for curve in panels.values()}
-        legend_above(figure, handles, title=title, seeds=seeds)
+        style.legend_above(figure, handles, title=title, seeds=seeds)
     return figure

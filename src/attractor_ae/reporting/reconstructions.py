@@ -104,7 +104,7 @@ def reconstruction_figure(blocks: Sequence[ReconstructionBlock], *, per_row: int
     rows = -(-len(blocks) // per_row)
     cell = min(_CELL, (PAGE_WIDTH / per_row - _MARGIN) / columns)
     width = cell * columns + _MARGIN
-    titles = [plain(wrapped(block.title, width - 0.1, 8)) for block in blocks]
+    titles = [wrapped(block.title, width - 0.1, 8) for block in blocks]
     lines = 1 + max(title.count("\n") for title in titles)
     # All titles have the same number of lines, so that the images of adjacent blocks align.
     titles = ["\n" * (lines - 1 - title.count("\n")) + title for title in titles]

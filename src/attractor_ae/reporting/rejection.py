@@ -12,7 +12,7 @@ from attractor_ae.experiment.result import EvaluationResult
 from attractor_ae.metrics import accepted_errors, checked_correct, checked_scores
 from attractor_ae.reporting.panels import Curve, draw_curve
 from attractor_ae.reporting.seeds import Results, by_method, labelled_scores, stated
-from attractor_ae.reporting.style import COLUMN_WIDTH, legend_above, look, plain, styled, wrapped
+from attractor_ae.reporting.style import COLUMN_WIDTH, legend_above, look, styled, wrapped
 
 _GRID = np.linspace(0, 1, 201)
 _DASHES = {"oracle": (0, (4, 2)), "random": (0, (1, 1.5))}
@@ -51,9 +51,6 @@ def accuracy_rejection_figure(results: Results) -> Figure:
     Thin lines in the colour of each method are its references: an oracle, which rejects all wrong
     predictions first, and random rejection. Several results of a method are its seeds: the line is
     their mean, and the band one standard deviation. The legend states the area under each curve.
-
-    Raises:
-        AttractorError: As for `reliability_diagram`.
     """
     methods = by_method(results)
     shown = next(iter(methods.values()))[0].in_scores.name
@@ -81,7 +78,7 @@ def accuracy_rejection_figure(results: Results) -> Figure:
         axes.set(
             xlim=(0, 1),
             xlabel="share rejected, most uncertain first",
-            ylabel=plain(wrapped(f"accuracy of the rest, {shown}", 2.1, 8)),
+            ylabel=wrapped(f"accuracy of the rest, {shown}", 2.1, 8),
         )
         low, high = axes.get_ylim()
         axes.set_ylim(low, min(high, 1.02))

@@ -101,11 +101,7 @@ class Part:
 def save_report(
     path: str | Path, parts: Sequence[Part], title: str, *, reporter: Reporter = SILENT
 ) -> Path:
-    """Write the report on models and runs as one HTML file, atomically; return its path.
-
-    Raises:
-        AttractorError: If the file cannot be written.
-    """
+    """Write the report on models and runs as one HTML file, atomically; return its path."""
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
     views = []

@@ -10,7 +10,7 @@ from attractor_ae.experiment.result import DatasetScores, EvaluationResult
 
 Results = EvaluationResult | Sequence[EvaluationResult] | Mapping[str, Sequence[EvaluationResult]]
 """One result, several results (grouped by method), or method name -> results. Results of one method
-are those of its seeds."""
+are those of its seeds: figures refuse other data sets, recursions or scores."""
 
 
 def by_method(results: Results) -> dict[str, tuple[EvaluationResult, ...]]:

@@ -94,9 +94,9 @@ def plain(name: str) -> str:
 
 
 def wrapped(text: str, width: float | int, size: float | int) -> str:
-    """Wrap text to lines of about ``width`` inches in a font of ``size`` points."""
+    """Wrap plain text to lines of about ``width`` inches in a font of ``size`` points."""
     letters = max(1, int(72 * width / (_LETTER * size)))
-    return "\n".join(textwrap.wrap(" ".join(text.split()), letters)) or text
+    return plain("\n".join(textwrap.wrap(" ".join(text.split()), letters)) or text)
 
 
 def legend_above(
