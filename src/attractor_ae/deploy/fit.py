@@ -388,11 +388,7 @@ def _form_text(config: ExperimentConfig) -> str:
 
 
 def _calibration_fraction(labels: NDArray[np.int64], alpha: float) -> float:
-    """Return the fraction to calibrate on: a fifth, or a tenth of many, or more if needed.
-
-    Raises:
-        AttractorError: If even half of the images are too few for alpha.
-    """
+    """Return the fraction to calibrate on: a fifth, or a tenth of many, or more if needed."""
     sizes = np.unique(labels[labels >= 0], return_counts=True)[1]
     check_alpha(alpha, 10**9, "")  # its range
     needed = max(SMALLEST_CALIBRATION, least_calibration(alpha))
