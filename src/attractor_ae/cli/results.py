@@ -64,15 +64,9 @@ def table(
         from attractor_ae.reporting import check_reported
 
         check_reported(grid, orientation)
-        found = compare_runs(
-            places,
-            grid=grid,
-            orientation=orientation,
-            recursion=recursion,
-            score=score,
-            significance=significance,
-            reference=reference,
-        )
+        options = {"grid": grid, "orientation": orientation, "significance": significance}
+        options |= {"recursion": recursion, "score": score, "reference": reference}
+        found = compare_runs(places, **options)
         out.print(found.terminal())
         for path in found.save(folder) if folder else ():
             say(str(path))
@@ -89,9 +83,8 @@ def figures(
         from attractor_ae.experiment.compare import draw_runs
 
         with terminal_reporter() as reporter:
-            drawn = draw_runs(
-                places, folder, reference=reference, data_root=data_root, reporter=reporter
-            )
+            shared = {"data_root": data_root, "reporter": reporter}
+            drawn = draw_runs(places, folder, reference=reference, **shared)
         for path in drawn:
             say(str(path))
 
@@ -164,17 +157,10 @@ def reproduce(
         from attractor_ae.reporting import compare
 
         with terminal_reporter() as reporter:
-            done = run_reproduction(
-                suite,
-                folder,
-                quick=quick,
-                seeds=parse_seeds(seeds) if seeds else None,
-                overrides=settings or (),
-                data_root=data_root,
-                workers=workers,
-                runs=runs or (),
-                reporter=reporter,
-            )
+            shared = {"data_root": data_root, "workers": workers, "reporter": reporter}
+            shared |= {"seeds": parse_seeds(seeds) if seeds else None, "runs": runs or ()}
+            shared |= {"quick": quick, "overrides": settings or ()}
+            done = run_reproduction(suite, folder, **shared)
         found = compare(done.results)
         out.print(found.terminal())
         say(f"Overview: {done.folder / 'README.md'}, report: {done.folder / 'report.html'}")

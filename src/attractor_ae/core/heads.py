@@ -178,11 +178,7 @@ HEADS: dict[str, type[Head]] = {"mlp": MLPHead, "paper-mlp": PaperMLPHead, "knn"
 
 
 def make_head(name: str, reads: str, state: Mapping[str, Tensor] | None = None) -> Head:
-    """Return a head by name, with a stored state if given.
-
-    Raises:
-        AttractorError: If the name or the input is unknown.
-    """
+    """Return a head by name, with a stored state if given."""
     check_known("head", name, HEADS)
     head = HEADS[name](reads)
     head.state = dict(state or {})

@@ -4,7 +4,6 @@ from attractor_ae.data.decode import ImageFormat as ImageFormat
 from attractor_ae.data.image_set import ImageSet as ImageSet
 from attractor_ae.data.image_set import Wanted as Wanted
 from attractor_ae.data.info import DatasetInfo as DatasetInfo
-from attractor_ae.data.info import SplitInfo as SplitInfo
 from attractor_ae.data.load import Dataset as Dataset
 from attractor_ae.data.load import DatasetStatus as DatasetStatus
 from attractor_ae.data.load import clear as clear

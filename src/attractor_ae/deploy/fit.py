@@ -280,17 +280,9 @@ def _made(
     images = with_features(config, images, reporter)  # once, as the whole set is read for its key
     trained, kept = training_part(config, images)
     check_alpha(alpha, len(kept), "use a larger alpha, or train with more calibration images")
-    detector = cast(
-        "AttractorDetector",
-        fit_detector(
-            run.path,
-            images,
-            augmentation=dataset.info.augmentation,
-            at_most=MOST_FITTED,
-            calibrated=False,  # the model does it
-            reporter=reporter,
-        ),
-    )
+    settings = {"augmentation": dataset.info.augmentation, "at_most": MOST_FITTED}
+    settings |= {"calibrated": False, "reporter": reporter}  # the model is calibrated below
+    detector = cast("AttractorDetector", fit_detector(run.path, images, **settings))
     some = trained.at_most(MOST_FITTED)
     codes = codes_of(detector, torch.tensor(some.inputs))
     precision = mixed_precision(detector.device, detector.precision)
@@ -396,11 +388,7 @@ def _form_text(config: ExperimentConfig) -> str:
 
 
 def _calibration_fraction(labels: NDArray[np.int64], alpha: float) -> float:
-    """Return the fraction to calibrate on: a fifth, or a tenth of many, or more if needed.
-
-    Raises:
-        AttractorError: If even half of the images are too few for alpha.
-    """
+    """Return the fraction to calibrate on: a fifth, or a tenth of many, or more if needed."""
     sizes = np.unique(labels[labels >= 0], return_counts=True)[1]
     check_alpha(alpha, 10**9, "")  # its range
     needed = max(SMALLEST_CALIBRATION, least_calibration(alpha))

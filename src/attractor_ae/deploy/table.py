@@ -113,6 +113,8 @@ def score_to_file(
             )
     if per_class is None:
         per_class = model.per_class and fdr is None
+    options: dict[str, Any] = {"alpha": alpha, "per_class": per_class, "trials": trials}
+    options["reporter"] = reporter
     settings = {
         "model": model.digest,
         "alpha": alpha,
@@ -142,16 +144,9 @@ def score_to_file(
                 scoring(model, backend, scheduler) as chunks,
             ):
                 for paths, count in _rounds(sources, seen, watch, reporter):
-                    verdicts = model.score_paths(
-                        paths,
-                        None if count is None else count + done,
-                        alpha=alpha,
-                        per_class=per_class,
-                        trials=trials,
-                        done=len(seen) if watch else done,
-                        reporter=reporter,
-                        score_chunks=chunks,
-                    )
+                    total = None if count is None else count + done
+                    options["done"] = len(seen) if watch else done
+                    verdicts = model.score_paths(paths, total, score_chunks=chunks, **options)
                     while chunk := list(itertools.islice(verdicts, CHUNK)):
                         file.writelines(json.dumps(verdict.row(parts)) + "\n" for verdict in chunk)
                         file.flush()

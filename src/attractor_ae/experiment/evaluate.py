@@ -134,20 +134,12 @@ def _evaluated_into(
     else:
         detector = fitting.ensemble_of(runs, configs, trained, reporter)
     precision = mixed_precision(detector.device, detector.precision)
-    result = evaluate(
-        detector,
-        known,
-        unknown,
-        shifted,
-        # A classifier has fewer scores: no reconstructions and no latent codes.
-        scores=[name for name in config.evaluation.scores if name in detector.score_names],
-        provenance={
-            **environment(str(detector.device), str(precision)),
-            **basis,
-            "self_checks": [run.self_check() for run in runs],
-        },
-        reporter=reporter,
-    )
+    made = {**environment(str(detector.device), str(precision)), **basis}
+    made["self_checks"] = [run.self_check() for run in runs]
+    # A classifier has fewer scores: no reconstructions and no latent codes.
+    scores = [name for name in config.evaluation.scores if name in detector.score_names]
+    more = {"scores": scores, "provenance": made, "reporter": reporter}
+    result = evaluate(detector, known, unknown, shifted, **more)
     # Everything is written to a temporary folder first, so that an error keeps the old result.
     with temporary_folder(home.evaluation_folder) as new:
         detector.save(new / home.detector_file.name)

@@ -28,6 +28,6 @@ def run_training(
     plan.check()  # a missing D_out is reported before the training, not after it
     images = plan.load_training(reporter)
     tests = [plan.in_dataset, *plan.covariate_shift] if validate else []
-    tests = [plan.load(t, reporter) for t in tests if t.dataset is plan.training.dataset]
-    more = {"augmentation": plan.augmentation, "resume": resume, "reporter": reporter, "stop": stop}
-    return train(config, images, folder, validation=tests, **more)
+    loaded = [plan.load(t, reporter) for t in tests if t.dataset is plan.training.dataset]
+    shared = {"augmentation": plan.augmentation, "resume": resume, "reporter": reporter}
+    return train(config, images, folder, validation=loaded, stop=stop, **shared)

@@ -10,7 +10,6 @@ from attractor_ae.reporting.curves import auroc_by_trials as auroc_by_trials
 from attractor_ae.reporting.detection import precision_recall_figure as precision_recall_figure
 from attractor_ae.reporting.detection import roc_figure as roc_figure
 from attractor_ae.reporting.entropy import entropy_histogram as entropy_histogram
-from attractor_ae.reporting.grid import Grid as Grid
 from attractor_ae.reporting.latent import latent_map as latent_map
 from attractor_ae.reporting.reconstructions import ReconstructionBlock as ReconstructionBlock
 from attractor_ae.reporting.reconstructions import middle_blocks as middle_blocks

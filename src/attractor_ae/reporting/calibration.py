@@ -38,14 +38,9 @@ def reliability_diagram(results: Results) -> Figure:
             label = f"{name}, ECE {stated(errors)}"
             handles.append(draw_curve(upper, _binned(predictions, label), **looks))
             confidences = np.concatenate([confidence for confidence, _ in predictions])
-            lower.hist(
-                confidences,
-                bins=_EDGES,  # type: ignore[arg-type]
-                weights=np.full(len(confidences), 1 / len(confidences)),
-                histtype="step",
-                color=looks["color"],
-                linestyle=looks["linestyle"],
-            )
+            shares = np.full(len(confidences), 1 / len(confidences))
+            lines = {"color": looks["color"], "linestyle": looks["linestyle"], "histtype": "step"}
+            lower.hist(confidences, bins=_EDGES, weights=shares, **lines)  # type: ignore[arg-type]
         upper.set(xlim=(0, 1), ylim=(0, 1.02), ylabel=style.wrapped(f"accuracy, {shown}", 1.6, 8))
         lower.set(xlabel="confidence", ylabel="share")
         style.legend_above(figure, [*handles, upper.lines[0]], seeds=map(len, methods.values()))

@@ -83,13 +83,10 @@ def _curves(
 
 
 def _figure(curves: Curves, xlabel: str, reported: int | None = None) -> Figure:
+    title = next(iter(curves)) if len(curves) == 1 else ""
+    ylabel = "AUROC or accuracy"
     figure = curve_figure(
-        curves,
-        xlabel=xlabel,
-        ylabel="AUROC or accuracy",
-        height=2.3,
-        title=next(iter(curves)) if len(curves) == 1 else "",
-        reported=reported,
+        curves, xlabel=xlabel, ylabel=ylabel, height=2.3, title=title, reported=reported
     )
     for axes in figure.axes:
         if axes.axison:

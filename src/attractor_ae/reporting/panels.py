@@ -41,15 +41,9 @@ def draw_curve(axes: Axes, curve: Curve, **looks: Any) -> Line2D:  # noqa: ANN40
     mean, deviation = mean_and_deviation(curve.y)
     (line,) = axes.plot(curve.x, mean, label=curve.label, **{"markersize": 3, **looks})
     if len(curve.y) > 1:
-        axes.fill_between(
-            curve.x,
-            mean - deviation,
-            mean + deviation,
-            color=looks["color"],
-            alpha=0.2,
-            linewidth=0,
-            step="pre" if looks.get("drawstyle") == "steps-pre" else None,
-        )
+        step = "pre" if looks.get("drawstyle") == "steps-pre" else None
+        band = {"color": looks["color"], "alpha": 0.2, "linewidth": 0, "step": step}
+        axes.fill_between(curve.x, mean - deviation, mean + deviation, **band)
     return line
 
 

@@ -135,17 +135,10 @@ def _draw_block(
                 cell.set_axis_off()
                 continue
             shown = image if column == 0 else grid[trial][column - 1]
-            # (c, h, w) -> (h, w, c); values are clipped to [0, 1].
-            cell.imshow(
-                np.clip(shown, 0, 1).transpose(1, 2, 0),
-                cmap="gray",
-                vmin=0,
-                vmax=1,
-                interpolation="nearest",
-            )
+            picture = np.clip(shown, 0, 1).transpose(1, 2, 0)  # (c, h, w) -> (h, w, c)
+            cell.imshow(picture, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
             cell.set(xticks=[], yticks=[])
-            for spine in cell.spines.values():
-                spine.set_visible(False)
+            cell.spines[:].set_visible(False)
             if trial == 0:
                 label = "input" if column == 0 else f"$x_{{{column}}}$"
                 if block.captions and column == len(grid[0]):

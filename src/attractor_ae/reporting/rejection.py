@@ -62,19 +62,12 @@ def accuracy_rejection_figure(results: Results) -> Figure:
             looks = {**look(i), "marker": ""}
             curve, *references = _curves(name, seeds)
             for reference in references:
-                axes.plot(
-                    reference.x,
-                    reference.y.mean(0),
-                    color=looks["color"],
-                    linestyle=_DASHES[reference.label],
-                    linewidth=0.7,
-                    label=reference.label,
-                )
+                x, y, label = reference.x, reference.y.mean(0), reference.label
+                thin = {"color": looks["color"], "linestyle": _DASHES[label], "linewidth": 0.7}
+                axes.plot(x, y, label=label, **thin)
             handles.append(draw_curve(axes, curve, **looks))
-        for label, dashes in _DASHES.items():
-            handles.append(
-                Line2D([], [], color="0.3", linestyle=dashes, linewidth=0.7, label=label)
-            )
+        thin = {"color": "0.3", "linewidth": 0.7}
+        handles += [Line2D([], [], label=n, linestyle=d, **thin) for n, d in _DASHES.items()]
         axes.set(
             xlim=(0, 1),
             xlabel="share rejected, most uncertain first",

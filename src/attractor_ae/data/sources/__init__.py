@@ -82,16 +82,10 @@ def load_files(
 ) -> ImageSet:
     """Prepare the wanted images among n files with labels (n,); only these are decoded."""
     rows = wanted.rows(labels)
-    chosen = [paths[row] for row in rows]
-    return prepare(
-        name,
-        split,
-        chosen,
-        lambda: (chosen, labels[rows]),
-        classes,
-        key=(labels[rows].tobytes(), wanted.selection),
-        wanted=wanted,
-    )
+    chosen, of_chosen = [paths[row] for row in rows], labels[rows]
+    key = (of_chosen.tobytes(), wanted.selection)
+    images = chosen, of_chosen
+    return prepare(name, split, chosen, lambda: images, classes, key=key, wanted=wanted)
 
 
 def load_arrays(

@@ -8,7 +8,7 @@ divided into "train" and "test" at random, class by class and reproducibly for a
 """
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,17 +102,12 @@ class OwnImages:
         files = [found.paths[row] for row in rows.tolist()] if found.paths else [found.path]
         seeded = "" if self.seed is None or split == ALL else str(self.seed)
         key = (labels.tobytes(), os.fspath(found.path), wanted.selection, seeded)
-        return prepare(
-            self.name,
-            displayed(split),
-            files,
-            lambda: (files if found.images is None else array_images(found, rows), labels),
-            self.split_classes(split),
-            key=key,
-            wanted=wanted,
-            unusable=found.unusable,
-            ignored=found.ignored,
-        )
+
+        def read() -> tuple[Iterable[object], NDArray[np.int64]]:
+            return files if found.images is None else array_images(found, rows), labels
+
+        more = {"key": key, "wanted": wanted, "unusable": found.unusable, "ignored": found.ignored}
+        return prepare(self.name, displayed(split), files, read, self.split_classes(split), **more)
 
 
 def own_info(name: str, path: Path, *, seed: int = 0) -> DatasetInfo:

@@ -130,9 +130,8 @@ def _csv_rows(table: Path) -> Iterator[tuple[str, str, str, str]]:
     else:
         # File names need not be UTF-8; they are decoded as Python decodes the system's.
         whole = data.decode("utf-8-sig", "surrogateescape")
-    text = re.sub(
-        r"\A[\r\n]*(sep=.[\r\n]+)?", "", whole, flags=re.IGNORECASE
-    )  # a line of spreadsheets
+    # Spreadsheets write a line with the separator.
+    text = re.sub(r"\A[\r\n]*(sep=.[\r\n]+)?", "", whole, flags=re.IGNORECASE)
     above = len(whole[: len(whole) - len(text)].splitlines())
     header = text.splitlines()[0] if text.strip() else ""
 
