@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from scipy.stats import f
 
 from attractor_ae import ImageSet, evaluate, fit_detector, import_run
 from attractor_ae.core.dynamics import iterate
@@ -102,3 +103,26 @@ def test_its_evaluation_is_that_of_the_released_code(images, tmp_path):
         expected = stored["own_masks_everything_anew"][name][key][r]
         error = expected["deviation"] * np.sqrt(1 / len(expected["values"]) + 1 / EVALUATIONS)
         assert np.mean(values) == pytest.approx(expected["mean"], abs=3 * error), (name, key, r)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize(
+    ("scope", "way"), [("sample", "own_masks_same_head"), ("trial", "one_mask_a_trial_same_head")]
+)
+def test_masks_scatter_as_those_of_the_released_code(images, tmp_path, scope, way):
+    """The deviation over seeds of the masks, at all recursions."""
+    stored = json.loads((FOLDER / "mask_scatter.json").read_text(encoding="utf-8"))
+    run = import_run(FOLDER / "run", tmp_path / "run")
+    overrides = ["evaluation.recursions=3", f"evaluation.trials={stored['trials']}"]
+    overrides += [f"evaluation.mask_scope={scope}"]
+    detector = fit_detector(run.path, images["train"], overrides=overrides)
+    found = []
+    for seed in stored["seeds"]:
+        detector.seed = seed
+        result = evaluate(detector, images["test"], [images["fashion"]])
+        found.append([result.rates("fashion", None, r).auroc for r in stored["recursions"]])
+    for r, values in zip(stored["recursions"], np.transpose(found), strict=True):
+        expected = stored[way]["fashion"]["auroc_exact"][f"{r}"]["deviation"]
+        n = len(values) - 1
+        low, high = f.interval(0.999, n, n)
+        assert low < (values.std() / expected) ** 2 < high, r
