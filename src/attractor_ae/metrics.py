@@ -390,6 +390,11 @@ def ratio(part: np.ndarray, whole: np.ndarray, *, empty: float) -> np.ndarray:
 # ---- checks ------------------------------------------------------------------------------------
 
 
+def are_bounded(*scores: np.ndarray) -> bool:
+    """Return whether all values are in [0, 1]."""
+    return all(0 <= u.min() <= u.max() <= 1 for u in scores if len(u))
+
+
 def checked_scores(
     name: str, values: object, *, bounded: bool = False
 ) -> Float64[np.ndarray, " n"]:

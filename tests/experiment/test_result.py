@@ -174,6 +174,25 @@ def scored(detector, sets):
     )
 
 
+def test_a_result_of_probabilities_alone_is_saved(result, tmp_path):
+    """The entropy is computed from them, and its metrics are those of the stored one."""
+    bare = {
+        name: tuple(dataclasses.replace(s, scores={}) for s in getattr(result, name))
+        for name in ("out_scores", "covariate_shift_scores")
+    }
+    known = dataclasses.replace(result.in_scores, scores={})
+    without = dataclasses.replace(result, in_scores=known, score="entropy", **bare)
+    with_all = dataclasses.replace(result, score="entropy", _computed={})
+    for name, saved in (("bare", dataclasses.replace(without, _computed={})), ("all", with_all)):
+        saved.save(tmp_path / name)
+    first, second = (
+        json.loads((tmp_path / name / "metrics.json").read_text())["paper_grid"]
+        for name in ("bare", "all")
+    )
+    assert first == second
+    assert len(first) == result.recursions
+
+
 def test_further_scores_are_measured_with_the_reported_one(scored):
     assert scored.score == "ood_score"
     assert scored.score_names == ("entropy", "ood_score", "reconstruction_error")

@@ -23,6 +23,7 @@ from attractor_ae.metrics import (
     MisclassificationMetrics,
     Thresholds,
     WassersteinSums,
+    are_bounded,
     detection_metrics,
     misclassification_metrics,
     wasserstein_reference,
@@ -300,7 +301,7 @@ class EvaluationResult:
         errors, judged = {}, self.error_score
         known = self.known_scores()
         u = known.score(r, judged)
-        if known.probabilities.shape[-1] and len(u) and 0 <= u.min() <= u.max() <= 1:
+        if known.probabilities.shape[-1] and len(u) and are_bounded(u):
             found = self.misclassification(None, judged, r, grid)
             errors = {"score": judged, **asdict(found.detection), **asdict(found.selective)}
             errors["areas"] = found.areas
@@ -353,7 +354,7 @@ class EvaluationResult:
         }
         write_tensors(folder / SCORES_FILE, tensors, metadata)
         every = range(self.recursions)
-        bounded = all(abs(s.scores[self.score] - 0.5).max(initial=0) <= 0.5 for s in self.sets)
+        bounded = are_bounded(*(s.score(r, self.score) for s in self.sets for r in every))
         metrics = {
             "method": self.method,
             "in_dataset": self.in_scores.name,

@@ -12,7 +12,7 @@ from rich.console import Group, RenderableType
 from attractor_ae._errors import AttractorError, check_known, unknown_name
 from attractor_ae._files import write_text
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import DetectionMetrics, Thresholds, wasserstein_reference
+from attractor_ae.metrics import DetectionMetrics, Thresholds, are_bounded, wasserstein_reference
 from attractor_ae.reporting import renderers
 from attractor_ae.reporting.grid import Column, ComparedMethod, Grid, Metric, make_grid
 
@@ -139,7 +139,7 @@ def compare(
         known = [scores.labelled for scores in sets]
         judged = result.error_score if method.score == result.score else method.score
         values = [scores.score(method.recursion, judged) for scores in known]
-        bounded = all(0 <= u.min() <= u.max() <= 1 for u in values if len(u))
+        bounded = are_bounded(*values)
         if not (bounded and result.in_scores.probabilities.shape[-1]):
             bounded, unbounded[method.name] = False, None
         rates: Rates = {}
