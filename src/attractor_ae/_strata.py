@@ -1,12 +1,13 @@
 """Dropout masks that are stratified over trials, for less scatter between seeds."""
 
-import math
+from functools import partial
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from attractor_ae._random import Stream, generator
-from attractor_ae.core.masks import F32, DropoutMasks, Shapes, check_rate
+from attractor_ae.core.masks import F32, DropoutMasks, Shapes, draw_masks
 
 _STRATA = 3
 
@@ -20,15 +21,11 @@ def stratified_masks(
     this number is once in each third of [0, 1] (stratified sampling). So an entry is dropped about
     equally often in all triples, and means over trials depend less on the seed.
     """
-    check_rate(rate)
     block, stratum = divmod(trial, _STRATA)
     rng = generator(seed, Stream.TRIAL_MASKS, block)
-    sites = []
-    for shape in shapes:
-        *space, features = (*shape[1:], shape[0])
-        strata = np.tile(np.arange(_STRATA), (math.prod(shape), 1))
-        third = rng.permuted(strata, axis=1)[:, stratum]
-        kept = (third + rng.random(len(third))) / _STRATA >= rate
-        mask = torch.from_numpy(kept).to(dtype).mul_(1 / (1 - rate))
-        sites.append(mask.reshape(1, *space, features).movedim(-1, 1))  # channels last, as there
-    return DropoutMasks(tuple(sites))
+    return draw_masks(shapes, rate, 1, rng, dtype, partial(_kept, stratum))
+
+
+def _kept(stratum: int, size: int, rate: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    strata = np.tile(np.arange(_STRATA), (size, 1))
+    return (rng.permuted(strata, axis=1)[:, stratum] + rng.random(size)) / _STRATA >= rate

@@ -63,6 +63,5 @@ def iterate(
         if last or r + 1 < recursions:
             x = network.decode(z, masks)  # x_{r+1}
             reconstructions.append(x)
-    empty = x.new_zeros(0, *x.shape)
-    points = torch.stack(reconstructions) if reconstructions else empty
+    points = torch.stack(reconstructions) if reconstructions else x.new_zeros(0, *x.shape)
     return Trajectory(torch.stack(latents), points)

@@ -1,7 +1,7 @@
 """Dropout masks as tensors: drawn once, used in every recursion (PROTOCOL section 1)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -52,7 +52,12 @@ def check_rate(rate: float) -> None:
 
 
 def draw_masks(
-    shapes: Shapes, rate: float, count: int, rng: np.random.Generator, dtype: torch.dtype = F32
+    shapes: Shapes,
+    rate: float,
+    count: int,
+    rng: np.random.Generator,
+    dtype: torch.dtype = F32,
+    draw: Callable[..., np.ndarray] = bernoulli,
 ) -> DropoutMasks:
     """Draw masks for ``count`` images on the CPU, all elements independently.
 
@@ -64,7 +69,7 @@ def draw_masks(
     for shape in shapes:
         *space, features = (*shape[1:], shape[0])  # (h, w, c) or (f,)
         # True, with probability 1 - rate, where the activation is kept.
-        kept = bernoulli(count * math.prod(shape), rate, rng)
+        kept = draw(count * math.prod(shape), rate, rng)
         # PyTorch converts bytes to floats faster than booleans.
         mask = torch.from_numpy(kept.view(np.uint8)).to(dtype).mul_(1 / (1 - rate))
         sites.append(mask.reshape(count, *space, features).movedim(-1, 1))  # (count, c, h, w)
