@@ -57,7 +57,7 @@ def attractor_sheet(
             lines.append(("nearest\ntraining image", nearest, [""] * len(nearest)))
     with styled():
         figure = Figure(figsize=(_CELL * _MOST + 0.85, 0.3 + (_CELL + 0.14) * len(lines)))
-        heading = plain(wrapped(heading, figure.get_figwidth() - 0.2, 8))
+        heading = wrapped(heading, figure.get_figwidth() - 0.2, 8)
         figure.suptitle(heading, x=0.02, ha="left", fontsize=8)
         cells = figure.subplots(len(lines), _MOST, squeeze=False)
         for axes, (label, pictures, captions) in zip(cells, lines, strict=True):

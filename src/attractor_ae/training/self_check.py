@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image
 from torch import Tensor
 
 from attractor_ae._devices import pixels
@@ -24,6 +23,7 @@ from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder
 from attractor_ae.core.heads import make_head
 from attractor_ae.core.spaces import Features
 from attractor_ae.data import ImageSet
+from attractor_ae.data.decode import side_by_side
 from attractor_ae.experiment.config import ExperimentConfig
 from attractor_ae.losses.reconstruction import reconstruction_loss
 from attractor_ae.training.objective import Network
@@ -123,10 +123,10 @@ def validate(
     check = check_network(config, network, trained, test)
     if not isinstance(network, ConvClassifier) and not isinstance(network.space, Features):
         found = _Outputs.of(network, test.at_most(16))
-        rows = [torch.cat([*row], -1) for row in (found.points, found.outputs)]
-        drawn = (255 * torch.cat(rows, -2).clamp(0, 1)).round().byte().movedim(0, -1)
+        pairs = torch.cat([found.points, found.outputs], dim=2)  # one above the other
+        drawn = (255 * pairs.clamp(0, 1)).round().byte().numpy()
         with atomic_path(picture) as path:
-            Image.fromarray(drawn.squeeze(-1).numpy()).save(path, "PNG")
+            side_by_side(list(drawn)).save(path, "PNG")
     return replace(check, part="test").summary()
 
 
