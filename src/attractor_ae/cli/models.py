@@ -2,6 +2,7 @@
 
 import socket
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -197,6 +198,7 @@ def score(
             )
         if target is None and sys.stdout is None:
             raise AttractorError("standard output is closed; give --out FILE")
+        from attractor_ae.data.decode import displayed
         from attractor_ae.deploy.model import load_model
         from attractor_ae.deploy.table import score_to_file
 
@@ -204,9 +206,12 @@ def score(
         shared: dict[str, Any] = {"alpha": alpha, "per_class": per_class, "trials": trials}
         unknown = 0
         if target is None:
+            names = loaded.ood.components if parts else ()
+            width = max(map(cell_len, map(displayed, loaded.classes)))
+            width *= len(loaded.classes) > 1
             for verdict in loaded.score_files(sources, **shared, reporter=NoteReporter()):
                 unknown += verdict.verdict == "unknown"
-                say(_line(loaded, verdict, parts))
+                say(_line(verdict, width, names))
         else:
             with terminal_reporter() as reporter:
                 shared |= {"fdr": fdr, "parts": parts, "drift": drift, "again": again}
@@ -412,15 +417,15 @@ def attractors(
                 say(str(path))
 
 
-def _line(model: "Model", verdict: "Verdict", parts: bool) -> str:
-    """Return a row in columns, the path last, as its width is not known before."""
+def _line(verdict: "Verdict", width: int, parts: Sequence[str]) -> str:
+    """Return a row in columns: the class in ``width`` cells, and the path last."""
     from attractor_ae.data.decode import displayed
 
     p = "" if verdict.p_value is None else f"p {verdict.p_value:.3g}"
     cells = [(verdict.verdict, 8), (p, 10)]
-    if len(model.classes) > 1:
-        cells.append((displayed(verdict.label), max(map(cell_len, map(displayed, model.classes)))))
-    for name in model.ood.components if parts else ():
+    if width:
+        cells.append((displayed(verdict.label), width))
+    for name in parts:
         p = f"{name} {verdict.parts[name]:.3g}" if verdict.parts else ""
         cells.append((p, len(name) + 9))
     path = f"{displayed(verdict.path)}{verdict.reason and ': '}{verdict.reason}"

@@ -136,7 +136,7 @@ def _train(
         checkpoint.write(run.checkpoint_file)
 
     checkpoint = loop.checkpoint(len(history))
-    looks = {math.ceil(loop.last_epoch * part) for part in _LOOKS} if stop else set[int]()
+    looks = {math.ceil(loop.last_epoch * part) for part in _LOOKS} - {loop.last_epoch}
     try:
         with keep_freed_memory():
             while len(history) < loop.last_epoch:
@@ -160,7 +160,7 @@ def _train(
                         name = f"validation/{file_name(test.name)}-{epoch.epoch:06}.png"
                         found = validate(config, loop.network, images, test, run.path / name)
                         note(f"epoch {epoch.epoch}, {test.name}: {found}")
-                    if stop and len(history) in looks - {loop.last_epoch} and not loop.restarted:
+                    if stop and len(history) in looks and not loop.restarted:
                         found = check_network(config, loop.network, images, kept)
                         if stop(found.accuracy or 0.0, found.images):
                             run.log(f"stopped after epoch {len(history)}: {found.summary()}")
