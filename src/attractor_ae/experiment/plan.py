@@ -65,9 +65,14 @@ class Plan:
     def load(self, planned: PlannedSet, reporter: Reporter = SILENT) -> ImageSet:
         """Load the images of one set, with its label as the name."""
         dataset = self.config.dataset
-        seed = None if dataset.subset_seed < 0 else dataset.subset_seed
-        form, most = image_format(dataset), dataset.max_broken
-        wanted = Wanted(planned.per_class, seed, planned.factor, form, None, most, reporter)
+        wanted = Wanted(
+            planned.per_class,
+            subset_seed=None if dataset.subset_seed < 0 else dataset.subset_seed,
+            factor=planned.factor,
+            image_format=image_format(dataset),
+            max_broken=dataset.max_broken,
+            reporter=reporter,
+        )
         images = planned.dataset.load(planned.split, wanted)
         # Before the division: the features of all classes are computed and cached once.
         images = with_features(self.config, images, reporter)

@@ -93,7 +93,7 @@ def digits8(split: str, form: ImageFormat) -> ImageSet:
 
 
 def mirrored(split: str, form: ImageFormat) -> ImageSet:
-    """Return mnist5k's test images of the digits that are no digits when mirrored, mirrored."""
+    """Return mnist5k's test images of five digits in a mirror, where none looks like a digit."""
     known, digits = mnist5k(split, form), (3, 4, 6, 7, 9)
     groups = {f"mirrored {d}": known.images[known.labels == d][..., ::-1] for d in digits}
     return _grouped("mirrored", split, groups)
