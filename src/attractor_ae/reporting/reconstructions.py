@@ -24,7 +24,7 @@ _MARGIN = 0.3  # inches, left of a block
 _TITLE_LINE = 0.13  # inches
 _CAPTION, _LETTERS = 0.17, 9  # inches of two lines below an image, and letters of one
 _FIRST, _MOST = 3, 100  # recursions that are drawn, and until which a trajectory may settle
-_STEADY = 1e-5  # length of the last step of a settled trajectory, relative to its first point
+_STEADY = 1e-5  # length of the last step of a settled trajectory, as in `attractors.settle`
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,15 +56,15 @@ def middle_blocks(
     names = [sets[0].classes[label] for label in detector.classes_.tolist()]
     last = detector.recursions
     paths = detector.trajectory(middle, max(last, _MOST), trials)
-    inputs = detector.network.space.points(pixels(torch.from_numpy(middle), torch.device("cpu")))
+    inputs = detector.network.space.points(pixels(torch.from_numpy(middle), detector.device))
     likely = likely_classes(detector, [path.latents[:last] for path in paths])
     blocks = []
     for i, images in enumerate(sets):
         drawn, captions = [], []
         for trial, path in enumerate(map(methodcaller("image", i), paths)):
-            x = path.reconstructions.flatten(1)
-            steady = torch.nonzero(x.diff(dim=0).norm(dim=1) <= _STEADY * x[0].norm())
-            end = int(steady[0]) + 1 if len(steady) else len(x) - 1
+            x = torch.cat([inputs[[i]], path.reconstructions[:, 0]]).flatten(1)
+            steady = torch.nonzero(x.diff(dim=0).norm(dim=1) <= _STEADY * x[:2].norm(dim=1).max())
+            end = int(steady[0]) if len(steady) else -1
             (_, at_end) = likely_classes(detector, [path.latents[[end] * last]])
             pairs = zip(
                 *(values[: _FIRST + 1, trial, i].tolist() for values in likely), strict=True
