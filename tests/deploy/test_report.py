@@ -54,8 +54,10 @@ def test_a_model_alone_has_its_card_and_calibration(file, shared_model, tmp_path
     data = numbers(path)
     step = data["steps"].index("0.05")
     # Of 60 calibration images, three of 61 p-values are at most 0.05.
-    assert data["expected"][step].startswith("4.9 % (")
+    assert data["expected"][step].startswith("4.9\N{NO-BREAK SPACE}% (")
+    assert " %" not in text
     assert data["sets"] == []
+    assert "score --together" not in text
 
 
 def test_images_are_rejected_as_the_model_rejects_them(file, shared_model, folders, tmp_path):
@@ -69,6 +71,16 @@ def test_images_are_rejected_as_the_model_rejects_them(file, shared_model, folde
     assert text.count('class="tile"') == text.count("data-detail=")
     assert {"digits", "faces"} <= set(re.findall(r"<h4>(\w+)", text))
     assert "confident mistakes" in text
+
+
+def test_verdicts_per_class_are_mentioned(model, tmp_path):
+    """The threshold ranks images together; with 120 + 130 calibration images, verdicts do not."""
+    rows = np.random.default_rng(0).integers(60, size=250)
+    model.values, model.predicted = model.values[..., rows], model.predicted[:, rows].clone()
+    model.predicted[:, :120], model.predicted[:, 120:] = 0, 1
+    model.save(tmp_path / "m.model")
+    path = write_report(tmp_path / "m.model", tmp_path / "report.html")
+    assert "score --together" in path.read_text(encoding="utf-8")
 
 
 def test_nearest_images_are_shown_from_thumbnails(small_digits, folders, tmp_path):
@@ -118,7 +130,7 @@ def test_with_one_class_images_have_a_p_value_alone(one_class_model, folders, tm
     text = path.read_text(encoding="utf-8")
     assert "60 images of 1 class<" in text
     assert re.search(r"<span>p-value", text)
-    assert "digit, 100.0 %" not in text
+    assert "digit, 100.0" not in text
     assert "Class probabilities" not in text
 
 

@@ -91,7 +91,7 @@ def test_the_end_of_a_trajectory_and_the_classes_of_its_images(
         )
         z = detector.network.encode(point, masks).detach()[None]
         p = detector.head_.predict_proba(z, [0])[0, 0]
-        assert first[0] == f"{digits.classes[int(p.argmax())]}\n{float(p.max()):.0%}"
+        assert first[0] == f"{digits.classes[int(p.argmax())]}\n{100 * float(p.max()):.1f} %"
         assert first[2:] == ["\n", "\n"]  # no head reads x_2 and x_3
     drawn = reconstruction_figure([block]).subfigs[0].axes
     assert [cell.get_xlabel() for cell in drawn[:5]] == list(block.captions[0])

@@ -113,6 +113,7 @@ def model_part(
     ]
     table = ("Classes", ["class", "training", "calibration"], counts)
     more: dict[str, Any] = {"nearest": model.nearest, "alpha": model.alpha, "table": table}
+    more["per_class"] = len(model.groups(model.alpha, model.per_class).sizes) > 1
     if model.thumbnails:
         labels = model.detector.classes_[model.detector.known_[0].labels].cpu().numpy()
         more["trained"] = Trained(labels, model.classes, model.thumbnail)

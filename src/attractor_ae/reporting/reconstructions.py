@@ -13,6 +13,7 @@ from torch import Tensor
 
 from attractor_ae._devices import pixels
 from attractor_ae._errors import AttractorError
+from attractor_ae._reporter import percent
 from attractor_ae.core.detector import AttractorDetector
 from attractor_ae.core.dynamics import Trajectory
 from attractor_ae.core.spaces import Features
@@ -66,10 +67,9 @@ def middle_blocks(
             steady = torch.nonzero(x.diff(dim=0).norm(dim=1) <= _STEADY * x[:2].norm(dim=1).max())
             end = int(steady[0]) if len(steady) else -1
             (_, at_end) = likely_classes(detector, [path.latents[[end] * last]])
-            pairs = zip(
-                *(values[: _FIRST + 1, trial, i].tolist() for values in likely), strict=True
-            )
-            texts = [f"{names[c]}\n{p:.0%}" for p, c in pairs] + ["\n"] * (1 + _FIRST - last)
+            p, c = (values[: _FIRST + 1, trial, i].tolist() for values in likely)
+            texts = [f"{names[k]}\n{percent(of_k)}" for k, of_k in zip(c, p, strict=True)]
+            texts += ["\n"] * (1 + _FIRST - last)
             texts.append(f"{names[at_end[-1]]}\n" + (f"r = {end + 1}" if len(steady) else "moves"))
             drawn.append(Trajectory(path.latents, path.reconstructions[[*range(_FIRST), end]]))
             captions.append(texts)

@@ -70,6 +70,7 @@ class Part:
         nearest: Path of each training image.
         trials: AUROC by number of trials.
         alpha: The threshold at first.
+        per_class: Whether verdicts rank images per class, unlike the threshold.
         table: Caption, heads, and rows of a further table.
         figures: Captions of image files, by path.
         notes: Lines below the heading.
@@ -86,6 +87,7 @@ class Part:
     nearest: Sequence[str] = ()
     trials: TrialCurve | None = None
     alpha: float = _ALPHA
+    per_class: bool = False
     table: tuple[str, Sequence[str], Sequence[Sequence[str]]] | None = None
     figures: Mapping[Path, str] = field(default_factory=dict)
     notes: Sequence[str] = ()
@@ -109,7 +111,8 @@ def save_report(
         views.append(_view(part, f"part{i}", _TILES if len(parts) == 1 else _TILES_OF_MANY))
         reporter.progress("drawing", i, len(parts), f"report: {i}/{len(parts)} parts")
     template = environment.get_template("report.html")
-    write_text(Path(path), template.render(title=title, parts=views, version=__version__).lstrip())
+    text = template.render(title=title, parts=views, version=__version__).lstrip()
+    write_text(Path(path), text.replace(" %", "\N{NO-BREAK SPACE}%"))
     return Path(path)
 
 
@@ -117,8 +120,7 @@ def _view(part: Part, key: str, tiles: int) -> dict[str, Any]:
     """Return what the template shows of a part."""
     view: dict[str, Any] = {"key": key, "part": part, "samples": _samples(part.trained)}
     view["threshold"] = _threshold(part)
-    files = part.figures.items()
-    view["figures"] = [(text, _uri(path.suffix[1:], path.read_bytes())) for path, text in files]
+    view["figures"] = [(t, _uri(p.suffix[1:], p.read_bytes())) for p, t in part.figures.items()]
     result = part.result
     if result is not None and part.judged and (result.out_scores or result.covariate_shift_scores):
         others = (*result.covariate_shift_scores, *result.out_scores)
@@ -174,9 +176,7 @@ def _threshold(part: Part) -> dict[str, Any] | None:
     expected = [""] * len(at)
     if of_p:
         rates = [false_alarm_rate(min(alpha, 1 - 1e-9), n) for alpha in alphas]
-        expected = [
-            f"{percent(mean)} ({percent(low_)} to {percent(high)})" for mean, low_, high in rates
-        ]
+        expected = ["{} ({} to {})".format(*map(percent, rate)) for rate in rates]
     ticks = [10.0**-k for k in range(5)] if of_p else list(np.linspace(low, most, 5))
     places = [(-math.log10(t) if of_p else t, f"{t:.4g}") for t in ticks]
     return {
