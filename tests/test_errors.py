@@ -10,3 +10,6 @@ def test_names_no_nearest_where_nothing_is_near():
     assert str(unknown_name("head", "forest", ["mlp", "knn"])) == (
         "unknown head 'forest'; known: mlp, knn"
     )
+    assert str(unknown_name("data set", "nothere", ["textures", "faces"])) == (
+        "unknown data set 'nothere'; known: textures, faces"
+    )

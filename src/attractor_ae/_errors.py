@@ -22,7 +22,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> AttractorError:
         unknown loss 'sim'; did you mean 'ssim'? Known: ssim, mse
     """
     spelled = {candidate.lower(): candidate for candidate in known}
-    nearest = difflib.get_close_matches(name.lower(), spelled, n=1, cutoff=0.5)
+    nearest = difflib.get_close_matches(name.lower(), spelled, n=1)
     guess = f"; did you mean {spelled[nearest[0]]!r}? Known" if nearest else "; known"
     names = ", ".join(candidate or '""' for candidate in spelled.values())
     return AttractorError(f"unknown {kind} {name!r}{guess}: {names}")

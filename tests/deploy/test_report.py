@@ -175,6 +175,7 @@ def test_a_run_with_attractors_in_its_folder_has_both_parts(tmp_path):
     (run.path / "attractors.json").write_text('{"source": "digits", "masks": {}}')
     text = write_report(run.path, tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Attractors of digits" in text
+    assert "10 classes, 1 epoch, seed" in text
     assert "<h3>Detection</h3>" in text
 
 

@@ -140,7 +140,7 @@ def test_a_missing_set_is_reported_and_left_out(reproduced):
 def test_the_page_says_what_was_run(reproduced):
     text = (reproduced.folder / "README.md").read_text()
     assert re.search(r"attractor-ae reproduce \S+tiny.toml --quick --seeds 0,1", text)
-    assert re.search(r"\*\*ensemble\*\*: 2 networks as one ensemble, 1 epochs", text)
+    assert re.search(r"\*\*ensemble\*\*: 2 networks as one ensemble, 1 epoch,", text)
     assert "left out: omniglot" in text
     assert "torch" in text
     assert (reproduced.folder / "table.md").read_text().strip() in text

@@ -128,7 +128,7 @@ def _evaluated_into(
     remove_leftovers(home.path, seconds=3600.0)  # not of another evaluation that is running
     for images in sets:
         if images.left_out:
-            home.log(f"left out of {images.name} ({images.split}): {len(images.left_out)} files")
+            home.log(f"files left out of {images.name} ({images.split}): {len(images.left_out)}")
     if home in runs:
         detector = fitting.detector_of(home, config, trained, plan.augmentation, reporter)
     else:

@@ -38,10 +38,9 @@ def run_part(
     if experiment := made.get("experiment"):
         config = ExperimentConfig.from_dict(experiment, label)
         facts["network"] = f"{config.model.type} on {SPACE_NAMES[config.model.space]}"
-        facts["training"] = (
-            f"{config.dataset.name}, {len(result.classes)} classes, "
-            f"{config.training.epochs} epochs, seed {config.training.seed}"
-        )
+        n, epochs = len(result.classes), config.training.epochs
+        facts["training"] = f"{config.dataset.name}, {n} class{'es' * (n > 1)}, "
+        facts["training"] += f"{epochs} epoch{'s' * (epochs != 1)}, seed {config.training.seed}"
         if run is not None:
             more["detector"] = detector = load_detector(run.detector_file)
             facts["masks"] = f"{detector.trials}, recursions: {detector.recursions}"

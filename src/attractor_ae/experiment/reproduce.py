@@ -264,10 +264,10 @@ def _method_line(label: str, found: Sequence[EvaluationResult]) -> str:
     result = found[0]
     experiment = result.provenance.get("experiment", {})
     training, model = experiment.get("training", {}), experiment.get("model", {})
-    members = len(result.provenance.get("weights", ()))
+    members, runs = len(result.provenance.get("weights", ())), len(found)
     what = [
-        f"{members} networks as one ensemble" if members > 1 else f"{len(found)} runs",
-        f"{training.get('epochs')} epochs",
+        f"{members} networks as one ensemble" if members > 1 else f"{runs} run{'s' * (runs > 1)}",
+        f"{training.get('epochs')} epoch{'s' * (training.get('epochs') != 1)}",
         f"learning rate {training.get('learning_rate'):g}" if training else "",
         f"dropout {model.get('dropout')}",
         f"score {result.score}",

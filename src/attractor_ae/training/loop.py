@@ -284,10 +284,9 @@ class _Loop:
                 detail += f"{accuracy}{speed:.0f} images/s"
                 progress = (step + 1, steps, detail, left / speed)
                 if epoch == first and i == min(_STEPS_TO_ESTIMATE, len(batches) - 1):
-                    reporter.note(
-                        f"training on {count} images: {self.last_epoch} epochs, "
-                        f"{steps} steps in all, about {duration(left / speed)} left"
-                    )
+                    what = f"{self.last_epoch} epoch{'s' * (self.last_epoch > 1)}, {steps} steps"
+                    time_left = f"about {duration(left / speed)} left"
+                    reporter.note(f"training on {count} images: {what} in all, {time_left}")
                 if seen < count:
                     reporter.progress("training", *progress)
             yield Epoch.of(epoch, sums, count, rate, time.perf_counter() - epoch_start)
