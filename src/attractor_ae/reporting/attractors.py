@@ -151,6 +151,7 @@ def write_animation(
     ``names``: of the sets, one per row; ``frames``: pictures at each of ``steps``, row by row.
     """
     font = ImageFont.load_default(size=11)
+    names = [plain(name).replace(r"\$", "$") for name in names]  # the font has no emoji
     cell = max(64, frames[0].shape[1])
     left, top = 14 + max(int(font.getlength(name)) for name in names), 18
     columns = len(frames[0]) // len(names)
