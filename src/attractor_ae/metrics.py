@@ -8,7 +8,7 @@ of thresholds: ``"exact"``, all distinct scores, and ``"paper"``, the fifty thre
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
@@ -20,6 +20,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 from attractor_ae._errors import AttractorError, check_at_least, check_known, unknown_name
 
 Thresholds = Literal["exact", "paper"]
+Orientation = Literal["in", "out"]
 
 PAPER_THRESHOLDS = tuple(np.linspace(0, 1, 50, endpoint=False).tolist())
 """The thresholds of the released code: 0, 0.02, ..., 0.98, as its floating-point numbers."""
@@ -98,7 +99,7 @@ def detection_metrics(
         >>> scores.auroc, scores.fpr95_in, scores.fpr95_out
         (0.9375, 0.25, 0.25)
     """
-    check_known("grid", grid, get_args(Thresholds))
+    checked_names(grid)
     inside = checked_scores("in_uncertainty", in_uncertainty, bounded=grid == "paper")
     outside = checked_scores("out_uncertainty", out_uncertainty, bounded=grid == "paper")
     rates = (_exact_rates if grid == "exact" else paper_rates)(inside, outside)
@@ -282,7 +283,7 @@ def misclassification_metrics(
         >>> scores.curves.thresholds, scores.curves.ac, scores.curves.ic
         (array([0.  , 0.5 , 0.75, 1.  ]), array([0, 1, 2, 2]), array([0, 0, 0, 1]))
     """
-    check_known("grid", grid, get_args(Thresholds))
+    checked_names(grid)
     scores = checked_scores("uncertainty", uncertainty, bounded=True)
     right = checked_correct(correct, "uncertainty", scores)
     accurate, inaccurate = scores[right], scores[~right]
@@ -388,6 +389,13 @@ def ratio(part: np.ndarray, whole: np.ndarray, *, empty: float) -> np.ndarray:
 
 
 # ---- checks ------------------------------------------------------------------------------------
+
+
+def checked_names(grid: str, orientation: str = "in") -> tuple[Thresholds, Orientation]:
+    """Return the names of a grid and a positive class, or raise an AttractorError."""
+    check_known("grid", grid, get_args(Thresholds))
+    check_known("orientation", orientation, get_args(Orientation))
+    return cast("Thresholds", grid), cast("Orientation", orientation)
 
 
 def are_bounded(*scores: np.ndarray) -> bool:

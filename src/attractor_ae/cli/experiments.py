@@ -5,7 +5,7 @@ import sys
 import time
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -23,8 +23,7 @@ from attractor_ae.cli.options import (
 
 if TYPE_CHECKING:
     from attractor_ae.experiment.result import EvaluationResult
-    from attractor_ae.metrics import Thresholds
-    from attractor_ae.reporting.comparison import Orientation
+    from attractor_ae.metrics import Orientation, Thresholds
 
 # Modules that import PyTorch are imported inside the commands: --help should not wait for it.
 
@@ -196,9 +195,9 @@ def evaluate(
             run_evaluation,
         )
         from attractor_ae.experiment.sweep import find_runs
-        from attractor_ae.reporting import check_reported
+        from attractor_ae.metrics import checked_names
 
-        check_reported(grid, orientation)
+        thresholds, positive = checked_names(grid, orientation)
         if folder is not None and not ensemble:
             raise AttractorError("--out is the folder of an ensemble; give --ensemble as well")
         places = [run.path for run in find_runs(*runs)]
@@ -213,7 +212,7 @@ def evaluate(
                     named = reporter.prefixed(f"{place.name}, ") if places[1:] else reporter
                     results.append(run_evaluation(place, reporter=named, **shared))
         if len(done) == 1:
-            _show(results[0], done[0], cast("Thresholds", grid), cast("Orientation", orientation))
+            _show(results[0], done[0], thresholds, positive)
         else:
             table = compare_runs(done, grid=grid, orientation=orientation)
             out.print(table.terminal())

@@ -61,9 +61,9 @@ def table(
     """Compare methods: mean and standard deviation over the seeds, the best in bold."""
     with one_line_errors():
         from attractor_ae.experiment.compare import compare_runs
-        from attractor_ae.reporting import check_reported
+        from attractor_ae.metrics import checked_names
 
-        check_reported(grid, orientation)
+        checked_names(grid, orientation)  # before files are read
         options = {"grid": grid, "orientation": orientation, "significance": significance}
         options |= {"recursion": recursion, "score": score, "reference": reference}
         found = compare_runs(places, **options)

@@ -2,7 +2,6 @@
 
 from attractor_ae.reporting.calibration import reliability_diagram as reliability_diagram
 from attractor_ae.reporting.comparison import Comparison as Comparison
-from attractor_ae.reporting.comparison import check_reported as check_reported
 from attractor_ae.reporting.comparison import compare as compare
 from attractor_ae.reporting.contact_sheet import contact_sheet as contact_sheet
 from attractor_ae.reporting.curves import auroc_by_recursion as auroc_by_recursion

@@ -4,19 +4,16 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal, get_args
 
 import numpy as np
 from rich.console import Group, RenderableType
 
-from attractor_ae._errors import AttractorError, check_known, unknown_name
+from attractor_ae import metrics
+from attractor_ae._errors import AttractorError, unknown_name
 from attractor_ae._files import write_text
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import DetectionMetrics, Thresholds, are_bounded, wasserstein_reference
 from attractor_ae.reporting import renderers
 from attractor_ae.reporting.grid import Column, ComparedMethod, Grid, Metric, make_grid
-
-Orientation = Literal["in", "out"]
 
 RATES = (("auroc", "AUROC", True), ("aupr", "AUPR", True), ("fpr95", "FPR95", False))
 
@@ -91,8 +88,8 @@ class Comparison:
 def compare(
     results: Mapping[str, Sequence[EvaluationResult]],
     *,
-    grid: Thresholds = "exact",
-    orientation: Orientation = "in",
+    grid: metrics.Thresholds = "exact",
+    orientation: metrics.Orientation = "in",
     recursion: int | None = None,
     score: str | None = None,
     significance: bool = False,
@@ -123,7 +120,7 @@ def compare(
             different recursions or scores, methods were not evaluated on the same images, no method
             has the recursion, a method lacks the score, or the score does not fit the grid.
     """
-    check_reported(grid, orientation)
+    metrics.checked_names(grid, orientation)
     if not results:
         raise AttractorError("there is nothing to compare; give the results of at least one method")
     _check_same_images(results)
@@ -139,7 +136,7 @@ def compare(
         known = [scores.labelled for scores in sets]
         judged = result.error_score if method.score == result.score else method.score
         values = [scores.score(method.recursion, judged) for scores in known]
-        bounded = are_bounded(*values)
+        bounded = metrics.are_bounded(*values)
         if not (bounded and result.in_scores.probabilities.shape[-1]):
             bounded, unbounded[method.name] = False, None
         rates: Rates = {}
@@ -174,7 +171,7 @@ def compare(
     ]
     every = (result for found in results.values() for result in found)
     outs = list(dict.fromkeys(scores.name for result in every for scores in result.out_scores))
-    compared_with = wasserstein_reference(outs, reference) if outs else ""
+    compared_with = metrics.wasserstein_reference(outs, reference) if outs else ""
     # Not marked, since the sums depend on the number of D_outs.
     sums_of_distances = (
         Metric("in_to_out", "D_in to D_outs", "", True, False, 1, 3),
@@ -248,13 +245,7 @@ def compare(
     )
 
 
-def check_reported(grid: str, orientation: str) -> None:
-    """Raise an AttractorError unless `compare` accepts both names."""
-    check_known("grid", grid, get_args(Thresholds))
-    check_known("orientation", orientation, get_args(Orientation))
-
-
-def _oriented(rates: DetectionMetrics, side: Orientation) -> dict[str, float]:
+def _oriented(rates: metrics.DetectionMetrics, side: metrics.Orientation) -> dict[str, float]:
     """Return AUROC, and AUPR and FPR95 of a positive class."""
     names = {key: key if key == "auroc" else f"{key}_{side}" for key, _, _ in RATES}
     return {key: getattr(rates, name) for key, name in names.items()}
@@ -271,9 +262,7 @@ def _key(scores: DatasetScores) -> Key:
 
 
 def _columns(
-    results: Mapping[str, Sequence[EvaluationResult]],
-    roles: Sequence[str],
-    metrics: Sequence[Metric],
+    results: Mapping[str, Sequence[EvaluationResult]], roles: Sequence[str], shown: Sequence[Metric]
 ) -> list[Column]:
     """Return the columns of all data sets with these roles, in order of appearance."""
     every = [scores for found in results.values() for result in found for scores in result.sets]
@@ -287,7 +276,7 @@ def _columns(
         # The title names D_in.
         return split if name == known and "in" in roles else f"{name} {split}"
 
-    return [Column(*key, label(*key), metric) for key in keys for metric in metrics]
+    return [Column(*key, label(*key), metric) for key in keys for metric in shown]
 
 
 def _compared(

@@ -7,8 +7,7 @@ from rich.table import Table
 from rich.text import Text
 
 from attractor_ae.experiment.result import DatasetScores, EvaluationResult
-from attractor_ae.metrics import Thresholds
-from attractor_ae.reporting.comparison import Orientation
+from attractor_ae.metrics import Orientation, Thresholds
 
 
 def detection_table(
