@@ -120,9 +120,9 @@ def sweep(
         target = folder or Path("runs") / run_name(config, experiment)
         jobs = seed_jobs(experiment, parse_seeds(seeds), target)
         with terminal_reporter() as reporter:
-            shared = {"data_root": data_root, "workers": workers, "reporter": reporter}
-            where = {"backend": backend, "scheduler": scheduler, "resources": _amounts(resources)}
-            report = run_sweep(jobs, **where, **shared)
+            run = partial(run_sweep, data_root=data_root, workers=workers, reporter=reporter)
+            run = partial(run, backend=backend, scheduler=scheduler)
+            report = run(jobs, resources=_amounts(resources))
     say(f"{len(report.finished)} trained, {len(report.skipped)} finished before: {target}")
     for failure in report.failed:
         complain(f"failed: {failure.job.folder}: {failure.error} (log: {failure.log})")

@@ -4,6 +4,7 @@ import socket
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -203,21 +204,21 @@ def score(
         from attractor_ae.deploy.table import score_to_file
 
         loaded = load_model(model)
-        shared: dict[str, Any] = {"alpha": alpha, "per_class": per_class, "trials": trials}
         unknown = 0
         if target is None:
             names = loaded.ood.components if parts else ()
             width = max(map(cell_len, map(displayed, loaded.classes)))
             width *= len(loaded.classes) > 1
-            for verdict in loaded.score_files(sources, **shared, reporter=NoteReporter()):
+            run = partial(loaded.score_files, alpha=alpha, per_class=per_class, trials=trials)
+            for verdict in run(sources, reporter=NoteReporter()):
                 unknown += verdict.verdict == "unknown"
                 say(_line(verdict, width, names))
         else:
             with terminal_reporter() as reporter:
-                shared |= {"fdr": fdr, "parts": parts, "drift": drift, "again": again}
-                shared |= {"watch": _SECONDS if watch else None, "copy_unknown": copy_unknown}
-                shared |= {"backend": backend, "scheduler": scheduler, "reporter": reporter}
-                summary = score_to_file(loaded, sources, target, **shared)
+                run = partial(score_to_file, alpha=alpha, fdr=fdr, per_class=per_class, parts=parts)
+                run = partial(run, trials=trials, drift=drift, again=again, reporter=reporter)
+                run = partial(run, backend=backend, scheduler=scheduler, copy_unknown=copy_unknown)
+                summary = run(loaded, sources, target, watch=_SECONDS if watch else None)
             unknown = summary.unknown
             say(f"{summary}: {target}")
     if fail_on_unknown and unknown:
@@ -409,8 +410,8 @@ def attractors(
         from attractor_ae.reporting.attractors import attractor_table
 
         with terminal_reporter() as reporter:
-            shared = {"data_root": data_root, "reporter": reporter}
-            found = find_attractors(source, folder, images or (), **shared)
+            find = partial(find_attractors, data_root=data_root, reporter=reporter)
+            found = find(source, folder, images or ())
         out.print(attractor_table(found))
         for path in sorted(folder.iterdir()):
             if path.suffix in {".png", ".gif", ".json"}:

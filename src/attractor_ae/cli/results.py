@@ -1,6 +1,7 @@
 """Commands that make tables and figures of evaluated runs, and that run whole suites."""
 
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -83,8 +84,8 @@ def figures(
         from attractor_ae.experiment.compare import draw_runs
 
         with terminal_reporter() as reporter:
-            shared = {"data_root": data_root, "reporter": reporter}
-            drawn = draw_runs(places, folder, reference=reference, **shared)
+            draw = partial(draw_runs, data_root=data_root, reporter=reporter)
+            drawn = draw(places, folder, reference=reference)
         for path in drawn:
             say(str(path))
 
@@ -112,8 +113,8 @@ def report(
         from attractor_ae.deploy.report import write_report
 
         with terminal_reporter() as reporter:
-            shared = {"data_root": data_root, "reporter": reporter}
-            say(f"Report: {write_report(places, target, images=images or (), **shared)}")
+            write = partial(write_report, data_root=data_root, reporter=reporter)
+            say(f"Report: {write(places, target, images=images or ())}")
 
 
 def reproduce(
@@ -157,10 +158,9 @@ def reproduce(
         from attractor_ae.reporting import compare
 
         with terminal_reporter() as reporter:
-            shared = {"data_root": data_root, "workers": workers, "reporter": reporter}
-            shared |= {"seeds": parse_seeds(seeds) if seeds else None, "runs": runs or ()}
-            shared |= {"quick": quick, "overrides": settings or ()}
-            done = run_reproduction(suite, folder, **shared)
+            run = partial(run_reproduction, suite, folder, quick=quick, runs=runs or ())
+            run = partial(run, data_root=data_root, workers=workers, reporter=reporter)
+            done = run(seeds=parse_seeds(seeds) if seeds else None, overrides=settings or ())
         found = compare(done.results)
         out.print(found.terminal())
         say(f"Overview: {done.folder / 'README.md'}, report: {done.folder / 'report.html'}")

@@ -138,8 +138,9 @@ def _evaluated_into(
     made["self_checks"] = [run.self_check() for run in runs]
     # A classifier has fewer scores: no reconstructions and no latent codes.
     scores = [name for name in config.evaluation.scores if name in detector.score_names]
-    more = {"scores": scores, "provenance": made, "reporter": reporter}
-    result = evaluate(detector, known, unknown, shifted, **more)
+    result = evaluate(
+        detector, known, unknown, shifted, scores=scores, provenance=made, reporter=reporter
+    )
     # Everything is written to a temporary folder first, so that an error keeps the old result.
     with temporary_folder(home.evaluation_folder) as new:
         detector.save(new / home.detector_file.name)
