@@ -153,10 +153,6 @@ class Detector(ABC):
     def _restore(self, state: dict[str, Tensor]) -> None:
         """Restore the tensors that `_state` returned."""
 
-    @classmethod
-    def _of(cls: type[D], networks: Sequence[Any], settings: Mapping[str, Any]) -> D:
-        return cls(*networks, **settings)
-
     # ---- fit, calibrate, predict
 
     def fit(

@@ -208,10 +208,6 @@ class EnsembleDetector(_ClassifierDetector):
     def _members(self, x: Tensor, first: int) -> Iterator[Tensor]:
         return (network(x) for network in self.networks)
 
-    @classmethod
-    def _of(cls, networks: Sequence[Any], settings: Mapping[str, Any]) -> "EnsembleDetector":
-        return cls(networks, **settings)
-
 
 METHODS: dict[str, type[Detector]] = {
     kind.method: kind for kind in (AttractorDetector, MCDropoutDetector, EnsembleDetector)
@@ -237,7 +233,7 @@ def stored_detector(
         raise AttractorError(f"{path}: is not a detector; give a file written by Detector.save")
     if metadata["method"] not in METHODS:
         raise AttractorError(f"{path}: {unknown_name('method', metadata['method'], METHODS)}")
-    kind = METHODS[metadata["method"]]
+    kind: Any = METHODS[metadata["method"]]
 
     try:
         networks = []
@@ -245,7 +241,8 @@ def stored_detector(
             network = kind.network_class(*arguments, generator=torch.Generator())
             load_weights(network, part_of(tensors, f"network.{i}"), path)
             networks.append(network)
-        detector = kind._of(networks, json.loads(metadata["settings"]))
+        given = (networks,) if kind is EnsembleDetector else networks
+        detector = kind(*given, **json.loads(metadata["settings"]))
         state = part_of(tensors, "fitted")
         detector.classes_ = state.pop("classes")
         detector._restore(state)
