@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from attractor_ae._errors import AttractorError
-from attractor_ae.data import ImageSet
+from attractor_ae.data import ImageSet, Wanted
 from attractor_ae.data.image_set import first_rows, random_rows
 
 
@@ -68,8 +68,9 @@ def test_first_per_class_is_the_plain_loop(labels, n):
     assert (chosen.name, chosen.split, chosen.classes) == ("toy", "train", ("a", "b", "c"))
 
 
-def test_first_per_class_of_minus_one_is_everything():
-    assert places(first(image_set([2, 0, 2, 1]), -1)) == [0, 1, 2, 3]
+@pytest.mark.parametrize("seed", [None, 0])
+def test_minus_one_per_class_is_everything(seed):
+    assert Wanted(-1, seed).rows(np.array([2, 0, 2, 1])).tolist() == [0, 1, 2, 3]
 
 
 def test_first_per_class_counts_a_set_without_labels_as_one_class():

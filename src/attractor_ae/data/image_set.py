@@ -130,20 +130,10 @@ class ImageSet:
                 f"data set {self.name!r} has {count} classes; an open-set split needs at least 3"
             )
         drawn = generator(split, Stream.OPEN_SET).permutation(count)[: round(0.6 * count)]
-        known = np.sort(drawn)
-        index = np.full(count + 1, -1)  # the last one is for images without a label
-        index[known] = np.arange(len(known))
-        labels = index[self.labels]
-        inside = self.take(np.flatnonzero(labels >= 0))
-        outside = self.take(np.flatnonzero((labels < 0) & (self.labels >= 0)))
-        return (
-            replace(
-                inside,
-                labels=labels[labels >= 0],
-                classes=tuple(self.classes[label] for label in known),
-            ),
-            replace(outside, labels=np.full(len(outside), -1), classes=()),
-        )
+        found = self.relabelled([self.classes[label] for label in np.sort(drawn)])
+        known = found.take(np.flatnonzero(found.labels >= 0))
+        unknown = found.take(np.flatnonzero((found.labels < 0) & (self.labels >= 0)))
+        return known, replace(unknown, classes=())
 
     def divided(self, fraction: float, seed: int) -> tuple["ImageSet", "ImageSet"]:
         """Split off ``fraction``, in [0, 1), of each class; return the rest and this part.
@@ -165,14 +155,12 @@ def divided_rows(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArr
 
 
 def first_rows(labels: NDArray[np.int64], n: int) -> NDArray[np.int64]:
-    """Return the indices of the first ``n`` images of each class, ascending; all if n < 0."""
-    return np.arange(len(labels)) if n < 0 else drawn_rows(labels, lambda _: n)
+    """Return the indices of the first ``n`` images of each class, ascending."""
+    return drawn_rows(labels, lambda _: n)
 
 
 def random_rows(labels: NDArray[np.int64], n: int, seed: int) -> NDArray[np.int64]:
     """Return the indices of ``n`` random images of each class, ascending."""
-    if n < 0:
-        return np.arange(len(labels))
     return drawn_rows(
         labels, lambda _: n, lambda label: generator(seed, Stream.SUBSET, 0, label + 1)
     )
@@ -224,6 +212,8 @@ class Wanted:
 
     def rows(self, labels: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the indices of the wanted images among those with these labels, ascending."""
+        if self.per_class < 0:
+            return np.arange(len(labels))
         if self.subset_seed is None:
             return first_rows(labels, self.per_class)
         return random_rows(labels, self.per_class, self.subset_seed)
