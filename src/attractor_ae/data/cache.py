@@ -164,10 +164,6 @@ def prepare(
         if opened is None:
             raise AttractorError(f"{displayed(folder)}: cannot be read after writing; remove it")
     images, labels, paths, failed = opened
-    if len(labels) and not -1 <= labels.min() <= labels.max() < len(classes):
-        raise AttractorError(
-            f"{where}: labels must be in -1..{len(classes) - 1}, got {labels.min()}..{labels.max()}"
-        )
     listed = [(displayed(path), displayed(reason)) for path, reason in ignored]
     broken = [(displayed(path), displayed(reason)) for path, reason in unusable] + failed
     count = len(images) + len(broken)
@@ -234,22 +230,18 @@ def _decode_into(
         _write_header(file, (len(labels), *form.shape))
         # Not written through a memory map: then a full disk would kill the process, and mapped
         # pages would count as its memory.
-        count = 0
-        for count, (source, image) in enumerate(_decoded(images, form), start=1):
-            if count > len(labels):
-                break
+        for row, (source, image) in enumerate(_decoded(images, form)):
             if isinstance(image, str):
                 shown = source[0] if isinstance(source, Encoded) else source
                 shown = "an image" if isinstance(source, np.ndarray) else str(shown)
                 broken.append((displayed(shown), image))
             else:
                 file.write(image.data)
-                kept.append(count - 1)
+                kept.append(row)
                 if isinstance(source, Path | str):
                     paths.append(str(source))
-            wanted.reporter.progress(task, count, len(labels))
-        if count != len(labels):
-            found = count if count < len(labels) else "more"
+            wanted.reporter.progress(task, row + 1, len(labels))
+        if (found := len(kept) + len(broken)) != len(labels):
             raise AttractorError(f"{where}: {len(labels)} labels, but {found} images")
         shape = (len(kept), *form.shape)
         file.flush()
