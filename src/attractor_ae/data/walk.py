@@ -9,17 +9,14 @@ from attractor_ae.data.cache import Broken
 from attractor_ae.data.decode import image_suffixes, is_other_image, recognised
 
 # Files and folders that mark a folder of results or a cache, which is never data.
-_RESULTS = tuple(
-    frozenset(names.split())
-    for names in (
-        "config.toml environment.json",
-        "config.toml history.csv",
-        "metrics.json scores.safetensors",
-        "precision-recall.pdf reliability.pdf",
-        "table.csv table.tex",
-        "cfg.toml checkpoints",  # of the released code
-        "CACHEDIR.TAG",
-    )
+_RESULTS = (
+    {"config.toml", "environment.json"},
+    {"config.toml", "history.csv"},
+    {"metrics.json", "scores.safetensors"},
+    {"precision-recall.pdf", "reliability.pdf"},
+    {"table.csv", "table.tex"},
+    {"cfg.toml", "checkpoints"},  # of the released code
+    {"CACHEDIR.TAG"},
 )
 
 

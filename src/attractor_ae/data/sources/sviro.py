@@ -53,11 +53,8 @@ class SeatFolders(Source):
 
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images, cropped to their centre, in the order of their names."""
-        wanted = replace(
-            wanted,
-            factor=wanted.factor or self.factor,
-            image_format=replace(wanted.image_format, crop=True),
-        )
+        form = replace(wanted.image_format, crop=True)
+        wanted = replace(wanted, factor=wanted.factor or self.factor, image_format=form)
         # Sorted by path, as in the released code.
         found = sorted(root.glob(self._pattern(split, wanted.factor)))
         seatings = {path: self._seating(path) for path in found}
