@@ -1,9 +1,9 @@
 """Reading and validation of TOML files; an error is one line."""
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -46,9 +46,11 @@ def _explained(model: type[BaseModel], error: ValidationError) -> str:
     match first["type"]:
         case "extra_forbidden":
             *sections, name = first["loc"]
-            table = ".".join(str(section) for section in sections)
-            kind = f"key in [{table}]:" if table else "section"
-            return str(unknown_name(kind, str(name), _known_keys(model, sections)))
+            known: Any = model
+            for section in sections:
+                known = known.model_fields[section].annotation
+            kind = f"key in [{'.'.join(map(str, sections))}]:" if sections else "section"
+            return str(unknown_name(kind, str(name), known.model_fields))
         case "missing":
             return f"{key} is missing; set it"
         case "value_error":
@@ -64,16 +66,3 @@ def _explained(model: type[BaseModel], error: ValidationError) -> str:
         case _:
             reason = first["msg"].removeprefix("Input ")
             return f"{key} = {first['input']!r}: {reason}"
-
-
-def _known_keys(model: type[BaseModel], sections: Sequence[int | str]) -> list[str]:
-    for section in sections:
-        if isinstance(section, int):  # a list index; all entries have the same type
-            continue
-        annotation = model.model_fields[section].annotation
-        (model,) = [
-            kind
-            for kind in (annotation, *get_args(annotation))
-            if isinstance(kind, type) and issubclass(kind, BaseModel)
-        ]
-    return list(model.model_fields)
