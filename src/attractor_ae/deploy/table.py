@@ -11,9 +11,11 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -158,9 +160,7 @@ def score_to_file(
                 raise cannot_write(part, error) if isinstance(error, OSError) else error from None
         columns = [*COLUMNS, *(part_column(name) for name in model.ood.components if parts)]
 
-        def rows() -> Iterator[Row]:
-            return _rows(part)
-
+        rows = partial(_rows, part)
         if fdr is not None:
             n = int(model.groups(alpha, per_class).sizes.min())
             rows = _controlled(rows, fdr, n, reporter)
@@ -168,11 +168,11 @@ def score_to_file(
             reporter.note(_drift(model, part))
         if copy_unknown is not None:
             _copy((row["path"] for row in rows() if row["verdict"] == UNKNOWN), Path(copy_unknown))
-        counts: dict[str, int] = dict.fromkeys((KNOWN, UNKNOWN, UNSCORED), 0)
+        counts = Counter(row["verdict"] for row in rows())
         with atomic_path(out) as temporary:
-            write(temporary, columns, _counted(rows(), counts))
+            write(temporary, columns, rows())
         part.unlink()
-        return Summary(*counts.values())
+        return Summary(counts[KNOWN], counts[UNKNOWN], counts[UNSCORED])
 
 
 def _resumed(part: Path, settings: Mapping[str, Any]) -> int:
@@ -236,12 +236,6 @@ def _arrived(paths: Iterable[str], seen: set[int], age: float | None) -> Iterato
             if age and time.time() - os.stat(path).st_mtime < age:  # noqa: PTH116  many
                 continue
         yield path
-
-
-def _counted(rows: Iterable[Row], counts: dict[str, int]) -> Iterator[Row]:
-    for row in rows:
-        counts[row["verdict"]] += 1
-        yield row
 
 
 def _controlled(
