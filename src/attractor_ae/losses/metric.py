@@ -6,8 +6,7 @@ miner: all pairs or triplets of a batch are used, except that "npair" uses one p
 of all positive by all negative pairs takes half of the time of a training on features.
 """
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -20,14 +19,12 @@ MetricLoss = Callable[[Float[Tensor, "n latent"], Int[Tensor, " n"]], Float[Tens
 """Function (latent codes, labels) -> scalar to minimise."""
 
 # Name -> (class in pytorch_metric_learning.losses, its non-default arguments).
-_LOSSES: Mapping[str, tuple[str, Mapping[str, float]]] = MappingProxyType(
-    {
-        "triplet": ("TripletMarginLoss", {"margin": 0.2, "swap": True}),
-        "angular": ("AngularLoss", {}),
-        "npair": ("NPairsLoss", {}),
-        "contrastive": ("ContrastiveLoss", {}),
-    }
-)
+_LOSSES: dict[str, tuple[str, dict[str, float]]] = {
+    "triplet": ("TripletMarginLoss", {"margin": 0.2, "swap": True}),
+    "angular": ("AngularLoss", {}),
+    "npair": ("NPairsLoss", {}),
+    "contrastive": ("ContrastiveLoss", {}),
+}
 
 METRIC_LOSSES: tuple[str, ...] = (*_LOSSES, "ntxent")
 """Names of the metric losses."""
