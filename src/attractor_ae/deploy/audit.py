@@ -129,6 +129,8 @@ def audit(
         ]
         tested_near = np.setdiff1d(rows[torch.cat(near_known).numpy()], tested_exact)
 
+    sizes = zip(images.classes, counts, strict=False)  # without classes, none
+
     def named(rows: Sequence[int] | NDArray[np.int64], names: Sequence[str] = names) -> Names:
         return tuple(names[row] for row in rows)
 
@@ -137,11 +139,7 @@ def audit(
         len(counts),
         (int(counts.min()), int(counts.max())),
         tuple(f"{path} ({reason})" for path, reason in left_out),
-        tuple(
-            f"{name} ({count})"
-            for name, count in zip(images.classes, counts, strict=False)
-            if count < _FEW
-        ),
+        tuple(f"{name} ({count})" for name, count in sizes if count < _FEW),
         named(np.flatnonzero(looks.blank)),
         named(exact),
         named(np.setdiff1d(compared[near], exact)),
