@@ -19,7 +19,7 @@ from attractor_ae._files import check_free, write_text
 from attractor_ae._reporter import SILENT, Reporter, percent
 from attractor_ae.conformal import SMALLEST_CALIBRATION, check_alpha, least_calibration
 from attractor_ae.core.detector import AttractorDetector
-from attractor_ae.data import Dataset, ImageFormat, ImageSet, Wanted, find_dataset
+from attractor_ae.data import Dataset, ImageSet, Wanted, find_dataset
 from attractor_ae.data.decode import displayed, shorter_side
 from attractor_ae.data.image_set import divided_rows
 from attractor_ae.data.info import ALL
@@ -111,9 +111,8 @@ def fit_model(
     _check_autoencoder(wanted, str(folder))
     # Loaded in colour and the preset's size for photographs: for the audit, and for features.
     of_data = [text for text in overrides if text.startswith("dataset.")]
-    config = preset("photographs", [*shared, *of_data]).dataset
-    form = dataclasses.replace(image_format(config), channels=3)
-    images = _load(dataset, split, config, form, reporter)
+    config = preset("photographs", [*shared, *of_data, "dataset.channels=3"]).dataset
+    images = _load(dataset, split, config, reporter)
     fraction = config.calibration_fraction
     if not any(text.startswith("dataset.calibration_fraction") for text in overrides):
         fraction = _calibration_fraction(images.labels, alpha)
@@ -121,7 +120,7 @@ def fit_model(
     held_out = divided_rows(images.labels, fraction, config.split_seed)
     held_out = held_out[images.labels[held_out] >= 0]
     check_alpha(alpha, len(held_out), "use a larger alpha, or more images")
-    tested = _load(dataset, test, config, form, reporter) if test else None
+    tested = _load(dataset, test, config, reporter) if test else None
     findings = audit(images, held_out, tested, reporter)
     for line in findings.lines():
         reporter.note(line)
@@ -158,7 +157,7 @@ def fit_model(
     )
 
     def training(config: ExperimentConfig, place: str | Path, **shared: Any) -> Run:  # noqa: ANN401
-        found = _load(dataset, split, config.dataset, image_format(config.dataset), reporter)
+        found = _load(dataset, split, config.dataset, reporter)
         del shared["data_root"]
         return train(config, found, place, augmentation=dataset.info.augmentation, **shared)
 
@@ -275,8 +274,7 @@ def _made(
 ) -> Model:
     """Return the calibrated model of a finished run."""
     config = run.config()
-    form = image_format(config.dataset)
-    images = _load(dataset, split, config.dataset, form, reporter)
+    images = _load(dataset, split, config.dataset, reporter)
     images = with_features(config, images, reporter)  # once, as the whole set is read for its key
     trained, kept = training_part(config, images)
     check_alpha(alpha, len(kept), "use a larger alpha, or train with more calibration images")
@@ -293,14 +291,14 @@ def _made(
         "self_check": run.self_check(),
         "training": described(trained),
     }
-    shared = (form, codes, _relative(some, dataset), alpha)
+    shared = (image_format(config.dataset), codes, _relative(some, dataset), alpha)
     none = torch.zeros(1, 1, len(kept)), torch.zeros(1, len(kept), dtype=torch.int64)
     model = Model(detector, images.classes, *shared, *none, (1.0, 0.0), facts)
     model.per_class = per_class
     model.thumbnails = make_thumbnails(some.images) if thumbnails else ()
     model = model.calibrated(kept, inputs=torch.tensor(kept.inputs), reporter=reporter)
     if test:
-        others = _load(dataset, test, config.dataset, form, reporter)
+        others = _load(dataset, test, config.dataset, reporter)
         labels = [others.classes[i] if i >= 0 else "" for i in others.labels]
         pairs = list(zip(model.score(others.images), labels, strict=True))
         known = [pair for pair in pairs if pair[1] in ("", *model.classes)]
@@ -348,14 +346,13 @@ def _splits(dataset: Dataset) -> tuple[str, str]:
     return "train", info.test_split
 
 
-def _load(
-    dataset: Dataset, split: str, config: DatasetConfig, form: ImageFormat, reporter: Reporter
-) -> ImageSet:
+def _load(dataset: Dataset, split: str, config: DatasetConfig, reporter: Reporter) -> ImageSet:
     """Load the images of a split; without classes, all are of one, named after the folder."""
     seed = None if config.subset_seed < 0 else config.subset_seed
     per_class = config.nbr_of_samples_per_class
-    shared = {"image_format": form, "max_broken": config.max_broken, "reporter": reporter}
-    images = dataset.load(split, Wanted(per_class, seed, config.factor, **shared))
+    shared = {"max_broken": config.max_broken, "reporter": reporter}
+    wanted = Wanted(per_class, seed, config.factor, image_format(config), **shared)
+    images = dataset.load(split, wanted)
     images = dataclasses.replace(images, name=dataset.info.name)
     if images.classes:
         return images

@@ -503,15 +503,14 @@ def load_model(path: str | Path, *, device: str = "auto") -> Model:
                 "that it was trained with, or fit again"
             )
     detector = cast("AttractorDetector", stored_detector(tensors, metadata, path))
-    values = {name: facts.pop(name) for name in ("classes", "image_format", "nearest", "alpha")}
     per_class = facts.pop("per_class", False)  # before version 3, only if asked for
     model = Model(
         detector.to(resolve_device(device)),
-        values["classes"],
-        ImageFormat(**values["image_format"]),
+        facts.pop("classes"),
+        ImageFormat(**facts.pop("image_format")),
         tensors["model.codes"],
-        values["nearest"],
-        values["alpha"],
+        facts.pop("nearest"),
+        facts.pop("alpha"),
         tensors["model.values"],
         tensors["model.predicted"].expand(len(tensors["model.values"]), -1),  # one in old files
         tuple(facts.pop("confidence")),
