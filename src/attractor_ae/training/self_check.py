@@ -99,7 +99,9 @@ def check_network(
     else:
         found = _Outputs.of(network, checked)
         fitted = _Outputs.of(network, some) if len(kept) else found
-        r2 = found.r2(fitted.points.mean(0))
+        error = (found.outputs - found.points).square().sum()
+        variance = (found.points - fitted.points.mean(0)).square().sum().clamp_min(1e-12)
+        r2 = 1 - (error / variance).item()
         failures += _collapse(config, found)
         if len(kept) and chance < 1:
             head = make_head("mlp", "code")
@@ -139,7 +141,8 @@ def plateau(
 
 def _collapse(config: ExperimentConfig, found: "_Outputs") -> list[str]:
     reasons = []
-    if found.spread() < _LEAST_SPREAD:
+    direction = F.normalize(found.codes, dim=-1).mean(0)
+    if 1 - direction.square().sum().item() < _LEAST_SPREAD:
         reasons.append("the codes of different images are alike")
     loss = reconstruction_loss(config.training.loss or "mse")
     target = found.points
@@ -174,16 +177,6 @@ class _Outputs:
                 output, code = network(x)
                 parts.append([t.float().cpu() for t in (x, code, output)])
         return cls(*(torch.cat(column) for column in zip(*parts, strict=True)))
-
-    def r2(self, mean: Tensor) -> float:
-        """Return R² against a constant picture."""
-        error = (self.outputs - self.points).square().sum()
-        return 1 - (error / (self.points - mean).square().sum().clamp_min(1e-12)).item()
-
-    def spread(self) -> float:
-        """Return 1 - the squared length of the mean direction of the codes, in [0, 1]."""
-        directions = F.normalize(self.codes, dim=-1)
-        return 1 - directions.mean(0).square().sum().item()
 
 
 def _batches(network: torch.nn.Module, images: ImageSet) -> Iterator[Tensor]:
