@@ -133,7 +133,7 @@ def test_a_d_out_is_represented_as_sections_6_and_7_say():
     for out in named:
         name, _, factor = out.partition(":")
         info = CATALOGUE[name]
-        assert (info.split_as_out, info.per_class) == represented[name]
+        assert (info.out_split, info.per_class) == represented[name]
         assert factor in ("", *info.factors)
 
 

@@ -39,7 +39,7 @@ class DatasetInfo:
         obtain: How to get the set; ends the error message about missing files.
         layout: Tree of the files below the data root; empty for a built-in set.
         test_split, out_split: Split of held-out images, and split that is used if the set is a
-            D_out (PROTOCOL sections 6 and 7); by default the same.
+            D_out (PROTOCOL sections 6 and 7).
         per_class: Default number of images per class (PROTOCOL section 6); -1: all.
         optional_splits: Splits without which the set counts as present.
         factors: Variants of the set, e.g. cars; the first is the default.
@@ -57,7 +57,7 @@ class DatasetInfo:
     homepage: str
     layout: str = ""
     test_split: str = "test"
-    out_split: str = ""
+    out_split: str = "test"
     per_class: int = 250
     factors: tuple[str, ...] = ()
     optional_splits: tuple[str, ...] = ()
@@ -66,8 +66,3 @@ class DatasetInfo:
     def every_image(self) -> str:
         """Split of all images of an own set; of a built-in one, that of held-out images."""
         return ALL if ALL in self.splits else self.test_split
-
-    @property
-    def split_as_out(self) -> str:
-        """Split that is used if the set is a D_out."""
-        return self.out_split or self.test_split

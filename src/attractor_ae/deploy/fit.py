@@ -341,7 +341,7 @@ def _free(out: str | Path, again: bool) -> Path:
 def _splits(dataset: Dataset) -> tuple[str, str]:
     """Return the split to train and calibrate on, and that of held-out images or ""."""
     info = dataset.info
-    if info.kind == "own" and info.out_split in (ALL, None):  # no test images were set apart
+    if info.out_split == ALL:  # of your own images, no test images were set apart
         return ALL, ""
     return "train", info.test_split
 

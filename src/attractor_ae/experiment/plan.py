@@ -148,4 +148,4 @@ def planned_out(config: ExperimentConfig, name: str, data_root: str | Path | Non
     found = find_dataset(head, data_root, config.dataset.split_seed)
     label = f"{found.info.name}:{factor}" if factor else found.info.name
     count = config.evaluation.out_samples_per_class or found.info.per_class
-    return PlannedSet(label, found, found.info.split_as_out, factor, count)
+    return PlannedSet(label, found, found.info.out_split, factor, count)
