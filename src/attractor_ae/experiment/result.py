@@ -438,6 +438,7 @@ def evaluate(
             f"detector knows the label {largest}; evaluate on the classes that it was fitted on"
         )
     check_sets((in_dataset, *covariate_shift_datasets, *out_datasets))
+    classes = tuple(in_dataset.classes[label] for label in detector.classes_.tolist())
     names = list(dict.fromkeys((detector.score, *scores)))
 
     def score(images: ImageSet, role: Role) -> DatasetScores:
@@ -448,14 +449,14 @@ def evaluate(
             images.name,
             images.split,
             role,
-            _known_labels(images, role, in_dataset, detector),
+            _known_labels(images, role, classes, in_dataset.name),
             scored.probabilities.numpy(),
             {name: values.numpy() for name, values in scored.scores.items()},
         )
 
     return EvaluationResult(
         method=detector.method,
-        classes=tuple(in_dataset.classes[label] for label in detector.classes_.tolist()),
+        classes=classes,
         recursion=detector.recursion,
         in_scores=score(in_dataset, "in"),
         covariate_shift_scores=tuple(score(s, "covariate_shift") for s in covariate_shift_datasets),
@@ -476,16 +477,15 @@ def check_sets(sets: Sequence[ImageSet]) -> None:
 
 
 def _known_labels(
-    images: ImageSet, role: Role, in_dataset: ImageSet, detector: Detector
+    images: ImageSet, role: Role, known: Sequence[str], in_dataset: str
 ) -> np.ndarray:
-    """Return each image's class as an index into the detector's classes; see `DatasetScores`."""
+    """Return each image's class as an index into the known classes; see `DatasetScores`."""
     if role == "out":
         return np.full(len(images), -1, dtype=np.int64)
-    known = [in_dataset.classes[label] for label in detector.classes_.tolist()]
     strange = [name for name in images.classes if name not in known]
     if role == "covariate_shift" and strange:
         raise AttractorError(
-            f"data set {images.name!r} has the class {strange[0]!r}, which {in_dataset.name!r} "
+            f"data set {images.name!r} has the class {strange[0]!r}, which {in_dataset!r} "
             "does not have; list this data set under out_datasets instead"
         )
     index = np.array([*(known.index(c) if c in known else -2 for c in images.classes), -1])
