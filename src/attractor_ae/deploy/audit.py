@@ -190,17 +190,15 @@ def _alike(
     thumbnails: torch.Tensor, held_out: NDArray[np.bool_], labels: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], ...]:
     """Return the rows with a near duplicate: earlier, in the other part, in another class."""
-    found: list[list[NDArray[np.int64]]] = [[], [], []]
-    columns = np.arange(len(labels))
+    flags, columns = np.zeros((3, len(labels)), dtype=bool), np.arange(len(labels))
     for start in range(0, len(labels), _AT_ONCE):
         rows = columns[start : start + _AT_ONCE]
         alike = (thumbnails[rows] @ thumbnails.T > _ALIKE).numpy()
         earlier = alike & (columns < rows[:, None])
         across = alike & held_out[rows, None] & ~held_out
         other = alike & (labels[rows, None] != labels)
-        for kept, part in zip(found, (earlier, across, other), strict=True):
-            kept.append(rows[part.any(1)])
-    return tuple(np.concatenate([np.empty(0, np.int64), *kept]) for kept in found)
+        flags[:, rows] = [part.any(1) for part in (earlier, across, other)]
+    return tuple(map(np.flatnonzero, flags))
 
 
 def _names(images: ImageSet) -> Sequence[str]:
