@@ -31,6 +31,7 @@ _REMEDIES = {
 }
 _REMEDY = "check its permissions, or choose another folder"
 
+_OF_DAMAGED_JSON = (ValueError, TypeError, AttributeError, RecursionError)
 _DIGEST = "sha256"  # key of the metadata, and prefix of its value
 _NO_DIGEST = f"{_DIGEST}:{'0' * 64}"
 
@@ -251,14 +252,7 @@ def read_tensors(
             if digest != f"{_DIGEST}:{hashlib.sha256(original).hexdigest()}":
                 raise ValueError("its checksum is wrong")
         return load(data), metadata
-    except (
-        SafetensorError,
-        OSError,
-        ValueError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-    ) as error:
+    except (SafetensorError, *_OF_DAMAGED_JSON, OSError) as error:
         raise AttractorError(
             f"{path}: is truncated or damaged, or another kind of file ({error}); {remedy}"
         ) from None
