@@ -446,12 +446,11 @@ class Detector(ABC):
             "settings": json.dumps({name: getattr(self, name) for name in names}),
             "networks": json.dumps([network.arguments for network in self.networks]),
             "score": self.score,
+            "components": json.dumps(self.ood_.components),
         }
-        ood = {**vars(self.ood_)}
-        metadata["components"] = json.dumps(ood.pop("components"))
         parts = {f"network.{i}": n.state_dict() for i, n in enumerate(self.networks)}
         parts["fitted"] = {**self._state(), "classes": self.classes_}
-        parts["ood"] = {name: tensor for name, tensor in ood.items() if tensor is not None}
+        parts["ood"] = {k: t for k, t in vars(self.ood_).items() if isinstance(t, Tensor)}
         tensors = {f"{part}.{name}": t for part, held in parts.items() for name, t in held.items()}
         return tensors, metadata
 

@@ -29,6 +29,7 @@ from attractor_ae.data.decode import displayed
 TABLES = (".csv", ".tsv", ".parquet")
 ARRAYS = (".npz", ".npy")
 
+_COLUMNS = ("path", "label", "split")
 _DELIMITERS = ",;\t|"
 _BYTES = re.compile("[\udc80-\udcff]")  # that are not UTF-8
 
@@ -209,12 +210,10 @@ def _columns(table: Path, names: list[str]) -> tuple[int | None, ...]:
             f"{displayed(table)}: has no column 'path'; its first line must name the columns "
             "path,label or path,label,split"
         )
-    for name in ("path", "label", "split"):
+    for name in _COLUMNS:
         if names.count(name) > 1:
             raise AttractorError(f"{displayed(table)}: has several columns {name!r}; keep one")
-    return tuple(
-        names.index(name) if name in names else None for name in ("path", "label", "split")
-    )
+    return tuple(names.index(name) if name in names else None for name in _COLUMNS)
 
 
 def in_array(file: Path) -> Found:
