@@ -1,6 +1,7 @@
 """Scoring many files against scoring an array of the same images, and the peak of memory.
 
     python benchmarks/score_files.py MODEL IMAGES [--files 20000] [--array 512] [--repeats 3]
+                                                  [--trials 4 20]
 
 The files are links to at most 300 images of a folder. Times per image are those of all threads
 (CPU) and of the clock (wall), medians of the repeats, in which the ways take turns. Memory is the
@@ -34,7 +35,9 @@ def main() -> None:
     options.add_argument("--files", type=int, default=20_000)
     options.add_argument("--array", type=int, default=512, help="Number of images of the array.")
     options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--trials", type=int, nargs="+", help="As for score: 4 20 is adaptive.")
     arguments = options.parse_args()
+    trials = arguments.trials
     model = load_model(arguments.model)
     sources = list(itertools.islice(image_paths([arguments.images.resolve()]), DISTINCT))
     with without_warnings():
@@ -48,7 +51,7 @@ def main() -> None:
         return len(sources)
 
     def score_array() -> int:
-        return len(model.score(array))
+        return len(model.score(array, trials=trials))
 
     with tempfile.TemporaryDirectory() as home:
         folders = {}
@@ -60,7 +63,7 @@ def main() -> None:
                 (folders[count] / f"{i:07}{source.suffix}").symlink_to(source)
 
         def score_files(count: int) -> int:
-            score_to_file(model, [folders[count]], Path(home) / "v.csv", again=True)
+            score_to_file(model, [folders[count]], Path(home) / "v.csv", trials=trials, again=True)
             return count
 
         least = min(folders)
