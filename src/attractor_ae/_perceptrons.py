@@ -1,6 +1,7 @@
-"""Training of scikit-learn's `MLPClassifier` for several inputs at once, as batched products.
+"""Perceptrons of several recursions at once, as batched products.
 
-Gradients are worked out by hand, which is faster than autograd on matrices of this size.
+`fit_perceptrons` trains as scikit-learn's `MLPClassifier`; its gradients are worked out by hand,
+which is faster than autograd on matrices of this size.
 """
 
 import numpy as np
@@ -10,6 +11,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 EPOCHS, BATCH, LEARNING_RATE, PENALTY, TOLERANCE, PATIENCE = 2000, 200, 1e-3, 1e-4, 1e-4, 10
+
+
+def perceptrons(x: Tensor, weights: list[Tensor]) -> Tensor:
+    """Apply a perceptron per recursion: (recursions, m, width) -> (recursions, m, classes)."""
+    w1, b1, w2, b2 = weights
+    return torch.baddbmm(b2, torch.baddbmm(b1, x, w1).relu(), w2)
 
 
 def fit_perceptrons(

@@ -35,13 +35,6 @@ def test_latents_alone_are_those_of_the_whole_trajectory(autoencoder, masks):
         assert iterate(autoencoder, x, masks, 1, last=False).reconstructions.shape[0] == 0
 
 
-def test_one_image_of_a_trajectory(autoencoder, masks):
-    with torch.no_grad():
-        trajectory = iterate(autoencoder, torch.rand(3, 1, 64, 64), masks, 2)
-    assert torch.equal(trajectory.image(1).latents[:, 0], trajectory.latents[:, 1])
-    assert trajectory.image(2).reconstructions.shape == (2, 1, 1, 64, 64)
-
-
 def test_a_linear_contraction_converges_to_its_fixed_point():
     """A network whose dynamics are known: constant output b, so x_1 = x_2 = ... = b."""
     model = Autoencoder()

@@ -21,8 +21,13 @@ def shown(cell):
 def test_reconstructions_stand_in_rows_of_masks_and_columns_of_recursions():
     images = torch.rand(2, 1, 8, 8)
     trajectories = [trajectory(3, 2) for _ in range(5)]
+
+    def of_image(i):
+        rows = slice(i, i + 1)
+        return [Trajectory(t.latents[:, rows], t.reconstructions[:, rows]) for t in trajectories]
+
     given = [
-        ReconstructionBlock(image, [t.image(i) for t in trajectories], name)
+        ReconstructionBlock(image, of_image(i), name)
         for i, (image, name) in enumerate(zip(images, ["left", "right"], strict=True))
     ]
     figure = reconstruction_figure(given, per_row=2)

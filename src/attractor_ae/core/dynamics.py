@@ -27,11 +27,6 @@ class Trajectory:
     latents: Float[Tensor, "recursions n latent"]
     reconstructions: Float[Tensor, "recursions_or_one_less n ..."]
 
-    def image(self, index: int) -> "Trajectory":
-        """Return the trajectory of one point, with n = 1."""
-        rows = slice(index, index + 1)
-        return Trajectory(self.latents[:, rows], self.reconstructions[:, rows])
-
 
 def iterate(
     network: Autoencoder | FeatureAutoencoder,

@@ -9,10 +9,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from attractor_ae._errors import check_known
+from attractor_ae._logistic import best_temperature
 from attractor_ae._neighbours import votes
-from attractor_ae._perceptrons import fit_perceptrons
+from attractor_ae._perceptrons import fit_perceptrons, perceptrons
 from attractor_ae._random import Stream, generator
-from attractor_ae._temperature import best_temperature
 
 HEAD_INPUTS = ("code", "path")
 """Input of the head of recursion r: z_r, as published, or z_0 .. z_r concatenated."""
@@ -95,7 +95,7 @@ class MLPHead(Head):
                 order = torch.from_numpy(rng.permutation(count)).to(x.device)
                 for rows in order.split(self.BATCH):
                     adam.zero_grad()
-                    logits = _perceptrons(x[:, rows], weights)  # (recursions, rows, classes)
+                    logits = perceptrons(x[:, rows], weights)  # (recursions, rows, classes)
                     target = labels[rows].expand(recursions, -1)
                     # The sum over recursions gives each head the gradient of separate training.
                     loss = F.cross_entropy(logits.flatten(0, 1), target.flatten()) * recursions
@@ -119,7 +119,7 @@ class MLPHead(Head):
     def _logits(self, latents: Tensor, at: Sequence[int]) -> Tensor:
         weights = [self.state[f"weights.{i}"][list(at)] for i in range(4)]
         inputs = self._inputs(self._standardised(latents), at, len(self.state["mean"]))
-        return _perceptrons(inputs, weights)
+        return perceptrons(inputs, weights)
 
     def _standardised(self, latents: Tensor) -> Tensor:
         count = len(latents)
@@ -146,13 +146,7 @@ class PaperMLPHead(Head):
         """Return the softmax of the logits."""
         weights = [self.state[f"weights.{i}"] for i in range(4)]
         inputs = self._inputs(latents, at, len(weights[0]))
-        return _perceptrons(inputs, [w[list(at)] for w in weights]).softmax(-1)
-
-
-def _perceptrons(x: Tensor, weights: list[Tensor]) -> Tensor:
-    """Apply a perceptron per recursion: (recursions, m, width) -> (recursions, m, classes)."""
-    w1, b1, w2, b2 = weights
-    return torch.baddbmm(b2, torch.baddbmm(b1, x, w1).relu(), w2)
+        return perceptrons(inputs, [w[list(at)] for w in weights]).softmax(-1)
 
 
 class KNNHead(Head):

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from operator import methodcaller
 
 import numpy as np
 import torch
@@ -62,16 +61,17 @@ def middle_blocks(
     blocks = []
     for i, images in enumerate(sets):
         drawn, captions = [], []
-        for trial, path in enumerate(map(methodcaller("image", i), paths)):
-            x = torch.cat([inputs[[i]], path.reconstructions[:, 0]]).flatten(1)
+        for trial, path in enumerate(paths):
+            codes, steps = path.latents[:, [i]], path.reconstructions[:, [i]]
+            x = torch.cat([inputs[[i]], steps[:, 0]]).flatten(1)
             steady = torch.nonzero(x.diff(dim=0).norm(dim=1) <= _STEADY * x[:2].norm(dim=1).max())
             end = int(steady[0]) if len(steady) else -1
-            (_, at_end) = likely_classes(detector, [path.latents[[end] * last]])
+            (_, at_end) = likely_classes(detector, [codes[[end] * last]])
             p, c = (values[: _FIRST + 1, trial, i].tolist() for values in likely)
             texts = [f"{names[k]}\n{percent(of_k)}" for k, of_k in zip(c, p, strict=True)]
             texts += ["\n"] * (1 + _FIRST - last)
             texts.append(f"{names[at_end[-1]]}\n" + (f"r = {end + 1}" if len(steady) else "moves"))
-            drawn.append(Trajectory(path.latents, path.reconstructions[[*range(_FIRST), end]]))
+            drawn.append(Trajectory(codes, steps[[*range(_FIRST), end]]))
             captions.append(texts)
         blocks.append(ReconstructionBlock(inputs[i], drawn, images.name, captions))
     return blocks
