@@ -11,8 +11,10 @@ that residual for its number of dimensions.
 """
 
 import argparse
+import json
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -78,10 +80,14 @@ class Points:
         return self.space.points(torch.tensor(images.features))
 
 
-def measure(cell: Cell) -> Path:
-    """Train and score; leave the file of the cell."""
+def measure(cell: Cell, refresh: bool) -> Path:
+    """Train and score; leave the file of the cell. ``refresh``: keep its rows of other methods."""
+    others = None
     if cell.target.exists():
-        return cell.target
+        if not refresh:
+            return cell.target
+        rows = json.loads(cell.target.read_text(encoding="utf-8"))["rows"]
+        others = [row for row in rows if not row["method"].startswith("MC-AE")]
     torch.set_num_threads(1)
     config, images, form = prepared(cell.job)
     images = with_features(config, images)
@@ -90,11 +96,10 @@ def measure(cell: Cell) -> Path:
     known, *outs = (with_features(config, some) for some in (known, *outs))
     run = trained(cell.job, images)
     detector = fit_detector(run.path, images)
-    methods = [
-        *detector_methods("MC-AE", detector, known, (OOD_SCORE, "entropy")),
-        *baselines(Points(detector.networks[0].space), training, known),
-    ]
-    return write_cell(cell, [run], [training, known, *outs], methods)
+    methods = list(detector_methods("MC-AE", detector, known, (OOD_SCORE, "entropy")))
+    if others is None:
+        methods += baselines(Points(detector.networks[0].space), training, known)
+    return write_cell(cell, [run], [training, known, *outs], methods, others or ())
 
 
 def main() -> None:
@@ -105,10 +110,11 @@ def main() -> None:
     shared_arguments(parser)
     parser.add_argument("--channels", type=int, choices=(1, 3), default=1)
     parser.add_argument("--cells", type=Path, default=CELLS / "features", help="of the results")
+    parser.add_argument("--refresh", action="store_true", help="compute the rows of MC-AE again")
     a = parser.parse_args()
     recipe = "photographs" + (":dataset.channels=1" if a.channels == 1 else "")
     cells = [Cell(job, a.channels, "features", a.cells) for job in jobs_of(a, [recipe])]
-    for _ in finished(measure, cells, a.jobs):
+    for _ in finished(partial(measure, refresh=a.refresh), cells, a.jobs):
         pass
 
 

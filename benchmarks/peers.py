@@ -282,9 +282,16 @@ def measure(cell: Cell) -> Path:
 
 
 def write_cell(
-    cell: Cell, runs: Sequence[Run], sets: Sequence[ImageSet], methods: Iterable[Method]
+    cell: Cell,
+    runs: Sequence[Run],
+    sets: Sequence[ImageSet],
+    methods: Iterable[Method],
+    more: Iterable[dict[str, Any]] = (),
 ) -> Path:
-    """Score and write the file of a cell; ``sets`` are training images, known ones and D_outs."""
+    """Score and write the file of a cell, with ``more`` rows at the end.
+
+    ``sets`` are training images, known ones and D_outs.
+    """
     _, known, *outs = sets
     write_json(
         cell.target,
@@ -295,7 +302,7 @@ def write_cell(
             "group": cell.group,
             "training_seconds_one_thread": sum(map(training_seconds, runs)),
             "images": {s.name: len(s) for s in sets},
-            "rows": [row_of(method, known, outs) for method in methods],
+            "rows": [*(row_of(method, known, outs) for method in methods), *more],
         },
     )
     return cell.target

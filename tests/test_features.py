@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from scipy.special import logsumexp
 from sklearn.covariance import EmpiricalCovariance
 from sklearn.decomposition import PCA
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import StandardScaler
 from torch import nn
@@ -207,7 +209,7 @@ def test_a_training_without_a_loss_is_refused():
         config("training.mse_weight=0")
 
 
-def test_the_covariance_is_without_the_images_that_standardise_the_scores(patches):
+def test_statistics_are_without_the_images_that_standardise_the_scores(patches):
     """The oracle is scikit-learn's; otherwise scores of training images would be too small."""
     network = FeatureAutoencoder(8, 0.3, "ReLU", SIDE, extractor="patches")
     known = images("train", per_class=60)
@@ -224,7 +226,10 @@ def test_the_covariance_is_without_the_images_that_standardise_the_scores(patche
     covariance += 0.001 * covariance.diagonal().mean() * np.eye(96)
     away = (points - mean) / deviation
     expected = np.sqrt(np.einsum("ij,jk,ik->i", away, np.linalg.inv(covariance), away))
-    found = detector.predict_scores(known.images, ["layer_mahalanobis"]).scores
+    found = detector.predict_scores(known.images, ["layer_mahalanobis", "linear_energy"]).scores
     np.testing.assert_allclose(found["layer_mahalanobis"][0], expected, rtol=1e-4)
+    classifier = LogisticRegression(C=1 / (0.3 * len(rest)), tol=1e-9, max_iter=10_000)
+    logits = classifier.fit(rest, np.delete(known.labels, held)).decision_function(points)
+    np.testing.assert_allclose(found["linear_energy"][0], -logsumexp(logits, axis=1), rtol=1e-4)
     at = detector.ood_.components.index("layer_mahalanobis@0")
     assert detector.ood_.mean[at, 1].item() == pytest.approx(expected[held].mean(), rel=1e-4)

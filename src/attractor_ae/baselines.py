@@ -23,7 +23,7 @@ from attractor_ae._fast_layers import (
     masked_activation,
 )
 from attractor_ae._files import load_weights, read_tensors
-from attractor_ae._temperature import best_temperature
+from attractor_ae._logistic import best_temperature
 from attractor_ae.conformal import OODScore
 from attractor_ae.core.autoencoder import encoder_sites, layer_sizes, make_encoder
 from attractor_ae.core.detector import AttractorDetector

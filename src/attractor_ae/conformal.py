@@ -41,7 +41,7 @@ DEFAULT_COMPONENTS = (
 )
 """Components of MC-AE's OOD score; ``name@r``: always at recursion r, else at the reported one."""
 
-FEATURE_COMPONENTS = ("layer_mahalanobis@0", "cosine_distance@0", "feature_norm@0", "mahalanobis")
+FEATURE_COMPONENTS = ("layer_mahalanobis@0", "feature_norm@0", "linear_energy@0")
 """The same in the space of features."""
 
 SMALLEST_CALIBRATION = 9

@@ -8,14 +8,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.ndimage import laplace
 from scipy.spatial.distance import cdist
+from scipy.special import logsumexp
 from scipy.stats import entropy as scipy_entropy
 from skimage.metrics import structural_similarity
 from sklearn.covariance import EmpiricalCovariance
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import paired_cosine_distances
 from sklearn.neighbors import NearestNeighbors
 from sklearn.preprocessing import normalize
 
 from attractor_ae import load
+from attractor_ae._logistic import LinearClassifier
 from attractor_ae.core.scores import (
     DISTRIBUTION_SCORES,
     IMAGE_SCORES,
@@ -49,7 +52,7 @@ def codes():
 
 def test_a_config_can_name_every_score():
     assert EvaluationConfig(scores=SCORES).scores == SCORES
-    assert len(SCORES) == 16
+    assert len(SCORES) == 17
 
 
 @given(st.integers(2, 6), st.integers(1, 5), st.integers(0, 2**32 - 1))
@@ -197,6 +200,7 @@ def test_image_scores_are_those_of_scipy_and_scikit_learn():
     of_known = {
         "pooled": KnownFeatures.of(torch.from_numpy(features), torch.from_numpy(labels), 3, 0.05),
         "detail": KnownFeatures.of(detail(known), torch.from_numpy(labels), 3, 0.001),
+        "linear": LinearClassifier.of(torch.from_numpy(features), torch.from_numpy(labels), 3, 0.3),
     }
     found = {
         name: score(new, torch.from_numpy(at), of_known) for name, score in IMAGE_SCORES.items()
@@ -224,7 +228,16 @@ def test_image_scores_are_those_of_scipy_and_scikit_learn():
     np.testing.assert_allclose(found["layer_mahalanobis"], distances(features, at, 0.05), rtol=1e-6)
     expected = distances(of_images(known), of_images(new), 0.001)
     np.testing.assert_allclose(found["detail_mahalanobis"], expected, rtol=1e-6)
+    classifier = LogisticRegression(C=1 / (0.3 * 60), tol=1e-9, max_iter=10_000)
+    logits = classifier.fit(features, labels).decision_function(at)
+    np.testing.assert_allclose(found["linear_energy"], -logsumexp(logits, axis=1), rtol=1e-4)
     np.testing.assert_allclose(found["contrast"], new.flatten(1).double().std(1), rtol=1e-6)
+
+
+def test_a_linear_classifier_of_one_class_says_nothing():
+    features, labels = torch.randn(20, 4, dtype=torch.float64), torch.zeros(20, dtype=torch.int64)
+    logits = LinearClassifier.of(features, labels, 1, 0.3).logits(features)
+    assert torch.equal(logits, torch.zeros(20, 1, dtype=torch.float64))
 
 
 def test_features_of_the_first_layer_are_pooled_over_positions(autoencoder, digits):

@@ -10,13 +10,14 @@ from torch import Tensor
 
 from attractor_ae._detector import Detector, Images, Requests, Scored, of_trials, part_of, passes
 from attractor_ae._errors import AttractorError, check_at_least
+from attractor_ae._logistic import LinearClassifier
 from attractor_ae._random import Stream, generator
 from attractor_ae.core import scores
 from attractor_ae.core.autoencoder import Autoencoder, FeatureAutoencoder, make_autoencoder
 from attractor_ae.core.dynamics import Trajectory, iterate
 from attractor_ae.core.heads import make_head
 from attractor_ae.core.masks import DropoutMasks, sample_masks
-from attractor_ae.core.scores import KnownFeatures, KnownLatents, detail
+from attractor_ae.core.scores import PARTS, KnownFeatures, KnownLatents, detail
 from attractor_ae.core.spaces import Features
 
 Augmentation = Callable[[Tensor, np.random.Generator], Tensor]
@@ -119,9 +120,11 @@ class AttractorDetector(Detector):
         n = len(images)  # scores of codes use only the first mask
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
         f = torch.cat([self.network.pooled_features(x) for x, _ in self._batches(images)])
-        if self.holds_out:  # a covariance of many features overfits its images
-            f = f[~torch.isin(torch.arange(n), self.standardising(n))]
-            self.known_images_ = {"pooled": KnownFeatures.of(f, labels[: len(f)] * 0, 1, 0.001)}
+        if self.holds_out:  # a covariance of many features and a classifier overfit their images
+            used = ~torch.isin(torch.arange(n), self.standardising(n)).to(self.device)
+            f, labels = f[used], labels[:n][used]
+            self.known_images_ = {"pooled": KnownFeatures.of(f, labels * 0, 1, 0.001)}
+            self.known_images_["linear"] = LinearClassifier.of(f, labels, classes, 0.3)
             return
         fine = torch.cat([detail(x) for x, _ in self._batches(images)])
         self.known_images_ = {
@@ -221,10 +224,8 @@ class AttractorDetector(Detector):
         self.head_ = make_head(self.head, self.head_input, part_of(state, "head"))
         known = [part_of(state, f"known.{r}") for r in range(self.recursions)]
         self.known_ = [KnownLatents(**of_r) for of_r in known]
-        images = {part: part_of(state, f"images.{part}") for part in ("pooled", "detail")}
-        self.known_images_ = {
-            part: KnownFeatures(**known) for part, known in images.items() if known
-        }
+        images = {part: part_of(state, f"images.{part}") for part in PARTS}
+        self.known_images_ = {part: PARTS[part](**of) for part, of in images.items() if of}
 
 
 def _diverged(z: Float[Tensor, "*shape latent"]) -> Bool[Tensor, "*shape"]:

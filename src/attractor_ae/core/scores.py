@@ -8,12 +8,14 @@ Entropy and mutual information: Gal, "Uncertainty in Deep Learning", 2016, secti
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from attractor_ae._logistic import LinearClassifier
 from attractor_ae._neighbours import distances
 from attractor_ae._ssim import structural_similarity
 
@@ -174,13 +176,19 @@ class KnownFeatures:
         return distances(white, self.centres).amin(-1)
 
 
-KnownImages = dict[str, KnownFeatures]
-"""Statistics of training images: "pooled", of the first layer's features; "detail", of `detail`."""
+KnownImages = dict[str, Any]
+PARTS = {"pooled": KnownFeatures, "detail": KnownFeatures, "linear": LinearClassifier}
+"""Statistics of training images: of the first layer's features, of `detail`, of points."""
 
 
 def layer_mahalanobis(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
     """As `mahalanobis`, for the first layer's features; for points, to the overall mean."""
     return known["pooled"].distance(features)
+
+
+def linear_energy(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
+    """Negative log-sum-exp of a linear classifier's logits (Liu et al., NeurIPS 2020)."""
+    return -known["linear"].logits(features).logsumexp(-1)
 
 
 def contrast(x: Tensor, features: Tensor, known: KnownImages) -> Float[Tensor, " n"]:
@@ -211,7 +219,9 @@ LATENT_SCORES = {
     for f in (feature_norm, circular_variance, mahalanobis, knn_distance, vote_diversity)
 }
 """Scores of latent codes."""
-IMAGE_SCORES = {f.__name__: f for f in (layer_mahalanobis, contrast, detail_mahalanobis)}
+IMAGE_SCORES = {
+    f.__name__: f for f in (layer_mahalanobis, linear_energy, contrast, detail_mahalanobis)
+}
 """Scores of an image before the first recursion, the same at all recursions."""
 OOD_SCORE = "ood_score"
 """The calibrated combination of other scores (`attractor_ae.conformal`)."""

@@ -67,7 +67,7 @@ class Features(nn.Module):
     """
 
     scores = ("reconstruction_error", "cosine_distance", "step")
-    image_scores = ("layer_mahalanobis",)
+    image_scores = ("layer_mahalanobis", "linear_energy")
     components = FEATURE_COMPONENTS
     mean: Tensor
     deviation: Tensor

@@ -30,7 +30,7 @@ ReportedScore = Literal[
 ]
 PointScore = Literal["reconstruction_error", "ssim_distance", "cosine_distance", "step"]
 LatentScore = Literal["feature_norm", "circular_variance", "mahalanobis", "knn_distance"]
-ImageScore = Literal["layer_mahalanobis", "contrast", "detail_mahalanobis"]
+ImageScore = Literal["layer_mahalanobis", "linear_energy", "contrast", "detail_mahalanobis"]
 ScoreName = Literal[ReportedScore, PointScore, LatentScore, ImageScore]
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
