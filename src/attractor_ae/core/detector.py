@@ -127,7 +127,7 @@ class AttractorDetector(Detector):
             self.known_images_["linear"] = LinearClassifier.of(f, labels, classes, 0.3)
             return
         fine = torch.cat([detail(x) for x, _ in self._batches(images)])
-        self.known_images_ = {
+        self.known_images_: scores.KnownImages = {
             "pooled": KnownFeatures.of(f, labels[:n], classes, 0.05),
             "detail": KnownFeatures.of(fine, labels[:n], classes, 0.001),
         }
