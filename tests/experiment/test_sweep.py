@@ -200,11 +200,13 @@ def test_a_failed_run_ends_no_other_and_finished_ones_are_skipped(tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("cores", "workers", "jobs", "expected"),
-    [(8, None, 4, (4, 2)), (8, 16, 4, (4, 2)), (8, 3, 4, (3, 2)), (2, None, 9, (2, 1)),
-     (2, 4, 4, (4, 1)), (3, 1, 2, (1, 3))],
+    ("cores", "workers", "jobs", "limit", "expected"),
+    [(8, None, 4, "", (4, 2)), (8, 16, 4, "0", (4, 2)), (8, 3, 4, "4", (3, 2)),
+     (2, None, 9, "2", (2, 1)), (2, 4, 4, "2,1", (4, 1)), (3, 1, 2, "", (1, 3)),
+     (8, 2, 4, "3", (2, 3)), (3, 1, 2, "1", (1, 1))],
 )  # fmt: skip
-def test_cores_are_divided_among_the_workers(cores, workers, jobs, expected, monkeypatch):
+def test_cores_are_divided_among_the_workers(cores, workers, jobs, limit, expected, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", limit)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: range(cores), raising=False)
     listed = seed_jobs(config(), range(jobs), "runs")
     assert sweep_module._local_workers(listed, workers) == expected
@@ -213,7 +215,7 @@ def test_cores_are_divided_among_the_workers(cores, workers, jobs, expected, mon
 @pytest.mark.slow
 def test_ctrl_c_keeps_what_was_trained_and_a_second_call_continues(tmp_path):
     # No checkpoint comes before the end, but that of the interruption.
-    jobs = seed_jobs(config(epochs=80, checkpoint_interval=1000), range(2), tmp_path / "runs")
+    jobs = seed_jobs(config(epochs=30, checkpoint_interval=1000), range(2), tmp_path / "runs")
     met, reporter = [], Notes()
 
     def press(job):

@@ -322,7 +322,8 @@ def _local_workers(jobs: Sequence[Job], workers: int | None) -> tuple[int, int]:
     # All jobs count, not only unfinished ones: weights are bitwise reproducible only with the same
     # number of threads, so it must not change when a sweep is continued.
     number = min(number, len(jobs))
-    return number, max(1, cores // number)
+    threads, limit = max(1, cores // number), os.environ.get("OMP_NUM_THREADS", "")
+    return number, min(threads, int(limit)) if limit.isdigit() and int(limit) else threads
 
 
 # ---- a cluster ---------------------------------------------------------------------------------
