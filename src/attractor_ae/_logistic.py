@@ -24,13 +24,15 @@ class LinearClassifier:
         """Minimise the mean cross entropy + penalty / 2 * |weight|^2."""
         found = cls(f.new_zeros(f.shape[1], classes), f.new_zeros(classes))
         parameters = [part.requires_grad_() for part in vars(found).values()]
-        settings = {"tolerance_change": 1e-12, "line_search_fn": "strong_wolfe"}
-        optimizer = torch.optim.LBFGS(parameters, max_iter=100, **settings)
+        optimizer = torch.optim.LBFGS(
+            parameters, max_iter=100, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        )
 
         def loss() -> Tensor:
             optimizer.zero_grad()
             value = F.cross_entropy(found.logits(f), labels)
-            (value := value + penalty / 2 * found.weight.square().sum()).backward()
+            value = value + penalty / 2 * found.weight.square().sum()
+            value.backward()
             return value
 
         with torch.enable_grad():
