@@ -182,6 +182,9 @@ def test_a_training_on_features_detects_and_is_stored(patches, tmp_path):
     assert torch.equal(detector.predict(with_features(settings, test).features), expected)
     torch.testing.assert_close(detector.predict(test.images[4:5]), expected[4:5])
     detector.save(tmp_path / "detector.safetensors")
+    calls = patches.network.calls
+    detector.predict(test.images[:4])
+    assert patches.network.calls == calls + 1  # for all scores together
     loaded = load_detector(tmp_path / "detector.safetensors")
     assert torch.equal(loaded.predict(test.images), expected)
     trajectory = loaded.trajectory(test.images[:2])[0]

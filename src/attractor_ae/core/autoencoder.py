@@ -99,9 +99,9 @@ class Autoencoder(nn.Module):
         x = masked_activation(self.encoder_linear(x), self.activation, sites[4])
         return self.latent(x)
 
-    def pooled_features(self, x: Float[Tensor, "n c h w"]) -> Float[Tensor, "n features"]:
+    def pooled_features(self, points: Float[Tensor, "n c h w"]) -> Float[Tensor, "n features"]:
         """Return the mean and root mean square of each map of stage 1, without dropout."""
-        maps = masked_activation(self.encoder[0](self.space.points(x)), self.activation, None)
+        maps = masked_activation(self.encoder[0](points), self.activation, None)
         maps = maps.double().flatten(2)  # (n, w, positions)
         return torch.cat([maps.mean(2), maps.square().mean(2).sqrt()], dim=1)
 
@@ -181,9 +181,9 @@ class FeatureAutoencoder(nn.Module):
         x, longest = self.output(z), math.sqrt(self.space.count)  # RMS length of training points
         return x * (longest / x.norm(dim=-1, keepdim=True).clamp_min(longest))
 
-    def pooled_features(self, x: Tensor) -> Float[Tensor, "n features"]:
-        """Return the points of images or features, the input of the first layer."""
-        return self.space.points(x).double()
+    def pooled_features(self, points: Float[Tensor, "n features"]) -> Float[Tensor, "n features"]:
+        """Return the points themselves, the input of the first layer."""
+        return points.double()
 
     def forward(
         self, x: Float[Tensor, "n features"], masks: DropoutMasks | None = None

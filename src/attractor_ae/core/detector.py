@@ -119,7 +119,8 @@ class AttractorDetector(Detector):
         self.head_ = make_head(self.head, self.head_input).fit(z, labels, classes, self.seed)
         n = len(images)  # scores of codes use only the first mask
         self.known_ = [KnownLatents.of(z_r[:n], labels[:n], classes) for z_r in z]
-        f = torch.cat([self.network.pooled_features(x) for x, _ in self._batches(images)])
+        points = (self.network.space.points(x) for x, _ in self._batches(images))
+        f = torch.cat([self.network.pooled_features(some) for some in points])
         if self.holds_out:  # a covariance of many features and a classifier overfit their images
             used = ~torch.isin(torch.arange(n), self.standardising(n)).to(self.device)
             f, labels = f[used], labels[:n][used]
@@ -154,7 +155,7 @@ class AttractorDetector(Detector):
         """Return the scores of images from the trajectories of their points, one per trial."""
         found = {}
         if of_images := [name for name in wanted.scores if name in scores.IMAGE_SCORES]:
-            features = self.network.pooled_features(x)
+            features = self.network.pooled_features(points)
             for name in of_images:
                 value = scores.IMAGE_SCORES[name](x, features, self.known_images_)
                 found[name] = value.expand(len(wanted.scores[name]), -1)

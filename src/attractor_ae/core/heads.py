@@ -21,10 +21,10 @@ HEAD_INPUTS = ("code", "path")
 class Head(ABC):
     """One classifier per recursion, on one of ``HEAD_INPUTS``; ``state`` has the fitted tensors."""
 
-    def __init__(self, reads: str = "code") -> None:
+    def __init__(self, reads: str = "code", state: Mapping[str, Tensor] | None = None) -> None:
         check_known("head input", reads, HEAD_INPUTS)
         self.reads = reads
-        self.state: dict[str, Tensor] = {}
+        self.state: dict[str, Tensor] = dict(state or {})
 
     @abstractmethod
     def fit(
@@ -174,6 +174,4 @@ HEADS: dict[str, type[Head]] = {"mlp": MLPHead, "paper-mlp": PaperMLPHead, "knn"
 def make_head(name: str, reads: str, state: Mapping[str, Tensor] | None = None) -> Head:
     """Return a head by name, with a stored state if given."""
     check_known("head", name, HEADS)
-    head = HEADS[name](reads)
-    head.state = dict(state or {})
-    return head
+    return HEADS[name](reads, state)
