@@ -264,6 +264,8 @@ def test_names_what_is_missing_and_where_it_is_expected(tmp_path):
     write(raw, prefix="t10k")
     (raw / "t10k-labels-idx1-ubyte").unlink()
     assert source.missing("test", tmp_path) == (labels,)
+    with pytest.raises(AttractorError, match="/t10k-labels-idx1-ubyte"):
+        source.load("test", tmp_path, Wanted())
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,9 @@ def run_part(
                 shown = (plan.in_dataset, *plan.covariate_shift, *plan.out)
                 sets = [plan.load(planned, reporter) for planned in shown]
                 trained, kept = training_part(config, plan.load_training(reporter))
-                more |= {
-                    "images": sets,
-                    "trained": Trained(trained.labels, trained.classes, trained.images.__getitem__),
-                }
+                more["images"] = sets
+                picture = trained.images.__getitem__
+                more["trained"] = Trained(trained.labels, trained.classes, picture)
                 facts["training"] += f"; {len(trained)} images, and {len(kept)} for the calibration"
                 more["trials"] = _trials(run, result, sets, detector)
             except AttractorError as error:

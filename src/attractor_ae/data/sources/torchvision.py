@@ -106,7 +106,9 @@ class IdxFiles(Source):
     def load(self, split: str, root: Path, wanted: Wanted) -> ImageSet:
         """Return the wanted images of a split."""
         found = self._find(split, root)
-        assert found  # `Dataset.load` has found that no file is missing
+        if not found:
+            lacking = " and ".join(self.missing(split, root))
+            raise AttractorError(f"data set {self.name!r} needs {lacking}")
         read = partial(self._read, *found)
         return load_arrays(self.name, split, read, self.classes, wanted, found)
 
